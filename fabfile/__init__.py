@@ -1,0 +1,5 @@
+"""What `fab` loads: the tasks of pmc. Add your own to `ns` (see README, "A task of your own")."""
+
+from pmc.tasks import ns
+
+__all__ = ["ns"]

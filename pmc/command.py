@@ -1,0 +1,98 @@
+"""Commands as values: made in one place, quoted in one place, many questions framed into one round trip. Pure."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One program with its arguments, never a shell string.
+
+    `stdin` is text given to it. `secrets` are parts of `stdin` that print as ***: a secret travels only there,
+    never in `argv`, which everyone on the node can see in ps. `long` marks a command that may take minutes and
+    only changes what an earlier step made, so that Ctrl-C may end it midway.
+    """
+
+    argv: tuple[str, ...]
+    stdin: str | None = field(default=None, repr=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    long: bool = False
+
+    def __str__(self) -> str:
+        """A line, or a here-document, that a person can paste into a shell on the node."""
+        line = shlex.join(self.argv)
+        if self.stdin is None:
+            return line
+        text = self.stdin
+        for secret in self.secrets:
+            text = text.replace(secret, "***")
+        return f"{line} <<'EOF'\n{text.rstrip()}\nEOF"
+
+
+def command(*argv: str, stdin: str | None = None, secrets: tuple[str, ...] = (), long: bool = False) -> Command:
+    return Command(argv, stdin, secrets, long)
+
+
+def bash(script: str, *arguments: str, stdin: str | None = None, long: bool = False) -> Command:
+    """A pipeline. Values come only as `arguments` ($1, $2, ...), so that they need no quoting inside `script`;
+    bash because `pipefail` is not in every /bin/sh, and a pipeline that hides a failed reader loses data."""
+    return Command(("bash", "-euo", "pipefail", "-c", script, "pmc", *arguments), stdin, long=long)
+
+
+@dataclass(frozen=True)
+class Query(Generic[T]):
+    """A command that changes nothing, and the pure parser of its output.
+
+    A tool that is missing or that fails is an error, never an empty answer; `fine` lists the exit statuses that
+    are an answer (grep's 1 for "no line matched").
+    """
+
+    command: Command
+    parse: Callable[[str], T]
+    fine: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class Answer:
+    exit: int
+    stdout: str
+    stderr: str
+
+
+# Sets what every command of ours expects: tools in sbin, and messages in English for the parsers.
+ENVIRONMENT = "PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin LC_ALL=C; export PATH LC_ALL"
+
+
+def frame(commands: Sequence[Command], mark: str, seconds: float) -> str:
+    """One script (for `sh -s`) that runs all `commands` in turn and says on both streams where each begins and
+    ends. `mark` is a word that does not occur in their output; `seconds` the deadline of each command."""
+    parts = [ENVIRONMENT]
+    for number, each in enumerate(commands):
+        run = shlex.join(("timeout", "-k", "5", f"{seconds:g}", *each.argv))
+        source = "</dev/null" if each.stdin is None else f"<<'{mark}'\n{each.stdin}\n{mark}"
+        parts += [
+            f"echo {mark} {number}; echo {mark} {number} >&2",
+            f"{run} {source}",
+            f"status=$?; echo; echo {mark} {number} $status; echo {mark} >&2",
+        ]
+    return "\n".join(parts) + "\n"
+
+
+def unframe(stdout: str, stderr: str, mark: str, count: int) -> list[Answer]:
+    """The answers to the `count` commands of `frame`. Raises ValueError when the output is cut short or mixed with
+    something else, as when a login script prints: better no answer than a wrong one."""
+    answers = []
+    for number in range(count):
+        out = re.search(rf"^{mark} {number}\n(.*?)\n?^{mark} {number} (\d+)$", stdout, re.M | re.S)
+        err = re.search(rf"^{mark} {number}\n(.*?)^{mark}$", stderr, re.M | re.S)
+        if out is None:
+            raise ValueError(f"the answer to question {number + 1} of {count} is incomplete: {stderr.strip()[-200:]}")
+        answers.append(Answer(int(out[2]), out[1], err[1] if err else ""))
+    return answers

@@ -1,0 +1,227 @@
+"""DRBD 8.4 and 9: the resource file, commands, and the parsers of what they print. Pure.
+
+Sources: drbd.conf-8.4(5), drbd.conf-9.0(5), drbdadm(8), drbdsetup(8); the LINBIT user's guides on dual-primary,
+split brain and skipping the initial sync.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pmc.command import Command, Query, bash, command
+from pmc.model import Resource, ResourceFile
+from pmc.units import MiB
+
+DIRECTORY = "/etc/drbd.d"
+
+# Words that drbdadm takes for something else than a resource's name.
+RESERVED = re.compile(r"all|minor-\d+")
+
+
+def path(name: str) -> str:
+    return f"{DIRECTORY}/{name}.res"
+
+
+def device(minor: int) -> str:
+    return f"/dev/drbd{minor}"
+
+
+def metadata_size(size: int) -> int:
+    """Bytes that internal metadata needs for a volume of `size` bytes and one peer: one bit for each 4 KiB, and
+    room for the superblock and the activity log (user's guide, "Estimating metadata size"). Ample for both 8.4
+    and 9: a volume too small by one sector could not hold the guest's disk."""
+    return -(-size // 32768) + MiB
+
+
+def resource_text(
+    name: str, minor: int, port: int, disk: str, hosts: Sequence[tuple[str, str]], secret: str, version: str
+) -> str:
+    """The resource file. `hosts` are (host name, replication address) of both sides; `version` is that of the
+    kernel's module: 9 wants node ids, which 8.4 does not know.
+
+    Nothing is ever discarded by itself (after-sb-* disconnect); two primaries are allowed at run time only, while
+    a VM migrates, and never from this file; the peer must know the secret.
+    """
+    sides = []
+    for number, (host, address) in enumerate(hosts):
+        family = "ipv6" if ":" in address else "ipv4"
+        where = f"[{address}]" if family == "ipv6" else address
+        node_id = "" if version.startswith("8.") else f"\n        node-id {number};"
+        sides.append(f"    on {host} {{\n        address {family} {where}:{port};{node_id}\n    }}")
+    return f"""\
+# made by pmc for the VM {name}; pmc reads it back, so keep its form
+resource {name} {{
+    device {device(minor)} minor {minor};
+    disk {disk};
+    meta-disk internal;
+    net {{
+        protocol C;
+        cram-hmac-alg sha256;
+        shared-secret "{secret}";
+        verify-alg crc32c;
+        csums-alg crc32c;
+        allow-two-primaries no;
+        after-sb-0pri disconnect;
+        after-sb-1pri disconnect;
+        after-sb-2pri disconnect;
+        ping-int 3;
+        timeout 30;
+    }}
+    disk {{
+        on-io-error detach;
+    }}
+{chr(10).join(sides)}
+}}
+"""
+
+
+def write_file(name: str, text: str, secret: str) -> Command:
+    """Mode 600 from the first byte on: the file holds the secret."""
+    return command("install", "-m", "600", "/dev/stdin", path(name), stdin=text, secrets=(secret,))
+
+
+def remove_file(name: str) -> Command:
+    return command("rm", "-f", path(name))
+
+
+def create_metadata(name: str) -> Command:
+    """Overwrites the end of the volume. Only for a volume that pmc has just made."""
+    return command("drbdadm", "create-md", "--force", name)
+
+
+def up(name: str, alone: bool = False) -> Command:
+    """Harmless when it is up already. A resource that only one host has (`alone`) cannot connect, and `drbdadm up`
+    would fail at that; its parts do without."""
+    if alone:
+        script = (
+            'drbdadm role "$1" >/dev/null 2>&1 && exit; '
+            'drbdadm new-resource "$1"; drbdadm new-minor "$1"; drbdadm attach "$1"'
+        )
+        return bash(script, name)
+    return command("drbdadm", "up", name)
+
+
+def down(name: str) -> Command:
+    """By drbdsetup too, which needs no resource file: half-made VMs may have lost theirs."""
+    return bash('drbdadm down "$1" || drbdsetup down "$1"', name)
+
+
+def is_up(name: str) -> Command:
+    """Succeeds when the kernel knows the resource."""
+    return command("drbdadm", "role", name)
+
+
+def primary(name: str) -> Command:
+    return command("drbdadm", "primary", name)
+
+
+def primary_by_force(name: str) -> Command:
+    """Declares this side's data the truth. Only for a resource that pmc has just made."""
+    return command("drbdadm", "primary", "--force", name)
+
+
+def secondary(name: str) -> Command:
+    return command("drbdadm", "secondary", name)
+
+
+def skip_initial_sync(name: str) -> Command:
+    """Only where both volumes are known to be equal (pmc has just zeroed both): declares both UpToDate."""
+    return command("drbdadm", "new-current-uuid", "--clear-bitmap", name)
+
+
+def two_primaries(name: str, allowed: bool) -> Command:
+    """Without disconnecting. The kernel refuses to take it back while both sides are primary."""
+    return command(
+        "drbdadm", "net-options", "--protocol=C", f"--allow-two-primaries={'yes' if allowed else 'no'}", name
+    )
+
+
+def size_of(minor: int) -> Query[int]:
+    """Bytes that DRBD exposes: the volume without the metadata. From sysfs (sectors), since a secondary's device cannot
+    be opened."""
+    return Query(command("cat", f"/sys/block/drbd{minor}/size"), lambda text: int(text) * 512)
+
+
+def version() -> Query[str]:
+    """Of the loaded module, never of the tools: tools of 9 drive a module of 8.4. Empty: no module is loaded."""
+    return Query(bash("cat /sys/module/drbd/version 2>/dev/null || :"), str.strip)
+
+
+def status(name: str = "") -> Query[dict[str, Resource]]:
+    """What the kernel knows, of one resource or of all. events2 is the one form that 8.4 and 9 share."""
+    names = (name,) if name else ()
+    return Query(
+        bash('[ -e /sys/module/drbd ] || exit 0; exec drbdsetup events2 --now --statistics "$@"', *names),
+        parse_status,
+    )
+
+
+def open_resources() -> Query[frozenset[str]]:
+    """Names of the resources that allow two primaries now. Only the two kinds of line that tell leave the node:
+    the full output holds the shared secrets."""
+    script = "[ -e /sys/module/drbd ] || exit 0; drbdsetup show | sed -n -e '/^resource/p' -e '/allow-two-primaries/p'"
+    return Query(bash(script), parse_open)
+
+
+def files() -> Query[dict[str, ResourceFile]]:
+    """All resource files, their secrets cut out on the node."""
+    script = 'cd "$1"; for f in *.res; do [ -e "$f" ] && sed "s/shared-secret.*//" "$f"; done; :'
+    return Query(bash(script, DIRECTORY), parse_files)
+
+
+def parse_status(text: str) -> dict[str, Resource]:
+    """The lines of `drbdsetup events2 --now --statistics`. Sizes come in KiB. A VM has one volume and one peer."""
+    found: dict[str, Resource] = {}
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) < 3 or words[0] != "exists":
+            continue
+        fact = dict(word.partition(":")[::2] for word in words[2:])
+        name = fact.get("name", "")
+        now = found.get(name, Resource(name))
+        if words[1] == "resource":
+            found[name] = replace(now, role=fact["role"])
+        elif words[1] == "connection":
+            found[name] = replace(now, connection=fact["connection"], peer_role=fact.get("role", "Unknown"))
+        elif words[1] == "device":
+            found[name] = replace(
+                now, minor=int(fact["minor"]), disk=fact["disk"], size=int(fact.get("size", 0)) * 1024
+            )
+        elif words[1] == "peer-device":
+            found[name] = replace(
+                now,
+                replication=fact["replication"],
+                peer_disk=fact["peer-disk"],
+                out_of_sync=int(fact.get("out-of-sync", 0)) * 1024,
+            )
+    return found
+
+
+def parse_open(text: str) -> frozenset[str]:
+    name, names = "", set()
+    for line in text.splitlines():
+        words = line.replace("{", " ").replace(";", " ").split()
+        if words and words[0] == "resource":
+            name = words[1].strip('"')
+        elif words[:2] == ["allow-two-primaries", "yes"] or words == ["allow-two-primaries"]:
+            names.add(name)
+    return frozenset(names)
+
+
+def parse_files(text: str) -> dict[str, ResourceFile]:
+    """Of each `resource NAME { ... }` what allocation needs; written by pmc or by hand."""
+    found = {}
+    for part in re.split(r"^\s*resource\s+", re.sub(r"#.*", "", text), flags=re.M)[1:]:
+        name = part.split(None, 1)[0].strip('"{')
+        minor = re.search(r"\bminor\s+(\d+)|\bdevice\s+/dev/drbd(\d+)", part)
+        disk = re.search(r"\bdisk\s+(/[^;\s]+)\s*;", part)
+        found[name] = ResourceFile(
+            name,
+            int(minor[1] or minor[2]) if minor else -1,
+            disk[1] if disk else "",
+            tuple(re.findall(r"\bon\s+\"?([^\s\"{]+)", part)),
+            tuple(sorted({int(port) for port in re.findall(r"\baddress\s+[^;]*:(\d+)\s*;", part)})),
+        )
+    return found

@@ -1,0 +1,72 @@
+"""What can go wrong, and the exit status that says so.
+
+    PmcError (an invoke.Exit: its message is printed on stderr, without a traceback)
+    ├── Refused            2  bad input or a wrong state of the cluster; nothing was touched
+    │   ├── SettingsError  2  the configuration file
+    │   └── NodeDown       2  a node that is needed does not answer
+    ├── CommandFailed      1  a command ran on a node and failed
+    ├── InDoubt            1  it is not known whether a command ran to its end
+    ├── Interrupted        1  Ctrl-C or SIGTERM
+    └── StepFailed         1  a step of a plan failed; tells what was undone and what was not
+
+Every message says what to do next.
+"""
+
+from __future__ import annotations
+
+from invoke.exceptions import Exit
+
+
+class PmcError(Exit):
+    """Base of all; `code` is the exit status of the program."""
+
+    status = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code=self.status)
+
+    def __str__(self) -> str:
+        return str(self.message)
+
+
+class Refused(PmcError):
+    status = 2
+
+
+class SettingsError(Refused):
+    pass
+
+
+class NodeDown(Refused):
+    pass
+
+
+class CommandFailed(PmcError):
+    """`node`, `line` (the command as one could paste it), `exit` and the tool's own `stderr`."""
+
+    def __init__(self, node: str, line: str, exit: int, stderr: str) -> None:
+        self.node, self.line, self.exit, self.stderr = node, line, exit, stderr.strip()
+        first = line.splitlines()[0]
+        said = self.stderr.splitlines()[-1] if self.stderr else "it said nothing"
+        super().__init__(f"{node}: '{_short(first)}' ended with status {exit}: {said}")
+
+
+class InDoubt(PmcError):
+    """The connection or the deadline was lost while a command ran: it may or may not have taken effect."""
+
+    def __init__(self, node: str, line: str, why: str) -> None:
+        self.node, self.line, self.why = node, line, why
+        super().__init__(f"{node}: '{_short(line.splitlines()[0])}': {why}; it may or may not have run")
+
+
+class Interrupted(PmcError):
+    def __init__(self) -> None:
+        super().__init__("interrupted")
+
+
+class StepFailed(PmcError):
+    pass
+
+
+def _short(line: str) -> str:
+    return line if len(line) <= 120 else line[:117] + "..."

@@ -1,0 +1,92 @@
+"""Second looks: what one asks after the state is known, before the plan."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Sequence
+
+from pmc import allocate, backup, drbd, virsh
+from pmc.backup import Stored
+from pmc.cluster import Cluster
+from pmc.errors import Refused
+from pmc.model import ClusterState
+from pmc.plans import refuse
+from pmc.plans.add import iso_path
+from pmc.plans.make import Given
+from pmc.plans.request import Add
+from pmc.settings import Settings
+
+
+def given(state: ClusterState, settings: Settings, address: str) -> Given:
+    """Minor, port and MAC address that no VM of the cluster has."""
+    return Given(
+        allocate.minor(state),
+        allocate.port(state, settings),
+        allocate.mac(state, settings, address, secrets.randbelow),
+        secrets.token_hex(24),
+    )
+
+
+def address_of(name: str) -> str:
+    """What DNS (or /etc/hosts of the manager) says; empty when it does not know the name."""
+    try:
+        return socket.gethostbyname(name)
+    except OSError:
+        return ""
+
+
+def cpu_for(cluster: Cluster, nodes: Sequence[str]) -> str:
+    """The <cpu> element that all these nodes can give a guest, so that it can migrate between them."""
+    kind = cluster.settings.virt_type
+    cpus = cluster.on_all(lambda node: node.ask(virsh.host_cpu(kind))[0], nodes)
+    if not all(cpus):
+        return ""
+    baseline: str = cluster.ask(nodes[0], virsh.baseline(cpus, kind))[0]
+    return baseline
+
+
+def new_domain(cluster: Cluster, request: Add, given: Given) -> str:
+    """The XML of the new VM's domain, from virt-install on the primary."""
+    settings = cluster.settings
+    boot = "hd,cdrom" if request.iso else "hd,network" if request.pxe else ""
+    query = virsh.virt_install(
+        name=request.name, memory=request.memory, cpus=request.cpus, bridge=settings.bridge, mac=given.mac,
+        virt_type=settings.virt_type, boot=boot, extra=request.virt_install,
+    )  # fmt: skip
+    cpu = cpu_for(cluster, request.nodes)
+    xml: str = cluster.ask(request.primary, query)[0]
+    xml = virsh.with_disk(xml, given.device, iso_path(settings, request.name) if request.iso else "")
+    return virsh.with_cpu(xml, cpu) if cpu else xml
+
+
+def size_for(cluster: Cluster, request: Add, state: ClusterState) -> int:
+    """Bytes of the new disk: as asked for, or as large as the reused volume or the VM it is a clone of."""
+    if request.reuse:
+        volume = state.nodes[request.primary].volumes.get(request.name)
+        return volume.size if volume else 0
+    if not request.clone:
+        return request.size
+    size = disk_size(cluster, request.clone, state)
+    if request.size and request.size < size:
+        raise Refused(f"--size: {request.clone} has {size} bytes; a clone cannot be smaller")
+    return max(size, request.size)
+
+
+def disk_size(cluster: Cluster, name: str, state: ClusterState) -> int:
+    """Bytes that DRBD exposes of an existing VM."""
+    for home in refuse.whole(state, name):
+        resource = state.nodes[home].resources.get(name)
+        if resource is not None and resource.size:
+            # The exact size: events2 rounds to KiB.
+            size: int = cluster.ask(home, drbd.size_of(resource.minor))[0]
+            return size
+    raise Refused(f"{name}: its DRBD resource is not up; fab pm.ready_drbd")
+
+
+def stored(cluster: Cluster, state: ClusterState, vm: str = "") -> list[Stored]:
+    """The backups of a VM (or of all) over the nodes that answer."""
+    folder = cluster.settings.backup_dir
+    names = [node.name for node in state.answering]
+    found = cluster.on_all(lambda node: node.ask(backup.listing(folder, node.name, vm))[0], names)
+    return [each for list_ in found for each in list_]

@@ -1,0 +1,134 @@
+"""What is true on the nodes, as frozen data: one look gives one `ClusterState`. Sizes are in bytes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A libvirt domain as one node knows it."""
+
+    name: str
+    state: str  # libvirt's words: running, paused, shut off, ...
+    memory: int
+    cpus: int
+
+    @property
+    def active(self) -> bool:
+        return self.state != "shut off"
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A DRBD resource as one node's kernel knows it, in DRBD's own words. Empty fields: not known to the kernel."""
+
+    name: str
+    minor: int = -1
+    role: str = "Unknown"  # Primary, Secondary
+    disk: str = "Unknown"  # UpToDate, Inconsistent, Diskless, ...
+    connection: str = "StandAlone"  # Connected, Connecting (9) or WFConnection (8.4), StandAlone, ...
+    replication: str = "Off"  # Established, SyncSource, SyncTarget, VerifyS, ...
+    peer_role: str = "Unknown"
+    peer_disk: str = "DUnknown"
+    size: int = 0
+    out_of_sync: int = 0
+    two_primaries: bool = False
+
+    @property
+    def healthy(self) -> bool:
+        """Both sides hold the same data and see each other."""
+        return self.connection == "Connected" and self.disk == self.peer_disk == "UpToDate"
+
+    @property
+    def percent(self) -> float:
+        """How much of the disk is in sync."""
+        return 100.0 if not self.size else 100.0 * (1 - self.out_of_sync / self.size)
+
+
+@dataclass(frozen=True)
+class ResourceFile:
+    """What /etc/drbd.d/NAME.res says: the minor, and for each host its replication address and port."""
+
+    name: str
+    minor: int
+    disk: str
+    hosts: tuple[str, ...]
+    ports: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A logical volume."""
+
+    name: str
+    group: str
+    size: int
+    tags: tuple[str, ...] = ()
+    origin: str = ""
+    attributes: str = ""
+    data_percent: float | None = None
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """One node. `down` says why it did not answer; `failures` names each question whose tool failed, with what it
+    said: what such a question asks about is then unknown, not absent."""
+
+    name: str
+    down: str = ""
+    failures: Mapping[str, str] = field(default_factory=dict)
+    hostname: str = ""
+    drbd: str = ""  # version of the loaded kernel module
+    memory: int = 0
+    memory_available: int = 0
+    group_size: int = 0
+    group_free: int = 0
+    domains: Mapping[str, Domain] = field(default_factory=dict)
+    resources: Mapping[str, Resource] = field(default_factory=dict)
+    files: Mapping[str, ResourceFile] = field(default_factory=dict)
+    volumes: Mapping[str, Volume] = field(default_factory=dict)
+    ports: frozenset[int] = frozenset()  # TCP ports listened on
+    macs: frozenset[str] = frozenset()  # of all defined domains, lower case
+
+    @property
+    def trouble(self) -> str:
+        """Why this node cannot be relied on now; empty when it can."""
+        return self.down or "; ".join(f"{what}: {said}" for what, said in sorted(self.failures.items()))
+
+    def knows(self, vm: str) -> bool:
+        return vm in self.domains or vm in self.files or vm in self.resources or vm in self.volumes
+
+
+@dataclass(frozen=True)
+class ClusterState:
+    nodes: Mapping[str, NodeState]
+
+    def __iter__(self) -> Iterator[NodeState]:
+        return iter(self.nodes.values())
+
+    @property
+    def answering(self) -> list[NodeState]:
+        return [node for node in self if not node.down]
+
+    def vm_names(self) -> list[str]:
+        """Every VM: a domain, or a DRBD resource, on any node. (A bare volume is no VM.)"""
+        return sorted({name for node in self for name in (*node.domains, *node.files, *node.resources)})
+
+    def homes(self, vm: str) -> list[str]:
+        """The nodes a VM lives on: those its resource file names, first the one it was made on, then any other
+        that knows it (half-made, half-removed)."""
+        homes: list[str] = []
+        for node in self:
+            if vm in node.files:
+                homes += [host for host in node.files[vm].hosts if host not in homes]
+        homes += [n.name for n in self if n.name not in homes and (vm in n.domains or vm in n.resources)]
+        return homes
+
+    def active_on(self, vm: str) -> list[str]:
+        """The nodes where the domain runs (or is paused): one at most, when all is well."""
+        return [node.name for node in self if vm in node.domains and node.domains[vm].active]
+
+    def primaries(self, vm: str) -> list[str]:
+        return [n.name for n in self if vm in n.resources and n.resources[vm].role == "Primary"]

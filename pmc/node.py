@@ -1,0 +1,220 @@
+"""One machine, over one ssh connection: questions in one round trip, commands with deadlines, files with progress."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import IO, Any
+
+import paramiko
+
+from pmc.command import ENVIRONMENT, Answer, Command, Query, frame, unframe
+from pmc.errors import CommandFailed, InDoubt, Interrupted
+from pmc.settings import NodeSettings, Settings
+from pmc.ssh import Connection, connect
+
+Show = Callable[[str], None]
+
+# Says its process id, so that it can be ended from a second channel: sshd forwards no signals.
+WRAPPER = f'echo "pid $$" >&2; {ENVIRONMENT}; exec timeout -s INT -k 20 "$@"'
+
+
+class Node:
+    def __init__(self, spec: NodeSettings, settings: Settings, config: Any) -> None:
+        self.name, self.spec, self.settings = spec.name, spec, settings
+        self.config = config
+        self._connection: Connection | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def connection(self) -> Connection:
+        """Fabric's Connection, opened when first needed. Eight threads that open one make eight logins: hence
+        the lock."""
+        with self._lock:
+            if self._connection is None or not self._connection.is_connected:
+                self._connection = connect(self.spec, self.settings, self.config)
+            return self._connection
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    def ask(self, *queries: Query[Any], seconds: float | None = None) -> list[Any]:
+        """The parsed answers, in one round trip. Raises CommandFailed for the first that fails."""
+        answers = self.ask_each(*queries, seconds=seconds)
+        for answer in answers:
+            if isinstance(answer, CommandFailed):
+                raise answer
+        return answers
+
+    def ask_each(self, *queries: Query[Any], seconds: float | None = None) -> list[Any]:
+        """As `ask`, but a failed question's answer is its CommandFailed, so one missing tool does not hide all."""
+        limit = seconds or self.settings.deadlines.command
+        mark = f"pmc-{secrets.token_hex(8)}"
+        script = frame([query.command for query in queries], mark, limit)
+        whole = command_line(("sh", "-s"), self._sudo())
+        got = self._exchange(whole, "the questions", limit + 10, data=script.encode())
+        if got.exit != 0 and mark not in got.stdout:
+            raise CommandFailed(self.name, whole, got.exit, got.stderr)
+        try:
+            answers = unframe(got.stdout, got.stderr, mark, len(queries))
+        except ValueError as error:
+            raise CommandFailed(self.name, "the questions of pmc", got.exit, str(error)) from None
+        return [self._parsed(query, answer) for query, answer in zip(queries, answers, strict=True)]
+
+    def _parsed(self, query: Query[Any], answer: Answer) -> Any:
+        if answer.exit not in query.fine:
+            return CommandFailed(self.name, str(query.command), answer.exit, answer.stderr)
+        try:
+            return query.parse(answer.stdout)
+        except (ValueError, KeyError, IndexError, TypeError, SyntaxError) as error:
+            said = f"its answer is not understood ({type(error).__name__}: {error}): {answer.stdout[:200]!r}"
+            return CommandFailed(self.name, str(query.command), answer.exit, said)
+
+    def run(
+        self,
+        command: Command,
+        *,
+        seconds: float | None = None,
+        stopped: Callable[[], bool] = lambda: False,
+        on_stderr: Show | None = None,
+        source: IO[bytes] | None = None,
+        on_sent: Callable[[int], None] | None = None,
+    ) -> str:
+        """Its stdout. Raises CommandFailed, InDoubt (connection or deadline lost), Interrupted (a `long` command was
+        ended because `stopped()` turned true). The deadline holds on the node too: timeout(1) ends the command there,
+        whatever becomes of the manager. `source` is streamed to its stdin in place of `command.stdin`."""
+        limit = seconds or (self.settings.deadlines.long if command.long else self.settings.deadlines.command)
+        line = command_line(("sh", "-c", WRAPPER, "pmc", f"{limit:g}", *command.argv), self._sudo())
+        data = (command.stdin or "").encode()
+        got = self._exchange(
+            line, str(command), limit + 30, data=data, source=source, on_sent=on_sent, on_stderr=on_stderr,
+            stopped=stopped if command.long else lambda: False,
+        )  # fmt: skip
+        if got.exit != 0:
+            raise CommandFailed(self.name, str(command), got.exit, got.stderr)
+        return got.stdout
+
+    def _sudo(self) -> bool:
+        return bool(self.connection.user != "root")
+
+    def _exchange(
+        self,
+        line: str,
+        shown: str,
+        limit: float,
+        *,
+        data: bytes = b"",
+        source: IO[bytes] | None = None,
+        on_sent: Callable[[int], None] | None = None,
+        on_stderr: Show | None = None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Answer:
+        """Runs `line` in the login shell on a channel of its own. Not Fabric's `run`: that feeds stdin byte by byte
+        with a pause each, and cannot tell a lost connection from a failed command."""
+        channel = self._channel()
+        out: list[bytes] = []
+        err: list[bytes] = []
+        pid = ""
+        ending = False
+        deadline = time.monotonic() + limit
+        try:
+            channel.exec_command(line)
+            feeder = threading.Thread(target=_feed, args=(channel, data, source, on_sent), daemon=True)
+            feeder.start()
+            while True:
+                # The exit status may overtake the last output: only the end of the stream says that all is there.
+                ended = channel.exit_status_ready() and (channel.eof_received or channel.closed)
+                quiet = _drain(channel, out, err, on_stderr)
+                if ended:
+                    break
+                if channel.closed and quiet:
+                    raise InDoubt(self.name, shown, "the connection was lost")
+                if time.monotonic() > deadline:
+                    raise InDoubt(self.name, shown, f"no end after {limit:g} s")
+                transport = channel.get_transport()
+                if transport is None or not transport.is_active():
+                    raise InDoubt(self.name, shown, "the connection was lost")
+                if not ending and stopped():
+                    pid = pid or _pid(err)
+                    if pid:
+                        ending = True
+                        self._end(pid)
+                if quiet:
+                    time.sleep(0.01)
+            exit = channel.recv_exit_status()
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise InDoubt(self.name, shown, f"the connection was lost ({error})") from None
+        finally:
+            channel.close()
+        if ending:
+            raise Interrupted()
+        stderr = b"".join(err).decode(errors="replace")
+        return Answer(exit, b"".join(out).decode(errors="replace"), _without_pid(stderr))
+
+    def _channel(self) -> paramiko.Channel:
+        """A channel; nothing has run yet when this fails, so it is a plain failure and not a doubt."""
+        try:
+            transport = self.connection.client.get_transport()
+            assert transport is not None  # noqa: S101 - `connect` saw it
+            channel: paramiko.Channel = transport.open_session(timeout=self.settings.deadlines.connect)
+            return channel
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise CommandFailed(self.name, "ssh", 255, f"the connection was lost ({error})") from None
+
+    def _end(self, pid: str) -> None:
+        channel = self._channel()
+        channel.exec_command(command_line(("kill", "-INT", pid), self._sudo()))
+        channel.close()
+
+
+def command_line(argv: Sequence[str], sudo: bool) -> str:
+    return shlex.join(("sudo", "-n", "--", *argv) if sudo else argv)
+
+
+def _feed(
+    channel: paramiko.Channel, data: bytes, source: IO[bytes] | None, on_sent: Callable[[int], None] | None
+) -> None:
+    """Writes stdin. When the command ends without reading it all, its exit status tells; so no error here."""
+    try:
+        if data:
+            channel.sendall(data)
+        while source is not None and (block := source.read(256 * 1024)):
+            channel.sendall(block)
+            if on_sent:
+                on_sent(len(block))
+        channel.shutdown_write()
+    except (TimeoutError, OSError, EOFError):
+        pass
+
+
+def _drain(channel: paramiko.Channel, out: list[bytes], err: list[bytes], on_stderr: Show | None) -> bool:
+    """Takes what has come; true when nothing had."""
+    quiet = True
+    while channel.recv_ready():
+        out.append(channel.recv(65536))
+        quiet = False
+    while channel.recv_stderr_ready():
+        block = channel.recv_stderr(65536)
+        # dd reports once a second for hours: keep the end, which says how it ended.
+        if sum(map(len, err)) > 1 << 20:
+            err[:] = [*err[:1], *err[-50:]]
+        err.append(block)
+        quiet = False
+        if on_stderr:
+            on_stderr(block.decode(errors="replace"))
+    return quiet
+
+
+def _pid(err: list[bytes]) -> str:
+    first = b"".join(err).partition(b"\n")[0].split()
+    return os.fsdecode(first[1]) if len(first) == 2 and first[0] == b"pid" and first[1].isdigit() else ""
+
+
+def _without_pid(stderr: str) -> str:
+    first, _, rest = stderr.partition("\n")
+    return rest if first.startswith("pid ") else stderr

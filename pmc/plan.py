@@ -1,0 +1,180 @@
+"""A plan is data: steps in order, each with its undo. Printed by --dry-run, counted, applied, walked back. Pure
+given `run`, which carries out one action on one node."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from pmc.command import Command, Query
+from pmc.errors import CommandFailed, InDoubt, Interrupted, PmcError, StepFailed
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A file of the manager given to a command on the node, as its stdin."""
+
+    source: str
+    size: int
+    target: Command
+
+    def __str__(self) -> str:
+        return f"{self.target} < {self.source}"
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Ask until the answer is true, at most `seconds` long. `otherwise` is said when it never was; `line` is what a
+    person would type to wait for the same."""
+
+    query: Query[bool]
+    seconds: float
+    otherwise: str
+    line: str
+
+    def __str__(self) -> str:
+        return f"timeout {self.seconds:g} {self.line}"
+
+
+@dataclass(frozen=True)
+class Relay:
+    """What `reader` prints on the node `source`, given to `target` as its stdin: what is known only once an earlier step
+    has made it."""
+
+    source: str
+    reader: Command
+    target: Command
+
+    def __str__(self) -> str:
+        return f"{self.target} < <(ssh {self.source} {shlex.quote(str(self.reader))})"
+
+
+Action = Command | Transfer | Wait | Relay
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What to show while a long step runs: bytes that the command reports on stderr as dd does ("123 bytes ..."), of
+    `total`; or the migration of the domain `subject`."""
+
+    kind: str  # bytes, migration
+    subject: str
+    total: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """`undo` puts back what `do` did. `check` is a command that succeeds when `do` has taken effect: asked when the
+    connection was lost or the command killed, instead of guessing. After a `pivot` there is no way back."""
+
+    node: str
+    note: str
+    do: Action
+    undo: Command | None = None
+    check: Command | None = None
+    pivot: bool = False
+    watch: Watch | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    title: str
+    steps: tuple[Step, ...]
+
+    def __str__(self) -> str:
+        """As commands that a person can paste, each under the node it is for."""
+        lines = [f"# {self.title}: {len(self.steps)} steps"]
+        for number, step in enumerate(self.steps, 1):
+            lines += [f"# {number}. {step.node}: {step.note}", str(step.do)]
+        return "\n".join(lines)
+
+
+Run = Callable[[str, Action, Watch | None], object]
+Report = Callable[[int, Plan], Any]
+
+
+def plan(title: str, *steps: Step | Iterable[Step]) -> Plan:
+    flat: list[Step] = []
+    for entry in steps:
+        flat += [entry] if isinstance(entry, Step) else entry
+    return Plan(title, tuple(flat))
+
+
+def apply(
+    plan: Plan,
+    run: Run,
+    report: Report = lambda number, plan: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
+    """Runs the steps in order. When one fails, or `stopped()` turns true between two, what was done is undone,
+    last first, and StepFailed tells: the step, the node, the tool's message, what was undone, what was not."""
+    done: list[Step] = []
+    for number, step in enumerate(plan.steps):
+        report(number, plan)
+        try:
+            if stopped():
+                raise Interrupted()
+            run(step.node, step.do, step.watch)
+        except PmcError as error:
+            raise StepFailed(_walk_back(plan, number, done, error, run)) from error
+        done.append(step)
+    report(len(plan.steps), plan)
+
+
+def _walk_back(plan: Plan, number: int, done: list[Step], error: PmcError, run: Run) -> str:
+    step = plan.steps[number]
+    lines = [
+        f"{plan.title}: step {number + 1} of {len(plan.steps)} failed: {step.note}, on {step.node}",
+        f"  {error}",
+    ]
+    lines += [f"    {row}" for row in getattr(error, "stderr", "").splitlines()[-8:-1]]
+    by_hand: list[str] = []
+    undone: list[str] = []
+    if _unclear(error):
+        lines.append(_look_again(step, run, done, by_hand))
+    if any(each.pivot for each in done):
+        lines.append("  Past the point of no return: what was done stays done. Run the same command again to go on.")
+        done = []
+    for each in reversed(done):
+        if each.undo is None:
+            continue
+        try:
+            run(each.node, each.undo, None)
+            undone.append(f"{each.note} ({each.node})")
+        except PmcError as failure:
+            by_hand += [f"# {each.node}: {failure}", str(each.undo)]
+    if undone:
+        lines.append("  Undone: " + ", ".join(undone) + ".")
+    elif not by_hand:
+        lines.append("  Nothing was changed by the steps before it that would have to be undone.")
+    if by_hand:
+        lines += ["  NOT undone; run by hand on the node named:", *(f"    {row}" for row in by_hand)]
+    return "\n".join(lines)
+
+
+def _unclear(error: PmcError) -> bool:
+    """Lost, or killed by a signal (-1: ssh says so; 124: its deadline; 128 + n: a shell's word for signal n):
+    it may have taken effect."""
+    if isinstance(error, CommandFailed):
+        return error.exit < 0 or error.exit == 124 or error.exit > 128
+    return isinstance(error, InDoubt)
+
+
+def _look_again(step: Step, run: Run, done: list[Step], by_hand: list[str]) -> str:
+    """Finds out whether the step in doubt took effect; then it counts as done and is undone with the others."""
+    if step.undo is None:
+        return "  It is in doubt whether this step took effect; it has nothing to undo."
+    if step.check is not None:
+        try:
+            run(step.node, step.check, None)
+            done.append(step)
+            return "  Looked again: the step had taken effect."
+        except CommandFailed as failure:
+            if not _unclear(failure):
+                return "  Looked again: the step had not taken effect."
+        except PmcError:
+            pass
+    by_hand += [f"# {step.node}: only if the step took effect, which could not be found out:", str(step.undo)]
+    return "  It is in doubt whether this step took effect."

@@ -1,0 +1,162 @@
+"""vm.add: a new VM. Pure. Whatever can be refused is refused before the first step exists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pmc import drbd, lvm
+from pmc.command import Command, bash, command
+from pmc.errors import Refused
+from pmc.model import ClusterState
+from pmc.plan import Plan, Step, Transfer, Watch, plan
+from pmc.plans import make, refuse
+from pmc.plans.make import Given
+from pmc.plans.request import Add
+from pmc.settings import Settings
+from pmc.units import show_size
+
+
+def iso_path(settings: Settings, name: str) -> str:
+    """Each VM has its own copy on its nodes: it is gone with the VM, and nobody has to count users."""
+    return f"{settings.image_dir}/{name}.iso"
+
+
+def check_new(
+    name: str,
+    nodes: Sequence[str],
+    size: int,
+    memory: int,
+    state: ClusterState,
+    settings: Settings,
+    reuse: bool = False,
+) -> None:
+    """Refuses a name that is taken, nodes that cannot be relied on, too little space or memory."""
+    for node in state:
+        if node.down:
+            raise Refused(
+                f"{node.name}: {node.down}; a new VM needs a number and an address that no node uses, so all nodes "
+                f"must answer (take it out of {settings.source} while it is away)"
+            )
+    refuse.relied_on(state, *state.nodes)
+    if name in state.vm_names():
+        raise Refused(f"{name}: there is such a VM already, on {', '.join(state.homes(name))}; choose another name")
+    for place in nodes:
+        node = state.nodes[place]
+        if not node.drbd:
+            raise Refused(f"{place}: DRBD's module is not loaded; fab pm.ready_drbd --node {place}")
+        if node.hostname != place:
+            raise Refused(f"{place}: its host name is {node.hostname!r}; DRBD needs it to be {place!r}")
+        kept = reuse and place == nodes[0]
+        if name in node.volumes and not kept:
+            raise Refused(
+                f"{place}: has a volume {settings.volume_group}/{name} already; choose another name, remove it there, "
+                f"or keep what is on it with --reuse (on the primary only)"
+            )
+        if kept and name not in node.volumes:
+            raise Refused(
+                f"--reuse: {place} has no volume {settings.volume_group}/{name}; leave --reuse out for a new one"
+            )
+        needed = drbd.metadata_size(size) if kept else make.volume_size(size)
+        if node.group_free < needed:
+            raise Refused(
+                f"--size: {place} has {show_size(node.group_free)} free in {settings.volume_group}, "
+                f"{show_size(needed)} are needed"
+            )
+        if node.memory_available < memory:
+            raise Refused(
+                f"--memory {show_size(memory)}: {place} has {show_size(node.memory_available)} free "
+                f"of {show_size(node.memory)}"
+            )
+
+
+def add(
+    request: Add,
+    size: int,
+    state: ClusterState,
+    settings: Settings,
+    given: Given,
+    xml: str,
+    content: Sequence[Step] = (),
+) -> Plan:
+    """Volumes, resource, content, domain on both nodes, started on the primary. `content` fills the new disk of
+    `size` bytes; `xml` is the whole domain."""
+    name, nodes = request.name, request.nodes
+    check_new(name, nodes, size, request.memory, state, settings, request.reuse)
+    version = state.nodes[request.primary].drbd
+    if request.reuse:
+        steps = reused_volumes(settings, nodes, name, size)
+        steps += make.resource(settings, nodes, name, given, version)
+        steps.append(make.declare_first(request.primary, name))
+    else:
+        steps = make.disk(settings, nodes, name, size, given, version)
+    steps += content
+    if request.image:
+        steps += from_image(request, settings, given.device)
+    if request.iso:
+        steps += copy_iso(request, settings)
+    steps += make.defined(nodes, name, xml)
+    steps.append(make.started(request.primary, name))
+    return plan(f"vm.add {name}", steps)
+
+
+def reused_volumes(settings: Settings, nodes: Sequence[str], name: str, size: int) -> list[Step]:
+    """The primary's volume grows by DRBD's metadata, so that none of it is overwritten; the other is new."""
+    group, more = settings.volume_group, drbd.metadata_size(size)
+    steps = [
+        Step(nodes[0], f"grow {group}/{name} by DRBD's metadata", lvm.grow(group, name, more)),
+        Step(nodes[0], f"mark {group}/{name} as pmc's", lvm.mark(group, name, True), undo=lvm.mark(group, name, False)),
+    ]  # fmt: skip
+    return steps + make.new_volumes(settings, nodes[1:], name, size)
+
+
+def from_image(request: Add, settings: Settings, device: str) -> list[Step]:
+    image, node = request.image, request.primary
+    assert image is not None  # noqa: S101
+    watch = Watch("bytes", f"{request.name} {image.path.rpartition('/')[2]}", image.stored)
+    if image.format == "raw":
+        # The volume was zeroed: blocks of zeros need not be written again.
+        target = command(
+            "dd", f"of={device}", "bs=1M", "iflag=fullblock", "conv=sparse,fsync", "status=none", long=True
+        )
+        return [
+            Step(
+                node,
+                f"copy {image.path} ({show_size(image.stored)})",
+                Transfer(image.path, image.stored, target),
+                watch=watch,
+            )
+        ]
+    kept = f"{settings.image_dir}/{request.name}.upload"
+    remove = command("rm", "-f", kept)
+    return [
+        make.folder(node, settings.image_dir, "755"),
+        Step(node, f"copy {image.path} ({show_size(image.stored)})",
+             Transfer(image.path, image.stored, receive(kept, "600")),
+             undo=remove, check=command("test", "-e", kept), watch=watch),
+        Step(node, "unpack it",
+             command("qemu-img", "convert", "-n", "-f", "qcow2", "-O", "raw", kept, device, long=True)),
+        Step(node, "remove the copy", remove),
+    ]  # fmt: skip
+
+
+def receive(path: str, mode: str) -> Command:
+    """Under another name until it is whole."""
+    script = (
+        "umask 077; trap 'rm -f \"$1.part\"' EXIT; "
+        'cat >"$1.part"; sync "$1.part"; chmod "$2" "$1.part"; mv "$1.part" "$1"'
+    )
+    return bash(script, path, mode, long=True)
+
+
+def copy_iso(request: Add, settings: Settings) -> list[Step]:
+    assert request.iso is not None  # noqa: S101
+    source, size = request.iso.path, request.iso.size
+    path = iso_path(settings, request.name)
+    steps = []
+    for node in request.nodes:
+        steps += [
+            make.folder(node, settings.image_dir, "755"),
+            Step(node, f"copy {source} ({show_size(size)})", Transfer(source, size, receive(path, "644")),
+                 undo=command("rm", "-f", path), check=command("test", "-e", path), watch=Watch("bytes", node, size)),
+        ]  # fmt: skip
+    return steps

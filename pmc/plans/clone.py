@@ -1,0 +1,71 @@
+"""The steps that fill a new disk with a copy of another VM's. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pmc import backup, lvm
+from pmc.command import bash
+from pmc.model import ClusterState
+from pmc.plan import Step, Watch
+from pmc.plans import refuse
+from pmc.plans.make import Given
+from pmc.plans.request import Add
+from pmc.settings import Settings
+from pmc.units import MiB
+
+
+def standby(name: str, state: ClusterState) -> str:
+    """The node whose volume is read: the secondary, whose disk no guest waits for; else the only one. Both sides must
+    be connected and equal, or it would be an old copy."""
+    homes = refuse.whole(state, name)
+    if len(homes) == 1:
+        return homes[0]
+    primaries = state.active_on(name) or state.primaries(name)
+    chosen = next((home for home in homes if home not in primaries), homes[-1])
+    refuse.healthy(state.nodes[chosen], name)
+    return chosen
+
+
+def snapshot(name: str, kind: str, node: str, state: ClusterState, settings: Settings) -> list[Step]:
+    """A snapshot NAME.kind of the volume, with room for a fifth of it to change meanwhile."""
+    group = settings.volume_group
+    size = max(state.nodes[node].volumes[name].size // 5 // MiB, 8) * MiB
+    refuse.space(state.nodes[node], size, f"a snapshot of {name}")
+    kept = f"{name}.{kind}"
+    return [
+        Step(
+            node,
+            f"take the snapshot {group}/{kept}",
+            lvm.snapshot(group, kept, name, size),
+            undo=lvm.discard(group, kept),
+            check=lvm.exists(group, kept),
+        )
+    ]
+
+
+def drop(name: str, kind: str, node: str, settings: Settings) -> list[Step]:
+    """What was read is valid only if the snapshot did not overflow meanwhile."""
+    group, kept = settings.volume_group, f"{name}.{kind}"
+    return [
+        Step(node, f"see that {group}/{kept} did not overflow", lvm.intact(group, kept)),
+        Step(node, f"remove the snapshot {group}/{kept}", lvm.discard(group, kept)),
+    ]
+
+
+def copy(request: Add, size: int, state: ClusterState, settings: Settings, given: Given) -> Sequence[Step]:
+    source = standby(request.clone, state)
+    path = lvm.path(settings.volume_group, f"{request.clone}.clone")
+    far = "" if source == request.primary else settings.nodes[source].replication
+    reader = backup.read_volume(path, size, far)
+    write = bash(f'{reader} | dd of="$1" bs=1M iflag=fullblock conv=sparse,fsync status=none', given.device, long=True)
+    return [
+        *snapshot(request.clone, "clone", source, state, settings),
+        Step(
+            request.primary,
+            f"copy {request.clone} to {request.name}",
+            write,
+            watch=Watch("bytes", request.name, size),
+        ),
+        *drop(request.clone, "clone", source, settings),
+    ]

@@ -1,0 +1,166 @@
+"""The steps that every new VM is made of, whatever its disk begins with. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pmc import drbd, lvm, virsh
+from pmc.command import Query, bash, command
+from pmc.model import Resource
+from pmc.plan import Step, Wait
+from pmc.settings import Settings
+from pmc.units import MiB, show_size
+
+
+@dataclass(frozen=True)
+class Given:
+    """What was allocated for a new VM, under no other VM's feet."""
+
+    minor: int
+    port: int
+    mac: str
+    secret: str  # DRBD's shared secret
+
+    @property
+    def device(self) -> str:
+        return drbd.device(self.minor)
+
+
+def volume_size(size: int) -> int:
+    """Of the LV that holds `size` bytes for the guest and DRBD's metadata, in whole extents of 4 MiB."""
+    return -(-(size + drbd.metadata_size(size)) // (4 * MiB)) * 4 * MiB
+
+
+def new_volumes(settings: Settings, nodes: Sequence[str], name: str, size: int) -> list[Step]:
+    """Zeroed on all nodes: nothing of a former owner can be read, and the sides are known to be equal."""
+    group = settings.volume_group
+    steps = []
+    for node in nodes:
+        steps += [
+            Step(
+                node,
+                f"make the volume {group}/{name} ({show_size(volume_size(size))})",
+                lvm.create(group, name, volume_size(size)),
+                undo=lvm.remove(group, name),
+                check=lvm.exists(group, name),
+            ),
+            Step(node, f"zero the volume {group}/{name}", lvm.zero(group, name)),
+        ]
+    return steps
+
+
+def resource(settings: Settings, nodes: Sequence[str], name: str, given: Given, version: str) -> list[Step]:
+    """The DRBD resource, up on all nodes, its metadata new, its sides not yet declared equal."""
+    hosts = [(node, settings.nodes[node].replication) for node in nodes]
+    disk = lvm.path(settings.volume_group, name)
+    text = drbd.resource_text(name, given.minor, given.port, disk, hosts, given.secret, version)
+    steps = [
+        Step(
+            node,
+            f"write {drbd.path(name)}",
+            drbd.write_file(name, text, given.secret),
+            undo=drbd.remove_file(name),
+            check=command("test", "-e", drbd.path(name)),
+        )
+        for node in nodes
+    ]
+    steps += [Step(node, f"make DRBD's metadata on {name}", drbd.create_metadata(name)) for node in nodes]
+    steps += [
+        Step(
+            node,
+            f"bring up {name} (minor {given.minor}, port {given.port})",
+            drbd.up(name, alone=len(nodes) == 1),
+            undo=drbd.down(name),
+            check=drbd.is_up(name),
+        )
+        for node in nodes
+    ]
+    if len(nodes) > 1:
+        steps.append(wait_connected(settings, nodes[0], name))
+    return steps
+
+
+def wait_connected(settings: Settings, node: str, name: str) -> Step:
+    seconds = settings.deadlines.peer
+    advice = "DRBD's two sides do not find each other; does the replication network carry the port between the nodes?"
+    line = f"drbdadm wait-connect {name}"
+    return Step(node, f"wait until {name} is connected", Wait(_when(name, _connected), seconds, advice, line))
+
+
+def wait_up_to_date(settings: Settings, node: str, name: str) -> Step:
+    seconds = settings.deadlines.sync
+    return Step(
+        node,
+        f"wait until both sides of {name} are up to date",
+        Wait(
+            _when(name, lambda resource: resource.healthy),
+            seconds,
+            "they are not UpToDate on both sides",
+            f"drbdadm wait-sync {name}",
+        ),
+    )
+
+
+def _connected(resource: Resource) -> bool:
+    return resource.connection == "Connected"
+
+
+def _when(name: str, holds: Callable[[Resource], bool]) -> Query[bool]:
+    query = drbd.status(name)
+    return Query(query.command, lambda text: bool(holds(query.parse(text).get(name, Resource(name)))))
+
+
+def equal(settings: Settings, nodes: Sequence[str], name: str) -> list[Step]:
+    """Declares both sides of a new resource up to date, without copying zeros over zeros."""
+    return [
+        Step(nodes[0], f"declare {name} in sync (both sides are zeros)", drbd.skip_initial_sync(name)),
+        wait_up_to_date(settings, nodes[0], name),
+    ]
+
+
+def declare_first(node: str, name: str) -> Step:
+    """This side's data is the truth; DRBD copies it to the other side, if there is one, while the VM runs."""
+    return Step(
+        node,
+        f"make {name} primary; its data is the one to keep",
+        drbd.primary_by_force(name),
+        undo=drbd.secondary(name),
+    )
+
+
+def folder(node: str, path: str, mode: str) -> Step:
+    return Step(node, f"make sure of the folder {path}", command("install", "-d", "-m", mode, path))
+
+
+def promote(node: str, name: str) -> Step:
+    return Step(
+        node,
+        f"make {name} primary",
+        drbd.primary(name),
+        undo=drbd.secondary(name),
+        check=bash('drbdadm role "$1" | grep -q ^Primary', name),
+    )
+
+
+def disk(settings: Settings, nodes: Sequence[str], name: str, size: int, given: Given, version: str) -> list[Step]:
+    """A new disk of zeros, its first node primary."""
+    steps = [*new_volumes(settings, nodes, name, size), *resource(settings, nodes, name, given, version)]
+    if len(nodes) == 1:
+        return [*steps, declare_first(nodes[0], name)]
+    return [*steps, *equal(settings, nodes, name), promote(nodes[0], name)]
+
+
+def defined(nodes: Sequence[str], name: str, xml: str) -> list[Step]:
+    return [
+        Step(
+            node, f"define {name}", virsh.define(xml), undo=virsh.undefine(name), check=virsh.exists(name)
+        )
+        for node in nodes
+    ]  # fmt: skip
+
+
+def started(node: str, name: str) -> Step:
+    return Step(
+        node, f"start {name}", virsh.start(name), undo=virsh.destroy(name), check=virsh.is_active(name)
+    )  # fmt: skip

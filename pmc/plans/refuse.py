@@ -1,0 +1,82 @@
+"""What every plan about a VM asks of the cluster's state before the first step exists. Pure; raises Refused."""
+
+from __future__ import annotations
+
+import re
+
+from pmc import drbd
+from pmc.errors import NodeDown, Refused
+from pmc.model import ClusterState, NodeState
+from pmc.units import show_size
+
+# A VM's name is also its DRBD resource, its LV, its libvirt domain and, often, a host name.
+NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+# lvm(8): names with these prefixes are LVM's own.
+_LVM = ("snapshot", "pvmove")
+
+
+def check_name(flag: str, name: str) -> str:
+    shown = repr(name[:70])
+    if not NAME.fullmatch(name):
+        raise Refused(
+            f"{flag} {shown}: a VM's name is a-z, 0-9 and '-', begins with a letter and has at most 63 characters"
+        )
+    if drbd.RESERVED.fullmatch(name) or name.startswith(_LVM):
+        raise Refused(f"{flag} {shown}: DRBD or LVM use this name themselves; choose another")
+    return name
+
+
+def relied_on(state: ClusterState, *names: str) -> None:
+    """These nodes answer, and every tool on them answered."""
+    for name in names:
+        node = state.nodes[name]
+        if node.down:
+            raise NodeDown(f"{name}: {node.down}")
+        if node.failures:
+            raise Refused(f"{name}: {node.trouble}; fab pm.init {name} tells what is missing")
+
+
+def found(state: ClusterState, vm: str) -> list[str]:
+    """The nodes that the VM lives on; refused when no node knows it, by name when a node that may is not asked."""
+    homes = state.homes(vm)
+    if homes:
+        return homes
+    silent = [node.name for node in state if node.trouble]
+    if silent:
+        raise NodeDown(f"{vm}: no node that answers knows it; not asked: {', '.join(silent)}")
+    near = ", ".join(state.vm_names()) or "none yet"
+    raise Refused(f"{vm}: no such VM; there are: {near}")
+
+
+def whole(state: ClusterState, vm: str) -> list[str]:
+    """A VM whose nodes all answer, are configured, and define it. Its nodes, the one it was made on first."""
+    homes = found(state, vm)
+    for home in homes:
+        if home not in state.nodes:
+            raise Refused(f"{vm}: lives on {home}, which is not in pmc.conf; add it there")
+    relied_on(state, *homes)
+    for home in homes:
+        if vm not in state.nodes[home].domains:
+            raise Refused(
+                f"{vm}: is not defined on {home}, so it is half made or half removed; fab vm.rm {vm} removes it"
+            )
+    return homes
+
+
+def healthy(node: NodeState, vm: str) -> None:
+    """DRBD's two sides see each other and both are up to date, as this node sees it."""
+    resource = node.resources.get(vm)
+    if resource is None:
+        raise Refused(f"{vm}: its DRBD resource is not up on {node.name}; fab pm.ready_drbd --node {node.name}")
+    if not resource.healthy:
+        raise Refused(
+            f"{vm}: DRBD on {node.name} is {resource.connection}, {resource.disk}/{resource.peer_disk}; it must be "
+            f"Connected, UpToDate/UpToDate: fab pm.ready_drbd brings it up, and look at the link to the peer"
+        )
+
+
+def space(node: NodeState, size: int, what: str) -> None:
+    if node.group_free < size:
+        raise Refused(
+            f"{node.name}: {what} needs {show_size(size)}, the volume group has {show_size(node.group_free)} free"
+        )

@@ -1,0 +1,160 @@
+"""What a person asked for, checked: flags in, frozen data out. Every refusal names the flag and what would be right."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shlex
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pmc.errors import Refused
+from pmc.plans.refuse import check_name
+from pmc.settings import Settings
+from pmc.units import MiB, parse_size
+
+
+@dataclass(frozen=True)
+class Image:
+    """A disk image on the manager: `size` is the disk's in bytes, `stored` the file's."""
+
+    path: str
+    format: str  # raw, qcow2, iso
+    size: int
+    stored: int
+
+
+@dataclass(frozen=True)
+class Add:
+    """A checked `vm.add`. Sizes in bytes; size 0: as large as the image, clone or reused volume it is made from."""
+
+    name: str
+    primary: str
+    secondary: str
+    size: int
+    memory: int
+    cpus: int = 1
+    iso: Image | None = None
+    image: Image | None = None
+    clone: str = ""
+    pxe: bool = False
+    address: str = ""
+    virt_install: str = ""
+    reuse: bool = False
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return (self.primary, self.secondary) if self.secondary else (self.primary,)
+
+
+def add(settings: Settings, flags: Mapping[str, object]) -> Add:
+    """From the flags as typed (None: not given); from Python numbers are welcome too."""
+    text = {key: str(value) for key, value in flags.items() if value is not None and not isinstance(value, bool)}
+    name = check_name("vm.add", text.get("name", ""))
+    if not text.get("primary"):
+        raise Refused(f"--primary is missing: the node to run {name} on, one of {', '.join(settings.nodes)}")
+    settings.node("--primary", text["primary"])
+    if secondary := text.get("secondary", ""):
+        settings.node("--secondary", secondary)
+        if secondary == text["primary"]:
+            raise Refused(f"--secondary {secondary}: is the primary as well; the second copy belongs on another node")
+    sources = [flag for flag in ("iso", "image", "clone", "pxe", "reuse") if flags.get(flag)]
+    if len(sources) > 1:
+        raise Refused(f"--{sources[0]} and --{sources[1]}: choose one; each says what the disk begins with")
+    image = _image(text["image"]) if text.get("image") else None
+    if clone := text.get("clone", ""):
+        check_name("--clone", clone)
+    if reuse := bool(flags.get("reuse")):
+        if text.get("size"):
+            raise Refused("--size and --reuse: choose one; a reused volume keeps the size that it has")
+        size = 0
+    else:
+        size = _size("size", text, "50G", optional=bool(image or clone))
+    if image and size and size < image.size:
+        raise Refused(f"--size {text['size']}: the image {image.path} needs {-(-image.size // MiB)}M; leave --size out")
+    if 0 < size < MiB:
+        raise Refused(f"--size {text['size']}: at least 1M")
+    return Add(
+        name=name,
+        primary=text["primary"],
+        secondary=secondary,
+        size=size or (image.size if image else 0),
+        memory=_size("memory", text, "4G"),
+        cpus=_cpus(text.get("cpus", "1")),
+        iso=_iso(settings, text["iso"]) if text.get("iso") else None,
+        image=image,
+        clone=clone,
+        pxe=bool(flags.get("pxe")),
+        address=_address(text.get("address", "")),
+        virt_install=_extra(text.get("virt_install", "")),
+        reuse=reuse,
+    )
+
+
+def _size(flag: str, text: Mapping[str, str], example: str, optional: bool = False) -> int:
+    if not text.get(flag):
+        if optional:
+            return 0
+        raise Refused(f"--{flag} is missing: such as --{flag} {example}")
+    try:
+        return parse_size(text[flag])
+    except ValueError as error:
+        raise Refused(f"--{flag}: {error}") from None
+
+
+def _cpus(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 512 and len(text) <= 6):
+        raise Refused(f"--cpus {text[:40]!r}: a number from 1 to 512")
+    return int(text)
+
+
+def _address(text: str) -> str:
+    if not text:
+        return ""
+    try:
+        return str(ipaddress.IPv4Address(text))
+    except ValueError:
+        raise Refused(f"--address {text[:60]!r}: an IPv4 address like 10.0.3.7") from None
+
+
+def _extra(text: str) -> str:
+    try:
+        shlex.split(text)
+    except ValueError as error:
+        raise Refused(f"--virt-install: {error}; quote it as for a shell") from None
+    return text
+
+
+def _iso(settings: Settings, name: str) -> Image:
+    """A file of iso_dir by its name, with or without .iso."""
+    folder = Path(settings.iso_dir).expanduser()
+    there = sorted(path.name for path in folder.glob("*.iso")) if folder.is_dir() else []
+    if "/" not in name and "\0" not in name and len(name) < 250:
+        for path in (folder / name, folder / f"{name}.iso"):
+            if path.is_file() and os.access(path, os.R_OK):
+                size = path.stat().st_size
+                return Image(str(path), "iso", size, size)
+    raise Refused(f"--iso {name[:70]!r}: no such file in {folder}; there: {', '.join(there) or 'nothing'}")
+
+
+def _image(name: str) -> Image:
+    path = Path(name).expanduser()
+    try:
+        with path.open("rb") as file:
+            head = file.read(104)
+            stored = file.seek(0, os.SEEK_END)
+    except (OSError, ValueError) as error:
+        raise Refused(f"--image {name[:200]!r}: {getattr(error, 'strerror', None) or error}") from None
+    if stored == 0:
+        raise Refused(f"--image {name}: is empty")
+    if not head.startswith(b"QFI\xfb"):
+        return Image(str(path), "raw", stored, stored)
+    # qcow2's header (QEMU, docs/interop/qcow2.txt): big-endian; version, backing file, ..., size, ..., features.
+    version, backing, size = struct.unpack(">4xIQ8xQ", head[:32])
+    features = struct.unpack(">Q", head[72:80])[0] if version >= 3 else 0
+    if backing or features & 4:
+        # Such an image names another file, which qemu-img on the node would then read: any file of the node.
+        raise Refused(f"--image {name}: needs another file beside it; first: qemu-img convert -O qcow2 {name} NEW")
+    return Image(str(path), "qcow2", size, stored)

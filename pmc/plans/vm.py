@@ -1,0 +1,238 @@
+"""The life of a VM after it was made: start, stop, move, remove. State in, plan out. Pure."""
+
+from __future__ import annotations
+
+from pmc import drbd, lvm, virsh
+from pmc.command import Query, command
+from pmc.errors import Refused
+from pmc.model import ClusterState, NodeState
+from pmc.plan import Plan, Step, Wait, Watch, plan
+from pmc.plans import make, refuse
+from pmc.plans.add import iso_path
+from pmc.settings import Settings
+from pmc.units import show_size
+
+
+def start(name: str, on: str, state: ClusterState, settings: Settings) -> Plan:
+    """On node `on`, or where its DRBD is primary already, or on the node it was made on."""
+    homes = refuse.whole(state, name)
+    active = state.active_on(name)
+    if active and on in ("", *active):
+        raise Refused(f"{name}: runs already, on {active[0]}")
+    if active:
+        raise Refused(f"{name}: runs on {active[0]}; fab vm.mv {name} moves it while it runs")
+    if on and on not in homes:
+        raise Refused(f"--on {on}: {name} has its disks on {' and '.join(homes)}; choose one of them")
+    primaries = state.primaries(name)
+    node = on or (primaries or homes)[0]
+    if other := [each for each in primaries if each != node]:
+        raise Refused(f"{name}: DRBD is primary on {other[0]}; start it there: fab vm.start {name} --on {other[0]}")
+    _usable(state, name, homes, node)
+    there = state.nodes[node]
+    memory = there.domains[name].memory
+    if there.memory_available < memory:
+        raise Refused(
+            f"{name}: needs {show_size(memory)} of memory, {node} has {show_size(there.memory_available)} free; "
+            f"move another VM away first, or start it with --on another node"
+        )
+    steps = [] if primaries else [make.promote(node, name)]
+    return plan(f"vm.start {name}", steps, make.started(node, name))
+
+
+def _usable(state: ClusterState, name: str, homes: list[str], node: str) -> None:
+    """Of two sides both must agree that they are equal; a VM on one node needs only its own disk."""
+    if len(homes) > 1:
+        refuse.healthy(state.nodes[node], name)
+        return
+    resource = state.nodes[node].resources.get(name)
+    if resource is None or resource.disk != "UpToDate":
+        raise Refused(f"{name}: its disk on {node} is not up; fab pm.ready_drbd --node {node}")
+
+
+def stop(name: str, force: bool, state: ClusterState, settings: Settings) -> Plan:
+    """Asks the guest to shut down and waits; with `force` its power is cut. Then no side is primary."""
+    homes = refuse.found(state, name)
+    active = state.active_on(name)
+    silent = [home for home in homes if home in state.nodes and state.nodes[home].down]
+    if not active and silent:
+        raise Refused(f"{name}: may run on {silent[0]}, which does not answer ({state.nodes[silent[0]].down})")
+    refuse.relied_on(state, *active)
+    steps = []
+    for node in active:
+        if force:
+            steps.append(Step(node, f"cut the power of {name}", virsh.destroy(name)))
+            continue
+        seconds = settings.deadlines.shutdown
+        otherwise = f"the guest does not shut down; give it longer, or cut its power: fab vm.stop {name} --force"
+        steps += [
+            Step(node, f"ask {name} to shut down", virsh.shutdown(name)),
+            Step(node, f"wait until {name} is off", Wait(is_off(name), seconds, otherwise, off_line(name))),
+        ]
+    for node in sorted({*state.primaries(name), *(n for n in active if name in state.nodes[n].resources)}):
+        steps.append(Step(node, f"make {name} secondary", drbd.secondary(name)))
+    return plan(f"vm.stop {name}", steps)
+
+
+def is_off(name: str) -> Query[bool]:
+    query = virsh.state_of(name)
+    return Query(query.command, lambda text: query.parse(text) == "shut off")
+
+
+def off_line(name: str) -> str:
+    return f'sh -c \'until [ "$(virsh domstate {name})" = "shut off" ]; do sleep 1; done\''
+
+
+def move(name: str, to: str, state: ClusterState, settings: Settings) -> Plan:
+    """Live to its other node. Both sides are primary only while it lasts: each step that opens has the undo that
+    closes, and `settle` closes it after success."""
+    homes = refuse.whole(state, name)
+    active = state.active_on(name)
+    if not active:
+        raise Refused(f"{name}: does not run; start it where you want it: fab vm.start {name} --on NODE")
+    if len(active) > 1:
+        raise Refused(
+            f"{name}: runs on {' and '.join(active)}; that must not be: stop one by hand before anything else"
+        )
+    source = active[0]
+    others = [home for home in homes if home != source]
+    if not others:
+        raise Refused(f"{name}: has its disk on {source} only, so it cannot move")
+    target = to or others[0]
+    if target not in others:
+        raise Refused(f"--to {target}: {name} can move to {' or '.join(others)}")
+    if (domain := state.nodes[source].domains[name]).state != "running":
+        raise Refused(f"{name}: is {domain.state} on {source}, and only a running VM moves")
+    for node in (source, target):
+        refuse.healthy(state.nodes[node], name)
+        if state.nodes[node].resources[name].replication not in ("Established", "Off"):
+            raise Refused(
+                f"{name}: DRBD is in {state.nodes[node].resources[name].replication} on {node}; wait for its end"
+            )
+    if state.primaries(name) != [source]:
+        raise Refused(
+            f"{name}: runs on {source} but DRBD is primary on {state.primaries(name)}; fab vm.mv {name} --cleanup"
+        )
+    if (free := state.nodes[target].memory_available) < domain.memory:
+        raise Refused(f"{name}: needs {show_size(domain.memory)} of memory, {target} has {show_size(free)} free")
+    opening = [
+        Step(
+            node,
+            f"allow two primaries of {name}",
+            drbd.two_primaries(name, True),
+            undo=drbd.two_primaries(name, False),
+            check=command("true"),
+        )
+        for node in (target, source)
+    ]
+    return plan(
+        f"vm.mv {name}",
+        opening,
+        make.promote(target, name),
+        Step(
+            source,
+            f"migrate {name} to {target}",
+            virsh.migrate(name, settings.nodes[target].replication),
+            watch=Watch("migration", name),
+        ),
+    )
+
+
+def settle(name: str, state: ClusterState) -> Plan:
+    """After a migration, however it ended: only the node where the VM runs stays primary, and two primaries are
+    allowed nowhere. Refuses when the VM runs twice or nowhere: a person must look."""
+    homes = refuse.whole(state, name)
+    active = state.active_on(name)
+    if len(active) != 1:
+        where = " and ".join(active) or "nowhere"
+        raise Refused(f"{name}: runs {'on ' if active else ''}{where}, so nothing was changed; look at it by hand")
+    steps = [
+        Step(node, f"make {name} secondary", drbd.secondary(name), pivot=True)
+        for node in homes
+        if node not in active
+        and name in state.nodes[node].resources
+        and state.nodes[node].resources[name].role == "Primary"
+    ]
+    steps += [
+        Step(node, f"allow one primary of {name} only", drbd.two_primaries(name, False), pivot=True)
+        for node in homes
+        if name in state.nodes[node].resources and state.nodes[node].resources[name].two_primaries
+    ]
+    return plan(f"vm.mv {name}: close", steps)
+
+
+def closing(name: str, state: ClusterState) -> Plan:
+    """What `settle` will do when the migration of a healthy VM went well, for --dry-run."""
+    homes = state.homes(name)
+    source = state.active_on(name)[0]
+    return plan(
+        f"vm.mv {name}: close",
+        Step(source, f"make {name} secondary", drbd.secondary(name), pivot=True),
+        [
+            Step(node, f"allow one primary of {name} only", drbd.two_primaries(name, False), pivot=True)
+            for node in homes
+        ],
+    )
+
+
+def remove(name: str, state: ClusterState, settings: Settings) -> Plan:
+    """Everything of the VM on every node, also of one that was made or removed by half. There is no way back."""
+    group = settings.volume_group
+    refuse.relied_on(state, *state.nodes)
+    refuse_foreign(name, state, settings)
+    holders = [node for node in state if node.knows(name)]
+    if not holders:
+        refuse.found(state, name)
+    steps: list[Step] = []
+    for node in holders:
+        if name in node.domains and node.domains[name].active:
+            steps.append(Step(node.name, f"cut the power of {name}", virsh.destroy(name), pivot=True))
+    for node in holders:
+        if name in node.domains:
+            steps.append(Step(node.name, f"undefine {name}", virsh.undefine(name), pivot=True))
+    for node in holders:
+        if name in node.resources:
+            steps.append(Step(node.name, f"take down {name}", drbd.down(name), pivot=True))
+    for node in holders:
+        for volume in [*snapshots(name, node), name]:
+            if volume in node.volumes:
+                steps.append(
+                    Step(
+                        node.name,
+                        f"remove the volume {group}/{volume}",
+                        lvm.remove(group, volume),
+                        pivot=True,
+                    )
+                )
+        steps.append(
+            Step(
+                node.name,
+                "remove its files",
+                command("rm", "-f", drbd.path(name), iso_path(settings, name)),
+                pivot=True,
+            )
+        )
+    return plan(f"vm.rm {name}", steps)
+
+
+def snapshots(name: str, node: NodeState) -> list[str]:
+    """Those of the VM's volume; LVM would remove them with it."""
+    return sorted(volume.name for volume in node.volumes.values() if volume.origin == name)
+
+
+def refuse_foreign(name: str, state: ClusterState, settings: Settings) -> None:
+    """A volume of that name that is neither marked as pmc's nor the disk of the VM's resource is somebody else's."""
+    for node in state:
+        for snapshot in snapshots(name, node):
+            if lvm.TAG not in node.volumes[snapshot].tags:
+                raise Refused(
+                    f"{node.name}: {name} has a snapshot {snapshot} that pmc did not make; remove it there first"
+                )
+        volume = node.volumes.get(name)
+        if volume is None or lvm.TAG in volume.tags:
+            continue
+        file = node.files.get(name)
+        if file is None or file.disk != lvm.path(settings.volume_group, name):
+            raise Refused(
+                f"{node.name}: the volume {settings.volume_group}/{name} was not made by pmc and belongs to no DRBD "
+                f"resource, so it is not touched; if it is to go: lvremove {settings.volume_group}/{name} there"
+            )

@@ -1,0 +1,136 @@
+"""Rows of the listings: one dict a line, as JSON (bytes, numbers) or as text for a table. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from pmc.backup import Stored
+from pmc.model import ClusterState, NodeState, Resource
+from pmc.units import show_size
+
+VM_COLUMNS = ("vm", "state", "on", "secondary", "drbd", "size", "memory", "minor")
+PM_COLUMNS = ("node", "state", "running", "defined", "memory used", "memory", "vg free", "drbd")
+
+
+def vm_rows(state: ClusterState, text: bool) -> list[dict[str, Any]]:
+    return [_vm_row(state, name, text) for name in state.vm_names()]
+
+
+def _vm_row(state: ClusterState, name: str, text: bool) -> dict[str, Any]:
+    homes = state.homes(name)
+    active = state.active_on(name)
+    place = active or state.primaries(name) or [home for home in homes if _answers(state, home)] or homes
+    others = [home for home in homes if home not in (active or place[:1])]
+    domains = [node.domains[name] for node in state if name in node.domains]
+    domain = next((d for d in domains if d.active), domains[0] if domains else None)
+    resource = next(
+        (
+            state.nodes[n].resources[name]
+            for n in [*place, *homes]
+            if n in state.nodes and name in state.nodes[n].resources
+        ),
+        None,
+    )
+    minor = resource.minor if resource else next((n.files[name].minor for n in state if name in n.files), -1)
+    unseen = [home for home in homes if not _answers(state, home)]
+    if len(active) > 1:
+        now = "RUNS TWICE"
+    elif not active and unseen:
+        now = f"unknown ({unseen[0]} is down)"
+    else:
+        now = domain.state if domain else "not defined"
+    size = resource.size if resource else 0
+    row = {
+        "vm": name, "state": now, "on": ",".join(active), "secondary": ",".join(others),
+        "size": size, "memory": domain.memory if domain else 0, "minor": minor,
+    }  # fmt: skip
+    if text:
+        return {
+            **row,
+            "drbd": drbd_text(resource, len(homes) == 1),
+            "size": show_size(size) if size else "",
+            "memory": show_size(domain.memory) if domain else "",
+            "minor": minor if minor >= 0 else "",
+        }
+    facts = resource or Resource(name)
+    return {
+        **row, "nodes": homes, "cpus": domain.cpus if domain else 0, "connection": facts.connection, "disk": facts.disk,
+        "peer_disk": facts.peer_disk, "sync_percent": round(facts.percent, 1), "two_primaries": facts.two_primaries,
+    }  # fmt: skip
+
+
+def _answers(state: ClusterState, node: str) -> bool:
+    return node in state.nodes and not state.nodes[node].down
+
+
+def drbd_text(resource: Resource | None, single: bool) -> str:
+    """Connection and both disk states, always: UpToDate alone would hide a split brain."""
+    if resource is None:
+        return "not up"
+    if single:
+        return f"no peer {resource.disk}"
+    percent = "" if resource.out_of_sync == 0 else f" {resource.percent:.1f} %"
+    opened = " TWO PRIMARIES ALLOWED" if resource.two_primaries else ""
+    return f"{resource.connection} {resource.disk}/{resource.peer_disk}{percent}{opened}"
+
+
+def pm_rows(state: ClusterState, text: bool) -> list[dict[str, Any]]:
+    return [_pm_row(node, text) for node in state]
+
+
+def _pm_row(node: NodeState, text: bool) -> dict[str, Any]:
+    if node.down:
+        return {
+            "node": node.name,
+            "state": f"down: {node.down}" if text else "down",
+            **({} if text else {"why": node.down}),
+        }
+    used = node.memory - node.memory_available
+    kinds = Counter(drbd_text(resource, single=False) for resource in node.resources.values())
+    row = {
+        "node": node.name, "state": "up" if not node.failures else f"trouble: {node.trouble}",
+        "running": sum(domain.active for domain in node.domains.values()), "defined": len(node.domains),
+    }  # fmt: skip
+    if text:
+        return {
+            **row, "memory used": show_size(used), "memory": show_size(node.memory),
+            "vg free": show_size(node.group_free),
+            "drbd": ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "none",
+        }  # fmt: skip
+    return {
+        **row, "memory_used": used, "memory": node.memory, "vg_size": node.group_size, "vg_free": node.group_free,
+        "drbd": dict(kinds), "drbd_version": node.drbd,
+    }  # fmt: skip
+
+
+BACKUP_COLUMNS = ("id", "kind", "time", "disk", "stored", "base", "node")
+
+
+def backup_rows(stored: Sequence[Stored], text: bool) -> list[dict[str, Any]]:
+    return [_backup_row(each, text) for each in sorted(stored, key=lambda s: (s.id.split(".")[:2], s.node))]
+
+
+def _backup_row(each: Stored, text: bool) -> dict[str, Any]:
+    made = each.backup
+    row: dict[str, Any] = {
+        "id": each.id,
+        "node": each.node,
+        "kind": made.kind if made else "",
+        "stored": each.stored,
+    }
+    row |= {
+        "time": made.time if made else "",
+        "disk": made.size if made else 0,
+        "base": made.base if made else "",
+    }
+    if text:
+        return {**row, "kind": f"BROKEN: {each.broken}" if each.broken else row["kind"],
+                "stored": show_size(each.stored), "disk": show_size(row["disk"])}  # fmt: skip
+    return {
+        **row,
+        "vm": made.vm if made else "",
+        "broken": each.broken,
+        "sha256": made.image_sha256 if made else "",
+    }

@@ -1,0 +1,162 @@
+"""/etc/pmc.conf (TOML) as frozen data. Unknown keys, wrong types and bad values are refused by name."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pmc.errors import Refused, SettingsError
+
+DEFAULT = "/etc/pmc.conf"
+# A node's name is its host name (DRBD looks for `on HOSTNAME`), so RFC 1123's letters.
+HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """In seconds: how long pmc waits before it gives up and says so."""
+
+    connect: float = 10  # for a node to answer ssh
+    command: float = 60  # for a short command
+    long: float = 6 * 3600  # for a copy of a whole disk
+    peer: float = 60  # for DRBD's two sides to find each other
+    shutdown: float = 120  # for a guest to shut down when asked to
+    migrate: float = 3600  # for one live migration
+    sync: float = 120  # for a resync that should be short
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    name: str
+    replication: str  # address of DRBD and of migrations
+    host: str = ""  # what ssh calls it, when not by its name
+
+
+@dataclass(frozen=True)
+class Settings:
+    nodes: Mapping[str, NodeSettings]
+    volume_group: str = "vg"
+    bridge: str = "br0"
+    backup_dir: str = "/var/lib/pmc/backups"  # on each node
+    image_dir: str = "/var/lib/libvirt/images"  # on each node: the ISO files of its VMs
+    iso_dir: str = "/var/lib/pmc/iso"  # on the manager
+    mac_prefix: str = "52:54:00:00"
+    ports: str = "7800-7999"  # for DRBD, one a VM
+    virt_type: str = "kvm"
+    ssh_config: str = ""  # in place of ~/.ssh/config
+    deadlines: Deadlines = Deadlines()
+    source: str = ""  # the file it came from
+
+    @property
+    def port_range(self) -> range:
+        first, _, last = self.ports.partition("-")
+        return range(int(first), int(last) + 1)
+
+    def node(self, flag: str, name: str) -> NodeSettings:
+        """The node that a flag names; refused when the configuration has none such."""
+        if name not in self.nodes:
+            raise Refused(f"{flag} {name[:70]!r}: no such node; {self.source} has {', '.join(self.nodes)}")
+        return self.nodes[name]
+
+
+def load(path: str | None = None) -> Settings:
+    """From `path` (--conf), else $PMC_CONF, else /etc/pmc.conf."""
+    source = path or os.environ.get("PMC_CONF") or DEFAULT
+    try:
+        text = Path(source).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SettingsError(
+            f"{source}: no such file; copy etc/pmc.conf there and name your nodes, or give --conf or PMC_CONF"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{source}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    return parse(text, source)
+
+
+def parse(text: str, source: str) -> Settings:
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{source}: not valid TOML: {error}") from None
+    nodes_table = table.pop("nodes", None)
+    if not isinstance(nodes_table, dict) or not nodes_table:
+        raise SettingsError(f'{source}: no nodes; add a table like [nodes.pm-1] with replication = "10.0.0.1"')
+    deadlines = _fill(Deadlines, table.pop("deadlines", {}), source, "deadlines.")
+    if not all(0 < getattr(deadlines, field.name) <= 30 * 86400 for field in fields(Deadlines)):
+        raise SettingsError(f"{source}: [deadlines]: each is a number of seconds above 0")
+    nodes = {name: _node(name, value, source) for name, value in nodes_table.items()}
+    for forbidden in ("nodes", "deadlines", "source"):
+        if forbidden in table:
+            raise SettingsError(f"{source}: unknown key '{forbidden}'")
+    settings: Settings = _fill(Settings, table, source, "", nodes=nodes, deadlines=deadlines, source=source)
+    _check(settings)
+    return settings
+
+
+def _node(name: str, value: object, source: str) -> NodeSettings:
+    if not HOSTNAME.fullmatch(name):
+        raise SettingsError(f"{source}: node {name[:70]!r}: a node's name is its host name: a-z, 0-9 and '-'")
+    node: NodeSettings = _fill(NodeSettings, value, source, f"nodes.{name}.", name=name)
+    try:
+        ipaddress.ip_address(node.replication)
+    except ValueError:
+        raise SettingsError(
+            f"{source}: nodes.{name}.replication = {node.replication[:70]!r}: write an address like 10.0.0.1"
+        ) from None
+    if node.host.startswith("-") or any(letter.isspace() for letter in node.host):
+        raise SettingsError(f"{source}: nodes.{name}.host = {node.host[:70]!r}: write a name that ssh knows")
+    return node
+
+
+def _fill(kind: Any, value: object, origin: str, prefix: str, **given: object) -> Any:
+    """A dataclass from a TOML table: every key known, every type right, nothing required left out."""
+    if not isinstance(value, dict):
+        raise SettingsError(f"{origin}: {prefix.rstrip('.')} must be a table")
+    known = {field.name: field for field in fields(kind) if field.name not in given}
+    for key, entry in value.items():
+        if key not in known:
+            raise SettingsError(f"{origin}: unknown key '{prefix}{key[:70]}'; known: {', '.join(sorted(known))}")
+        wanted = (int, float) if known[key].type == "float" else (str,)
+        if not isinstance(entry, wanted) or isinstance(entry, bool):
+            name = "a number" if float in wanted else "text in quotes"
+            raise SettingsError(f"{origin}: {prefix}{key} = {str(entry)[:70]!r}: must be {name}")
+    try:
+        return kind(**value, **given)
+    except TypeError:
+        missing = [n for n in known if n not in value and n in ("replication",)]
+        raise SettingsError(f"{origin}: {prefix}{missing[0] if missing else '?'} is missing") from None
+
+
+_RULES = {
+    "volume_group": (r"[A-Za-z0-9+_.][A-Za-z0-9+_.-]{0,126}", "the name of an LVM volume group"),
+    "bridge": (r"[A-Za-z0-9_.:-]{1,15}", "the name of a network bridge"),
+    "backup_dir": (r"/[A-Za-z0-9_./+@-]{1,250}", "an absolute path of letters, digits and ._/+@-"),
+    "image_dir": (r"/[A-Za-z0-9_./+@-]{1,250}", "an absolute path of letters, digits and ._/+@-"),
+    "mac_prefix": (
+        r"[0-9a-f][02468ace](:[0-9a-f]{2}){3}",
+        "four bytes like 52:54:00:77 (lower case, first even)",
+    ),
+    "ports": (r"[1-9][0-9]{3,4}-[1-9][0-9]{3,4}", "a range like 7800-7999"),
+    "virt_type": (r"kvm|qemu", "kvm, or qemu (emulation, slow)"),
+}
+
+
+def _check(settings: Settings) -> None:
+    for key, (pattern, advice) in _RULES.items():
+        value = getattr(settings, key)
+        if not re.fullmatch(pattern, value, re.ASCII) or "/.." in value:
+            raise SettingsError(f"{settings.source}: {key} = {value[:70]!r}: must be {advice}")
+    ports = settings.port_range
+    # 32768 is where Linux's ephemeral ports begin by default: a DRBD port there would clash now and then.
+    if not ports or ports[-1] >= 32768:
+        raise SettingsError(f"{settings.source}: ports = {settings.ports!r}: must rise and stay below 32768")
+    addresses = [node.replication for node in settings.nodes.values()]
+    for address in addresses:
+        if addresses.count(address) > 1:
+            raise SettingsError(f"{settings.source}: two nodes have the replication address {address}")

@@ -1,0 +1,88 @@
+"""Fabric connections as a tool for root must make them: known hosts only, and with deadlines."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import fabric
+import paramiko
+
+from pmc.errors import NodeDown
+from pmc.settings import NodeSettings, Settings
+
+
+class Connection(fabric.Connection):  # type: ignore[misc]
+    """Fabric accepts any unknown host key (AutoAddPolicy) and never reads known_hosts; this one refuses unknown and
+    changed keys, honours UserKnownHostsFile, GlobalKnownHostsFile and HostKeyAlias of the ssh configuration, and
+    does the same for jump hosts, which Fabric would make as plain connections."""
+
+    def __init__(self, host: str, **options: Any) -> None:
+        super().__init__(host, **options)
+        self.client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        for path in self._known_hosts_files():
+            if path.is_file():
+                self.client.load_system_host_keys(str(path))
+        if alias := self.ssh_config.get("hostkeyalias"):
+            name = self.host if self.port == 22 else f"[{self.host}]:{self.port}"
+            keys = self.client._system_host_keys
+            for kind, key in (keys.lookup(alias) or {}).items():
+                keys.add(name, kind, key)
+
+    def _known_hosts_files(self) -> list[Path]:
+        user = self.ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2")
+        system = self.ssh_config.get("globalknownhostsfile", "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2")
+        return [Path(path).expanduser() for path in f"{user} {system}".split()]
+
+    def get_gateway(self) -> Any:
+        if "proxyjump" not in self.ssh_config:
+            return super().get_gateway()
+        gateway = None
+        for hop in self.ssh_config["proxyjump"].split(","):
+            if hop == "none" or self.derive_shorthand(hop)["host"] == self.original_host:
+                return None
+            gateway = Connection(hop, config=self.config.clone(), gateway=gateway or False)
+        return gateway
+
+
+def configuration(settings: Settings) -> Any:
+    """Fabric's configuration with the ssh configuration that pmc.conf names, else the user's own."""
+    if settings.ssh_config:
+        return fabric.Config(runtime_ssh_path=str(Path(settings.ssh_config).expanduser()))
+    return fabric.Config()
+
+
+def connect(node: NodeSettings, settings: Settings, config: Any) -> Connection:
+    """An open connection. Raises NodeDown with what to do next; nothing that a node or a network can cause escapes
+    as another exception."""
+    seconds = settings.deadlines.connect
+    host = node.host or node.name
+    try:
+        connection = Connection(host, config=config, connect_timeout=max(1, round(seconds)))
+        connection.connect_kwargs = {
+            **connection.connect_kwargs, "banner_timeout": seconds, "auth_timeout": seconds, "channel_timeout": seconds,
+        }  # fmt: skip
+        connection.open()
+        transport = connection.client.get_transport()
+        if transport is None:
+            raise paramiko.SSHException("the connection closed at once")
+        # A node that loses power sends no goodbye: without this a silent connection would look alive for ever.
+        transport.set_keepalive(5)
+        return connection
+    except paramiko.BadHostKeyException as error:
+        raise NodeDown(
+            f"{node.name}: its host key is not the one known for {error.hostname}; if the node was installed anew, "
+            f"check the key at its console, then ssh-keygen -R '{error.hostname}' and log in once"
+        ) from None
+    except paramiko.AuthenticationException as error:
+        raise NodeDown(f"{node.name}: ssh login refused ({error}); try: ssh {host} true") from None
+    except paramiko.SSHException as error:
+        if "not found in known_hosts" in str(error):
+            raise NodeDown(
+                f"{node.name}: its host key is not known; log in once by hand and compare it: ssh {host} true"
+            ) from None
+        raise NodeDown(f"{node.name}: no ssh: {error}; try: ssh {host} true") from None
+    except (OSError, EOFError, ValueError) as error:
+        why = "no answer" if isinstance(error, socket.timeout) else getattr(error, "strerror", None) or str(error)
+        raise NodeDown(f"{node.name}: no ssh within {seconds:g} s ({why}); is it up? try: ssh {host} true") from None

@@ -1,0 +1,88 @@
+"""What all tasks share: the decorator, the cluster of the configuration, carrying out a plan or showing it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import fabric
+from invoke.tasks import task as invoke_task
+
+from pmc import settings
+from pmc.cluster import Cluster
+from pmc.errors import PmcError, Refused
+from pmc.model import ClusterState
+from pmc.plan import Plan
+from pmc.tasks.arguments import ClusterTask
+from pmc.view import note
+
+HELP = {
+    "conf": "the configuration file, in place of $PMC_CONF or /etc/pmc.conf",
+    "dry_run": "print the plan as commands and change nothing",
+    "json": "print JSON, sizes in bytes",
+    "yes": "do not ask for confirmation",
+}
+
+
+def task(place: str = "", **help: str) -> Callable[[Callable[..., Any]], ClusterTask]:
+    """A task of the cluster. `place` is the parameter that may be given without its flag, `help` of its flags. No short
+    flags (they would depend on the order of the arguments), and not per host: `fab -H` would run a task of the
+    whole cluster once for each."""
+
+    def wrap(body: Callable[..., Any]) -> ClusterTask:
+        @functools.wraps(body)
+        def guarded(c: Any, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(c, fabric.Connection):
+                raise Refused("-H: these tasks are the cluster's; name the node as an argument (see --help)")
+            return body(c, *args, **kwargs)
+
+        names = inspect.signature(body).parameters
+        texts = {**{name: text for name, text in HELP.items() if name in names}, **help}
+        # invoke knows a flag by its dashed name.
+        made: Any = invoke_task(
+            guarded,
+            klass=ClusterTask,
+            positional=[],
+            auto_shortflags=False,
+            help={name.strip("_").replace("_", "-"): text for name, text in texts.items()},
+        )
+        made.place = place
+        made_task: ClusterTask = made
+        return made_task
+
+    return wrap
+
+
+@contextmanager
+def opened(conf: str | None) -> Iterator[Cluster]:
+    with Cluster(settings.load(conf)) as cluster:
+        yield cluster
+
+
+def carry_out(c: Any, cluster: Cluster, plan: Plan, dry_run: bool) -> bool:
+    """Applies the plan, or prints it (--dry-run, or fab's own --dry). True when it was applied."""
+    if dry_run or c.config.run.dry:
+        print(plan)
+        return False
+    if plan.steps:
+        cluster.apply(plan)
+    return True
+
+
+def complain(state: ClusterState) -> None:
+    """After a listing: the nodes that did not answer, or not all, on stderr and in the exit status."""
+    if trouble := [f"{node.name}: {node.trouble}" for node in state if node.trouble]:
+        raise PmcError("\n".join(trouble))
+
+
+def confirm(question: str, answer: str) -> None:
+    """Goes on when the person types `answer`; refuses otherwise, and where nobody can be asked."""
+    if not sys.stdin.isatty():
+        raise Refused(f"{question}: nobody is here to confirm it; give --yes if you are sure")
+    note(f"{question}. Type {answer} to go on:")
+    if sys.stdin.readline().strip() != answer:
+        raise Refused("not confirmed; nothing was touched")

@@ -1,0 +1,232 @@
+"""vm.*: the life of a VM. Each task: check the words, look, plan, apply, show."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+from pmc import looks, virsh
+from pmc.cluster import Cluster
+from pmc.errors import PmcError, Refused
+from pmc.plan import Plan
+from pmc.plans import add as adding
+from pmc.plans import backup as backups_
+from pmc.plans import clone as cloning
+from pmc.plans import refuse, request
+from pmc.plans import vm as plans
+from pmc.rows import BACKUP_COLUMNS, VM_COLUMNS, backup_rows, vm_rows
+from pmc.tasks.base import carry_out, complain, confirm, opened, task
+from pmc.view import note, table
+
+
+@task(
+    place="name",
+    name="the new VM's name: a-z, 0-9, '-'",
+    primary="the node it runs on",
+    secondary="the node that holds the second copy; left out, there is none",
+    size="its disk: 50G, 512M; a plain number is GiB",
+    memory="4G, 512M; a plain number is GiB",
+    cpus="how many virtual CPUs (1)",
+    iso="install from this file of iso_dir",
+    image="begin with this disk image of the manager (raw or qcow2)",
+    clone="begin with a copy of this VM's disk",
+    pxe="install over the network",
+    address="its IPv4 address, for the MAC address; left out, DNS is asked",
+    virt_install="further arguments for virt-install, in one string",
+    reuse="keep what is on the volume of that name on the primary",
+)
+def add(
+    c: Any, name: str = "", primary: str = "", secondary: str = "", size: str = "", memory: str = "", cpus: str = "1",
+    iso: str = "", image: str = "", clone: str = "", pxe: bool = False, address: str = "", virt_install: str = "",
+    reuse: bool = False, conf: str = "", dry_run: bool = False,
+) -> None:  # fmt: skip
+    """Make a VM and start it: vm.add NAME --primary pm-1 --secondary pm-2 --size 50G --memory 4G --iso ubuntu
+
+    Its disk is new and empty (or begins with --iso, --image, --clone, --pxe), mirrored to the secondary by DRBD.
+    If any step fails, everything made so far is removed.
+    """
+    flags = {key: value for key, value in locals().items() if key not in ("c", "conf", "dry_run")}
+    with opened(conf) as cluster:
+        wanted = request.add(cluster.settings, flags)
+        state = cluster.state()
+        disk = looks.size_for(cluster, wanted, state)
+        adding.check_new(wanted.name, wanted.nodes, disk, wanted.memory, state, cluster.settings, wanted.reuse)
+        given = looks.given(state, cluster.settings, wanted.address or looks.address_of(wanted.name))
+        xml = looks.new_domain(cluster, wanted, given)
+        content = cloning.copy(wanted, disk, state, cluster.settings, given) if wanted.clone else ()
+        plan = adding.add(wanted, disk, state, cluster.settings, given, xml, content)
+        if carry_out(c, cluster, plan, dry_run):
+            note(f"{wanted.name} runs on {wanted.primary}, MAC {given.mac}, minor {given.minor}")
+
+
+@task()
+def ls(c: Any, json: bool = False, conf: str = "") -> None:
+    """List all VMs: state, where they run, DRBD, size, memory, minor."""
+    with opened(conf) as cluster:
+        state = cluster.state()
+        print(table(vm_rows(state, text=not json), json, VM_COLUMNS))
+        complain(state)
+
+
+@task(place="name", name="the VM", on="the node to start it on; left out, where it was made or last ran")
+def start(c: Any, name: str = "", on: str = "", conf: str = "", dry_run: bool = False) -> None:
+    """Start a VM: vm.start NAME [--on NODE]"""
+    with opened(conf) as cluster:
+        refuse.check_name("vm.start", name)
+        if on:
+            cluster.settings.node("--on", on)
+        state = cluster.state()
+        if carry_out(c, cluster, plans.start(name, on, state, cluster.settings), dry_run):
+            note(f"{name} is started")
+
+
+@task(place="name", name="the VM", force="cut its power in place of asking the guest")
+def stop(c: Any, name: str = "", force: bool = False, conf: str = "", dry_run: bool = False) -> None:
+    """Shut a VM down: vm.stop NAME [--force]"""
+    with opened(conf) as cluster:
+        refuse.check_name("vm.stop", name)
+        plan = plans.stop(name, force, cluster.state(), cluster.settings)
+        if carry_out(c, cluster, plan, dry_run):
+            note(f"{name} is off" if plan.steps else f"{name} was off already")
+
+
+@task(
+    place="names",
+    names="the VM, or several with commas between them",
+    all_from="move every VM that runs on this node",
+    to="the node to move to; left out, the VM's other node",
+    cleanup="move nothing; close what a migration that broke off left open",
+)
+def mv(
+    c: Any,
+    names: str = "",
+    all_from: str = "",
+    to: str = "",
+    cleanup: bool = False,
+    conf: str = "",
+    dry_run: bool = False,
+) -> None:
+    """Move running VMs to their other node, live: vm.mv NAME[,NAME...] or vm.mv --all-from NODE"""
+    with opened(conf) as cluster:
+        if bool(names) == bool(all_from):
+            raise Refused("vm.mv: name the VMs, or give --all-from NODE")
+        for flag, node in (("--all-from", all_from), ("--to", to)):
+            if node:
+                cluster.settings.node(flag, node)
+        chosen = [refuse.check_name("vm.mv", name) for name in names.split(",")] if names else []
+        state = cluster.state()
+        if all_from:
+            refuse.relied_on(state, all_from)
+            chosen = sorted(name for name, domain in state.nodes[all_from].domains.items() if domain.active)
+            if not chosen:
+                note(f"nothing runs on {all_from}")
+        if cleanup:
+            for name in chosen:
+                plan = plans.settle(name, state)
+                if carry_out(c, cluster, plan, dry_run):
+                    note(f"{name} is clean" if plan.steps else f"{name} has nothing to clean")
+            return
+        moves = [plans.move(name, to, state, cluster.settings) for name in chosen]
+        for name, plan in zip(chosen, moves, strict=True):
+            if dry_run or c.config.run.dry:
+                print(f"{plan}\n{plans.closing(name, state)}")
+            else:
+                note(_moved(cluster, name, plan))
+
+
+def _moved(cluster: Cluster, name: str, plan: Plan) -> str:
+    """Moves, then looks where the VM really is and closes two primaries: on every way out."""
+    try:
+        cluster.apply(plan)
+    except PmcError as error:
+        raise PmcError(f"{error}\n  {_closed(cluster, name)}") from None
+    said = _closed(cluster, name)
+    still = cluster.ask(plan.steps[-1].node, virsh.downtime(name))[0]
+    return f"{said}; the guest stood still for {f'{still:.2f} s' if still is not None else 'an unknown time'}"
+
+
+def _closed(cluster: Cluster, name: str) -> str:
+    try:
+        state = cluster.state()
+        plan = plans.settle(name, state)
+        if plan.steps:
+            cluster.apply(plan)
+        return f"{name} runs on {state.active_on(name)[0]}"
+    except PmcError as error:
+        return f"{name} was NOT closed, two primaries may still be allowed: {error}; then fab vm.mv {name} --cleanup"
+
+
+@task(place="name", name="the VM", base="a full image, in place of a delta against the newest one")
+def backup(c: Any, name: str = "", base: bool = False, conf: str = "", dry_run: bool = False) -> None:
+    """Back a VM up while it runs: vm.backup NAME [--base]
+
+    Reads a snapshot of the standby's volume. The first backup is a base, the next ones are deltas against it.
+    """
+    with opened(conf) as cluster:
+        refuse.check_name("vm.backup", name)
+        state = cluster.state()
+        size = looks.disk_size(cluster, name, state)
+        xml = cluster.ask(refuse.whole(state, name)[0], virsh.dumpxml(name))[0]
+        stored = looks.stored(cluster, state, name)
+        made, plan = backups_.make_backup(name, base, size, xml, stored, datetime.now(UTC), state, cluster.settings)
+        if carry_out(c, cluster, plan, dry_run):
+            note(f"{made.id} is complete on {plan.steps[-1].node}")
+
+
+@task(place="name", name="the VM; left out, all of them")
+def backups(c: Any, name: str = "", json: bool = False, conf: str = "") -> None:
+    """List the backups of a VM, or of all, over all nodes: vm.backups [NAME]"""
+    with opened(conf) as cluster:
+        if name:
+            refuse.check_name("vm.backups", name)
+        state = cluster.state()
+        print(table(backup_rows(looks.stored(cluster, state, name), text=not json), json, BACKUP_COLUMNS))
+        complain(state)
+
+
+@task(
+    place="name",
+    name="the VM that was backed up",
+    backup="the id of the backup, from vm.backups",
+    as_="the name of the new VM",
+    primary="its node; left out, the old VM's",
+    secondary="the node of its second copy; left out, the old VM's",
+)
+def restore(
+    c: Any, name: str = "", backup: str = "", as_: str = "", primary: str = "", secondary: str = "", conf: str = "",
+    dry_run: bool = False,
+) -> None:  # fmt: skip
+    """Make a new VM from a backup: vm.restore NAME --backup ID --as NEW
+
+    The disk's checksum is verified. The new VM is not started.
+    """
+    with opened(conf) as cluster:
+        refuse.check_name("vm.restore", name)
+        state = cluster.state()
+        stored = looks.stored(cluster, state, name)
+        wanted = backups_.choose(backup, as_, primary, secondary, stored, cluster.settings)
+        given = looks.given(state, cluster.settings, looks.address_of(as_))
+        plan = backups_.restore(wanted, state, cluster.settings, given, str(uuid.uuid4()))
+        if carry_out(c, cluster, plan, dry_run):
+            note(f"{as_} is restored from {backup}; start it: fab vm.start {as_}")
+
+
+@task(place="name", name="the VM", yes="do not ask for the name again")
+def rm(c: Any, name: str = "", yes: bool = False, conf: str = "", dry_run: bool = False) -> None:
+    """Remove a VM for good, with its disks on every node; also one half made: vm.rm NAME
+
+    Its backups stay.
+    """
+    with opened(conf) as cluster:
+        refuse.check_name("vm.rm", name)
+        state = cluster.state()
+        plan = plans.remove(name, state, cluster.settings)
+        if not (dry_run or c.config.run.dry or yes):
+            running = state.active_on(name)
+            confirm(
+                f"{name} and its disk are removed for good" + (f"; it RUNS on {running[0]}" if running else ""),
+                name,
+            )
+        if carry_out(c, cluster, plan, dry_run):
+            note(f"{name} is removed")

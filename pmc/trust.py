@@ -1,0 +1,191 @@
+"""Node-to-node ssh as root, which migration and backup use. Pure.
+
+Each node must know the other's host keys and be let in by its own key. Host keys come over the manager's connection to
+the node, which it has verified; they are never asked of the network (ssh-keyscan) nor accepted unseen, and one that is
+known and differs is never replaced: a person must look.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from pmc.checks import Finding, bad, good
+from pmc.command import Command, Query, bash, command
+from pmc.plan import Relay, Step
+from pmc.settings import NodeSettings, Settings
+
+AUTHORIZED, KNOWN, KEY = "/root/.ssh/authorized_keys", "/root/.ssh/known_hosts", "/root/.ssh/id_ed25519"
+_PUBLIC = re.compile(r"((?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[a-z0-9@.-]+) ([A-Za-z0-9+/]+={0,3})(?= |$)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What one node said. A key is 'TYPE BASE64', without its comment."""
+
+    own: tuple[str, ...] = ()  # root's, those that ssh can use without a passphrase
+    locked: tuple[str, ...] = ()  # root's key files that it cannot use
+    host: tuple[str, ...] = ()
+    allowed: tuple[str, ...] = ()  # lines of authorized_keys
+    known: Mapping[str, frozenset[str]] = field(default_factory=dict)  # host keys by address or name
+    tried: Mapping[str, tuple[int, str]] = field(default_factory=dict)  # peer -> ssh's exit status, what it said
+
+
+def query(peers: Iterable[NodeSettings]) -> Query[Keys]:
+    """The keys of a node, and whether ssh from it to its peers works: all tried at once, so that those that are down
+    cost five seconds together."""
+    script = """
+        for f in /root/.ssh/id_ed25519 /root/.ssh/id_ecdsa /root/.ssh/id_rsa; do
+            [ -e $f ] || continue
+            if p=$(ssh-keygen -y -P "" -f $f 2>/dev/null </dev/null); then echo "own $p"; else echo "locked $f"; fi
+        done
+        sed "s/^/host /" /etc/ssh/ssh_host_*_key.pub
+        if [ -e /root/.ssh/authorized_keys ]; then sed "s/^/allowed /" /root/.ssh/authorized_keys; echo; fi
+        for peer; do
+            for who in "${peer%%=*}" "${peer#*=}"; do
+                for f in /root/.ssh/known_hosts /etc/ssh/ssh_known_hosts; do
+                    { ssh-keygen -F "$who" -f $f 2>/dev/null || :; } | sed -e "/^[#@]/d" -e "s/^/known $who /"
+                done
+            done
+        done
+        for peer; do
+            {
+                s=0
+                said=$(ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -o UpdateHostKeys=no -o ConnectTimeout=5 \\
+                    "root@${peer#*=}" true 2>&1 </dev/null) || s=$?
+                echo "tried ${peer%%=*} $s $(tr -s "[:space:]" " " <<<"$said")"
+            } &
+        done
+        wait
+    """
+    return Query(bash(script, *(f"{peer.name}={peer.replication}" for peer in peers)), parse)
+
+
+def parse(text: str) -> Keys:
+    found: dict[str, list[str]] = {"own": [], "locked": [], "host": [], "allowed": []}
+    known: dict[str, frozenset[str]] = {}
+    tried: dict[str, tuple[int, str]] = {}
+    for line in text.splitlines():
+        kind, _, rest = line.strip().partition(" ")
+        if kind == "known":
+            who, _, rest = rest.partition(" ")
+            known[who] = known.get(who, frozenset()) | set(public(rest))
+        elif kind == "tried":
+            peer, status, said = f"{rest} ".split(" ", 2)
+            tried[peer] = (int(status), said.strip())
+        elif kind in ("own", "host"):
+            found[kind] += public(rest)
+        elif kind in found:
+            found[kind].append(rest)
+    if not found["host"]:
+        raise ValueError("the node shows no host key")
+    return Keys(
+        tuple(found["own"]), tuple(found["locked"]), tuple(found["host"]), tuple(found["allowed"]), known, tried
+    )  # fmt: skip
+
+
+def public(line: str) -> list[str]:
+    """The key in a line of a .pub file, of authorized_keys or known_hosts."""
+    match = _PUBLIC.search(line)
+    return [f"{match[1]} {match[2]}"] if match else []
+
+
+@dataclass(frozen=True)
+class Way:
+    """ssh from one node to another. `why` is empty when it works."""
+
+    why: str = ""
+    advice: str = ""
+    steps: tuple[Step, ...] = ()
+
+
+def judged(node: str, peer: str, keys: Mapping[str, Keys | str], settings: Settings) -> Finding:
+    """One line for both directions. A node whose keys are not known has in their place why."""
+    name = f"ssh with {peer}"
+    mine, other = keys[node], keys[peer]
+    if isinstance(mine, str) or isinstance(other, str):
+        who, why = (node, mine) if isinstance(mine, str) else (peer, other)
+        return Finding(node, name, bad(f"{who} could not be asked: {why}", "mend that first"))
+    ways = [way(settings.nodes[node], settings.nodes[peer], mine, other),
+            way(settings.nodes[peer], settings.nodes[node], other, mine)]  # fmt: skip
+    if not any(each.why for each in ways):
+        return Finding(node, name, good("root, both ways"))
+    steps = [step for each in ways for step in each.steps]
+    text, advice = ("; ".join(dict.fromkeys(filter(None, part))) for part in zip(*((w.why, w.advice) for w in ways), strict=True))
+    return Finding(node, name, bad(text, advice, *steps))
+
+
+def way(origin: NodeSettings, target: NodeSettings, mine: Keys, other: Keys) -> Way:
+    status, said = mine.tried.get(target.name, (255, "not tried"))
+    if status == 0:
+        return Way()
+    why = f"{origin.name} to {target.name}: {said[-200:] or f'status {status}'}"
+    if mine.known.get(target.replication, frozenset()) - set(other.host):
+        return Way(
+            f"{origin.name} knows another host key of {target.replication} than {target.name} has",
+            f"if {target.name} was installed anew, on {origin.name}: ssh-keygen -R {target.replication} -f {KNOWN}",
+        )
+    steps = (*know(origin, target, mine, other), *let_in(origin, target, mine, other))
+    if KEY in mine.locked and not mine.own:
+        return Way(why, f"{KEY} on {origin.name} has a passphrase, so nothing can use it unattended; take it off", steps)
+    if steps:
+        return Way(why, "", steps)
+    if "Permission denied" in said:
+        return Way(why, f"sshd on {target.name} must let root in by key: PermitRootLogin prohibit-password")
+    return Way(why, f"on {origin.name}: ssh root@{target.replication}")
+
+
+def know(origin: NodeSettings, target: NodeSettings, mine: Keys, other: Keys) -> list[Step]:
+    """The target's host keys into the origin's known_hosts, under the address and, if it is free, the name."""
+    missing = sorted(set(other.host) - mine.known.get(target.replication, frozenset()))
+    hosts = target.replication if mine.known.get(target.name) else f"{target.replication},{target.name}"
+    text = "".join(f"{hosts} {key}\n" for key in missing)
+    if not text:
+        return []
+    return [
+        Step(
+            origin.name,
+            f"let it know the host keys of {target.name}, as the manager got them from there",
+            append(KNOWN, text),
+            undo=take_out(KNOWN, text),
+        )
+    ]
+
+
+def let_in(origin: NodeSettings, target: NodeSettings, mine: Keys, other: Keys) -> list[Step]:
+    """The origin's public key into the target's authorized_keys; a key is made if there is none."""
+    mark = f"pmc-{origin.name}"
+    note = f"let root of {origin.name} in"
+    if mine.own:
+        if any(key in line for key in mine.own for line in other.allowed):
+            return []
+        line = f"{mine.own[0]} {mark}\n"
+        return [Step(target.name, note, append(AUTHORIZED, line), undo=take_out(AUTHORIZED, line))]
+    if KEY in mine.locked:
+        return []
+    make = bash('mkdir -p -m 700 /root/.ssh; exec ssh-keygen -q -t ed25519 -N "" -C "$1" -f "$2"', mark, KEY)
+    # A line with this mark that was there before is not ours to take out again.
+    ours = not any(line.endswith(f" {mark}") for line in other.allowed)
+    remove = command("sed", "-i", f"/ {mark}$/d", AUTHORIZED)
+    return [
+        Step(origin.name, "make an ssh key for root", make, undo=command("rm", "-f", KEY, f"{KEY}.pub"),
+             check=command("test", "-e", f"{KEY}.pub")),
+        Step(target.name, note, Relay(origin.name, command("cat", f"{KEY}.pub"), append(AUTHORIZED)),
+             undo=remove if ours else None, check=command("grep", "-q", f" {mark}$", AUTHORIZED)),
+    ]  # fmt: skip
+
+
+def append(path: str, text: str | None = None) -> Command:
+    """The lines given, those that are not there yet; a last line without its end gets it first. An empty input is an
+    error: there is always something to add."""
+    script = (
+        'umask 077; mkdir -p -m 700 /root/.ssh; touch "$1"; [ -z "$(tail -c 1 "$1")" ] || echo >>"$1"; n=0; '
+        'while IFS= read -r line; do n=1; grep -qxF -- "$line" "$1" || printf "%s\\n" "$line" >>"$1"; done; [ $n = 1 ]'
+    )
+    return bash(script, path, stdin=text)
+
+
+def take_out(path: str, text: str) -> Command:
+    script = 't=$(mktemp); trap \'rm -f "$t"\' EXIT; grep -vxFf <(cat) "$1" >"$t" || [ $? = 1 ]; cat "$t" >"$1"'
+    return bash(script, path, stdin=text)

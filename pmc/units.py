@@ -1,0 +1,37 @@
+"""Sizes as people write and read them. Pure."""
+
+from __future__ import annotations
+
+import re
+
+KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
+_FACTORS = {"k": KiB, "m": MiB, "g": GiB, "t": 1 << 40}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of '50', '50G', '50GiB' (a plain number is GiB), '512M', '1.5T'. Raises ValueError otherwise."""
+    match = re.fullmatch(
+        r"([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*(?:([kmgt])(?:i?b)?)?", text.strip(), re.IGNORECASE | re.ASCII
+    )
+    if not match:
+        raise ValueError(f"'{text[:40]}' is not a size: write 50G, 512M or 1.5T (a plain number is GiB)")
+    size = int(float(match[1]) * _FACTORS[(match[2] or "g").lower()])
+    if size <= 0:
+        raise ValueError(f"'{text[:40]}' is no size: it must be more than zero")
+    return size
+
+
+def show_size(size: int) -> str:
+    """'50 GiB', '1.5 GiB', '64 MiB': one digit at most after the point."""
+    for unit, factor in (("TiB", 1 << 40), ("GiB", GiB), ("MiB", MiB), ("KiB", KiB)):
+        if size >= factor:
+            return f"{size / factor:.1f}".removesuffix(".0") + f" {unit}"
+    return f"{size} B"
+
+
+def show_seconds(seconds: float) -> str:
+    """'0.2 s', '12 s', '3 min 5 s'."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

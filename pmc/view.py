@@ -1,0 +1,89 @@
+"""What people see: tables, JSON, progress."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from tabulate import tabulate
+
+from pmc.plan import Plan, Watch
+
+
+def table(rows: Sequence[dict[str, Any]], as_json: bool, columns: Sequence[str] = ()) -> str:
+    """The rows as JSON (all keys, sizes in bytes), or as a table of `columns`."""
+    if as_json:
+        return json.dumps(list(rows), indent=2)
+    return tabulate(
+        [[row.get(name, "") for name in columns] for row in rows],
+        headers=list(columns),
+        disable_numparse=True,
+    )
+
+
+def note(text: str) -> None:
+    """For the person at the terminal: on stderr, so that a listing's stdout stays clean."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """Each step as a line on stderr, long ones with a bar (on a terminal) of rate and time left."""
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def step(self, number: int, plan: Plan) -> None:
+        if number < len(plan.steps):
+            step = plan.steps[number]
+            note(f"[{number + 1}/{len(plan.steps)}] {step.node}: {step.note}")
+
+    def bytes(self, watch: Watch | None, total: int) -> Bar:
+        return Bar(watch.subject if watch else "", total)
+
+    def percent(self, subject: str) -> Bar:
+        return Bar(subject, 0)
+
+
+class Bar:
+    """A tqdm bar, made when first used: importing tqdm costs a listing 30 ms that it does not need."""
+
+    def __init__(self, subject: str, total: int) -> None:
+        self.subject, self.total = subject, total
+        self._bar: Any = None
+        self._text = ""
+
+    def __enter__(self) -> Bar:
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            total=self.total or None, desc=f"  {self.subject}", unit="B", unit_scale=True, unit_divisor=1024,
+            leave=False, disable=not sys.stderr.isatty(), mininterval=0.5,
+        )  # fmt: skip
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+
+    def add(self, count: int) -> None:
+        self._bar.update(count)
+
+    def at(self, count: int, total: int) -> None:
+        self._bar.total = total or self._bar.total
+        self._bar.update(count - self._bar.n)
+
+    def dd(self, text: str) -> None:
+        """Takes what dd with status=progress prints: '123456 bytes (123 kB, 121 KiB) copied, ...'."""
+        self._text = (self._text + text)[-400:]
+        if found := re.findall(r"(\d+) bytes", self._text):
+            self.at(int(found[-1]), self.total)

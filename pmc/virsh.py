@@ -1,0 +1,221 @@
+"""libvirt's domains: virsh and virt-install commands, domain XML, and the parsers. Pure.
+
+Sources: virsh(1), virt-install(1), https://libvirt.org/formatdomain.html.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+
+from pmc.command import Command, Query, bash, command
+from pmc.model import Domain
+from pmc.units import KiB, MiB
+
+CONNECT = ("virsh", "--connect", "qemu:///system")
+# virDomainState of libvirt's domain.h; "blocked" is a running guest that is idle.
+STATES = ("no state", "running", "running", "paused", "in shutdown", "shut off", "crashed", "suspended")
+
+
+def virsh(*argv: str, stdin: str | None = None, long: bool = False) -> Command:
+    return Command((*CONNECT, *argv), stdin, long=long)
+
+
+def define(xml: str) -> Command:
+    return virsh("define", "/dev/stdin", stdin=xml)
+
+
+def undefine(name: str) -> Command:
+    return virsh("undefine", name, "--nvram")
+
+
+def start(name: str) -> Command:
+    return virsh("start", name)
+
+
+def destroy(name: str) -> Command:
+    """Power off at once; the definition stays."""
+    return virsh("destroy", name)
+
+
+def shutdown(name: str) -> Command:
+    """Asks the guest (ACPI power button), which may take its time or refuse."""
+    return virsh("shutdown", name)
+
+
+def exists(name: str) -> Command:
+    return virsh("dominfo", name)
+
+
+def is_active(name: str) -> Command:
+    return bash('virsh --connect qemu:///system list --name | grep -Fxq -- "$1"', name)
+
+
+def migrate(name: str, address: str) -> Command:
+    """Live, to the node with that replication address. Peer to peer: the two libvirtd talk to each other and
+    notice when the link is lost. Never with --unsafe: libvirt then checks that the disk's cache is off."""
+    host = f"[{address}]" if ":" in address else address
+    return virsh(
+        "migrate", "--live", "--p2p", "--persistent", "--auto-converge", name,
+        f"qemu+ssh://root@{host}/system", "--migrateuri", f"tcp://{host}",
+        long=True,
+    )  # fmt: skip
+
+
+def domains() -> Query[dict[str, Domain]]:
+    return Query(virsh("domstats", "--state", "--balloon", "--vcpu"), parse_domstats)
+
+
+def state_of(name: str) -> Query[str]:
+    return Query(virsh("domstate", name), lambda text: text.strip())
+
+
+def macs() -> Query[frozenset[str]]:
+    """Of all domains defined, running or not: one read of libvirt's own files, where virsh would need a call each."""
+    script = 'cat /etc/libvirt/qemu/*.xml 2>/dev/null | grep -o "<mac address=[^/]*" || :'
+    return Query(bash(script), lambda text: frozenset(re.findall(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}", text.lower())))
+
+
+def dumpxml(name: str) -> Query[str]:
+    return Query(virsh("dumpxml", "--inactive", "--security-info", name), str)
+
+
+def host_cpu(virt_type: str) -> Query[str]:
+    """The CPU that libvirt can give a guest on this node, as a <cpu> element; empty when it does not say."""
+    return Query(virsh("domcapabilities", "--virttype", virt_type), parse_host_cpu)
+
+
+def baseline(cpus: Sequence[str], virt_type: str) -> Query[str]:
+    """A <cpu> element that all the nodes' `cpus` have, so that a guest can migrate."""
+    # One after the other without a root element: virsh puts its own around them.
+    text = "".join(cpus)
+    argv = ("hypervisor-cpu-baseline", "--virttype", virt_type, "--migratable", "/dev/stdin")
+    return Query(virsh(*argv, stdin=text), str)
+
+
+def virt_install(
+    *, name: str, memory: int, cpus: int, bridge: str, mac: str, virt_type: str, boot: str, extra: str
+) -> Query[str]:
+    """Asks virt-install for the domain's XML and makes nothing. The disk is put in by `with_disk`, since virt-install
+    wants to see it and it does not exist yet. `boot` is the order, such as hd,cdrom: the disk first, then what fills an
+    empty one. A new disk does not boot, so the installer runs once and the guest restarts into what it installed."""
+    argv = [
+        "virt-install", "--connect", "qemu:///system", "--print-xml", "--dry-run", "--noautoconsole",
+        "--name", name, "--memory", str(-(-memory // MiB)), "--vcpus", str(cpus), "--virt-type", virt_type,
+        "--network", f"bridge={bridge},mac={mac},model=virtio", "--disk", "none",
+        "--osinfo", "detect=on,require=off", "--import", "--graphics", "vnc,listen=127.0.0.1",
+    ]  # fmt: skip
+    if boot:
+        argv += ["--boot", boot]
+    return Query(command(*argv, *shlex.split(extra)), str)
+
+
+def with_disk(xml: str, device: str, iso: str = "") -> str:
+    """The domain with `device` as its first disk: no host cache (live migration demands it), discards passed on; and
+    with `iso` (a path on the node) as a CD."""
+    domain = ET.fromstring(xml)  # noqa: S314 - from our own node's virt-install
+    devices = domain.find("devices")
+    if devices is None:
+        raise ValueError("the domain has no <devices>")
+    disk = ET.fromstring(  # noqa: S314
+        '<disk type="block" device="disk"><driver name="qemu" type="raw" cache="none" io="native" discard="unmap"/>'
+        '<source/><target dev="vda" bus="virtio"/></disk>'
+    )
+    source = disk.find("source")
+    assert source is not None  # noqa: S101 - it is in the text above
+    source.set("dev", device)
+    devices.insert(0, disk)
+    if iso:
+        cd = ET.fromstring(  # noqa: S314
+            '<disk type="file" device="cdrom"><driver name="qemu" type="raw"/><source/>'
+            '<target dev="sda" bus="sata"/><readonly/></disk>'
+        )
+        cd.find("source").set("file", iso)  # type: ignore[union-attr]
+        devices.insert(1, cd)
+    return _text(domain)
+
+
+def with_cpu(xml: str, cpu: str) -> str:
+    """The domain with this <cpu> in place of its own."""
+    domain = ET.fromstring(xml)  # noqa: S314
+    for old in domain.findall("cpu"):
+        domain.remove(old)
+    domain.append(ET.fromstring(cpu))  # noqa: S314
+    return _text(domain)
+
+
+def renamed(xml: str, *, name: str, uuid: str, mac: str, old_device: str, device: str) -> str:
+    """A copy for a new VM: own name, UUID, MAC and disk. Its other disks (an installer's CD) are left out, so that
+    the two VMs share nothing; further network cards get no MAC, so that libvirt makes new ones."""
+    domain = ET.fromstring(xml)  # noqa: S314
+    for tag, text in (("name", name), ("uuid", uuid)):
+        element = domain.find(tag)
+        if element is None:
+            element = ET.SubElement(domain, tag)
+        element.text = text
+    devices = domain.find("devices")
+    if devices is None:
+        raise ValueError("the domain has no <devices>")
+    for disk in devices.findall("disk"):
+        source = disk.find("source")
+        if source is not None and source.get("dev") == old_device:
+            source.set("dev", device)
+        else:
+            devices.remove(disk)
+    for number, interface in enumerate(devices.findall("interface")):
+        for old in interface.findall("mac"):
+            interface.remove(old)
+        if number == 0:
+            ET.SubElement(interface, "mac", {"address": mac})
+    return _text(domain)
+
+
+def memory_of(xml: str) -> int:
+    """Bytes; libvirt prints KiB."""
+    return int(str(ET.fromstring(xml).findtext("memory", "0"))) * KiB  # noqa: S314
+
+
+def downtime(name: str) -> Query[float | None]:
+    """Seconds that the guest stood still in its last migration, by libvirt's job statistics on either node
+    (--keep-completed: asking does not clear them); None when libvirt has none."""
+    return Query(virsh("domjobinfo", name, "--completed", "--keep-completed"), parse_downtime)
+
+
+def parse_downtime(text: str) -> float | None:
+    found = re.search(r"^Total downtime:\s+(\d+)\s+ms", text, re.M)
+    return int(found[1]) / 1000 if found else None
+
+
+def parse_domstats(text: str) -> dict[str, Domain]:
+    found = {}
+    for part in re.split(r"^Domain: ", text, flags=re.M)[1:]:
+        title, *rows = part.splitlines()
+        fact: dict[str, str] = dict(row.strip().partition("=")[::2] for row in rows if "=" in row)
+        name = title.strip().strip("'")
+        found[name] = Domain(
+            name,
+            STATES[int(fact["state.state"])],
+            int(fact.get("balloon.maximum", 0)) * KiB,
+            int(fact.get("vcpu.maximum", fact.get("vcpu.current", 0))),
+        )
+    return found
+
+
+def parse_host_cpu(text: str) -> str:
+    """The host-model of `virsh domcapabilities` as the <cpu> element that hypervisor-cpu-baseline takes."""
+    mode = ET.fromstring(text).find("cpu/mode[@name='host-model'][@supported='yes']")  # noqa: S314
+    if mode is None:
+        return ""
+    cpu = ET.Element("cpu")
+    for child in mode:
+        if child.tag in ("model", "vendor", "feature"):
+            copied = ET.SubElement(cpu, child.tag, {k: v for k, v in child.attrib.items() if k != "fallback"})
+            copied.text = child.text
+    return ET.tostring(cpu, encoding="unicode")
+
+
+def _text(element: ET.Element) -> str:
+    ET.indent(element)
+    return ET.tostring(element, encoding="unicode") + "\n"
