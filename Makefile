@@ -1,0 +1,31 @@
+# Two commands do everything on a fresh Debian machine, as root or with sudo: `make demo` and `make test`.
+
+VENV := .venv
+INV := $(VENV)/bin/inv
+
+.PHONY: help demo test test-fast setup clean
+
+help:
+	@echo "make demo       a two-node cluster on this machine, and the whole life of a VM on it"
+	@echo "make test       lint, types, unit tests and the tests on the lab"
+	@echo "make test-fast  the same without the lab: seconds"
+	@echo "make setup      install what these need: Debian packages, a venv in $(VENV)"
+	@echo "make clean      remove the venv; inv lab.clean removes the lab's images first"
+
+demo: setup
+	@$(INV) demo
+
+test: setup
+	@$(INV) test
+
+test-fast: setup
+	@$(INV) test --fast
+
+setup: $(VENV)/.done
+
+$(VENV)/.done: pyproject.toml setup.sh
+	@./setup.sh $(VENV)
+	@touch $@
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the tick guest wrote, read from outside: past pmc, straight from the nodes' disks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from lab.cluster import Lab
+from lab.errors import LabError
+from lab.reach import ssh
+from lab.tick import SECTORS, Tick, check, read_head
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def fab(lab: Lab, *argv: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    """Runs pmc's tasks as a person would: `fab vm.ls` in the repository, against this lab."""
+    program = str(Path(sys.executable).parent / "fab")
+    environment = {**os.environ, "PMC_CONF": str(lab.conf().pmc)}
+    return subprocess.run(
+        [program, *argv], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=timeout,
+    )  # fmt: skip
+
+
+class Guest:
+    """The tick guest in the VM `name`."""
+
+    def __init__(self, lab: Lab, name: str) -> None:
+        self.lab, self.name = lab, name
+
+    def facts(self) -> dict[str, object]:
+        listed = fab(self.lab, "vm.ls", "--json")
+        for row in json.loads(listed.stdout):
+            if row["vm"] == self.name:
+                return dict(row)
+        raise LabError(f"{self.name} is not listed: {listed.stdout} {listed.stderr}")
+
+    def read(self, node: str, command: str) -> bytes:
+        done = subprocess.run(ssh(self.lab.conf(), node, command), capture_output=True, stdin=subprocess.DEVNULL)
+        if done.returncode:
+            raise LabError(f"{node}: {command}: {done.stderr.decode()}")
+        return done.stdout
+
+    def now(self) -> Tick:
+        """The head sector of the live disk; one sector is never torn, so it may be read while the guest writes."""
+        facts = self.facts()
+        read = f"dd if=/dev/drbd{facts['minor']} bs=512 skip=7 count=1 iflag=direct status=none"
+        return read_head(self.read(str(facts["on"]), read))
+
+    def ticking(self, after: int = 0, seconds: float = 180) -> Tick:
+        """Waits until the guest has counted past `after`."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                tick = self.now()
+                if tick.counter > after:
+                    return tick
+            except (LabError, ValueError) as error:
+                last: object = error
+            else:
+                last = tick
+            if time.monotonic() > deadline:
+                raise LabError(f"{self.name} does not count past {after}: {last}")
+            time.sleep(0.5)
+
+    def checked(self, node: str) -> Tick:
+        """The whole disk as it is on `node` at one moment (a snapshot of the volume): no write lost or torn."""
+        volume, kept = f"vg/{self.name}", f"vg/{self.name}.witness"
+        read = (
+            f"lvcreate -qq -y -s -L 16M -n {self.name}.witness {volume} >/dev/null && "
+            f"dd if=/dev/{kept} bs=512 count={SECTORS} status=none; s=$?; lvremove -qq -y {kept} >/dev/null; exit $s"
+        )
+        return check(self.read(node, read))

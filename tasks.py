@@ -1,0 +1,29 @@
+"""A developer's own tasks: inv --list."""
+
+from __future__ import annotations
+
+from invoke.collection import Collection
+from invoke.context import Context
+from invoke.tasks import task
+
+from lab.demo import demo
+from lab.tasks import ns as lab
+
+
+@task(help={"fast": "leave out the tests that need the lab"})
+def test(c: Context, fast: bool = False) -> None:
+    """Lint, types, unit tests, and the tests on the lab."""
+    lint(c)
+    c.run(f"python -m pytest {'tests/unit' if fast else 'tests'}", pty=False)
+
+
+@task
+def lint(c: Context) -> None:
+    """ruff and mypy --strict."""
+    c.run("python -m ruff check .", pty=False)
+    c.run("python -m ruff format --check .", pty=False)
+    c.run("python -m mypy", pty=False)
+
+
+ns = Collection(demo, lint, test)
+ns.add_collection(lab)

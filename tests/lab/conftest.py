@@ -1,0 +1,115 @@
+"""The lab that all tests here share: two nodes, made ready by pm.init --fix. After each test the cluster must be clean."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+from lab import guests, paths, witness
+from lab.cluster import Lab
+
+from pmc import settings
+from pmc.cluster import Cluster
+from pmc.model import ClusterState
+
+
+class Pmc:
+    """A lab as a person at the manager has it."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.conf = lab.conf().pmc
+        built = guests.build(paths.cache() / "iso")
+        self.tick_image, self.tick_iso = built.disk, built.iso
+
+    def fab(self, *argv: str) -> CompletedProcess[str]:
+        return witness.fab(self.lab, *argv)
+
+    def ok(self, *argv: str) -> str:
+        """Runs fab, which must succeed; its stdout."""
+        done = self.fab(*argv)
+        assert done.returncode == 0, f"fab {' '.join(argv)}\n{done.stderr}{done.stdout}"
+        return done.stdout
+
+    def add(self, name: str, *argv: str, primary: str = "pm-1", secondary: str = "pm-2") -> witness.Guest:
+        """A small VM with the tick guest on it, running."""
+        source = argv or ("--size", "64M", "--image", str(self.tick_image))
+        second = ("--secondary", secondary) if secondary else ()
+        self.ok("vm.add", name, "--primary", primary, *second, "--memory", "16M", *source)
+        return witness.Guest(self.lab, name)
+
+    def ssh(self, node: str, command: str) -> str:
+        return self.lab.ssh(node, command)
+
+    def state(self) -> ClusterState:
+        with Cluster(settings.load(str(self.conf))) as cluster:
+            return cluster.state()
+
+
+def broken_invariants(state: ClusterState) -> list[str]:
+    """What must hold at rest on any cluster, whatever happened before."""
+    broken = []
+    for name in state.vm_names():
+        if len(state.active_on(name)) > 1:
+            broken.append(f"{name} runs twice")
+        if len(state.primaries(name)) > 1:
+            broken.append(f"{name} has two primaries")
+    for node in state:
+        if node.trouble:
+            broken.append(f"{node.name}: {node.trouble}")
+        broken += [f"{node.name}: {r.name} allows two primaries" for r in node.resources.values() if r.two_primaries]
+        broken += [f"{node.name}: a snapshot is left: {v.name}" for v in node.volumes.values() if v.origin]
+        broken += [f"{node.name}: {name} has no volume" for name in node.resources if name not in node.volumes]
+    return broken
+
+
+def things(state: ClusterState) -> list[str]:
+    """Everything that a VM is made of, on all nodes."""
+    found = []
+    for node in state:
+        for kind in ("domains", "resources", "files", "volumes"):
+            found += [f"{node.name} {kind} {name}" for name in getattr(node, kind)]
+    return sorted(found)
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Pmc]:
+    name = os.environ.get("PMC_TEST_LAB", "test")
+    made = Lab(name)
+    made.down()
+    made.up(2)
+    try:
+        pmc = Pmc(made)
+        pmc.ok("pm.init", "pm-1,pm-2", "--fix")
+        yield pmc
+    finally:
+        made.down()
+
+
+@pytest.fixture
+def clean(lab: Pmc) -> Iterator[Callable[[], list[str]]]:
+    """For each test that makes VMs: nothing is there before; after it the invariants hold, and `vm.rm` leaves nothing."""
+    assert things(lab.state()) == []
+    yield lambda: things(lab.state())
+    state = lab.state()
+    assert broken_invariants(state) == []
+    for name in sorted({*state.vm_names(), *(name for node in state for name in node.volumes)}):
+        lab.ok("vm.rm", name, "--yes")
+    assert things(lab.state()) == []
+    for node in ("pm-1", "pm-2"):
+        assert lab.ssh(node, "ls /var/lib/libvirt/images; ls -A /var/lib/pmc/backups | grep -v -E '(img|xd3|json)$' || :") == ""
+
+
+@pytest.fixture
+def tick_image(lab: Pmc) -> Path:
+    return lab.tick_image
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.lab)
+        # A hung node must fail one test with a stack, not the run.
+        item.add_marker(pytest.mark.timeout(900))
