@@ -10,8 +10,8 @@ from lab.demo import demo
 from lab.tasks import ns as lab
 
 
-@task(help={"fast": "leave out the tests that need the lab"})
-def test(c: Context, fast: bool = False) -> None:
+@task(name="test", help={"fast": "leave out the tests that need the lab"})
+def run_tests(c: Context, fast: bool = False) -> None:
     """Lint, types, unit tests, and the tests on the lab."""
     lint(c)
     c.run(f"python -m pytest {'tests/unit' if fast else 'tests'}", pty=False)
@@ -25,5 +25,5 @@ def lint(c: Context) -> None:
     c.run("python -m mypy", pty=False)
 
 
-ns = Collection(demo, lint, test)
+ns = Collection(demo, lint, run_tests)
 ns.add_collection(lab)

@@ -13,7 +13,7 @@ from pathlib import Path
 from lab.cluster import Lab
 from lab.errors import LabError
 from lab.reach import ssh
-from lab.tick import SECTORS, Tick, check, read_head
+from lab.tick import HEAD, SECTORS, Tick, TickError, check, read_head
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,10 +48,13 @@ class Guest:
         return done.stdout
 
     def now(self) -> Tick:
-        """The head sector of the live disk; one sector is never torn, so it may be read while the guest writes."""
-        facts = self.facts()
-        read = f"dd if=/dev/drbd{facts['minor']} bs=512 skip=7 count=1 iflag=direct status=none"
-        return read_head(self.read(str(facts["on"]), read))
+        """The head sector of the live disk: below DRBD, so on any node that has it; one sector is never torn."""
+        volume = f"/dev/vg/{self.name}"
+        read = f"[ -e {volume} ] || exit 0; dd if={volume} bs=512 skip={HEAD} count=1 iflag=direct status=none"
+        for machine in self.lab.machines():
+            if machine.process() and (sector := self.read(machine.name, read)):
+                return read_head(sector)
+        raise LabError(f"no node has {volume}")
 
     def ticking(self, after: int = 0, seconds: float = 180) -> Tick:
         """Waits until the guest has counted past `after`."""
@@ -61,7 +64,7 @@ class Guest:
                 tick = self.now()
                 if tick.counter > after:
                     return tick
-            except (LabError, ValueError) as error:
+            except (LabError, TickError) as error:
                 last: object = error
             else:
                 last = tick

@@ -62,6 +62,9 @@ def from_json(text: str) -> Backup:
         backup = Backup(**{**table, "nodes": tuple(table["nodes"])})
     except (TypeError, KeyError) as error:
         raise ValueError(f"not a manifest of pmc: {error}") from None
+    texts = [value for key, value in asdict(backup).items() if key not in ("size", "nodes")]
+    if not all(isinstance(text, str) for text in [*texts, *backup.nodes]):
+        raise ValueError("not a manifest of pmc: a field that must be text is not")
     match = ID.fullmatch(backup.id)
     base = ID.fullmatch(backup.base) if backup.kind == "delta" else None
     sums = _SHA256.fullmatch(backup.image_sha256) and _SHA256.fullmatch(backup.file_sha256)
@@ -149,7 +152,7 @@ def store(kind: str, reader: str, base: str, target: str) -> Command:
     script = (
         f'umask 077; rm -f "$1".*; '
         f'{{ {{ {reader} | tee /dev/fd/3 | sha256sum >"$1.image"; }} 3>&1 '
-        f'| xdelta3 -e -c -f -S djw -s "$2" $(xdelta3 -h 2>&1 | grep -q -- "-a " && echo -a) '
+        f'| xdelta3 -e -c -f -S djw -s "$2" $({{ xdelta3 -h 2>&1 || :; }} | grep -- "-a " >/dev/null && echo -a) '
         f'| tee "$1" | sha256sum >"$1.file"; }}; sync "$1"'
     )
     return bash(script, target, base, long=True)
@@ -158,7 +161,7 @@ def store(kind: str, reader: str, base: str, target: str) -> Command:
 def seal(folder: str, target: str, backup: Backup) -> Command:
     """Puts the sums into the manifest, then gives file and manifest their final names, the manifest last."""
     script = (
-        'umask 077; i=$(cut -c1-64 "$1.image"); f=$(cut -c1-64 "$1.file"); [ ${#i} = 64 ] && [ ${#f} = 64 ]; '
+        'umask 077; i=$(cut -c1-64 "$1.image"); f=$(cut -c1-64 "$1.file"); [ ${#i} = 64 ]; [ ${#f} = 64 ]; '
         f'sed -e "s/{IMAGE_SUM}/$i/" -e "s/{FILE_SUM}/$f/" >"$1.json"; sync "$1" "$1.json"; '
         'rm -f "$1.image" "$1.file"; mv "$1" "$2/$3"; mv "$1.json" "$2/$4.json"; sync "$2"'
     )

@@ -43,6 +43,7 @@ class Verdict:
     text: str
     advice: str = ""  # what a person does about it
     steps: tuple[Step, ...] = ()  # what --fix does about it
+    partly: bool = False  # the steps are not all that is needed
 
 
 def good(text: str) -> Verdict:
@@ -97,9 +98,26 @@ def judged(seen: Seen) -> list[Finding]:
 
 def judge(check: Check, answer: Any, about: About) -> Verdict:
     if isinstance(answer, CommandFailed):
-        said = answer.stderr.splitlines()[-1].strip() if answer.stderr else f"status {answer.exit}"
-        return bad(said, check.missing.format(group=about.settings.volume_group))
+        said = " ".join(answer.stderr.split())
+        return bad(said[:200] or f"status {answer.exit}", check.missing.format(group=about.settings.volume_group))
     return check.judge(answer, about)
+
+
+def findings(seen: Iterable[Seen]) -> list[Finding]:
+    """Of all nodes asked, and what shows only when they are compared."""
+    seen = list(seen)
+    number = next(number for number, check in enumerate(CHECKS) if check.query is query_module)
+    answers = {one.about.node: one.answers[number] for one in seen if not one.down}
+    versions = {node: answer[1] for node, answer in answers.items() if not isinstance(answer, CommandFailed)}
+    return [finding for one in seen for finding in judged(one)] + mixed_versions(versions)
+
+
+def line(finding: Finding) -> str:
+    verdict = finding.verdict
+    extent = "part of it" if verdict.partly else "it"
+    fix = f"fab pm.init {finding.node} --fix does {extent}" if verdict.steps else ""
+    text = "; ".join(filter(None, (verdict.text, verdict.advice, fix)))
+    return f"{finding.node}  {'✓' if verdict.ok else '✗'} {finding.check}: {text}"
 
 
 def mixed_versions(versions: Mapping[str, str]) -> list[Finding]:
@@ -160,7 +178,7 @@ def judge_module(found: tuple[str, str], about: About) -> Verdict:
 
 def query_at_boot(about: About) -> Query[bool]:
     script = (
-        "grep -qsx 'drbd *' /etc/modules /etc/modules-load.d/*.conf /usr/lib/modules-load.d/*.conf /run/modules-load.d/*.conf "
+        "grep -qsx 'drbd *' /etc/modules {/etc,/run,/usr/lib}/modules-load.d/*.conf "
         "|| systemctl -q is-enabled drbd.service 2>/dev/null && echo yes || echo no"
     )
     return Query(bash(script), parse_yes)
@@ -189,7 +207,8 @@ def judge_at_boot(found: bool, about: About) -> Verdict:
 def query_utils(about: About) -> Query[tuple[str, bool, str]]:
     # sh-resources reads the whole configuration: one file that is not right makes drbdadm refuse every resource.
     script = (
-        'drbdadm --version; echo "included=$(grep -Ecs \'^[[:space:]]*include[[:space:]].*drbd\\.d/\\*\\.res\' /etc/drbd.conf)"; '
+        "drbdadm --version; "
+        'echo "included=$(grep -Ecs "^[[:space:]]*include[[:space:]].*drbd[.]d/[*][.]res" /etc/drbd.conf)"; '
         'said=$(drbdadm sh-resources 2>&1 >/dev/null) || echo "said=$said"'
     )
     return Query(bash(script), parse_utils)
@@ -199,7 +218,7 @@ def parse_utils(text: str) -> tuple[str, bool, str]:
     """(version, whether drbd.conf includes drbd.d/*.res, what drbdadm says against the configuration)"""
     head, _, said = text.partition("\nsaid=")
     fact = dict(row.partition("=")[::2] for row in head.splitlines())
-    return fact["DRBDADM_VERSION"], fact["included"] != "0", said.strip()
+    return fact["DRBDADM_VERSION"], fact["included"] not in ("", "0"), said.strip()
 
 
 def judge_utils(found: tuple[str, bool, str], about: About) -> Verdict:
@@ -208,7 +227,7 @@ def judge_utils(found: tuple[str, bool, str], about: About) -> Verdict:
     if numbers < (8, 9, 2):
         return bad(f"drbd-utils {version}", "pmc needs drbd-utils 8.9.2 or later (drbdsetup events2)")
     if not included:
-        return bad("/etc/drbd.conf does not include the resource files", "add to it: include \"drbd.d/*.res\";")
+        return bad("/etc/drbd.conf does not include the resource files", 'add to it: include "drbd.d/*.res";')
     if said:
         return bad(f"drbdadm: {said.splitlines()[0]}", f"mend the file that it names in {drbd.DIRECTORY}")
     return good(f"drbd-utils {version}")
@@ -246,9 +265,8 @@ def parse_filter(text: str) -> Filter:
     if key.strip() != "global_filter" or given not in ("given", "default"):
         raise ValueError("not a global_filter")
     patterns = json.loads(value)
-    return Filter(
-        tuple([patterns] if isinstance(patterns, str) else patterns), given == "given", tuple(p.strip() for p in physical)
-    )
+    several = [patterns] if isinstance(patterns, str) else patterns
+    return Filter(tuple(several), given == "given", tuple(path.strip() for path in physical))
 
 
 def rejects(patterns: Iterable[str], path: str) -> bool:
@@ -376,7 +394,7 @@ def judge_replication(found: frozenset[str], about: About) -> Verdict:
         return good(wanted)
     return bad(
         f"no interface has {wanted}",
-        f"give it to the interface of the link to the other nodes (at boot too), or correct nodes.{about.node}.replication",
+        f"give it to the interface that links the nodes, at boot too, or correct nodes.{about.node}.replication",
     )
 
 
@@ -389,7 +407,8 @@ class Ports:
 def query_ports(about: About) -> Query[Ports]:
     script = (
         "ss -Hltn | awk '{print $4}'; echo --; "
-        "grep -Eohs 'address[[:space:]]+[^;]*:[0-9]+[[:space:]]*;' \"$1\"/*.res | grep -Eo '[0-9]+[[:space:]]*;$' | tr -d ';' || :"
+        "grep -Eohs 'address[[:space:]]+[^;]*:[0-9]+[[:space:]]*;' \"$1\"/*.res "
+        "| grep -Eo '[0-9]+[[:space:]]*;$' | tr -d ';' || :"
     )
     return Query(bash(script, drbd.DIRECTORY), parse_ports)
 
@@ -398,9 +417,8 @@ def parse_ports(text: str) -> Ports:
     listening, mark, files = text.partition("--")
     if not mark:
         raise ValueError("cut short")
-    return Ports(
-        frozenset(int(row.rpartition(":")[2]) for row in listening.split()), frozenset(int(row) for row in files.split())
-    )
+    heard = (int(row.rpartition(":")[2]) for row in listening.split())
+    return Ports(frozenset(heard), frozenset(map(int, files.split())))
 
 
 def judge_ports(found: Ports, about: About) -> Verdict:
@@ -427,7 +445,8 @@ PACKAGES = {
 
 def has(name: str, *tools: str) -> Check:
     script = 'for t; do command -v -- "$t" >/dev/null || echo "$t"; done'
-    return Check(name, lambda about: Query(bash(script, *tools), str.split), lambda found, about: judge_tools(found, tools))
+    query = Query(bash(script, *tools), str.split)
+    return Check(name, lambda about: query, lambda found, about: judge_tools(found, tools))
 
 
 def judge_tools(missing: list[str], tools: tuple[str, ...]) -> Verdict:
@@ -477,7 +496,8 @@ def judge_folder(found: Folder, about: About) -> Verdict:
         )
         return bad(f"no {path}", str(step.do), step)
     if found.kind != "directory":
-        return bad(f"{path} is a {found.kind}, not a directory", f"move it away, or set backup_dir in {about.settings.source}")
+        advice = f"move it away, or set backup_dir in {about.settings.source}"
+        return bad(f"{path} is a {found.kind}, not a directory", advice)
     if not found.writable:
         return bad(f"{path} cannot be written", "is its file system mounted read-only?")
     if found.mode != "700":
@@ -515,10 +535,10 @@ def judge_kvm(found: Kvm, about: About) -> Verdict:
     if found.device:
         return good("/dev/kvm")
     if found.cpu:
-        return bad("no /dev/kvm, though the CPU can", "modprobe kvm_intel (or kvm_amd); if it fails, the firmware forbids it")
+        return bad("no /dev/kvm, though the CPU can", "modprobe kvm_intel, or kvm_amd; if it fails: the firmware")
     return bad(
         "no /dev/kvm, and the CPU shows no vmx or svm",
-        f"switch virtualization on in the firmware; without it set virt_type = \"qemu\" in {about.settings.source} (slow)",
+        f'switch it on in the firmware; without it set virt_type = "qemu" (slow) in {about.settings.source}',
     )
 
 
@@ -527,17 +547,17 @@ def query_clock(about: About) -> Query[float]:
 
 
 def judge_clock(found: float, about: About) -> Verdict:
-    """The node answered at some moment between the two of the manager's, so the difference is known only beyond them."""
+    """The node answered between two moments of the manager's clock, so a difference shows only beyond them."""
     began, ended = about.asked
     off = max(began - found, found - ended, 0.0)
     if off <= CLOCK_FINE:
         return good("as the manager's")
     text = f"{off:.0f} s {'behind' if found < began else 'ahead of'} the manager's"
-    return good(text) if off <= CLOCK_BAD else bad(text, "keep the time by NTP: timedatectl set-ntp true, or install chrony")
+    return good(text) if off <= CLOCK_BAD else bad(text, "keep its time by NTP: timedatectl set-ntp true, or chrony")
 
 
 _NO_UTILS = "Debian: apt install drbd-utils"
-_NO_LIBVIRT = "is libvirtd running? systemctl status libvirtd (Debian: apt install libvirt-daemon-system libvirt-clients)"
+_NO_LIBVIRT = "systemctl status libvirtd tells why (Debian: apt install libvirt-daemon-system libvirt-clients)"
 
 
 def _no_group(about: About) -> Query[tuple[int, int]]:
@@ -550,14 +570,14 @@ CHECKS = (
     Check("drbd at boot", query_at_boot, judge_at_boot),
     Check("drbd utils", query_utils, judge_utils, _NO_UTILS),
     Check("volume group", _no_group, judge_group,
-          "make it on a disk or partition that is free: pvcreate DISK && vgcreate {group} DISK (Debian: apt install lvm2)"),
+          "make it on a free disk or partition: pvcreate DISK && vgcreate {group} DISK (Debian: apt install lvm2)"),
     Check("global_filter", query_filter, judge_filter, "Debian: apt install lvm2"),
     Check("libvirt", query_libvirt, judge_libvirt, _NO_LIBVIRT),
     Check("libvirt at boot", query_libvirt_boot, judge_libvirt_boot),
     Check("bridge", query_bridge, judge_bridge),
     has("xdelta3", "xdelta3"),
     has("virt-install", "virt-install"),
-    has("tools", "bash", "ssh", "ssh-keygen", "timeout", "base64", "sha256sum", "blkdiscard", "flock", "qemu-img", "ss"),
+    has("tools", "timeout", "base64", "sha256sum", "ssh", "ssh-keygen", "blkdiscard", "flock", "qemu-img", "ss"),
     Check("backup directory", query_folder, judge_folder),
     Check("replication address", query_replication, judge_replication, "Debian: apt install iproute2"),
     Check("ports", query_ports, judge_ports, "Debian: apt install iproute2"),

@@ -14,7 +14,7 @@ from typing import Any
 
 from pmc import drbd, hypervisor, lvm, virsh
 from pmc import plan as planning
-from pmc.command import Query, bash, command
+from pmc.command import Query, command
 from pmc.errors import CommandFailed, PmcError
 from pmc.model import ClusterState, NodeState
 from pmc.node import Node
@@ -27,21 +27,24 @@ from pmc.view import Progress
 WORKERS = 32
 
 
-def state_queries(settings: Settings) -> dict[str, Query[Any]]:
-    """What one look asks each node, by the name under which a failure is reported."""
-    return {
+def state_queries(settings: Settings, allocating: bool = False) -> dict[str, Query[Any]]:
+    """What one look asks each node, by the name under which a failure is reported. What only a new VM needs to know
+    (`allocating`: the MAC addresses and ports in use) is not asked otherwise."""
+    queries: dict[str, Query[Any]] = {
         "hostname": Query(command("uname", "-n"), str.strip),
         "memory": Query(command("cat", "/proc/meminfo"), parse_meminfo),
         "libvirt": virsh.domains(),
-        "macs": virsh.macs(),
         "drbd version": drbd.version(),
         "drbd status": drbd.status(),
         "drbd two-primaries": drbd.open_resources(),
         "drbd files": drbd.files(),
         "volume group": lvm.group(settings.volume_group),
         "volumes": lvm.volumes(),
-        "ports": Query(bash("ss -Hltn | awk '{print $4}'"), parse_ports),
     }
+    if allocating:
+        queries["macs"] = virsh.macs()
+        queries["ports"] = Query(command("ss", "-Hltn"), parse_ports)
+    return queries
 
 
 def parse_meminfo(text: str) -> tuple[int, int]:
@@ -51,7 +54,8 @@ def parse_meminfo(text: str) -> tuple[int, int]:
 
 
 def parse_ports(text: str) -> frozenset[int]:
-    return frozenset(int(row.rpartition(":")[2]) for row in text.split())
+    """Of `ss -Hltn`: the fourth column is address:port."""
+    return frozenset(int(row.split()[3].rpartition(":")[2]) for row in text.splitlines())
 
 
 class Cluster:
@@ -78,13 +82,13 @@ class Cluster:
         with ThreadPoolExecutor(max_workers=max(1, min(WORKERS, len(chosen)))) as pool:
             return list(pool.map(work, chosen))
 
-    def state(self, names: Iterable[str] | None = None) -> ClusterState:
+    def state(self, names: Iterable[str] | None = None, allocating: bool = False) -> ClusterState:
         """One look at the nodes (all, or those named). A node that does not answer is in it, as such."""
-        found = self.on_all(self._look, names)
+        found = self.on_all(lambda node: self._look(node, allocating), names)
         return ClusterState({node.name: node for node in found})
 
-    def _look(self, node: Node) -> NodeState:
-        queries = state_queries(self.settings)
+    def _look(self, node: Node, allocating: bool) -> NodeState:
+        queries = state_queries(self.settings, allocating)
         try:
             answers = dict(zip(queries, node.ask_each(*queries.values()), strict=True))
         except PmcError as error:
@@ -123,7 +127,14 @@ class Cluster:
                 lambda node, action, watch: self._carry_out(node, action, watch, progress),
                 progress.step,
                 self.stop.is_set,
+                self._together,
             )
+
+    def _together(self, calls: planning.Calls) -> list[PmcError | None]:
+        if len(calls) == 1:
+            return [calls[0]()]
+        with ThreadPoolExecutor(max_workers=min(WORKERS, len(calls))) as pool:
+            return list(pool.map(lambda call: call(), calls))
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:

@@ -33,7 +33,10 @@ class Command:
         text = self.stdin
         for secret in self.secrets:
             text = text.replace(secret, "***")
-        return f"{line} <<'EOF'\n{text.rstrip()}\nEOF"
+        end = "EOF"
+        while end in text.split("\n"):  # or what follows it would be run as commands
+            end += "_"
+        return f"{line} <<'{end}'\n{text.removesuffix(chr(10))}\n{end}"
 
 
 def command(*argv: str, stdin: str | None = None, secrets: tuple[str, ...] = (), long: bool = False) -> Command:
@@ -70,17 +73,17 @@ class Answer:
 ENVIRONMENT = "PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin LC_ALL=C; export PATH LC_ALL"
 
 
-def frame(commands: Sequence[Command], mark: str, seconds: float) -> str:
+def frame(commands: Sequence[Command], mark: str) -> str:
     """One script (for `sh -s`) that runs all `commands` in turn and says on both streams where each begins and
-    ends. `mark` is a word that does not occur in their output; `seconds` the deadline of each command."""
+    ends. `mark` is a word that does not occur in their output."""
     parts = [ENVIRONMENT]
     for number, each in enumerate(commands):
-        run = shlex.join(("timeout", "-k", "5", f"{seconds:g}", *each.argv))
+        run = shlex.join(each.argv)
         source = "</dev/null" if each.stdin is None else f"<<'{mark}'\n{each.stdin}\n{mark}"
         parts += [
             f"echo {mark} {number}; echo {mark} {number} >&2",
             f"{run} {source}",
-            f"status=$?; echo; echo {mark} {number} $status; echo {mark} >&2",
+            f"status=$?; echo; echo {mark} {number} $status; {{ echo; echo {mark}; }} >&2",
         ]
     return "\n".join(parts) + "\n"
 
@@ -90,8 +93,8 @@ def unframe(stdout: str, stderr: str, mark: str, count: int) -> list[Answer]:
     something else, as when a login script prints: better no answer than a wrong one."""
     answers = []
     for number in range(count):
-        out = re.search(rf"^{mark} {number}\n(.*?)\n?^{mark} {number} (\d+)$", stdout, re.M | re.S)
-        err = re.search(rf"^{mark} {number}\n(.*?)^{mark}$", stderr, re.M | re.S)
+        out = re.search(rf"^{mark} {number}\n(.*?)\n?^{mark} {number} (\d+)\n", stdout, re.M | re.S)
+        err = re.search(rf"^{mark} {number}\n(.*?)\n?^{mark}$", stderr, re.M | re.S)
         if out is None:
             raise ValueError(f"the answer to question {number + 1} of {count} is incomplete: {stderr.strip()[-200:]}")
         answers.append(Answer(int(out[2]), out[1], err[1] if err else ""))

@@ -103,6 +103,10 @@ def up(name: str, alone: bool = False) -> Command:
     return command("drbdadm", "up", name)
 
 
+def attach(name: str) -> Command:
+    return command("drbdadm", "attach", name)
+
+
 def down(name: str) -> Command:
     """By drbdsetup too, which needs no resource file: half-made VMs may have lost theirs."""
     return bash('drbdadm down "$1" || drbdsetup down "$1"', name)
@@ -111,6 +115,10 @@ def down(name: str) -> Command:
 def is_up(name: str) -> Command:
     """Succeeds when the kernel knows the resource."""
     return command("drbdadm", "role", name)
+
+
+def is_primary(name: str) -> Command:
+    return bash('[[ $(drbdadm role "$1") = Primary* ]]', name)
 
 
 def primary(name: str) -> Command:
@@ -172,8 +180,11 @@ def files() -> Query[dict[str, ResourceFile]]:
 
 
 def parse_status(text: str) -> dict[str, Resource]:
-    """The lines of `drbdsetup events2 --now --statistics`. Sizes come in KiB. A VM has one volume and one peer."""
+    """The lines of `drbdsetup events2 --now --statistics`. Sizes come in KiB. A VM has one volume and one peer.
+    The last line is `exists -`; without it (and without any, when no module is loaded) the answer is cut short."""
     found: dict[str, Resource] = {}
+    if text.strip() and text.split()[-2:] != ["exists", "-"]:
+        raise ValueError("the list of DRBD's resources is cut short")
     for line in text.splitlines():
         words = line.split()
         if len(words) < 3 or words[0] != "exists":
@@ -207,19 +218,26 @@ def parse_open(text: str) -> frozenset[str]:
             name = words[1].strip('"')
         elif words[:2] == ["allow-two-primaries", "yes"] or words == ["allow-two-primaries"]:
             names.add(name)
+        elif words and words[0] != "allow-two-primaries":
+            raise ValueError(f"not a line of drbdsetup show: {line[:80]!r}")
     return frozenset(names)
 
 
 def parse_files(text: str) -> dict[str, ResourceFile]:
     """Of each `resource NAME { ... }` what allocation needs; written by pmc or by hand."""
     found = {}
-    for part in re.split(r"^\s*resource\s+", re.sub(r"#.*", "", text), flags=re.M)[1:]:
+    before, *parts = re.split(r"^\s*resource\s+", re.sub(r"#.*", "", text), flags=re.M)
+    if before.strip() and not parts:
+        raise ValueError("no resource in the resource files")
+    for part in parts:
         name = part.split(None, 1)[0].strip('"{')
         minor = re.search(r"\bminor\s+(\d+)|\bdevice\s+/dev/drbd(\d+)", part)
+        if minor is None:
+            raise ValueError(f"resource {name}: no minor found")
         disk = re.search(r"\bdisk\s+(/[^;\s]+)\s*;", part)
         found[name] = ResourceFile(
             name,
-            int(minor[1] or minor[2]) if minor else -1,
+            int(minor[1] or minor[2]),
             disk[1] if disk else "",
             tuple(re.findall(r"\bon\s+\"?([^\s\"{]+)", part)),
             tuple(sorted({int(port) for port in re.findall(r"\baddress\s+[^;]*:(\d+)\s*;", part)})),

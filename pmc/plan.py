@@ -4,8 +4,9 @@ given `run`, which carries out one action on one node."""
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from pmc.command import Command, Query
@@ -40,15 +41,14 @@ class Wait:
 
 @dataclass(frozen=True)
 class Relay:
-    """What `reader` prints on the node `source`, given to `target` as its stdin: what is known only once an earlier step
-    has made it."""
+    """What `reader` prints on the node `source`, given to `target` as its stdin: what only an earlier step makes."""
 
     source: str
     reader: Command
     target: Command
 
     def __str__(self) -> str:
-        return f"{self.target} < <(ssh {self.source} {shlex.quote(str(self.reader))})"
+        return f"ssh {self.source} {shlex.quote(str(self.reader))} | {self.target}"
 
 
 Action = Command | Transfer | Wait | Relay
@@ -67,7 +67,8 @@ class Watch:
 @dataclass(frozen=True)
 class Step:
     """`undo` puts back what `do` did. `check` is a command that succeeds when `do` has taken effect: asked when the
-    connection was lost or the command killed, instead of guessing. After a `pivot` there is no way back."""
+    connection was lost or the command killed, instead of guessing. After a `pivot` there is no way back. `beside`: may
+    run at the same time as the step before it, on another node."""
 
     node: str
     note: str
@@ -75,6 +76,7 @@ class Step:
     undo: Command | None = None
     check: Command | None = None
     pivot: bool = False
+    beside: bool = False
     watch: Watch | None = None
 
 
@@ -93,6 +95,12 @@ class Plan:
 
 Run = Callable[[str, Action, Watch | None], object]
 Report = Callable[[int, Plan], Any]
+Calls = Sequence[Callable[[], PmcError | None]]
+Together = Callable[[Calls], list[PmcError | None]]
+
+
+def one_by_one(calls: Calls) -> list[PmcError | None]:
+    return [call() for call in calls]
 
 
 def plan(title: str, *steps: Step | Iterable[Step]) -> Plan:
@@ -102,38 +110,69 @@ def plan(title: str, *steps: Step | Iterable[Step]) -> Plan:
     return Plan(title, tuple(flat))
 
 
+def on_each(nodes: Iterable[str], step: Callable[[str], Step]) -> list[Step]:
+    """The same step on several nodes, at the same time."""
+    return [replace(step(node), beside=number > 0) for number, node in enumerate(nodes)]
+
+
 def apply(
     plan: Plan,
     run: Run,
     report: Report = lambda number, plan: None,
     stopped: Callable[[], bool] = lambda: False,
+    together: Together = one_by_one,
 ) -> None:
-    """Runs the steps in order. When one fails, or `stopped()` turns true between two, what was done is undone,
-    last first, and StepFailed tells: the step, the node, the tool's message, what was undone, what was not."""
+    """Runs the steps in order, those `beside` each other by `together`. When one fails, or `stopped()` turns true
+    between two, what was done is undone, last first, and StepFailed tells: the step, the node, the tool's message, what
+    was undone, what was not."""
     done: list[Step] = []
-    for number, step in enumerate(plan.steps):
-        report(number, plan)
-        try:
-            if stopped():
-                raise Interrupted()
-            run(step.node, step.do, step.watch)
-        except PmcError as error:
-            raise StepFailed(_walk_back(plan, number, done, error, run)) from error
-        done.append(step)
+    for group in _groups(plan):
+        for number in group:
+            report(number, plan)
+        errors = together([partial(_try, plan.steps[number], run, stopped) for number in group])
+        failed = [(number, error) for number, error in zip(group, errors, strict=True) if error is not None]
+        done += [plan.steps[number] for number, error in zip(group, errors, strict=True) if error is None]
+        if failed:
+            raise StepFailed(_walk_back(plan, failed, done, run)) from failed[0][1]
     report(len(plan.steps), plan)
 
 
-def _walk_back(plan: Plan, number: int, done: list[Step], error: PmcError, run: Run) -> str:
-    step = plan.steps[number]
-    lines = [
-        f"{plan.title}: step {number + 1} of {len(plan.steps)} failed: {step.note}, on {step.node}",
-        f"  {error}",
-    ]
-    lines += [f"    {row}" for row in getattr(error, "stderr", "").splitlines()[-8:-1]]
+def _groups(plan: Plan) -> list[list[int]]:
+    groups: list[list[int]] = []
+    for number, step in enumerate(plan.steps):
+        if step.beside and groups:
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    return groups
+
+
+def _try(step: Step, run: Run, stopped: Callable[[], bool]) -> PmcError | None:
+    try:
+        if stopped():
+            raise Interrupted()
+        run(step.node, step.do, step.watch)
+    except PmcError as error:
+        # There is no way back behind a pivot: one in doubt that took effect is simply done.
+        if step.pivot and _unclear(error) and _took_effect(step, run):
+            return None
+        return error
+    return None
+
+
+def _walk_back(plan: Plan, failed: list[tuple[int, PmcError]], done: list[Step], run: Run) -> str:
+    lines: list[str] = []
     by_hand: list[str] = []
     undone: list[str] = []
-    if _unclear(error):
-        lines.append(_look_again(step, run, done, by_hand))
+    for number, error in failed:
+        step = plan.steps[number]
+        lines += [
+            f"{plan.title}: step {number + 1} of {len(plan.steps)} failed: {step.note}, on {step.node}",
+            f"  {error}",
+            *(f"    {row}" for row in getattr(error, "stderr", "").splitlines()[-8:-1]),
+        ]
+        if _unclear(error):
+            lines.append(_look_again(step, run, done, by_hand))
     if any(each.pivot for each in done):
         lines.append("  Past the point of no return: what was done stays done. Run the same command again to go on.")
         done = []
@@ -166,15 +205,23 @@ def _look_again(step: Step, run: Run, done: list[Step], by_hand: list[str]) -> s
     """Finds out whether the step in doubt took effect; then it counts as done and is undone with the others."""
     if step.undo is None:
         return "  It is in doubt whether this step took effect; it has nothing to undo."
-    if step.check is not None:
-        try:
-            run(step.node, step.check, None)
+    effect = _took_effect(step, run)
+    if effect is not None:
+        if effect:
             done.append(step)
-            return "  Looked again: the step had taken effect."
-        except CommandFailed as failure:
-            if not _unclear(failure):
-                return "  Looked again: the step had not taken effect."
-        except PmcError:
-            pass
+        return f"  Looked again: the step had {'' if effect else 'not '}taken effect."
     by_hand += [f"# {step.node}: only if the step took effect, which could not be found out:", str(step.undo)]
     return "  It is in doubt whether this step took effect."
+
+
+def _took_effect(step: Step, run: Run) -> bool | None:
+    """What the step's check says; None when there is none or it does not answer either."""
+    if step.check is None:
+        return None
+    try:
+        run(step.node, step.check, None)
+        return True
+    except CommandFailed as failure:
+        return None if _unclear(failure) else False
+    except PmcError:
+        return None

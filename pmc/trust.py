@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from pmc.checks import Finding, bad, good
+from pmc.checks import Finding, Verdict, bad, good
 from pmc.command import Command, Query, bash, command
 from pmc.plan import Relay, Step
 from pmc.settings import NodeSettings, Settings
@@ -111,29 +111,35 @@ def judged(node: str, peer: str, keys: Mapping[str, Keys | str], settings: Setti
             way(settings.nodes[peer], settings.nodes[node], other, mine)]  # fmt: skip
     if not any(each.why for each in ways):
         return Finding(node, name, good("root, both ways"))
-    steps = [step for each in ways for step in each.steps]
-    text, advice = ("; ".join(dict.fromkeys(filter(None, part))) for part in zip(*((w.why, w.advice) for w in ways), strict=True))
-    return Finding(node, name, bad(text, advice, *steps))
+    steps = tuple(step for each in ways for step in each.steps)
+    text = "; ".join(each.why for each in ways if each.why)
+    advice = "; ".join(each.advice for each in ways if each.advice)
+    return Finding(node, name, Verdict(False, text, advice, steps, partly=any(w.why and not w.steps for w in ways)))
 
 
 def way(origin: NodeSettings, target: NodeSettings, mine: Keys, other: Keys) -> Way:
     status, said = mine.tried.get(target.name, (255, "not tried"))
     if status == 0:
         return Way()
-    why = f"{origin.name} to {target.name}: {said[-200:] or f'status {status}'}"
+    why = f"{origin.name} to {target.name}: {_shortly(said) or f'status {status}'}"
     if mine.known.get(target.replication, frozenset()) - set(other.host):
         return Way(
             f"{origin.name} knows another host key of {target.replication} than {target.name} has",
             f"if {target.name} was installed anew, on {origin.name}: ssh-keygen -R {target.replication} -f {KNOWN}",
         )
-    steps = (*know(origin, target, mine, other), *let_in(origin, target, mine, other))
+    if "host key is known for" not in said and "Permission denied" not in said:
+        return Way(why, f"does the link between the nodes work? on {origin.name}: ssh root@{target.replication}")
     if KEY in mine.locked and not mine.own:
-        return Way(why, f"{KEY} on {origin.name} has a passphrase, so nothing can use it unattended; take it off", steps)
-    if steps:
+        return Way(why, f"{KEY} on {origin.name} has a passphrase, or is no key: take it off, or the key away")
+    if steps := (*know(origin, target, mine, other), *let_in(origin, target, mine, other)):
         return Way(why, "", steps)
-    if "Permission denied" in said:
-        return Way(why, f"sshd on {target.name} must let root in by key: PermitRootLogin prohibit-password")
-    return Way(why, f"on {origin.name}: ssh root@{target.replication}")
+    return Way(why, f"sshd on {target.name} must let root in by key: PermitRootLogin prohibit-password")
+
+
+def _shortly(said: str) -> str:
+    if "host key is known for" in said:
+        return "its host key is not known"
+    return "root is not let in" if "Permission denied" in said else said[-200:]
 
 
 def know(origin: NodeSettings, target: NodeSettings, mine: Keys, other: Keys) -> list[Step]:
@@ -162,17 +168,13 @@ def let_in(origin: NodeSettings, target: NodeSettings, mine: Keys, other: Keys) 
             return []
         line = f"{mine.own[0]} {mark}\n"
         return [Step(target.name, note, append(AUTHORIZED, line), undo=take_out(AUTHORIZED, line))]
-    if KEY in mine.locked:
-        return []
     make = bash('mkdir -p -m 700 /root/.ssh; exec ssh-keygen -q -t ed25519 -N "" -C "$1" -f "$2"', mark, KEY)
-    # A line with this mark that was there before is not ours to take out again.
-    ours = not any(line.endswith(f" {mark}") for line in other.allowed)
-    remove = command("sed", "-i", f"/ {mark}$/d", AUTHORIZED)
+    before = "".join(f"{line}\n" for line in other.allowed if line.endswith(f" {mark}"))
     return [
         Step(origin.name, "make an ssh key for root", make, undo=command("rm", "-f", KEY, f"{KEY}.pub"),
              check=command("test", "-e", f"{KEY}.pub")),
         Step(target.name, note, Relay(origin.name, command("cat", f"{KEY}.pub"), append(AUTHORIZED)),
-             undo=remove if ours else None, check=command("grep", "-q", f" {mark}$", AUTHORIZED)),
+             undo=take_out_marked(AUTHORIZED, mark, before)),
     ]  # fmt: skip
 
 
@@ -189,3 +191,13 @@ def append(path: str, text: str | None = None) -> Command:
 def take_out(path: str, text: str) -> Command:
     script = 't=$(mktemp); trap \'rm -f "$t"\' EXIT; grep -vxFf <(cat) "$1" >"$t" || [ $? = 1 ]; cat "$t" >"$1"'
     return bash(script, path, stdin=text)
+
+
+def take_out_marked(path: str, mark: str, before: str) -> Command:
+    """The lines that end in `mark`, but for those that were there before."""
+    script = (
+        "t=$(mktemp); trap 'rm -f \"$t\"' EXIT; before=$(cat); while IFS= read -r line; do "
+        'case $line in *" $2") grep -qxF -- "$line" <<<"$before" || continue;; esac; printf "%s\\n" "$line"; '
+        'done <"$1" >"$t"; cat "$t" >"$1"'
+    )
+    return bash(script, path, mark, stdin=before)

@@ -50,7 +50,7 @@ def exists(name: str) -> Command:
 
 
 def is_active(name: str) -> Command:
-    return bash('virsh --connect qemu:///system list --name | grep -Fxq -- "$1"', name)
+    return bash('virsh --connect qemu:///system list --name | grep -Fx -- "$1" >/dev/null', name)
 
 
 def migrate(name: str, address: str) -> Command:
@@ -184,21 +184,26 @@ def downtime(name: str) -> Query[float | None]:
 
 
 def parse_downtime(text: str) -> float | None:
+    if not text.startswith("Job type:"):
+        raise ValueError("not the output of virsh domjobinfo")
     found = re.search(r"^Total downtime:\s+(\d+)\s+ms", text, re.M)
     return int(found[1]) / 1000 if found else None
 
 
 def parse_domstats(text: str) -> dict[str, Domain]:
     found = {}
-    for part in re.split(r"^Domain: ", text, flags=re.M)[1:]:
+    before, *parts = re.split(r"^Domain: ", text, flags=re.M)
+    if before.strip():
+        raise ValueError("not the output of virsh domstats")
+    for part in parts:
         title, *rows = part.splitlines()
         fact: dict[str, str] = dict(row.strip().partition("=")[::2] for row in rows if "=" in row)
         name = title.strip().strip("'")
         found[name] = Domain(
             name,
             STATES[int(fact["state.state"])],
-            int(fact.get("balloon.maximum", 0)) * KiB,
-            int(fact.get("vcpu.maximum", fact.get("vcpu.current", 0))),
+            int(fact["balloon.maximum"]) * KiB,
+            int(fact["vcpu.maximum"]),
         )
     return found
 

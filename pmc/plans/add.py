@@ -8,7 +8,7 @@ from pmc import drbd, lvm
 from pmc.command import Command, bash, command
 from pmc.errors import Refused
 from pmc.model import ClusterState
-from pmc.plan import Plan, Step, Transfer, Watch, plan
+from pmc.plan import Plan, Step, Transfer, Watch, on_each, plan
 from pmc.plans import make, refuse
 from pmc.plans.make import Given
 from pmc.plans.request import Add
@@ -152,11 +152,17 @@ def copy_iso(request: Add, settings: Settings) -> list[Step]:
     assert request.iso is not None  # noqa: S101
     source, size = request.iso.path, request.iso.size
     path = iso_path(settings, request.name)
-    steps = []
-    for node in request.nodes:
-        steps += [
-            make.folder(node, settings.image_dir, "755"),
-            Step(node, f"copy {source} ({show_size(size)})", Transfer(source, size, receive(path, "644")),
-                 undo=command("rm", "-f", path), check=command("test", "-e", path), watch=Watch("bytes", node, size)),
-        ]  # fmt: skip
-    return steps
+    return [
+        *on_each(request.nodes, lambda node: make.folder(node, settings.image_dir, "755")),
+        *on_each(
+            request.nodes,
+            lambda node: Step(
+                node,
+                f"copy {source} ({show_size(size)})",
+                Transfer(source, size, receive(path, "644")),
+                undo=command("rm", "-f", path),
+                check=command("test", "-e", path),
+                watch=Watch("bytes", node, size),
+            ),
+        ),
+    ]

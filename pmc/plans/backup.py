@@ -73,7 +73,13 @@ def make_backup(
             watch=Watch("bytes", id, size),
         ),
         *drop(name, "backup", source, settings),
-        Step(keeper, f"finish {id}", backup.seal(folder, target, made), pivot=True),
+        Step(
+            keeper,
+            f"finish {id}",
+            backup.seal(folder, target, made),
+            check=command("test", "-e", f"{folder}/{id}.json"),
+            pivot=True,
+        ),
     ]
     return made, plan(f"vm.backup {name}", steps)
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pmc import drbd, lvm, virsh
-from pmc.command import Query, bash, command
+from pmc.command import Query, command
 from pmc.model import Resource
-from pmc.plan import Step, Wait
+from pmc.plan import Step, Wait, on_each
 from pmc.settings import Settings
 from pmc.units import MiB, show_size
 
@@ -34,20 +34,20 @@ def volume_size(size: int) -> int:
 
 def new_volumes(settings: Settings, nodes: Sequence[str], name: str, size: int) -> list[Step]:
     """Zeroed on all nodes: nothing of a former owner can be read, and the sides are known to be equal."""
-    group = settings.volume_group
-    steps = []
-    for node in nodes:
-        steps += [
-            Step(
+    group, whole = settings.volume_group, volume_size(size)
+    return [
+        *on_each(
+            nodes,
+            lambda node: Step(
                 node,
-                f"make the volume {group}/{name} ({show_size(volume_size(size))})",
-                lvm.create(group, name, volume_size(size)),
+                f"make the volume {group}/{name} ({show_size(whole)})",
+                lvm.create(group, name, whole),
                 undo=lvm.remove(group, name),
                 check=lvm.exists(group, name),
             ),
-            Step(node, f"zero the volume {group}/{name}", lvm.zero(group, name)),
-        ]
-    return steps
+        ),
+        *on_each(nodes, lambda node: Step(node, f"zero the volume {group}/{name}", lvm.zero(group, name))),
+    ]
 
 
 def resource(settings: Settings, nodes: Sequence[str], name: str, given: Given, version: str) -> list[Step]:
@@ -56,25 +56,27 @@ def resource(settings: Settings, nodes: Sequence[str], name: str, given: Given, 
     disk = lvm.path(settings.volume_group, name)
     text = drbd.resource_text(name, given.minor, given.port, disk, hosts, given.secret, version)
     steps = [
-        Step(
-            node,
-            f"write {drbd.path(name)}",
-            drbd.write_file(name, text, given.secret),
-            undo=drbd.remove_file(name),
-            check=command("test", "-e", drbd.path(name)),
-        )
-        for node in nodes
-    ]
-    steps += [Step(node, f"make DRBD's metadata on {name}", drbd.create_metadata(name)) for node in nodes]
-    steps += [
-        Step(
-            node,
-            f"bring up {name} (minor {given.minor}, port {given.port})",
-            drbd.up(name, alone=len(nodes) == 1),
-            undo=drbd.down(name),
-            check=drbd.is_up(name),
-        )
-        for node in nodes
+        *on_each(
+            nodes,
+            lambda node: Step(
+                node,
+                f"write {drbd.path(name)}",
+                drbd.write_file(name, text, given.secret),
+                undo=drbd.remove_file(name),
+                check=command("test", "-e", drbd.path(name)),
+            ),
+        ),
+        *on_each(nodes, lambda node: Step(node, f"make DRBD's metadata on {name}", drbd.create_metadata(name))),
+        *on_each(
+            nodes,
+            lambda node: Step(
+                node,
+                f"bring up {name} (minor {given.minor}, port {given.port})",
+                drbd.up(name, alone=len(nodes) == 1),
+                undo=drbd.down(name),
+                check=drbd.is_up(name),
+            ),
+        ),
     ]
     if len(nodes) > 1:
         steps.append(wait_connected(settings, nodes[0], name))
@@ -126,6 +128,7 @@ def declare_first(node: str, name: str) -> Step:
         f"make {name} primary; its data is the one to keep",
         drbd.primary_by_force(name),
         undo=drbd.secondary(name),
+        check=drbd.is_primary(name),
     )
 
 
@@ -139,7 +142,7 @@ def promote(node: str, name: str) -> Step:
         f"make {name} primary",
         drbd.primary(name),
         undo=drbd.secondary(name),
-        check=bash('drbdadm role "$1" | grep -q ^Primary', name),
+        check=drbd.is_primary(name),
     )
 
 
@@ -152,12 +155,12 @@ def disk(settings: Settings, nodes: Sequence[str], name: str, size: int, given: 
 
 
 def defined(nodes: Sequence[str], name: str, xml: str) -> list[Step]:
-    return [
-        Step(
+    return on_each(
+        nodes,
+        lambda node: Step(
             node, f"define {name}", virsh.define(xml), undo=virsh.undefine(name), check=virsh.exists(name)
-        )
-        for node in nodes
-    ]  # fmt: skip
+        ),
+    )
 
 
 def started(node: str, name: str) -> Step:

@@ -152,7 +152,11 @@ def _image(name: str) -> Image:
     if not head.startswith(b"QFI\xfb"):
         return Image(str(path), "raw", stored, stored)
     # qcow2's header (QEMU, docs/interop/qcow2.txt): big-endian; version, backing file, ..., size, ..., features.
+    if len(head) < 80:
+        raise Refused(f"--image {name}: is cut short")
     version, backing, size = struct.unpack(">4xIQ8xQ", head[:32])
+    if version not in (2, 3) or size == 0:
+        raise Refused(f"--image {name}: its format is qcow version {version}, {size} bytes; qemu-img info tells more")
     features = struct.unpack(">Q", head[72:80])[0] if version >= 3 else 0
     if backing or features & 4:
         # Such an image names another file, which qemu-img on the node would then read: any file of the node.

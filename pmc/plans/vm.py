@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pmc import drbd, lvm, virsh
 from pmc.command import Query, command
 from pmc.errors import Refused
 from pmc.model import ClusterState, NodeState
-from pmc.plan import Plan, Step, Wait, Watch, plan
+from pmc.plan import Plan, Step, Wait, Watch, on_each, plan
 from pmc.plans import make, refuse
 from pmc.plans.add import iso_path
 from pmc.settings import Settings
@@ -114,16 +116,16 @@ def move(name: str, to: str, state: ClusterState, settings: Settings) -> Plan:
         )
     if (free := state.nodes[target].memory_available) < domain.memory:
         raise Refused(f"{name}: needs {show_size(domain.memory)} of memory, {target} has {show_size(free)} free")
-    opening = [
-        Step(
+    opening = on_each(
+        (target, source),
+        lambda node: Step(
             node,
             f"allow two primaries of {name}",
             drbd.two_primaries(name, True),
             undo=drbd.two_primaries(name, False),
-            check=command("true"),
-        )
-        for node in (target, source)
-    ]
+            check=command("true"),  # taking it back does no harm when it was not given
+        ),
+    )
     return plan(
         f"vm.mv {name}",
         opening,
@@ -152,12 +154,13 @@ def settle(name: str, state: ClusterState) -> Plan:
         and name in state.nodes[node].resources
         and state.nodes[node].resources[name].role == "Primary"
     ]
-    steps += [
-        Step(node, f"allow one primary of {name} only", drbd.two_primaries(name, False), pivot=True)
-        for node in homes
-        if name in state.nodes[node].resources and state.nodes[node].resources[name].two_primaries
-    ]
-    return plan(f"vm.mv {name}: close", steps)
+    opened = [home for home in homes if (r := state.nodes[home].resources.get(name)) and r.two_primaries]
+    return plan(f"vm.mv {name}: close", steps, one_primary(name, opened))
+
+
+def one_primary(name: str, nodes: Sequence[str]) -> list[Step]:
+    close = drbd.two_primaries(name, False)
+    return on_each(nodes, lambda node: Step(node, f"allow one primary of {name} only", close, pivot=True))
 
 
 def closing(name: str, state: ClusterState) -> Plan:
@@ -167,10 +170,7 @@ def closing(name: str, state: ClusterState) -> Plan:
     return plan(
         f"vm.mv {name}: close",
         Step(source, f"make {name} secondary", drbd.secondary(name), pivot=True),
-        [
-            Step(node, f"allow one primary of {name} only", drbd.two_primaries(name, False), pivot=True)
-            for node in homes
-        ],
+        one_primary(name, homes),
     )
 
 
@@ -182,36 +182,27 @@ def remove(name: str, state: ClusterState, settings: Settings) -> Plan:
     holders = [node for node in state if node.knows(name)]
     if not holders:
         refuse.found(state, name)
-    steps: list[Step] = []
-    for node in holders:
-        if name in node.domains and node.domains[name].active:
-            steps.append(Step(node.name, f"cut the power of {name}", virsh.destroy(name), pivot=True))
-    for node in holders:
-        if name in node.domains:
-            steps.append(Step(node.name, f"undefine {name}", virsh.undefine(name), pivot=True))
-    for node in holders:
-        if name in node.resources:
-            steps.append(Step(node.name, f"take down {name}", drbd.down(name), pivot=True))
-    for node in holders:
-        for volume in [*snapshots(name, node), name]:
-            if volume in node.volumes:
-                steps.append(
-                    Step(
-                        node.name,
-                        f"remove the volume {group}/{volume}",
-                        lvm.remove(group, volume),
-                        pivot=True,
-                    )
-                )
-        steps.append(
-            Step(
-                node.name,
-                "remove its files",
-                command("rm", "-f", drbd.path(name), iso_path(settings, name)),
-                pivot=True,
-            )
-        )
+    active = [node.name for node in holders if name in node.domains and node.domains[name].active]
+    defined = [node.name for node in holders if name in node.domains]
+    up = [node.name for node in holders if name in node.resources]
+    iso = command("rm", "-f", iso_path(settings, name))
+    steps = [
+        *on_each(active, lambda node: Step(node, f"cut the power of {name}", virsh.destroy(name), pivot=True)),
+        *on_each(defined, lambda node: Step(node, f"undefine {name}", virsh.undefine(name), pivot=True)),
+        *on_each(defined, lambda node: Step(node, "remove its ISO file, if any", iso, pivot=True)),
+        *on_each(up, lambda node: Step(node, f"take down {name}", drbd.down(name), pivot=True)),
+    ]
+    for volume in sorted({volume for node in holders for volume in [*snapshots(name, node), name]}, reverse=True):
+        steps += removed(group, volume, [node.name for node in holders if volume in node.volumes])
+    # Last, so that what failed before it is still known to be this VM's.
+    file = drbd.remove_file(name)
+    steps += on_each([n.name for n in holders], lambda node: Step(node, f"remove {drbd.path(name)}", file, pivot=True))
     return plan(f"vm.rm {name}", steps)
+
+
+def removed(group: str, volume: str, nodes: Sequence[str]) -> list[Step]:
+    gone = lvm.remove(group, volume)
+    return on_each(nodes, lambda node: Step(node, f"remove the volume {group}/{volume}", gone, pivot=True))
 
 
 def snapshots(name: str, node: NodeState) -> list[str]:

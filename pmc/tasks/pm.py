@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from pmc.errors import PmcError
+from pmc import checks, drbd, trust
+from pmc.checks import About, Finding, Seen
+from pmc.cluster import Cluster
+from pmc.errors import Interrupted, NodeDown, PmcError, Refused, StepFailed
+from pmc.model import ClusterState, NodeState
+from pmc.node import Node
+from pmc.plan import Plan
+from pmc.plans import pm as plans
 from pmc.rows import PM_COLUMNS, pm_rows
-from pmc.tasks.base import opened, task
+from pmc.tasks.base import carry_out, opened, task
+from pmc.trust import Keys
 from pmc.view import table
 
 
@@ -18,3 +31,138 @@ def ls(c: Any, json: bool = False, conf: str = "") -> None:
         print(table(pm_rows(state, text=not json), json, PM_COLUMNS))
         if trouble := [f"{node.name}: {node.trouble}" for node in state if node.trouble]:
             raise PmcError("\n".join(trouble))
+
+
+@task(place="nodes", nodes="a node, several with commas between them, or all", fix="do what is safe to do")
+def init(c: Any, nodes: str = "", fix: bool = False, json: bool = False, conf: str = "", dry_run: bool = False) -> None:
+    """Check that nodes have what VMs need, and how to mend it: pm.init NODE [--fix]
+
+    One line a check. --fix makes the backup directory, has DRBD and libvirt start at boot, sets LVM's global_filter if
+    none is set, and lets the nodes' roots into each other by ssh, host keys checked. All else is told as commands.
+    """
+    with opened(conf) as cluster:
+        chosen = _chosen(cluster, nodes)
+        found = _examine(cluster, chosen)
+        if fix:
+            plan = plans.init(found)
+            if not carry_out(c, cluster, plan, dry_run):
+                return
+            found = _examine(cluster, chosen) if plan.steps else found
+        _show(found, json)
+        failed = [finding for finding in found if not finding.verdict.ok]
+        if failed:
+            raise PmcError(f"{len(failed)} of {len(found)} checks failed")
+
+
+def _chosen(cluster: Cluster, nodes: str) -> list[str]:
+    if not nodes:
+        raise Refused("pm.init: name a node, several with commas between them, or all")
+    if nodes == "all":
+        return list(cluster.nodes)
+    return list(dict.fromkeys(cluster.settings.node("pm.init", name).name for name in nodes.split(",")))
+
+
+def _examine(cluster: Cluster, chosen: Sequence[str]) -> list[Finding]:
+    """Asks the chosen nodes everything, and the others for their keys: ssh takes two."""
+    answers = cluster.on_all(lambda node: _ask(node, chosen))
+    seen = [seen for seen, _ in answers if seen.about.node in chosen]
+    keys = {seen.about.node: keys for seen, keys in answers}
+    found = checks.findings(seen)
+    for one in (each for each in seen if not each.down):
+        node = one.about.node
+        found += [trust.judged(node, peer, keys, cluster.settings) for peer in cluster.nodes if peer != node]
+    return sorted(found, key=lambda finding: chosen.index(finding.node))
+
+
+def _ask(node: Node, chosen: Sequence[str]) -> tuple[Seen, Keys | str]:
+    about = About(node.name, node.settings)
+    peers = [peer for name, peer in node.settings.nodes.items() if name != node.name]
+    mine = checks.questions(about) if node.name in chosen else []
+    try:
+        node.connection.open()  # before the clock is read: a login takes its time
+        began = time.time()
+        *answers, keys = node.ask_each(
+            *mine, trust.query(peer for peer in peers if node.name in chosen or peer.name in chosen)
+        )
+        about = replace(about, asked=(began, time.time()))
+    except PmcError as error:
+        why = str(error).removeprefix(f"{node.name}: ")
+        return Seen(about, down=why), why
+    return Seen(about, tuple(answers)), keys if isinstance(keys, Keys) else str(keys)
+
+
+def _show(found: Sequence[Finding], json: bool) -> None:
+    if json:
+        rows = [
+            {"node": f.node, "check": f.check, "ok": f.verdict.ok, "text": f.verdict.text, "advice": f.verdict.advice,
+             "fix": [str(step.do) for step in f.verdict.steps]}
+            for f in found
+        ]  # fmt: skip
+        print(table(rows, True))
+        return
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without ✓ shall still tell
+    for finding in found:
+        print(checks.line(finding))
+
+
+@task(place="node", node="the node; left out, all of them")
+def ready_drbd(c: Any, node: str = "", json: bool = False, conf: str = "", dry_run: bool = False) -> None:
+    """After a boot: bring DRBD up and wait for the peers: pm.ready_drbd [NODE]
+
+    Loads DRBD's module, activates the volumes, brings every resource up that is not, on all nodes, then waits
+    until the sides are connected and up to date. Harmless when run again.
+    """
+    with opened(conf) as cluster:
+        names = [cluster.settings.node("pm.ready_drbd", node).name] if node else list(cluster.nodes)
+        state = cluster.state()
+        if node and state.nodes[node].down:
+            raise NodeDown(f"{node}: {state.nodes[node].down}")
+        todo = [plan for name in names for plan in plans.ready(state.nodes[name], cluster.settings)]
+        failures = [failure for plan in todo if (failure := _attempt(c, cluster, plan, dry_run))]
+        if dry_run or c.config.run.dry:
+            return None if todo else print("# nothing to do")
+        sides = _settled(cluster, state, names)
+        print(table(plans.ready_rows(sides, text=not json), json, plans.READY_COLUMNS))
+        late = f" (after {cluster.settings.deadlines.peer:g} s; does the link between the nodes work?)"
+        troubled = [
+            f"{side.node}: {side.resource or 'DRBD'}: {side.note}{late * side.waiting}" for side in sides if side.note
+        ]
+        if failures or troubled:
+            raise PmcError("\n".join([*failures, *troubled]))
+
+
+def _attempt(c: Any, cluster: Cluster, plan: Plan, dry_run: bool) -> str:
+    """What failed, if something did: the other resources are brought up all the same. Ctrl-C ends it all."""
+    try:
+        carry_out(c, cluster, plan, dry_run)
+    except StepFailed as error:
+        if isinstance(error.__cause__, Interrupted):
+            raise
+        return str(error)
+    return ""
+
+
+def _settled(cluster: Cluster, state: ClusterState, names: Sequence[str]) -> list[plans.Side]:
+    """Asks the nodes until no side can be expected to become better, at most `deadlines.peer` seconds."""
+    deadline = time.monotonic() + cluster.settings.deadlines.peer
+    while True:
+        state = _looked(cluster, state, names)
+        sides = plans.sides(state, names)
+        if not any(side.waiting for side in sides) or time.monotonic() > deadline:
+            return sides
+        time.sleep(0.5)
+
+
+def _looked(cluster: Cluster, before: ClusterState, names: Sequence[str]) -> ClusterState:
+    """The same state with DRBD as it is now on the nodes `names` that answered."""
+    known = [name for name in names if not plans.unknown(before.nodes[name])]
+    now = cluster.on_all(lambda node: _status(node, before.nodes[node.name]), known)
+    return ClusterState({**before.nodes, **{node.name: node for node in now}})
+
+
+def _status(node: Node, before: NodeState) -> NodeState:
+    try:
+        return replace(before, resources=node.ask(drbd.status())[0])
+    except PmcError as error:
+        return NodeState(node.name, down=str(error).removeprefix(f"{node.name}: "))

@@ -49,7 +49,7 @@ def add(
     flags = {key: value for key, value in locals().items() if key not in ("c", "conf", "dry_run")}
     with opened(conf) as cluster:
         wanted = request.add(cluster.settings, flags)
-        state = cluster.state()
+        state = cluster.state(allocating=True)
         disk = looks.size_for(cluster, wanted, state)
         adding.check_new(wanted.name, wanted.nodes, disk, wanted.memory, state, cluster.settings, wanted.reuse)
         given = looks.given(state, cluster.settings, wanted.address or looks.address_of(wanted.name))
@@ -203,7 +203,7 @@ def restore(
     """
     with opened(conf) as cluster:
         refuse.check_name("vm.restore", name)
-        state = cluster.state()
+        state = cluster.state(allocating=True)
         stored = looks.stored(cluster, state, name)
         wanted = backups_.choose(backup, as_, primary, secondary, stored, cluster.settings)
         given = looks.given(state, cluster.settings, looks.address_of(as_))

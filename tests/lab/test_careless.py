@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +35,9 @@ def test_careless_lines(lab: Pmc, clean: Clean) -> None:
     refused(lab, "vm.add", "web", *GOOD, says="there is such a VM already")
     refused(lab, "vm.add", "new", "--primary", "pm-1", "--size", "0", "--memory", "16M", says="--size")
     refused(lab, "vm.add", "new", *GOOD, "--iso", "nonesuch", says="--iso 'nonesuch'")
-    refused(lab, "vm.add", "new", "--primary", "pm-1", "--secondary", "pm-1", "--size", "1", "--memory", "1", says="pm-1")
+    refused(
+        lab, "vm.add", "new", "--primary", "pm-1", "--secondary", "pm-1", "--size", "1", "--memory", "1", says="pm-1"
+    )
     refused(lab, "vm.add", "new", "--primary", "pm-1", "--size", "900G", "--memory", "16M", says="--size: pm-1 has")
     refused(lab, "vm.add", "new", "--primary", "pm-1", "--size", "64M", "--memory", "900", says="--memory")
     refused(lab, "vm.add", "--primary", "pm-1", "--size", "64M", "--memory", "16M", says="a VM's name")
@@ -102,7 +105,7 @@ def test_as_a_user_with_sudo_and_from_another_folder(lab: Pmc, tmp_path: Path, c
     (tmp_path / "ssh_config").write_text(mine)
     conf = tmp_path / "pmc.conf"
     conf.write_text(lab.conf.read_text().replace(str(lab.conf.parent / "ssh_config"), str(tmp_path / "ssh_config")))
-    pmc = str(Path(witness.sys.executable).parent / "pmc")
+    pmc = str(Path(sys.executable).parent / "pmc")
 
     def run(*argv: str) -> str:
         environment = {**os.environ, "PMC_CONF": str(conf)}

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from lab import witness
 
 from .conftest import Pmc, broken_invariants
@@ -49,9 +50,7 @@ def test_a_killed_step_of_vm_add_leaves_nothing(
     lab: Pmc, clean: Clean, node: str, tool: str, word: str, after: bool
 ) -> None:
     with killed(lab, node, tool, word, after):
-        done = lab.fab(
-            "vm.add", "web", "--primary", "pm-1", "--secondary", "pm-2", "--size", "16M", "--memory", "16M"
-        )
+        done = lab.fab("vm.add", "web", "--primary", "pm-1", "--secondary", "pm-2", "--size", "16M", "--memory", "16M")
     assert done.returncode == 1, done.stderr
     assert f"on {node}" in done.stderr
     assert "NOT undone" not in done.stderr, done.stderr
@@ -78,24 +77,46 @@ def test_a_migration_that_fails_is_closed_again(lab: Pmc, clean: Clean) -> None:
     assert guest.ticking(again.counter).boots == 1
 
 
-def test_ctrl_c_undoes_what_was_made(lab: Pmc, clean: Clean) -> None:
+@contextmanager
+def adding(lab: Pmc) -> Iterator[subprocess.Popen[str]]:
     program = str(Path(sys.executable).parent / "fab")
     argv = ["vm.add", "web", "--primary", "pm-1", "--secondary", "pm-2", "--size", "16M", "--memory", "16M"]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [program, *argv], cwd=witness.ROOT, env={**os.environ, "PMC_CONF": str(lab.conf)},
         stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stderr is not None
+    ) as process:  # fmt: skip
+        yield process
+
+
+def read_until(process: subprocess.Popen[str], word: str) -> str:
     seen = ""
+    assert process.stderr is not None
     for line in process.stderr:
         seen += line
-        if "bring up web" in line:
-            process.send_signal(signal.SIGINT)
+        if word in line:
             break
-    seen += process.stderr.read()
-    assert process.wait(300) == 1, seen
+    return seen
+
+
+def test_ctrl_c_undoes_what_was_made(lab: Pmc, clean: Clean) -> None:
+    with adding(lab) as process:
+        seen = read_until(process, "bring up web")
+        process.send_signal(signal.SIGINT)
+        seen += read_until(process, "no line has this")
+        assert process.wait(300) == 1, seen
     assert "interrupted" in seen
     assert "Undone" in seen
+    assert clean() == []
+
+
+@pytest.mark.parametrize("step", ["zero the volume", "make DRBD's metadata", "make web primary", "define web"])
+def test_a_manager_that_dies_leaves_what_vm_rm_removes(lab: Pmc, clean: Clean, step: str) -> None:
+    with adding(lab) as process:
+        read_until(process, step)
+        process.kill()
+        process.wait(60)
+    assert clean() != []
+    lab.ok("vm.rm", "web", "--yes")
     assert clean() == []
 
 

@@ -53,7 +53,9 @@ def test_backups_decode_to_what_the_disk_held(lab: Pmc, clean: Clean) -> None:
     assert lab.ssh("pm-2", f"stat -c %a {folder} {folder}/*").split() == ["700"] + ["600"] * 4
 
     lab.ok("vm.restore", "web", "--backup", base["id"], "--as", "web-base", "vm.start", "web-base")
-    lab.ok("vm.restore", "web", "--backup", delta["id"], "--as", "web-delta", "--primary", "pm-2", "--secondary", "pm-1")
+    lab.ok(
+        "vm.restore", "web", "--backup", delta["id"], "--as", "web-delta", "--primary", "pm-2", "--secondary", "pm-1"
+    )
     new = lab.ssh("pm-1", f"head -c {size} /dev/vg/web-delta | sha256sum").split()[0]
     assert new == disk
     macs = {lab.ssh("pm-1", f"virsh dumpxml {name} | grep 'mac address'") for name in ("web", "web-base", "web-delta")}
@@ -98,7 +100,7 @@ def test_one_node_and_a_reused_volume(lab: Pmc, clean: Clean) -> None:
     assert lab.fab("vm.mv", "solo").returncode == 2
     lab.ok("vm.stop", "solo")
     # What an administrator who brings a disk along has: a volume, no pmc.
-    lab.ssh("pm-1", "lvcreate -qq -y -L 64M -n kept vg && dd if=/dev/vg/solo of=/dev/vg/kept bs=1M conv=fsync count=64")
+    lab.ssh("pm-1", "lvcreate -qq -y -L 64M -n kept vg && dd if=/dev/vg/solo of=/dev/vg/kept bs=1M count=64 conv=fsync")
     kept = lab.add("kept", "--reuse")
     again = kept.ticking(tick.counter)
     assert again.boots == 2

@@ -1,0 +1,133 @@
+"""pm.init --fix and pm.ready_drbd. Findings or state in, plans out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pmc import drbd, lvm
+from pmc.checks import Finding
+from pmc.command import command
+from pmc.model import ClusterState, NodeState, Resource, ResourceFile
+from pmc.plan import Plan, Step, plan
+from pmc.settings import Settings
+
+READY_COLUMNS = ("node", "resource", "role", "connection", "disks", "in sync", "note")
+
+
+def init(findings: Iterable[Finding]) -> Plan:
+    """The safe fixes, each once: both nodes of a pair report what is wrong between them."""
+    return plan("pm.init --fix", dict.fromkeys(step for finding in findings for step in finding.verdict.steps))
+
+
+def unknown(node: NodeState) -> str:
+    """Why nothing can be said about the node's DRBD. Its libvirt may still be starting: no matter."""
+    needed = ("drbd version", "drbd status", "drbd files", "volumes")
+    return node.down or "; ".join(f"{what}: {node.failures[what]}" for what in needed if what in node.failures)
+
+
+def ready(node: NodeState, settings: Settings) -> list[Plan]:
+    """What brings the node's resources up. A plan for each resource and nothing to undo: one that fails must not keep
+    the others down."""
+    if unknown(node):
+        return []
+    files = [file for _, file in sorted(node.files.items()) if node.hostname in file.hosts]
+    ground = []
+    if not node.drbd:
+        ground.append(Step(node.name, "load DRBD's module", command("modprobe", "drbd")))
+    if any(_inactive(node, file, settings) for file in files):
+        group = settings.volume_group
+        ground.append(Step(node.name, f"activate the volumes of {group}", lvm.activate(group)))
+    title = f"pm.ready_drbd {node.name}"
+    plans = [plan(title, ground), *(plan(f"{title}: {file.name}", _up(node, file)) for file in files)]
+    return [each for each in plans if each.steps]
+
+
+def _inactive(node: NodeState, file: ResourceFile, settings: Settings) -> bool:
+    """lvs(8): the fifth attribute is the state."""
+    volumes = (v for v in node.volumes.values() if lvm.path(settings.volume_group, v.name) == file.disk)
+    return any(volume.attributes[4:5] != "a" for volume in volumes)
+
+
+def _up(node: NodeState, file: ResourceFile) -> list[Step]:
+    now, alone = node.resources.get(file.name), len(file.hosts) == 1
+    # Without disk and peer: brought up before its volume was there, as drbd.service does when LVM is late.
+    if now is None or now.minor < 0 or (now.disk == "Diskless" and now.connection == "StandAlone" and not alone):
+        return [Step(node.name, f"bring up {file.name}", drbd.up(file.name, alone))]
+    if now.disk == "Diskless":
+        return [Step(node.name, f"attach the disk of {file.name}", drbd.attach(file.name))]
+    return []
+
+
+@dataclass(frozen=True)
+class Side:
+    """A resource on one node. `waiting`: it may become well by itself. `note` says what is wrong with it."""
+
+    node: str
+    resource: str
+    now: Resource | None
+    alone: bool = False  # it has no other side
+    waiting: bool = False
+    note: str = ""
+
+
+def sides(state: ClusterState, names: Sequence[str]) -> list[Side]:
+    """What there is on the nodes `names`; a node that cannot be asked is a side without a resource."""
+    found = []
+    for node in (state.nodes[name] for name in names):
+        if why := unknown(node):
+            found.append(Side(node.name, "", None, note=f"down: {why}" if node.down else why))
+            continue
+        ours = {name for name, file in node.files.items() if node.hostname in file.hosts}
+        found += [_side(node, name, state) for name in sorted(ours | set(node.resources))]
+    return found
+
+
+def _side(node: NodeState, name: str, state: ClusterState) -> Side:
+    now, file = node.resources.get(name), node.files.get(name)
+    alone = file is not None and len(file.hosts) == 1
+    if now is None:
+        return Side(node.name, name, None, alone, note="not up")
+    if now.healthy or (alone and now.disk == "UpToDate"):
+        return Side(node.name, name, now, alone)
+    if alone or now.disk in ("Diskless", "Failed"):
+        return Side(node.name, name, now, alone, note="its own disk is not usable")
+    if now.connection == "StandAlone":
+        return Side(node.name, name, now, note="split brain, or disconnected by hand; journalctl -k tells which")
+    peers = [host for host in (file.hosts if file else ()) if host != node.hostname]
+    if now.connection != "Connected" and (why := _absent(peers, name, state)):
+        return Side(node.name, name, now, note=why)
+    syncing = now.connection == "Connected" and now.out_of_sync
+    return Side(node.name, name, now, waiting=True, note="syncing" if syncing else f"waits for {', '.join(peers)}")
+
+
+def _absent(peers: Sequence[str], name: str, state: ClusterState) -> str:
+    """Why the peer cannot come by itself, as far as it is known."""
+    for peer in (state.nodes[peer] for peer in peers if peer in state.nodes):
+        if peer.down:
+            return f"{peer.name} is down"
+        if not unknown(peer) and name not in peer.resources:
+            return f"not up on {peer.name}: fab pm.ready_drbd {peer.name}"
+        if name in peer.resources and peer.resources[name].connection == "StandAlone":
+            return f"StandAlone on {peer.name}"
+    return ""
+
+
+def ready_rows(sides: Iterable[Side], text: bool) -> list[dict[str, Any]]:
+    return [_row(side, text) for side in sides]
+
+
+def _row(side: Side, text: bool) -> dict[str, Any]:
+    now, note = side.now, side.note.partition(";")[0] if text else side.note
+    row: dict[str, Any] = {"node": side.node, "resource": side.resource, "note": note}
+    if now is None:
+        return row
+    row |= {"role": now.role, "connection": "no peer" if side.alone else now.connection}
+    if text:
+        disks = now.disk if side.alone else f"{now.disk}/{now.peer_disk}"
+        return row | {"disks": disks, "in sync": "" if side.alone else f"{now.percent:.1f} %"}
+    return row | {
+        "disk": now.disk, "peer_disk": now.peer_disk, "replication": now.replication,
+        "sync_percent": round(now.percent, 1), "out_of_sync": now.out_of_sync,
+    }  # fmt: skip

@@ -1,0 +1,68 @@
+"""What README promises to those who write Python: the tasks are functions, and a task of one's own is short."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from lab import witness
+
+from .conftest import Pmc
+
+Clean = Callable[[], list[str]]
+
+
+def test_the_task_in_the_readme(lab: Pmc, tmp_path: Path, clean: Clean) -> None:
+    readme = (witness.ROOT / "README.md").read_text()
+    found = re.search(r"## A task of your own\n.*?```python\n(.*?)```", readme, re.S)
+    assert found is not None
+    assert len(found[1].splitlines()) < 20
+    # As README says: below what fabfile/__init__.py holds already.
+    (tmp_path / "fabfile.py").write_text((witness.ROOT / "fabfile/__init__.py").read_text() + "\n\n" + found[1])
+    (tmp_path / "fabric.yaml").write_text((witness.ROOT / "fabric.yaml").read_text())
+    guest = lab.add("web")
+    tick = guest.ticking(5)
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "fab"), "refresh", "web"],
+        cwd=tmp_path, env={**os.environ, "PMC_CONF": str(lab.conf)},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "pm-1: up " in done.stdout
+    assert guest.ticking(tick.counter).boots == 2
+    assert '"kind": "base"' in lab.ok("vm.backups", "web", "--json")
+    lab.ssh("pm-2", "rm /var/lib/pmc/backups/*")
+
+
+def test_tasks_are_functions(lab: Pmc, clean: Clean) -> None:
+    program = f"""
+from fabric import Config
+from invoke.context import Context
+from pmc.tasks import pm, vm
+
+c, conf = Context(Config()), {str(lab.conf)!r}
+vm.add(c, "web", primary="pm-2", size="64M", memory="16M", image={str(lab.tick_image)!r}, conf=conf)
+vm.stop(c, "web", conf=conf)
+vm.ls(c, conf=conf)
+pm.ls(c, conf=conf)
+vm.rm(c, "web", yes=True, conf=conf)
+"""
+    done = subprocess.run([sys.executable, "-c", program], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "shut off" in done.stdout
+    assert clean() == []
+
+
+def test_behind_a_jump_host(lab: Pmc, tmp_path: Path) -> None:
+    folder = lab.conf.parent
+    blocks = (folder / "ssh_config").read_text().split("\n\n")
+    far = re.sub(r"HostName .*\n +Port .*", "HostName 10.77.0.2\n    ProxyJump pm-1", blocks[1])
+    assert "ProxyJump" in far
+    (tmp_path / "ssh_config").write_text(f"{blocks[0]}\n\n{far}")
+    text = lab.conf.read_text().replace(str(folder / "ssh_config"), str(tmp_path / "ssh_config"))
+    (tmp_path / "pmc.conf").write_text(text)
+    assert "pm-2    up" in lab.ok("pm.ls", "--conf", str(tmp_path / "pmc.conf"))

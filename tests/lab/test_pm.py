@@ -1,0 +1,175 @@
+"""pm.init and pm.ready_drbd on real nodes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pmc.checks import CHECKS
+
+from .conftest import Pmc
+
+Clean = Callable[[], list[str]]
+BACKUPS = "/var/lib/pmc/backups"
+
+
+@contextmanager
+def broken(lab: Pmc, node: str, how: str, mend: str) -> Iterator[None]:
+    lab.ssh(node, how)
+    try:
+        yield
+    finally:
+        lab.ssh(node, mend)
+
+
+def test_a_fixed_node_passes_and_fixing_it_again_does_nothing(lab: Pmc) -> None:
+    text = lab.ok("pm.init", "all")
+    assert text.count("✓") == 2 * (len(CHECKS) + 1)
+    assert "✗" not in text
+    done = lab.fab("pm.init", "pm-1", "--fix")
+    assert done.returncode == 0
+    assert "[1/" not in done.stderr
+    assert lab.fab("pm.init", "pm-1", "--fix", "--dry-run").stdout == "# pm.init --fix: 0 steps\n"
+
+
+def test_json_tells_each_check(lab: Pmc) -> None:
+    rows = json.loads(lab.ok("pm.init", "pm-2", "--json"))
+    assert {row["node"] for row in rows} == {"pm-2"}
+    assert [row["check"] for row in rows] == [*(check.name for check in CHECKS), "ssh with pm-1"]
+    assert all(row["ok"] for row in rows)
+
+
+def test_a_dry_run_of_a_fix_touches_nothing(lab: Pmc) -> None:
+    lab.ssh("pm-1", f"chmod 755 {BACKUPS}; mv /root/.ssh/known_hosts /root/.ssh/away")
+    before = lab.ssh("pm-1", f"stat -c %a {BACKUPS}; md5sum /root/.ssh/*")
+    done = lab.fab("pm.init", "pm-1", "--fix", "--dry-run")
+    assert done.returncode == 0
+    assert f"\nchmod 700 {BACKUPS}\n" in done.stdout
+    assert "let it know the host keys of pm-2" in done.stdout
+    assert lab.ssh("pm-1", f"stat -c %a {BACKUPS}; md5sum /root/.ssh/*") == before
+    failed = lab.fab("pm.init", "pm-1")
+    assert failed.returncode == 1
+    assert failed.stdout.count("✗") == 2
+    assert "fab pm.init pm-1 --fix does it" in failed.stdout
+    lab.ok("pm.init", "pm-1", "--fix")
+    lab.ssh("pm-1", "rm /root/.ssh/away")
+
+
+def test_a_changed_host_key_is_told_and_never_replaced(lab: Pmc) -> None:
+    swap = "cd /root/.ssh; cp -p known_hosts away; sed -i -E 's/(AAAAC3NzaC1lZDI1NTE5AAAAI)..../\\1AAAA/' known_hosts"
+    with broken(lab, "pm-1", swap, "cd /root/.ssh; mv away known_hosts"):
+        before = lab.ssh("pm-1", "md5sum /root/.ssh/known_hosts")
+        done = lab.fab("pm.init", "pm-1", "--fix")
+        assert done.returncode == 1
+        assert "another host key of 10.77.0.2" in done.stdout
+        assert lab.ssh("pm-1", "md5sum /root/.ssh/known_hosts") == before
+    lab.ok("pm.init", "pm-1")
+
+
+def test_a_fix_that_fails_is_taken_back(lab: Pmc) -> None:
+    """The first step succeeds (DRBD at boot), the second (the backup directory) cannot."""
+    module, own = "/usr/lib/modules-load.d/drbd.conf", "/etc/modules-load.d/lab.conf"
+    how = f"mv {module} /root; sed -i 's/^drbd$/#drbd/' {own}; mv {BACKUPS} /root; ln -s /dev/null/x {BACKUPS}"
+    mend = f"mv /root/drbd.conf {module}; sed -i 's/^#drbd$/drbd/' {own}; rm {BACKUPS}; mv /root/backups {BACKUPS}"
+    with broken(lab, "pm-2", how, mend):
+        done = lab.fab("pm.init", "pm-2", "--fix")
+        assert done.returncode == 1
+        assert "Undone: have DRBD's module loaded at boot (pm-2)" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert lab.ssh("pm-2", "ls /etc/modules-load.d/pmc.conf 2>/dev/null || echo gone").strip() == "gone"
+    lab.ok("pm.init", "pm-2")
+
+
+def test_a_global_filter_that_nobody_set_is_set(lab: Pmc) -> None:
+    conf = "/etc/lvm/lvm.conf"
+    lab.ssh("pm-1", f"cp -p {conf} /root/lvm.conf; sed -i /global_filter/d {conf}")
+    assert "✗ global_filter" in lab.fab("pm.init", "pm-1").stdout
+    lab.ok("pm.init", "pm-1", "--fix")
+    assert lab.ssh("pm-1", "lvmconfig devices/global_filter") == 'global_filter="r|^/dev/drbd|"\n'
+    lab.ssh("pm-1", f"mv /root/lvm.conf {conf}; rm {conf}.before-pmc")
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["pm.init"], "name a node"),
+        (["pm.init", "pm-9"], "no such node"),
+        (["pm.init", "pm-1,,"], "no such node"),
+        (["pm.init", "pm-1;reboot"], "no such node"),
+        (["pm.ready_drbd", "pm-9"], "no such node"),
+        (["pm.ready_drbd", "--conf", "/nonexistent"], "no such file"),
+    ],
+)
+def test_bad_input_is_refused_in_a_line(lab: Pmc, argv: list[str], says: str) -> None:
+    done = lab.fab(*argv)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_user_with_sudo_does(lab: Pmc, tmp_path: Path) -> None:
+    settings = lab.conf.read_text()
+    ssh_config = Path(settings.split('ssh_config = "')[1].split('"')[0])
+    (tmp_path / "ssh").write_text(ssh_config.read_text().replace("User root", "User admin"))
+    (tmp_path / "pmc.conf").write_text(settings.replace(str(ssh_config), str(tmp_path / "ssh")))
+    lab.ok("pm.init", "all", "--conf", str(tmp_path / "pmc.conf"))
+    lab.ok("pm.ready_drbd", "--conf", str(tmp_path / "pmc.conf"))
+
+
+def test_ready_drbd_after_a_boot(lab: Pmc, clean: Clean) -> None:
+    lab.add("web")
+    assert lab.ok("pm.ready_drbd").count("UpToDate/UpToDate") == 2
+    lab.lab.kill("pm-2")
+    down = lab.fab("pm.ready_drbd")
+    assert down.returncode == 1
+    assert "down: no ssh" in down.stdout
+    assert "Traceback" not in down.stderr
+    assert lab.fab("pm.ready_drbd", "pm-2").returncode == 2
+    init = lab.fab("pm.init", "all")
+    assert init.returncode == 1
+    assert "pm-2  ✗ answers" in init.stdout
+    assert "pm-1  ✗ ssh with pm-2" in init.stdout
+    lab.lab.start("pm-2")
+    assert "fab pm.ready_drbd pm-2" in lab.fab("pm.ready_drbd", "pm-1").stdout
+    assert "drbdadm up web" in lab.ok("pm.ready_drbd", "--dry-run")
+    assert lab.ok("pm.ready_drbd").count("UpToDate/UpToDate") == 2
+    again = lab.fab("pm.ready_drbd")
+    assert again.returncode == 0
+    assert "[1/" not in again.stderr
+
+
+def test_ready_drbd_brings_up_all_that_can_be(lab: Pmc, clean: Clean) -> None:
+    """A resource whose volume is lost does not keep the others down, and is told."""
+    for name in ("db", "web"):
+        lab.add(name)
+        lab.ok("vm.stop", name, "--force")
+    with broken(lab, "pm-2", "drbdadm down all; lvrename -q vg db gone", "lvrename -q vg gone db"):
+        done = lab.fab("pm.ready_drbd", "pm-2")
+        assert done.returncode == 1
+        assert "pm-2: db:" in done.stderr
+        rows = [line.split() for line in done.stdout.splitlines()]
+        assert ["pm-2", "web", "Secondary", "Connected", "UpToDate/UpToDate", "100.0", "%"] in rows
+    assert lab.ok("pm.ready_drbd").count("UpToDate/UpToDate") == 4
+
+
+def test_ready_drbd_does_not_wait_for_a_split_brain(lab: Pmc, clean: Clean) -> None:
+    lab.add("web")
+    lab.ok("vm.stop", "web", "--force")
+    for node in ("pm-1", "pm-2"):
+        lab.ssh(node, "drbdadm disconnect web")
+    for node in ("pm-1", "pm-2"):
+        write = "dd if=/dev/zero of=/dev/drbd1 bs=4k count=1 oflag=direct status=none"
+        lab.ssh(node, f"drbdadm primary web; {write}; drbdadm secondary web")
+    for node in ("pm-1", "pm-2"):
+        lab.ssh(node, "drbdadm connect web")
+    done = lab.fab("pm.ready_drbd")
+    assert done.returncode == 1
+    assert "split brain" in done.stdout
+    # Nothing was resolved by itself: a person chooses whose data to throw away.
+    lab.ssh("pm-2", "drbdadm disconnect web; drbdadm connect --discard-my-data web")
+    lab.ssh("pm-1", "drbdadm connect web")
+    lab.ok("pm.ready_drbd")

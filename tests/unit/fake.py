@@ -1,0 +1,381 @@
+"""A small world that plans act on: nodes with volumes, files, DRBD and domains, in memory.
+
+It knows each command that a plan may hold by its text and refuses what the real tools refuse (a volume in use cannot be
+removed, a disk in use not demoted), so that an undo in the wrong order fails here too. A command that it does not
+know is an error of the test. What no plan undoes and nothing depends on (folders, the contents of disks) is not kept.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pmc import drbd
+from pmc.command import Command
+from pmc.errors import CommandFailed, InDoubt, PmcError
+from pmc.model import ClusterState, Domain, NodeState, Resource, Volume
+from pmc.plan import Action, Plan, Wait, Watch, apply
+from pmc.units import GiB
+from tests.unit.samples import SETTINGS, node
+
+
+@dataclass
+class Kernel:
+    """A DRBD resource that is up."""
+
+    minor: int
+    role: str = "Secondary"
+    disk: str = "Inconsistent"
+    two_primaries: bool = False
+
+
+@dataclass
+class Machine:
+    volumes: dict[str, Volume] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    resources: dict[str, Kernel] = field(default_factory=dict)
+    domains: dict[str, str] = field(default_factory=dict)
+
+
+class Impossible(Exception):
+    """The tool refuses."""
+
+
+def need(holds: object, said: str) -> None:
+    if not holds:
+        raise Impossible(said)
+
+
+class World:
+    def __init__(self) -> None:
+        self.nodes = {name: Machine() for name in SETTINGS.nodes}
+        self.log: list[tuple[str, str]] = []
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, World) and self.nodes == other.nodes
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name}: {machine}" for name, machine in self.nodes.items())
+
+    def copy(self) -> World:
+        return deepcopy(self)
+
+    def carry_out(self, name: str, action: Action, watch: Watch | None = None) -> None:
+        """As `Cluster.apply` would."""
+        self.log.append((name, str(action)))
+        try:
+            if isinstance(action, Wait):
+                need(action.query.parse(self._say(name, action.query.command)), action.otherwise)
+                return
+            self._effect(name, action if isinstance(action, Command) else action.target)
+        except Impossible as error:
+            raise CommandFailed(name, str(action), 1, str(error)) from None
+
+    def _effect(self, name: str, command: Command) -> None:
+        line = shlex.join(command.argv)
+        for pattern, effect in EFFECTS:
+            if found := re.fullmatch(pattern, line, re.DOTALL):
+                effect(self, name, command, *found.groups())
+                return
+        raise AssertionError(f"the fake world does not know: {line}")
+
+    def _say(self, name: str, command: Command) -> str:
+        """What the two questions of plans would print."""
+        machine, line = self.nodes[name], shlex.join(command.argv)
+        vm = command.argv[-1]
+        if "events2" in line:
+            kernel = machine.resources[vm]
+            peer = self.peer(name, vm)
+            state = "Connected" if peer else "Connecting"
+            return (
+                f"exists resource name:{vm} role:{kernel.role}\nexists connection name:{vm} connection:{state}\n"
+                f"exists device name:{vm} minor:{kernel.minor} disk:{kernel.disk} size:{GiB // 1024}\n"
+                f"exists peer-device name:{vm} replication:Established peer-disk:{peer.disk if peer else 'DUnknown'}\n"
+                "exists -\n"
+            )
+        assert "domstate" in line, line
+        return machine.domains[vm] + "\n"
+
+    def peer(self, name: str, vm: str) -> Kernel | None:
+        others = [m.resources[vm] for other, m in self.nodes.items() if other != name and vm in m.resources]
+        return others[0] if others else None
+
+    def open(self, name: str, vm: str) -> bool:
+        """A guest has the disk open."""
+        return self.nodes[name].domains.get(vm) == "running"
+
+    def state(self) -> ClusterState:
+        return ClusterState({name: self._node_state(name, machine) for name, machine in self.nodes.items()})
+
+    def _node_state(self, name: str, machine: Machine) -> NodeState:
+        resources = {}
+        for vm, kernel in machine.resources.items():
+            peer = self.peer(name, vm)
+            resources[vm] = Resource(
+                vm, kernel.minor, kernel.role, kernel.disk, "Connected" if peer else "StandAlone", "Established",
+                peer.role if peer else "Unknown", peer.disk if peer else "DUnknown", GiB,
+                two_primaries=kernel.two_primaries,
+            )  # fmt: skip
+        texts = "".join(text for path, text in machine.files.items() if path.endswith(".res"))
+        domains = {vm: Domain(vm, state, GiB, 1) for vm, state in machine.domains.items()}
+        return node(
+            name, volumes=dict(machine.volumes), resources=resources, files=drbd.parse_files(texts), domains=domains
+        )
+
+
+# -- what each command does: (world, node, command, parts of the text) --
+
+Effect = Callable[..., None]
+
+
+def create(world: World, at: str, command: Command, size: str, name: str) -> None:
+    volumes = world.nodes[at].volumes
+    need(name not in volumes, "already exists in volume group")
+    volumes[name] = Volume(name, "vg", int(size), ("pmc",))
+
+
+def snapshot(world: World, at: str, command: Command, size: str, name: str, origin: str) -> None:
+    volumes = world.nodes[at].volumes
+    need(origin in volumes and name not in volumes, "no origin, or it exists")
+    volumes[name] = Volume(name, "vg", int(size), ("pmc",), origin)
+
+
+def remove(world: World, at: str, command: Command, name: str) -> None:
+    machine = world.nodes[at]
+    need(name in machine.volumes, "Failed to find logical volume")
+    need(name not in machine.resources, "Logical volume in use")
+    del machine.volumes[name]
+
+
+def discard(world: World, at: str, command: Command, name: str) -> None:
+    world.nodes[at].volumes.pop(name, None)
+
+
+def has_volume(world: World, at: str, command: Command, name: str) -> None:
+    need(name in world.nodes[at].volumes, "Failed to find logical volume")
+
+
+def grow(world: World, at: str, command: Command, more: str, name: str) -> None:
+    volumes = world.nodes[at].volumes
+    volumes[name] = replace(volumes[name], size=volumes[name].size + int(more))
+
+
+def tag(world: World, at: str, command: Command, flag: str, name: str) -> None:
+    volumes = world.nodes[at].volumes
+    volumes[name] = replace(volumes[name], tags=("pmc",) if flag == "add" else ())
+
+
+def write(world: World, at: str, command: Command, path: str) -> None:
+    world.nodes[at].files[path] = command.stdin or ""
+
+
+def delete(world: World, at: str, command: Command, paths: str) -> None:
+    for path in shlex.split(paths):
+        world.nodes[at].files.pop(path, None)
+
+
+def has_file(world: World, at: str, command: Command, path: str) -> None:
+    need(path in world.nodes[at].files, "")
+
+
+def metadata(world: World, at: str, command: Command, vm: str) -> None:
+    machine = world.nodes[at]
+    need(drbd.path(vm) in machine.files and vm in machine.volumes, "no resource file, or no disk")
+    need(vm not in machine.resources, "is configured!")
+
+
+def up(world: World, at: str, command: Command, vm: str) -> None:
+    machine = world.nodes[at]
+    need(drbd.path(vm) in machine.files and vm in machine.volumes, "no resource file, or no disk")
+    machine.resources.setdefault(vm, Kernel(drbd.parse_files(machine.files[drbd.path(vm)])[vm].minor))
+
+
+def down(world: World, at: str, command: Command, vm: str) -> None:
+    need(not world.open(at, vm), "Device is held open by someone")
+    need(world.nodes[at].resources.pop(vm, None), "no such resource")
+
+
+def is_up(world: World, at: str, command: Command, vm: str) -> None:
+    need(vm in world.nodes[at].resources, "no such resource")
+
+
+def is_primary(world: World, at: str, command: Command, vm: str) -> None:
+    need(vm in world.nodes[at].resources and world.nodes[at].resources[vm].role == "Primary", "")
+
+
+def promote(world: World, at: str, command: Command, force: str | None, vm: str) -> None:
+    kernel, peer = world.nodes[at].resources[vm], world.peer(at, vm)
+    both = kernel.two_primaries and peer and peer.two_primaries
+    need(not peer or peer.role == "Secondary" or both, "Multiple primaries not allowed by config")
+    need(force or kernel.disk == "UpToDate", "Need access to UpToDate data")
+    kernel.role, kernel.disk = "Primary", "UpToDate"
+
+
+def demote(world: World, at: str, command: Command, vm: str) -> None:
+    need(not world.open(at, vm), "Device is held open by someone")
+    world.nodes[at].resources[vm].role = "Secondary"
+
+
+def declare_equal(world: World, at: str, command: Command, vm: str) -> None:
+    kernel, peer = world.nodes[at].resources[vm], world.peer(at, vm)
+    need(peer, "not connected")
+    assert peer is not None
+    kernel.disk = peer.disk = "UpToDate"
+
+
+def allow_two(world: World, at: str, command: Command, answer: str, vm: str) -> None:
+    kernel, peer = world.nodes[at].resources[vm], world.peer(at, vm)
+    closing = kernel.two_primaries and answer == "no"
+    need(not (closing and peer and kernel.role == peer.role == "Primary"), "Can not be changed: both are primary")
+    kernel.two_primaries = answer == "yes"
+
+
+def define(world: World, at: str, command: Command) -> None:
+    name = re.search("<name>(.*)</name>", command.stdin or "")
+    assert name is not None
+    world.nodes[at].domains.setdefault(name[1], "shut off")
+
+
+def undefine(world: World, at: str, command: Command, vm: str) -> None:
+    need(world.nodes[at].domains.get(vm) == "shut off", "not defined, or runs")
+    del world.nodes[at].domains[vm]
+
+
+def start(world: World, at: str, command: Command, vm: str) -> None:
+    machine = world.nodes[at]
+    need(machine.domains.get(vm) == "shut off", "not defined, or runs")
+    need(machine.resources[vm].role == "Primary", "Could not open '/dev/drbd': Wrong medium type")
+    machine.domains[vm] = "running"
+
+
+def stop(world: World, at: str, command: Command, vm: str) -> None:
+    need(world.nodes[at].domains.get(vm) == "running", "domain is not running")
+    world.nodes[at].domains[vm] = "shut off"
+
+
+def has_domain(world: World, at: str, command: Command, vm: str) -> None:
+    need(vm in world.nodes[at].domains, "failed to get domain")
+
+
+def runs(world: World, at: str, command: Command, vm: str) -> None:
+    need(world.nodes[at].domains.get(vm) == "running", "")
+
+
+def migrate(world: World, at: str, command: Command, vm: str, address: str) -> None:
+    target = next(name for name, spec in SETTINGS.nodes.items() if spec.replication == address)
+    need(world.nodes[target].resources[vm].role == "Primary", "Could not open the disk: Wrong medium type")
+    stop(world, at, command, vm)
+    world.nodes[target].domains[vm] = "running"
+
+
+def filled(world: World, at: str, command: Command, minor: str) -> None:
+    """Something writes to the device, which only a primary lets it."""
+    kernels = [k for k in world.nodes[at].resources.values() if k.minor == int(minor)]
+    need(kernels and kernels[0].role == "Primary", "Read-only file system")
+
+
+def store(world: World, at: str, command: Command, path: str) -> None:
+    need(path in world.nodes[at].files, "no such file")
+    for end in ("image", "file"):
+        world.nodes[at].files[f"{path}.{end}"] = "sum"
+
+
+def seal(world: World, at: str, command: Command, part: str, folder: str, file: str, id: str) -> None:
+    files = world.nodes[at].files
+    need({part, f"{part}.image", f"{part}.file"} <= set(files), "not whole")
+    for path in (part, f"{part}.image", f"{part}.file"):
+        del files[path]
+    files[f"{folder}/{file}"] = "disk"
+    files[f"{folder}/{id}.json"] = command.stdin or ""
+
+
+def nothing(world: World, at: str, command: Command, *parts: str) -> None:
+    pass
+
+
+VIRSH = "virsh --connect qemu:///system "
+BASH = "bash -euo pipefail -c "
+EFFECTS: list[tuple[str, Effect]] = [
+    (r"lvcreate --yes --wipesignatures n --addtag pmc --size (\d+)b --name (\S+) vg", create),
+    (r"lvcreate --yes --snapshot --addtag pmc --size (\d+)b --name (\S+) vg/(\S+)", snapshot),
+    (r"blkdiscard .* /dev/vg/(\S+)", has_volume),
+    (r"lvremove --yes vg/(\S+)", remove),
+    (BASH + r"'lvs .* lvremove .*' pmc vg/(\S+)", discard),
+    (BASH + r"'a=\$\(lvs .*' pmc vg/(\S+)", has_volume),
+    (r"lvs --noheadings vg/(\S+)", has_volume),
+    (r"lvextend --size \+(\d+)b vg/(\S+)", grow),
+    (r"lvchange --(add|del)tag pmc vg/(\S+)", tag),
+    (r"install -d -m 7.. \S+", nothing),
+    (r"install -m 600 /dev/stdin (\S+)", write),
+    (r"install -m 600 /dev/null (\S+)", write),
+    (r"rm -f (.+)", delete),
+    (r"test -e (\S+)", has_file),
+    (r"true", nothing),
+    (r"drbdadm create-md --force (\S+)", metadata),
+    (r"drbdadm up (\S+)", up),
+    (BASH + r"'drbdadm role .* drbdadm attach .*' pmc (\S+)", up),
+    (BASH + r"'drbdadm down .*' pmc (\S+)", down),
+    (r"drbdadm role (\S+)", is_up),
+    (r"bash .*drbdadm role .* = Primary\* .* pmc (\S+)", is_primary),
+    (r"drbdadm primary (--force )?(\S+)", promote),
+    (r"drbdadm secondary (\S+)", demote),
+    (r"drbdadm new-current-uuid --clear-bitmap (\S+)", declare_equal),
+    (r"drbdadm net-options --protocol=C --allow-two-primaries=(yes|no) (\S+)", allow_two),
+    (VIRSH + r"define /dev/stdin", define),
+    (VIRSH + r"undefine (\S+) --nvram", undefine),
+    (VIRSH + r"start (\S+)", start),
+    (VIRSH + r"(?:destroy|shutdown) (\S+)", stop),
+    (VIRSH + r"dominfo (\S+)", has_domain),
+    (BASH + r"'virsh .* list --name .*' pmc (\S+)", runs),
+    (VIRSH + r"migrate .* (\S+) qemu\+ssh://root@(\S+)/system .*", migrate),
+    (r"dd of=/dev/drbd(\d+) .*", filled),
+    (r"qemu-img convert .* /dev/drbd(\d+)", filled),
+    (BASH + r"'(?:dd if=|ssh ).* pmc /dev/drbd(\d+)", filled),
+    (BASH + r".*its manifest says.* pmc /dev/drbd(\d+) [0-9a-f]{64}", filled),
+    (BASH + r"'umask 077; trap .* pmc (\S+) 6..", write),
+    (BASH + r"'umask 077; rm -f .* pmc (\S+)(?: .*)?", store),
+    (BASH + r"'umask 077; i=.*' pmc (\S+) (\S+) (\S+) (\S+)", seal),
+    (BASH + r"'free=.*' pmc \S+ \d+", nothing),
+]
+
+
+# -- failures --
+
+
+class Faulty:
+    """Carries out in a world, but call number `at` goes wrong: it "fails" (without effect), or its end is not known: it
+    was "lost before" or "lost after" its effect. Calls from number `stuck` on (undos) fail too."""
+
+    def __init__(self, world: World, at: int, how: str, stuck: int | None = None) -> None:
+        self.world, self.at, self.how, self.stuck = world, at, how, stuck
+        self.calls = 0
+
+    def __call__(self, node: str, action: Action, watch: Watch | None) -> None:
+        number, self.calls = self.calls, self.calls + 1
+        if number == self.at:
+            if self.how == "lost after":
+                self.world.carry_out(node, action, watch)
+            raise self.error(node, action)
+        if self.stuck is not None and number >= self.stuck:
+            raise CommandFailed(node, str(action), 5, "the undo fails too")
+        self.world.carry_out(node, action, watch)
+
+    def error(self, node: str, action: Action) -> PmcError:
+        if self.how == "fails":
+            return CommandFailed(node, str(action), 1, "it fails")
+        return InDoubt(node, str(action), "the connection was lost")
+
+
+def done(world: World, plan: Plan) -> World:
+    """The world after the whole plan."""
+    after = world.copy()
+    apply(plan, after.carry_out)
+    return after
+
+
+def watched(calls: list[Any]) -> Callable[[int, Plan], None]:
+    return lambda number, plan: calls.append(number)

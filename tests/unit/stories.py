@@ -1,0 +1,137 @@
+"""A plan of each kind, with the world that it begins in. test_plans reads them, test_rollback breaks them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from pmc.backup import Backup, Stored
+from pmc.model import Volume
+from pmc.plan import Plan, apply
+from pmc.plans import add, backup, clone, vm
+from pmc.plans.make import Given
+from pmc.plans.request import Add, Image
+from pmc.units import GiB, MiB
+from tests.unit.fake import World, done
+from tests.unit.samples import SETTINGS, XML
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+UUID = "00000000-0000-4000-8000-000000000002"
+WEB = Given(1, 7800, "52:54:00:77:00:01", "hunter2")
+NEW = Given(2, 7801, "52:54:00:77:00:02", "hunter2")
+BASE = Backup(
+    "web.20260101T000000Z.base", "web", "base", "2026-01-01T00:00:00+00:00", GiB, "/dev/drbd1", ("pm-1", "pm-2"),
+    "pm-2", XML, image_sha256="0" * 64, file_sha256="0" * 64,
+)  # fmt: skip
+DELTA = replace(BASE, id="web.20260102T000000Z.delta", kind="delta", base=BASE.id, image_sha256="1" * 64)
+STORED = (Stored("pm-2", BASE.id, GiB, BASE), Stored("pm-2", DELTA.id, MiB, DELTA))
+
+
+@dataclass(frozen=True)
+class Story:
+    world: World
+    plan: Plan
+
+
+def wanted(name: str = "web", secondary: str = "pm-2", **more: object) -> Add:
+    plain = Add(name, "pm-1", secondary, GiB, GiB)
+    return replace(plain, **more)  # type: ignore[arg-type]
+
+
+def _add(request: Add, world: World, given: Given = WEB) -> Plan:
+    state, size = world.state(), request.size
+    xml = XML.replace("web", request.name)
+    content = clone.copy(request, size, state, SETTINGS, given) if request.clone else ()
+    return add.add(request, size, state, SETTINGS, given, xml, content)
+
+
+def with_web(secondary: str = "pm-2") -> World:
+    """web runs on pm-1."""
+    return done(World(), _add(wanted(secondary=secondary), World()))
+
+
+def stopped_web() -> World:
+    world = with_web()
+    return done(world, vm.stop("web", False, world.state(), SETTINGS))
+
+
+def moved_web() -> World:
+    """web was moved to pm-2 and two primaries are still allowed."""
+    world = with_web()
+    return done(world, vm.move("web", "", world.state(), SETTINGS))
+
+
+def half_web() -> World:
+    """Of making web only the volumes and one file were done."""
+    world = World()
+    plan = _add(wanted(), world)
+    apply(Plan("half", tuple(step for step in plan.steps[:5] if "zero" not in step.note)), world.carry_out)
+    return world
+
+
+def with_a_volume() -> World:
+    world = World()
+    world.nodes["pm-1"].volumes["web"] = Volume("web", "vg", GiB)
+    return world
+
+
+def new(**flags: object) -> Callable[[], Story]:
+    def tell() -> Story:
+        world = World()
+        return Story(world, _add(wanted(**flags), world))  # type: ignore[arg-type]
+
+    return tell
+
+
+def reused() -> Story:
+    world = with_a_volume()
+    return Story(world, _add(wanted(reuse=True), world))
+
+
+def cloned() -> Story:
+    world = with_web()
+    return Story(world, _add(wanted("web2", clone="web"), world, NEW))
+
+
+def of_web(build: Callable[[World], Plan], begin: Callable[[], World] = with_web) -> Callable[[], Story]:
+    def tell() -> Story:
+        world = begin()
+        return Story(world, build(world))
+
+    return tell
+
+
+def backed_up(stored: tuple[Stored, ...]) -> Callable[[World], Plan]:
+    return lambda world: backup.make_backup("web", False, GiB, XML, stored, NOW, world.state(), SETTINGS)[1]
+
+
+def restored(world: World) -> Plan:
+    chosen = backup.choose(DELTA.id, "web2", "pm-1", "pm-2", STORED, SETTINGS)
+    return backup.restore(chosen, world.state(), SETTINGS, NEW, UUID)
+
+
+RAW = Image("/images/web.raw", "raw", GiB, GiB)
+QCOW2 = Image("/images/web.qcow2", "qcow2", GiB, 300 * MiB)
+ISO = Image("/iso/debian.iso", "iso", 600 * MiB, 600 * MiB)
+
+STORIES: dict[str, Callable[[], Story]] = {
+    "vm.add": new(),
+    "vm.add-single": new(secondary=""),
+    "vm.add-raw": new(image=RAW),
+    "vm.add-qcow2": new(image=QCOW2),
+    "vm.add-iso": new(iso=ISO),
+    "vm.add-clone": cloned,
+    "vm.add-reuse": reused,
+    "vm.start": of_web(lambda world: vm.start("web", "", world.state(), SETTINGS), stopped_web),
+    "vm.start-on": of_web(lambda world: vm.start("web", "pm-2", world.state(), SETTINGS), stopped_web),
+    "vm.stop": of_web(lambda world: vm.stop("web", False, world.state(), SETTINGS)),
+    "vm.stop-force": of_web(lambda world: vm.stop("web", True, world.state(), SETTINGS)),
+    "vm.mv": of_web(lambda world: vm.move("web", "", world.state(), SETTINGS)),
+    "vm.mv-close": of_web(lambda world: vm.settle("web", world.state()), moved_web),
+    "vm.rm": of_web(lambda world: vm.remove("web", world.state(), SETTINGS)),
+    "vm.rm-half": of_web(lambda world: vm.remove("web", world.state(), SETTINGS), half_web),
+    "vm.backup-base": of_web(backed_up(())),
+    "vm.backup-delta": of_web(backed_up(STORED)),
+    "vm.restore": of_web(restored),
+}

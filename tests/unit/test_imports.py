@@ -1,0 +1,97 @@
+"""Imports run one way, and the pure modules stay pure: read from the source, without importing it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for folder in ("pmc", "fabfile")
+    for path in (ROOT / folder).rglob("*.py")
+}
+
+# From the bottom up; a module imports from its own layer and those before it. One that is new belongs in a layer.
+LAYERS = [
+    {"pmc", "pmc.units", "pmc.errors", "pmc.command"},
+    {"pmc.model", "pmc.settings"},
+    {"pmc.drbd", "pmc.lvm", "pmc.virsh", "pmc.backup", "pmc.allocate"},
+    {"pmc.plan"},
+    {"pmc.plans", "pmc.plans.*", "pmc.checks", "pmc.trust", "pmc.rows"},
+    {"pmc.view"},
+    {"pmc.ssh", "pmc.node", "pmc.hypervisor", "pmc.cluster"},
+    {"pmc.looks"},
+    {"pmc.tasks", "pmc.tasks.*"},
+    {"pmc.main", "fabfile"},
+]
+PURE = 5  # the first so many layers
+IMPURE = {
+    "fabric", "paramiko", "libvirt", "threading", "concurrent", "multiprocessing", "asyncio", "time", "random",
+    "secrets", "socket", "select", "subprocess", "signal", "tqdm", "tabulate",
+}  # fmt: skip
+CONNECTIONS = {"fabric", "paramiko", "socket", "threading", "concurrent"}
+OWNERS = {"pmc.ssh", "pmc.node", "pmc.cluster", "pmc.hypervisor"}
+
+
+def imports(path: Path) -> set[str]:
+    found = set[str]()
+    for part in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(part, ast.Import):
+            found |= {alias.name for alias in part.names}
+        elif isinstance(part, ast.ImportFrom):
+            assert part.level == 0, f"{path}: a relative import"
+            assert part.module is not None
+            # `from pmc import drbd` imports the module pmc.drbd; `from pmc.drbd import path` only pmc.drbd.
+            found |= {f"{part.module}.{alias.name}" for alias in part.names if f"{part.module}.{alias.name}" in FILES}
+            if not all(f"{part.module}.{alias.name}" in FILES for alias in part.names):
+                found.add(part.module)
+    return found
+
+
+def layer(module: str) -> int:
+    for number, names in enumerate(LAYERS):
+        if module in names or f"{module.rpartition('.')[0]}.*" in names:
+            return number
+    pytest.fail(f"{module} is in no layer: give it one in {__name__}")
+
+
+@pytest.mark.parametrize("module", sorted(FILES))
+def test_imports_run_one_way(module: str) -> None:
+    mine = layer(module)
+    for other in imports(FILES[module]):
+        if other.partition(".")[0] in ("pmc", "fabfile"):
+            assert layer(other) <= mine, f"{module} imports {other}, which is above it"
+
+
+@pytest.mark.parametrize("module", sorted(FILES))
+def test_pure_modules_import_nothing_that_acts(module: str) -> None:
+    if layer(module) < PURE:
+        assert {name.partition(".")[0] for name in imports(FILES[module])} & IMPURE == set()
+
+
+def test_connections_and_threads_have_their_owners() -> None:
+    """Tasks may ask Fabric what kind of context they got, and looks asks DNS; neither connects to a node."""
+    allowed = {"pmc.tasks.base": {"fabric"}, "pmc.main": {"fabric"}, "pmc.looks": {"socket"}}
+    for module, path in FILES.items():
+        used = {name.partition(".")[0] for name in imports(path)} & CONNECTIONS
+        assert module in OWNERS or used <= allowed.get(module, set()), f"{module} uses {used}"
+
+
+def test_libvirt_is_imported_in_one_place() -> None:
+    assert [module for module, path in FILES.items() if "libvirt" in imports(path)] == ["pmc.hypervisor"]
+
+
+def test_errors_import_invoke_only() -> None:
+    assert imports(FILES["pmc.errors"]) == {"__future__", "invoke.exceptions"}
+
+
+@pytest.mark.parametrize("module", sorted(FILES))
+def test_a_pure_module_reads_no_clock(module: str) -> None:
+    """datetime is a type to compute with; now() is the clock."""
+    if layer(module) < PURE:
+        calls = [part.func for part in ast.walk(ast.parse(FILES[module].read_text())) if isinstance(part, ast.Call)]
+        names = {call.attr for call in calls if isinstance(call, ast.Attribute)}
+        assert names & {"now", "utcnow", "today"} == set()

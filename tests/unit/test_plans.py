@@ -1,0 +1,364 @@
+"""What each verb will do, as text to read and compare: tests/data/plans/*.txt.
+
+After a change of a plan that is meant, write the files anew and read the difference:
+
+    PMC_WRITE_PLANS=1 pytest tests/unit/test_plans.py; git diff tests/data/plans
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pmc.errors import NodeDown, Refused
+from pmc.model import ClusterState, Domain, ResourceFile, Volume
+from pmc.plan import Plan
+from pmc.plans import add, backup, clone, refuse, vm
+from pmc.units import GiB, MiB
+from tests.unit.fake import done
+from tests.unit.samples import (
+    DATA,
+    SETTINGS,
+    XML,
+    alone,
+    changed,
+    cluster,
+    data,
+    home,
+    node,
+    running,
+    stopped,
+    with_resource,
+)
+from tests.unit.stories import BASE, DELTA, NEW, NOW, STORED, STORIES, UUID, WEB, moved_web, wanted
+
+
+def shown(plan: Plan) -> str:
+    """The plan as --dry-run prints it, and what is done when a step fails or is in doubt."""
+    lines = [f"{plan.title}\n"]
+    for number, step in enumerate(plan.steps, 1):
+        lines.append(f"{number}. {step.node}: {step.note}{' (no way back)' if step.pivot else ''}\n{step.do}")
+        lines += [f"  undo:  {step.undo}"] if step.undo else []
+        lines += [f"  check: {step.check}"] if step.check else []
+        lines.append("")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_the_plan_is_as_expected(name: str) -> None:
+    text = shown(STORIES[name]().plan)
+    if os.environ.get("PMC_WRITE_PLANS"):
+        (DATA / "plans" / f"{name}.txt").write_text(text, encoding="utf-8")
+    assert text == data(f"plans/{name}.txt")
+
+
+def test_every_expected_plan_is_one_of_a_story() -> None:
+    assert {path.stem for path in (DATA / "plans").iterdir()} == set(STORIES)
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_no_plan_shows_the_secret(name: str) -> None:
+    plan = STORIES[name]().plan
+    assert "hunter2" not in f"{plan}{plan!r}{shown(plan)}"
+    assert not any("hunter2" in word for step in plan.steps for word in getattr(step.do, "argv", ()))
+
+
+def test_a_plan_prints_as_commands_under_their_nodes() -> None:
+    plan = STORIES["vm.start"]().plan
+    assert str(plan).splitlines() == [
+        "# vm.start web: 2 steps",
+        "# 1. pm-1: make web primary",
+        "drbdadm primary web",
+        "# 2. pm-1: start web",
+        "virsh --connect qemu:///system start web",
+    ]
+
+
+# -- what must hold whatever the text is --
+
+
+def test_a_new_disk_holds_the_metadata_and_is_zeroed_before_anything_else_sees_it() -> None:
+    steps = [(step.node, str(step.do)) for step in STORIES["vm.add"]().plan.steps]
+    for place in ("pm-1", "pm-2"):
+        zeroed = next(n for n, (at, line) in enumerate(steps) if at == place and line.startswith("blkdiscard"))
+        assert all("drbdadm" not in line for at, line in steps[:zeroed])
+    created = next(line for _, line in steps if line.startswith("lvcreate"))
+    size = int(created.split("--size ")[1].split("b")[0])
+    assert size >= GiB + MiB
+    assert size % (4 * MiB) == 0
+
+
+def test_only_migration_opens_two_primaries_and_each_opening_has_the_undo_that_closes() -> None:
+    for name, tell in STORIES.items():
+        for step in tell().plan.steps:
+            if "--allow-two-primaries=yes" in str(step.do):
+                assert name == "vm.mv"
+                assert step.undo is not None
+                assert str(step.undo) == str(step.do).replace("=yes", "=no")
+
+
+def test_a_backup_reads_a_snapshot_of_the_standby_cut_to_the_disks_size() -> None:
+    made, plan = backup.make_backup("web", True, 10 * GiB, XML, (), NOW, running(), SETTINGS)
+    read = next(str(step.do) for step in plan.steps if "dd if=" in str(step.do))
+    assert "if=/dev/vg/web.backup" in read
+    assert f"count={10 * GiB} iflag=fullblock,count_bytes" in read
+    assert {step.node for step in plan.steps} == {"pm-2"}
+    assert (made.kind, made.source, made.id) == ("base", "pm-2", "web.20260102T030405Z.base")
+
+
+def test_a_delta_lies_where_its_base_lies() -> None:
+    stored = [replace(STORED[0], node="pm-1")]
+    made, plan = backup.make_backup("web", False, 10 * GiB, XML, stored, NOW, running(), SETTINGS)
+    assert (made.kind, made.base) == ("delta", BASE.id)
+    read = next(step for step in plan.steps if "xdelta3" in str(step.do))
+    assert read.node == "pm-1"
+    assert "root@10.0.0.2" in str(read.do), "the standby is read over the replication network"
+
+
+def test_a_plan_of_add_leads_to_a_vm_that_is_whole() -> None:
+    story = STORIES["vm.add"]()
+    state = done(story.world, story.plan).state()
+    assert refuse.whole(state, "web") == ["pm-1", "pm-2"]
+    assert state.active_on("web") == state.primaries("web") == ["pm-1"]
+    assert all(state.nodes[place].resources["web"].healthy for place in ("pm-1", "pm-2"))
+
+
+def test_moving_and_closing_leaves_one_primary_and_two_allowed_nowhere() -> None:
+    story = STORIES["vm.mv"]()
+    moved = done(story.world, story.plan)
+    closed = done(moved, vm.settle("web", moved.state())).state()
+    assert closed.active_on("web") == closed.primaries("web") == ["pm-2"]
+    assert not any(n.resources["web"].two_primaries for n in closed if "web" in n.resources)
+    assert not vm.settle("web", closed).steps
+
+
+def test_what_dry_run_says_of_closing_is_what_closing_does() -> None:
+    story = STORIES["vm.mv"]()
+    moved = done(story.world, story.plan)
+    assert vm.closing("web", story.world.state()) == vm.settle("web", moved.state())
+
+
+def test_removing_removes_all() -> None:
+    for name in ("vm.rm", "vm.rm-half"):
+        story = STORIES[name]()
+        after = done(story.world, story.plan)
+        assert not any(machine.volumes or machine.files or machine.domains for machine in after.nodes.values())
+
+
+def test_removing_takes_the_vms_snapshots_first() -> None:
+    snapshot = Volume("web.backup", "vg", GiB, ("pmc",), "web")
+    state = changed(
+        stopped(), "pm-2", volumes={**home("pm-2", active=False, primary=False).volumes, "web.backup": snapshot}
+    )
+    lines = [str(step.do) for step in vm.remove("web", state, SETTINGS).steps]
+    assert lines.index("lvremove --yes vg/web.backup") < len(lines) - 1 - lines[::-1].index("lvremove --yes vg/web")
+
+
+def test_stopping_what_is_off_does_nothing() -> None:
+    assert vm.stop("web", False, stopped(), SETTINGS).steps == ()
+
+
+def test_a_vm_starts_where_its_drbd_is_primary() -> None:
+    state = cluster(home("pm-1", active=False, primary=False), home("pm-2", active=False, primary=True))
+    steps = vm.start("web", "", state, SETTINGS).steps
+    assert [(step.node, str(step.do)) for step in steps] == [("pm-2", "virsh --connect qemu:///system start web")]
+
+
+def test_a_vm_on_one_node_starts_without_a_peer() -> None:
+    assert [step.node for step in vm.start("web", "", alone(active=False), SETTINGS).steps] == ["pm-1", "pm-1"]
+
+
+# -- refusals: before the first step --
+
+DOWN = changed(running(), "pm-2", down="no ssh within 10 s")
+TWICE = cluster(home("pm-1", active=True, primary=True), home("pm-2", active=True, primary=True))
+MISSING_TOOL = changed(running(), "pm-2", failures={"drbd status": "command not found"})
+FOREIGN = cluster(
+    node("pm-1", volumes={"web": Volume("web", "vg", GiB)}, domains={"web": Domain("web", "shut off", 1, 1)})
+)
+SPLIT = with_resource(running(), "pm-1", connection="StandAlone", peer_disk="DUnknown")
+
+PAUSED = Domain("web", "paused", GiB, 1)
+VOLUME = Volume("web", "vg", GiB)
+
+
+def start(state: ClusterState, on: str = "") -> Plan:
+    return vm.start("web", on, state, SETTINGS)
+
+
+def stop(state: ClusterState) -> Plan:
+    return vm.stop("web", False, state, SETTINGS)
+
+
+def move(state: ClusterState, to: str = "") -> Plan:
+    return vm.move("web", to, state, SETTINGS)
+
+
+def settle(state: ClusterState) -> Plan:
+    return vm.settle("web", state)
+
+
+def remove(state: ClusterState) -> Plan:
+    return vm.remove("web", state, SETTINGS)
+
+
+def make(state: ClusterState, size: int = GiB, **flags: Any) -> Plan:
+    request = wanted(**flags)
+    return add.add(request, size, state, SETTINGS, WEB, XML)
+
+
+def take(state: ClusterState) -> Plan:
+    return backup.make_backup("web", False, 10 * GiB, XML, (), NOW, state, SETTINGS)[1]
+
+
+def without_domain(state: ClusterState, place: str) -> ClusterState:
+    return changed(state, place, domains={})
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: start(running()), "web: runs already, on pm-1"),
+        (lambda: start(running(), "pm-2"), "fab vm.mv web moves it"),
+        (lambda: start(stopped(), "pm-3"), "--on pm-3: web has its disks on pm-1 and pm-2"),
+        (lambda: start(with_resource(stopped(), "pm-2", role="Primary"), "pm-1"), "fab vm.start web --on pm-2"),
+        (lambda: start(with_resource(stopped(), "pm-1", connection="StandAlone")), "StandAlone"),
+        (lambda: start(with_resource(stopped(), "pm-1", peer_disk="Inconsistent")), "UpToDate/Inconsistent"),
+        (lambda: start(changed(stopped(), "pm-1", resources={})), "fab pm.ready_drbd --node pm-1"),
+        (lambda: start(changed(stopped(), "pm-1", memory_available=MiB)), "1 GiB of memory, pm-1 has 1 MiB"),
+        (lambda: start(with_resource(alone(active=False), "pm-1", disk="Inconsistent")), "its disk on pm-1 is not up"),
+        (lambda: start(cluster()), "web: no such VM; there are: none yet"),
+        (lambda: start(without_domain(stopped(), "pm-2")), "half made or half removed; fab vm.rm web"),
+        (lambda: start(MISSING_TOOL), "drbd status: command not found; fab pm.init pm-2"),
+        (lambda: stop(changed(stopped(), "pm-2", down="no ssh")), "may run on pm-2, which does not answer"),
+        (lambda: stop(cluster()), "no such VM"),
+        (lambda: move(stopped()), "does not run; start it where you want it"),
+        (lambda: move(TWICE), "runs on pm-1 and pm-2; that must not be"),
+        (lambda: move(alone(active=True)), "has its disk on pm-1 only"),
+        (lambda: move(running(), "pm-1"), "--to pm-1: web can move to pm-2"),
+        (lambda: move(running(), "pm-3"), "--to pm-3: web can move to pm-2"),
+        (lambda: move(SPLIT), "StandAlone, UpToDate/DUnknown"),
+        (lambda: move(with_resource(running(), "pm-2", replication="VerifyT")), "VerifyT on pm-2; wait"),
+        (lambda: move(with_resource(running(), "pm-2", role="Primary")), "fab vm.mv web --cleanup"),
+        (lambda: move(changed(running(), "pm-2", memory_available=0)), "pm-2 has 0 B free"),
+        (lambda: move(changed(running(), "pm-1", domains={"web": PAUSED})), "is paused on pm-1"),
+        (lambda: settle(TWICE), "runs on pm-1 and pm-2, so nothing was changed"),
+        (lambda: settle(stopped()), "runs nowhere, so nothing was changed"),
+        (lambda: remove(FOREIGN), "was not made by pmc"),
+        (lambda: remove(changed(running(), "pm-1", volumes={**running().nodes["pm-1"].volumes,
+                                "own": Volume("own", "vg", GiB, (), "web")})), "snapshot own that pmc did not make"),
+        (lambda: remove(cluster()), "no such VM"),
+        (lambda: make(running()), "there is such a VM already, on pm-1, pm-2"),
+        (lambda: make(cluster(node("pm-2", drbd=""))), "fab pm.ready_drbd --node pm-2"),
+        (lambda: make(cluster(node("pm-2", hostname="debian"))), "its host name is 'debian'"),
+        (lambda: make(cluster(node("pm-2", volumes={"web": VOLUME}))), "has a volume vg/web already"),
+        (lambda: make(cluster(node("pm-1", volumes={"web": VOLUME}))), "keep what is on it with --reuse"),
+        (lambda: make(cluster(), reuse=True), "--reuse: pm-1 has no volume vg/web"),
+        (lambda: make(cluster(node("pm-2", group_free=GiB))), "--size: pm-2 has 1 GiB free"),
+        (lambda: make(cluster(node("pm-1", memory_available=MiB))), "--memory 1 GiB: pm-1 has 1 MiB free"),
+        (lambda: make(cluster(node("pm-3", down="no ssh"))), "pm-3: no ssh; a new VM needs"),
+        (lambda: make(cluster(node("pm-3", failures={"ports": "ss: not found"}))), "pm-3: ports: ss: not found"),
+        (lambda: take(with_resource(running(), "pm-2", connection="StandAlone")), "Connected, UpToDate/UpToDate"),
+        (lambda: take(with_resource(running(), "pm-2", disk="Inconsistent")), "Inconsistent/UpToDate"),
+        (lambda: take(changed(running(), "pm-2", group_free=MiB)), "a snapshot of web needs"),
+    ],
+)  # fmt: skip
+def test_refused(build: Callable[[], Plan], words: str) -> None:
+    with pytest.raises(Refused) as caught:
+        build()
+    assert words in str(caught.value)
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize("build", [start, stop, move, settle, remove, make, take])
+def test_a_node_that_is_needed_and_down_is_named(build: Callable[[ClusterState], Plan]) -> None:
+    """Only stopping goes without the secondary: it must work when that node is dead."""
+    if build is stop:
+        assert [step.node for step in stop(DOWN).steps] == ["pm-1"] * 3
+        return
+    with pytest.raises(Refused, match="pm-2: no ssh within 10 s"):
+        build(DOWN)
+
+
+def test_a_vm_may_be_on_a_node_that_is_down() -> None:
+    with pytest.raises(NodeDown, match="not asked: pm-2"):
+        start(cluster(node("pm-2", down="no ssh")))
+
+
+def test_a_vm_on_a_node_that_is_not_configured() -> None:
+    elsewhere = ResourceFile("web", 1, "/dev/vg/web", ("pm-1", "pm-9"), (7800,))
+    with pytest.raises(Refused, match=r"lives on pm-9, which is not in pmc\.conf"):
+        start(changed(stopped(), "pm-1", files={"web": elsewhere}))
+
+
+@pytest.mark.parametrize(
+    ("name", "fits"),
+    [
+        ("web", True), ("a", True), ("web-2", True), ("a" * 63, True), ("allow", True),
+        ("", False), ("Web", False), ("2web", False), ("-web", False), ("web-", False), ("a" * 64, False),
+        ("wéb", False),
+        ("a b", False), ("a;id", False), ("$(id)", False), ("../a", False), ("web\n", False), ("all", False),
+        ("minor-1", False), ("snapshot1", False), ("pvmove0", False),
+    ],
+)  # fmt: skip
+def test_names(name: str, fits: bool) -> None:
+    if fits:
+        assert refuse.check_name("vm.add", name) == name
+        return
+    with pytest.raises(Refused, match=r"^vm\.add "):
+        refuse.check_name("vm.add", name)
+
+
+# -- choosing a backup --
+
+
+def choose(id: str = DELTA.id, new: str = "web2", primary: str = "", secondary: str = "", stored: Any = STORED) -> Any:
+    return backup.choose(id, new, primary, secondary, stored, SETTINGS)
+
+
+def test_a_restored_vm_goes_where_the_old_one_was_unless_told() -> None:
+    assert choose().nodes == ("pm-1", "pm-2")
+    assert choose(primary="pm-3").nodes == ("pm-3",)
+    assert choose(secondary="pm-1").nodes == ("pm-2", "pm-1")
+    assert choose(primary="pm-3", secondary="pm-1").nodes == ("pm-3", "pm-1")
+    gone = [replace(each, backup=replace(each.backup, nodes=("old-1", "old-2"))) for each in STORED if each.backup]
+    assert choose(stored=gone).nodes == ("pm-2",), "neither node is left: where the backup lies"
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda: choose(new=""), "--as ''"),
+        (lambda: choose(new="Web"), "--as 'Web'"),
+        (lambda: choose(id=""), "--backup ''"),
+        (lambda: choose(id="web.20260101T000000Z.base; id"), "no id of a backup"),
+        (lambda: choose(id="web.20270101T000000Z.base"), "on no node that answers"),
+        (lambda: choose(primary="pm-9"), "--primary 'pm-9'"),
+        (lambda: choose(secondary="pm-9"), "--secondary 'pm-9'"),
+        (lambda: choose(primary="pm-1", secondary="pm-1"), "--secondary pm-1: is the primary"),
+        (lambda: choose(stored=STORED[1:]), f"its base {BASE.id} is missing on pm-2"),
+        (lambda: choose(stored=[replace(STORED[0], node="pm-1"), STORED[1]]), "is missing on pm-2"),
+        (lambda: choose(stored=[replace(STORED[0], broken="its file is missing"), STORED[1]]), "cannot be used"),
+        (lambda: choose(stored=[STORED[0], replace(STORED[1], broken="x", backup=None)]), "cannot be used: x"),
+        (lambda: backup.restore(choose(new="web"), running(), SETTINGS, NEW, UUID), "there is such a VM already"),
+    ],
+)
+def test_a_backup_that_cannot_be_restored(ask: Callable[[], Any], words: str) -> None:
+    with pytest.raises(Refused) as caught:
+        ask()
+    assert words in str(caught.value)
+
+
+def test_a_delta_of_a_disk_that_shrank_is_refused() -> None:
+    with pytest.raises(Refused, match=r"fab vm\.backup web --base"):
+        backup.make_backup("web", False, GiB - 1, XML, STORED, NOW, running(), SETTINGS)
+
+
+def test_a_clone_reads_the_side_that_no_guest_waits_for() -> None:
+    assert clone.standby("web", running()) == "pm-2"
+    assert clone.standby("web", moved_web().state()) == "pm-1"
+    assert clone.standby("web", alone(active=True)) == "pm-1"

@@ -1,0 +1,185 @@
+"""pm.init --fix and pm.ready_drbd as data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pmc import drbd, lvm
+from pmc.checks import Finding, bad, good
+from pmc.command import command
+from pmc.model import ClusterState, NodeState, Resource, ResourceFile, Volume
+from pmc.plan import Step
+from pmc.plans import pm
+from tests.unit.samples import SETTINGS, node
+
+WELL = Resource("web", 1, "Secondary", "UpToDate", "Connected", "Established", "Secondary", "UpToDate", size=1 << 30)
+LONELY = replace(WELL, connection="WFConnection", replication="Off", peer_disk="DUnknown")
+FILE = ResourceFile("web", 1, "/dev/vg/web", ("pm-1", "pm-2"), (7800,))
+ALONE = replace(FILE, hosts=("pm-1",))
+ON, OFF = Volume("web", "vg", 1 << 30, attributes="-wi-a-----"), Volume("web", "vg", 1 << 30, attributes="-wi-------")
+
+
+def home(name: str, resource: Resource | None = WELL, file: ResourceFile = FILE, **changes: Any) -> NodeState:
+    resources = {"web": resource} if resource else {}
+    return node(name, resources=resources, files={"web": file}, volumes={"web": ON}, **changes)
+
+
+def steps(state: NodeState) -> list[list[tuple[str, str]]]:
+    return [[(step.node, str(step.do)) for step in plan.steps] for plan in pm.ready(state, SETTINGS)]
+
+
+def side(first: NodeState, second: NodeState | None = None) -> pm.Side:
+    """Of pm-1."""
+    [found] = pm.sides(ClusterState({n.name: n for n in (first, second or home("pm-2"))}), ["pm-1"])
+    return found
+
+
+# -- pm.init --fix --
+
+
+def test_each_fix_is_done_once() -> None:
+    one, other = Step("pm-1", "one", command("a")), Step("pm-2", "other", command("b"))
+    found = [
+        Finding("pm-1", "ssh", bad("", "", one, other)),
+        Finding("pm-1", "hostname", good("")),
+        Finding("pm-2", "ssh", bad("", "", other, one)),
+    ]
+    assert pm.init(found).steps == (one, other)
+
+
+def test_nothing_to_fix_is_a_plan_without_steps() -> None:
+    assert pm.init([Finding("pm-1", "hostname", good("")), Finding("pm-1", "bridge", bad("none", ""))]).steps == ()
+
+
+# -- pm.ready_drbd: what it does --
+
+
+def test_what_is_up_is_left_alone() -> None:
+    assert steps(home("pm-1")) == []
+    assert steps(home("pm-1", LONELY)) == []
+
+
+def test_after_a_boot_module_and_volumes_come_first() -> None:
+    state = replace(home("pm-1", None, drbd=""), volumes={"web": OFF})
+    assert steps(state) == [
+        [("pm-1", "modprobe drbd"), ("pm-1", "vgchange --activate y vg")],
+        [("pm-1", "drbdadm up web")],
+    ]
+
+
+def test_each_resource_has_its_own_plan_and_no_undo() -> None:
+    files = {name: replace(FILE, name=name) for name in ("b", "a")}
+    plans = pm.ready(node("pm-1", files=files), SETTINGS)
+    assert [str(plan.steps[0].do) for plan in plans] == ["drbdadm up a", "drbdadm up b"]
+    assert all(step.undo is None for plan in plans for step in plan.steps)
+
+
+@pytest.mark.parametrize(
+    ("now", "done"),
+    [
+        (Resource("web"), drbd.up("web")),
+        (replace(LONELY, disk="Diskless", connection="StandAlone"), drbd.up("web")),
+        (replace(WELL, disk="Diskless"), drbd.attach("web")),
+        (replace(LONELY, connection="StandAlone"), None),
+    ],
+    ids=["half up", "its volume came late", "detached", "split brain"],
+)
+def test_half_up(now: Resource, done: object) -> None:
+    assert steps(home("pm-1", now)) == ([[("pm-1", str(done))]] if done else [])
+
+
+def test_a_resource_of_one_node_does_without_a_peer() -> None:
+    assert steps(home("pm-1", None, ALONE)) == [[("pm-1", str(drbd.up("web", alone=True)))]]
+    detached = Resource("web", 1, "Secondary", "Diskless")
+    assert steps(home("pm-1", detached, ALONE)) == [[("pm-1", "drbdadm attach web")]]
+
+
+def test_a_file_for_other_hosts_and_a_volume_of_no_resource_are_not_touched() -> None:
+    assert steps(node("pm-3", files={"web": FILE})) == []
+    assert steps(replace(home("pm-1"), volumes={"web": ON, "other": replace(OFF, name="other")})) == []
+
+
+@pytest.mark.parametrize("question", ["drbd status", "drbd files", "drbd version", "volumes"])
+def test_what_is_not_known_is_not_acted_on(question: str) -> None:
+    state = home("pm-1", None, failures={question: "no such tool"})
+    assert steps(state) == []
+    assert side(state) == pm.Side("pm-1", "", None, note=f"{question}: no such tool")
+
+
+def test_libvirt_may_still_be_starting() -> None:
+    assert steps(home("pm-1", None, failures={"libvirt": "no socket"})) == [[("pm-1", "drbdadm up web")]]
+
+
+def test_a_node_that_is_down_gets_no_steps() -> None:
+    assert steps(NodeState("pm-1", down="no ssh")) == []
+
+
+def test_volumes_of_another_group_are_not_ours() -> None:
+    files = {"web": replace(FILE, disk=lvm.path("other", "web"))}
+    assert steps(replace(home("pm-1"), files=files, volumes={"web": OFF})) == []
+
+
+# -- pm.ready_drbd: what it says --
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "note", "waiting"),
+    [
+        (home("pm-1"), None, "", False),
+        (home("pm-1", replace(LONELY, disk="UpToDate"), ALONE), None, "", False),
+        (home("pm-1", replace(LONELY, disk="Inconsistent"), ALONE), None, "its own disk is not usable", False),
+        (home("pm-1", None), None, "not up", False),
+        (home("pm-1", LONELY), None, "waits for pm-2", True),
+        (home("pm-1", LONELY), NodeState("pm-2", down="no ssh"), "pm-2 is down", False),
+        (home("pm-1", LONELY), home("pm-2", None), "not up on pm-2: fab pm.ready_drbd pm-2", False),
+        (home("pm-1", LONELY), home("pm-2", replace(LONELY, connection="StandAlone")), "StandAlone on pm-2", False),
+        (home("pm-1", replace(WELL, disk="Diskless")), None, "its own disk is not usable", False),
+        (home("pm-1", replace(WELL, disk="Inconsistent", out_of_sync=4096)), None, "syncing", True),
+        (home("pm-1", replace(WELL, peer_disk="Inconsistent")), None, "waits for pm-2", True),
+    ],
+)
+def test_notes(first: NodeState, second: NodeState | None, note: str, waiting: bool) -> None:
+    found = side(first, second)
+    assert (found.note, found.waiting) == (note, waiting)
+
+
+def test_a_split_brain_is_named_and_not_waited_for() -> None:
+    found = side(home("pm-1", replace(LONELY, connection="StandAlone")))
+    assert "split brain" in found.note
+    assert not found.waiting
+
+
+def test_connected_although_ssh_to_the_peer_fails_is_well() -> None:
+    assert side(home("pm-1"), NodeState("pm-2", down="no ssh")).note == ""
+
+
+def test_a_peer_outside_the_configuration_is_waited_for() -> None:
+    assert side(home("pm-1", LONELY, replace(FILE, hosts=("pm-1", "old")))).waiting
+
+
+def test_a_resource_without_a_file_is_shown() -> None:
+    assert side(node("pm-1", resources={"web": LONELY})).waiting
+
+
+def test_rows() -> None:
+    state = ClusterState({
+        "pm-1": home("pm-1", replace(WELL, peer_disk="Inconsistent", out_of_sync=1 << 29)),
+        "pm-2": NodeState("pm-2", down="no ssh within 10 s; is it up?"),
+    })  # fmt: skip
+    sides = pm.sides(state, ["pm-1", "pm-2"])
+    assert pm.ready_rows(sides, text=True) == [
+        {"node": "pm-1", "resource": "web", "note": "syncing", "role": "Secondary", "connection": "Connected",
+         "disks": "UpToDate/Inconsistent", "in sync": "50.0 %"},
+        {"node": "pm-2", "resource": "", "note": "down: no ssh within 10 s"},
+    ]  # fmt: skip
+    first, second = pm.ready_rows(sides, text=False)
+    assert (first["sync_percent"], first["out_of_sync"], first["peer_disk"]) == (50.0, 1 << 29, "Inconsistent")
+    assert second["note"] == "down: no ssh within 10 s; is it up?"
+
+
+def test_a_resource_of_one_node_has_nothing_to_be_in_sync_with() -> None:
+    [row] = pm.ready_rows([side(home("pm-1", replace(LONELY, out_of_sync=1 << 30), ALONE))], text=True)
+    assert (row["connection"], row["disks"], row["in sync"]) == ("no peer", "UpToDate", "")

@@ -1,0 +1,151 @@
+"""The configuration: each careless value is refused by name, with what would be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pmc import settings
+from pmc.errors import Refused, SettingsError
+from pmc.settings import Deadlines, load, parse
+
+SHIPPED = Path(__file__).parents[2] / "etc" / "pmc.conf"
+NODES = '[nodes.pm-1]\nreplication = "10.0.0.1"\n[nodes.pm-2]\nreplication = "10.0.0.2"\n'
+
+
+def refused(text: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        parse(text, "pmc.conf")
+    assert caught.value.code == 2
+    told = str(caught.value)
+    assert told.startswith("pmc.conf: ")
+    assert "\n" not in told.removeprefix("pmc.conf: not valid TOML")
+    return told
+
+
+def test_nodes_are_enough() -> None:
+    found = parse(NODES, "pmc.conf")
+    assert list(found.nodes) == ["pm-1", "pm-2"]
+    assert (found.nodes["pm-1"].replication, found.nodes["pm-1"].host) == ("10.0.0.1", "")
+    assert (found.volume_group, found.bridge, found.virt_type, found.source) == ("vg", "br0", "kvm", "pmc.conf")
+    assert found.deadlines == Deadlines()
+    assert found.port_range == range(7800, 8000)
+
+
+def test_all_keys() -> None:
+    found = parse(
+        'volume_group = "data"\nbridge = "br1"\nbackup_dir = "/b"\nimage_dir = "/i"\niso_dir = "~/iso"\n'
+        'mac_prefix = "52:54:00:77"\nports = "7000-7001"\nvirt_type = "qemu"\nssh_config = "/s"\n'
+        "[deadlines]\nconnect = 3\nlong = 1.5\n"
+        '[nodes.pm-1]\nreplication = "2001:db8::1"\nhost = "pm-1.example.org"\n',
+        "x",
+    )
+    assert (found.deadlines.connect, found.deadlines.long, found.deadlines.peer) == (3, 1.5, 60)
+    assert list(found.port_range) == [7000, 7001]
+    assert found.nodes["pm-1"].host == "pm-1.example.org"
+
+
+def test_the_shipped_file_parses_and_shows_the_defaults() -> None:
+    text = SHIPPED.read_text(encoding="utf-8")
+    as_shipped = load(str(SHIPPED))
+    # Each `#key = value` is a default: switched on, nothing changes.
+    switched_on = "\n".join(
+        line[1:]
+        if line.startswith("#") and " = " in line.split("#")[1] and line[1:2].isalpha() and "host" not in line
+        else line
+        for line in text.splitlines()
+    )
+    assert switched_on != text
+    assert parse(switched_on, str(SHIPPED)) == as_shipped
+    for key in (*settings.Settings.__dataclass_fields__, *Deadlines.__dataclass_fields__):
+        assert key in text or key == "source", f"{key} is not explained"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no nodes; add a table like [nodes.pm-1]"),
+        ("[nodes]", "no nodes"),
+        ('nodes = "pm-1"', "no nodes"),
+        ("x = ", "not valid TOML"),
+        (f'volume_gruop = "vg"\n{NODES}', "unknown key 'volume_gruop'; known: backup_dir, bridge"),
+        (f"[deadlines]\nconect = 1\n{NODES}", "unknown key 'deadlines.conect'; known: command, connect"),
+        (f'{NODES}hots = "x"', "unknown key 'nodes.pm-2.hots'; known: host, replication"),
+        (f'source = "x"\n{NODES}', "unknown key 'source'"),
+        (f"volume_group = 5\n{NODES}", "volume_group = '5': must be text in quotes"),
+        (f"bridge = true\n{NODES}", "bridge = 'True': must be text in quotes"),
+        (f'[deadlines]\nconnect = "10"\n{NODES}', "deadlines.connect = '10': must be a number"),
+        (f"[deadlines]\nconnect = true\n{NODES}", "deadlines.connect = 'True': must be a number"),
+        (f"[deadlines]\nconnect = 0\n{NODES}", "[deadlines]: each is a number of seconds above 0"),
+        (f"[deadlines]\nlong = -1\n{NODES}", "above 0"),
+        (f"[deadlines]\nlong = nan\n{NODES}", "above 0"),
+        (f"[deadlines]\nlong = inf\n{NODES}", "above 0"),
+        (f"deadlines = 5\n{NODES}", "deadlines must be a table"),
+        ("[nodes]\npm-1 = 5", "nodes.pm-1 must be a table"),
+        ("[nodes.pm-1]", "nodes.pm-1.replication is missing"),
+        ('[nodes.pm-1]\nhost = "a"', "nodes.pm-1.replication is missing"),
+        ('[nodes.pm-1]\nreplication = "pm-1-repl"', "nodes.pm-1.replication = 'pm-1-repl': write an address"),
+        ('[nodes.pm-1]\nreplication = "10.0.0.1/24"', "write an address"),
+        ('[nodes.PM-1]\nreplication = "10.0.0.1"', "node 'PM-1': a node's name is its host name"),
+        ('[nodes."a b"]\nreplication = "10.0.0.1"', "node 'a b'"),
+        ('[nodes."-a"]\nreplication = "10.0.0.1"', "node '-a'"),
+        ('[nodes.a]\nreplication = "10.0.0.1"\nhost = "-oProxyCommand=id"', "nodes.a.host = '-oProxyCommand=id'"),
+        ('[nodes.a]\nreplication = "10.0.0.1"\nhost = "a b"', "nodes.a.host"),
+        ('[nodes.a]\nreplication = "10.0.0.1"\n[nodes.b]\nreplication = "10.0.0.1"', "two nodes have the replication"),
+        (f'volume_group = "-vg"\n{NODES}', "volume_group = '-vg': must be the name of an LVM volume group"),
+        (f'volume_group = "a/b"\n{NODES}', "volume_group"),
+        (f'volume_group = ""\n{NODES}', "volume_group"),
+        (f'bridge = "br0;id"\n{NODES}', "bridge = 'br0;id'"),
+        (f'bridge = "br0123456789abcd"\n{NODES}', "bridge"),
+        (f'backup_dir = "backups"\n{NODES}', "backup_dir = 'backups': must be an absolute path"),
+        (f'backup_dir = "/a/../etc"\n{NODES}', "backup_dir"),
+        (f'image_dir = "/a b"\n{NODES}', "image_dir"),
+        (f'image_dir = "/$(id)"\n{NODES}', "image_dir"),
+        (f'mac_prefix = "52:54:00"\n{NODES}', "mac_prefix = '52:54:00': must be four bytes like"),
+        (f'mac_prefix = "53:54:00:77"\n{NODES}', "mac_prefix"),
+        (f'mac_prefix = "52:54:00:AB"\n{NODES}', "mac_prefix"),
+        (f'ports = "7800"\n{NODES}', "ports = '7800': must be a range like 7800-7999"),
+        (f'ports = "7999-7800"\n{NODES}', "must rise"),
+        (f'ports = "30000-40000"\n{NODES}', "stay below 32768"),
+        (f'ports = "80-90"\n{NODES}', "ports"),
+        (f'virt_type = "xen"\n{NODES}', "virt_type = 'xen': must be kvm, or qemu"),
+    ],
+)
+def test_refused_by_name(text: str, words: str) -> None:
+    assert words in refused(text)
+
+
+def test_a_long_value_is_not_shown_whole() -> None:
+    assert len(refused(f'volume_group = "{"x" * 5000}"\n{NODES}')) < 300
+
+
+def conf(path: Path, group: str) -> str:
+    path.write_text(f'volume_group = "{group}"\n{NODES}')
+    return str(path)
+
+
+def test_conf_goes_before_the_environment_before_etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flag, environment, etc = (conf(tmp_path / name, name) for name in ("flag", "environment", "etc"))
+    monkeypatch.setattr(settings, "DEFAULT", etc)
+    monkeypatch.setenv("PMC_CONF", environment)
+    assert load(flag).volume_group == "flag"
+    assert load().volume_group == load("").volume_group == "environment"
+    monkeypatch.delenv("PMC_CONF")
+    assert load().volume_group == "etc"
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    for path, words in ((tmp_path / "none", "no such file; copy etc/pmc.conf there"), (tmp_path, "cannot be read")):
+        with pytest.raises(SettingsError, match=words):
+            load(str(path))
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load(str(tmp_path / "binary"))
+
+
+def test_a_flag_that_names_no_node() -> None:
+    found = parse(NODES, "pmc.conf")
+    assert found.node("--on", "pm-1").name == "pm-1"
+    with pytest.raises(Refused, match=r"--on 'pm-9': no such node; pmc\.conf has pm-1, pm-2"):
+        found.node("--on", "pm-9")

@@ -1,0 +1,260 @@
+"""What people type: help, lists, the parser's two additions, and every careless line as one line and exit status 2."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fabric import Executor
+from invoke.collection import Collection
+from invoke.context import Context
+
+from pmc.errors import Refused
+from pmc.main import PmcConfig, program
+from pmc.tasks import ns
+from pmc.tasks.base import confirm, task
+
+ROOT = Path(__file__).parents[2]
+TASKS = sorted(ns.task_names)
+# A task gives its flags' help away when it is first asked for its arguments (invoke), and here it is asked often.
+HELP = {name: dict(ns[name].help) for name in TASKS}
+CONF = '[nodes.pm-1]\nreplication = "10.0.0.1"\n[nodes.pm-2]\nreplication = "10.0.0.2"\n'
+
+Pmc = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def pmc(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pmc:
+    """The `pmc` command in this process: (exit status, stdout, stderr). It has a configuration and no cluster."""
+    (tmp_path / "pmc.conf").write_text(CONF)
+    monkeypatch.setenv("PMC_CONF", str(tmp_path / "pmc.conf"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        for name in TASKS:
+            ns[name].help = dict(HELP[name])
+        try:
+            program.run(["pmc", *words])
+            status: Any = 0
+        except SystemExit as end:
+            status = end.code or 0
+        out, err = capsys.readouterr()
+        return int(status), out, err
+
+    return run
+
+
+def script(name: str, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The installed `fab` or `pmc`, as a process of its own."""
+    path = Path(sys.executable).with_name(name)
+    if not path.exists():
+        pytest.skip(f"{name} is not installed beside this Python")
+    return subprocess.run(
+        [str(path), *words], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False,
+        stdin=subprocess.DEVNULL, env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", **environment},
+    )  # fmt: skip
+
+
+# -- help --
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_help(pmc: Pmc, name: str) -> None:
+    status, out, _ = pmc(name, "--help")
+    assert status == 0
+    made = ns[name]
+    assert made.__doc__
+    assert made.__doc__.splitlines()[0] in out
+    for argument in made.get_arguments():
+        flag = argument.name.strip("_").replace("_", "-")
+        assert re.search(rf"^  --{flag}(=STRING)?\s+[^-\s]", out, re.M), f"--{flag} has no help"
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_can_be_shown_a_configuration_and_has_no_short_flags(name: str) -> None:
+    arguments = ns[name].get_arguments()
+    assert "conf" in {argument.name for argument in arguments}
+    assert [short for argument in arguments for short in argument.names if len(short) == 1] == []
+
+
+def test_list(pmc: Pmc) -> None:
+    status, out, _ = pmc("--list")
+    assert status == 0
+    for name in TASKS:
+        assert re.search(rf"^  {re.escape(name)} ", out, re.M), name
+
+
+def test_fab_and_pmc_as_processes() -> None:
+    for name in ("fab", "pmc"):
+        got = script(name, "--list")
+        assert got.returncode == 0, got.stderr
+        assert all(task in got.stdout for task in TASKS)
+    got = script("fab", "pm.ls", PMC_CONF="/no/such/file")
+    assert (got.returncode, got.stdout) == (2, "")
+    assert got.stderr.startswith("/no/such/file: no such file; copy etc/pmc.conf there")
+
+
+# -- careless lines --
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("-H x vm.ls", "-H: these tasks are the cluster's"),
+        ("-H pm-1,pm-2 vm.rm web --yes", "-H: these tasks are the cluster's"),
+        ("vm.ls --jsno", "No idea what '--jsno' is"),
+        ("vm.ls extra", "No idea what 'extra' is"),
+        ("vm.lst", "vm.lst"),
+        ("vm.start a b", "'b'"),
+        ("vm.ls --conf /no/such/file", "/no/such/file: no such file"),
+        ("vm.start", "vm.start '': a VM's name is"),
+        ("vm.start Web", "vm.start 'Web'"),
+        ("vm.start web --on pm-9", "--on 'pm-9': no such node"),
+        ("vm.start web --on", "<Argument: on> needed value"),
+        ("vm.stop", "vm.stop ''"),
+        ("vm.mv", "vm.mv: name the VMs, or give --all-from NODE"),
+        ("vm.mv web --all-from pm-1", "vm.mv: name the VMs, or give --all-from NODE"),
+        ("vm.mv --all-from pm-9", "--all-from 'pm-9': no such node"),
+        ("vm.mv web --to pm-9", "--to 'pm-9': no such node"),
+        ("vm.mv web,,mail", "vm.mv ''"),
+        ("vm.mv ../etc/passwd", "vm.mv '../etc/passwd'"),
+        ("vm.add", "vm.add ''"),
+        ("vm.add web", "--primary is missing"),
+        ("vm.add web --primary pm-9", "--primary 'pm-9': no such node"),
+        ("vm.add web --primary pm-1 --size x --memory 1", "--size: 'x' is not a size"),
+        ("vm.add web --primary pm-1 --size 1 --memory 1 --cpus 0", "--cpus '0'"),
+        ("vm.backup", "vm.backup ''"),
+        ("vm.backups all", "vm.backups 'all'"),
+        ("vm.restore", "vm.restore ''"),
+        ("vm.rm", "vm.rm ''"),
+        ("vm.rm $(id) --yes", "vm.rm '$(id)'"),
+    ],
+)
+def test_refused_in_one_line(pmc: Pmc, line: str, words: str) -> None:
+    status, out, err = pmc(*line.split())
+    assert (status, out) == (2, ""), err
+    assert words in err
+    assert len(err.strip().splitlines()) == 1
+    assert "Traceback" not in err
+
+
+def test_a_configuration_that_is_wrong(pmc: Pmc, tmp_path: Path) -> None:
+    (tmp_path / "pmc.conf").write_text("bridg = 1\n" + CONF)
+    assert pmc("vm.ls")[0] == 2
+    assert "unknown key 'bridg'" in pmc("pm.ls")[2]
+    (tmp_path / "other").write_text("x = ")
+    assert "not valid TOML" in pmc("pm.ls", "--conf", str(tmp_path / "other"))[2]
+
+
+def test_nobody_is_there_to_confirm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    with pytest.raises(Refused, match="give --yes if you are sure"):
+        confirm("web is removed", "web")
+
+
+@pytest.mark.parametrize(
+    ("typed", "goes_on"), [("web\n", True), (" web \n", True), ("y\n", False), ("\n", False), ("", False)]
+)
+def test_confirming(monkeypatch: pytest.MonkeyPatch, typed: str, goes_on: bool) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdin.readline", lambda: typed, raising=False)
+    if goes_on:
+        confirm("web is removed", "web")
+        return
+    with pytest.raises(Refused, match="not confirmed; nothing was touched"):
+        confirm("web is removed", "web")
+
+
+# -- the positional argument that may be left out, on tasks that only write down how they were called --
+
+CALLS: list[tuple[str, dict[str, Any]]] = []
+
+
+def note(name: str, /, **given: Any) -> None:
+    CALLS.append((name, {key: value for key, value in given.items() if value}))
+
+
+@task(place="node", node="a node")
+def ready_drbd(c: Any, node: str = "") -> None:
+    """As pm.ready_drbd."""
+    note("ready_drbd", node=node)
+
+
+@task(place="names", names="VMs", all_from="a node", to="a node", dry_run="show")
+def mv(c: Any, names: str = "", all_from: str = "", to: str = "", dry_run: bool = False) -> None:
+    """As vm.mv."""
+    note("mv", names=names, all_from=all_from, to=to, dry_run=dry_run)
+
+
+@task(place="name", name="a VM", force="do it")
+def stop(c: Any, name: str = "", force: bool = False) -> None:
+    """As vm.stop."""
+    note("stop", name=name, force=force)
+
+
+@task(place="name", name="a VM", as_="new")
+def restore(c: Any, name: str = "", as_: str = "") -> None:
+    """As vm.restore."""
+    note("restore", name=name, as_=as_)
+
+
+def called(line: str, exit: bool = False) -> list[tuple[str, dict[str, Any]]]:
+    from fabric.main import Fab
+
+    tasks = Collection(auto_dash_names=False)
+    for each in (ready_drbd, mv, stop, restore):
+        tasks.add_task(each)
+    CALLS.clear()
+    stub = Fab(name="stub", version="0", namespace=tasks, executor_class=Executor, config_class=PmcConfig)
+    stub.run(["stub", *line.split()], exit=exit)
+    return list(CALLS)
+
+
+@pytest.mark.parametrize(
+    ("line", "calls"),
+    [
+        ("ready_drbd", [("ready_drbd", {})]),
+        ("ready_drbd pm-1", [("ready_drbd", {"node": "pm-1"})]),
+        ("ready_drbd --node pm-1", [("ready_drbd", {"node": "pm-1"})]),
+        ("ready_drbd --node=pm-1", [("ready_drbd", {"node": "pm-1"})]),
+        ("mv web", [("mv", {"names": "web"})]),
+        ("mv web,mail --to pm-2", [("mv", {"names": "web,mail", "to": "pm-2"})]),
+        ("mv --to pm-2 web,mail", [("mv", {"names": "web,mail", "to": "pm-2"})]),
+        ("mv --all-from pm-1", [("mv", {"all_from": "pm-1"})]),
+        ("mv --all-from pm-1 --dry-run", [("mv", {"all_from": "pm-1", "dry_run": True})]),
+        ("mv --dry-run web", [("mv", {"names": "web", "dry_run": True})]),
+        ("stop --force web", [("stop", {"name": "web", "force": True})]),
+        ("restore web --as new", [("restore", {"name": "web", "as_": "new"})]),
+        ("stop web mv web restore web",
+         [("stop", {"name": "web"}), ("mv", {"names": "web"}), ("restore", {"name": "web"})]),
+        ("stop web --force ready_drbd stop mail", [("stop", {"name": "web", "force": True}), ("ready_drbd", {}),
+                                                   ("stop", {"name": "mail"})]),
+        ("ready_drbd mv --all-from pm-1", [("ready_drbd", {}), ("mv", {"all_from": "pm-1"})]),
+        ("stop --name mv", [("stop", {"name": "mv"})]),
+    ],
+)  # fmt: skip
+def test_lines_that_are_understood(line: str, calls: list[tuple[str, dict[str, Any]]]) -> None:
+    assert called(line) == calls
+
+
+@pytest.mark.parametrize(
+    "line", ["stop web mail", "stop --name web mail", "mv a b", "stop --nmae web", "mv web --all-from"]
+)
+def test_lines_that_are_not(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        called(line, exit=True)
+    assert end.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert CALLS == [], "nothing of a line runs when a part of it is not understood"
+
+
+def test_a_task_from_python_is_a_plain_call() -> None:
+    CALLS.clear()
+    stop(Context(), "web", force=True)
+    assert CALLS == [("stop", {"name": "web", "force": True})]
