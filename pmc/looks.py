@@ -67,20 +67,19 @@ def size_for(cluster: Cluster, request: Add, state: ClusterState) -> int:
         return volume.size if volume else 0
     if not request.clone:
         return request.size
-    size = disk_size(cluster, request.clone, state)
+    size, _ = disk_of(cluster, request.clone, state)
     if request.size and request.size < size:
         raise Refused(f"--size: {request.clone} has {size} bytes; a clone cannot be smaller")
     return max(size, request.size)
 
 
-def disk_size(cluster: Cluster, name: str, state: ClusterState) -> int:
-    """Bytes that DRBD exposes of an existing VM."""
+def disk_of(cluster: Cluster, name: str, state: ClusterState) -> tuple[int, str]:
+    """Of an existing VM: the bytes that DRBD exposes (exactly: events2 rounds to KiB), and the domain's XML."""
     for home in refuse.whole(state, name):
         resource = state.nodes[home].resources.get(name)
         if resource is not None and resource.size:
-            # The exact size: events2 rounds to KiB.
-            size: int = cluster.ask(home, drbd.size_of(resource.minor))[0]
-            return size
+            size, xml = cluster.ask(home, drbd.size_of(resource.minor), virsh.dumpxml(name))
+            return size, xml
     raise Refused(f"{name}: its DRBD resource is not up; fab pm.ready_drbd")
 
 

@@ -41,9 +41,9 @@ def found(state: ClusterState, vm: str) -> list[str]:
     homes = state.homes(vm)
     if homes:
         return homes
-    silent = [node.name for node in state if node.trouble]
+    silent = [f"{node.name}: {node.trouble}" for node in state if node.trouble]
     if silent:
-        raise NodeDown(f"{vm}: no node that answers knows it; not asked: {', '.join(silent)}")
+        raise NodeDown(f"{vm}: no node that answers knows it, and not all did: {'; '.join(silent)}")
     near = ", ".join(state.vm_names()) or "none yet"
     raise Refused(f"{vm}: no such VM; there are: {near}")
 

@@ -166,8 +166,7 @@ def backup(c: Any, name: str = "", base: bool = False, conf: str = "", dry_run: 
     with opened(conf) as cluster:
         refuse.check_name("vm.backup", name)
         state = cluster.state()
-        size = looks.disk_size(cluster, name, state)
-        xml = cluster.ask(refuse.whole(state, name)[0], virsh.dumpxml(name))[0]
+        size, xml = looks.disk_of(cluster, name, state)
         stored = looks.stored(cluster, state, name)
         made, plan = backups_.make_backup(name, base, size, xml, stored, datetime.now(UTC), state, cluster.settings)
         if carry_out(c, cluster, plan, dry_run):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pmc import checks, trust
-from pmc.checks import CHECKS, About, Finding, Seen, Verdict
+from pmc.checks import CHECKS, About, Finding, Seen, Verdict, drbd
 from pmc.errors import CommandFailed
 from pmc.plan import Relay, Step
 from pmc.settings import Settings, parse
@@ -133,7 +133,7 @@ def test_utils_tell_what_is_wrong_with_the_configuration() -> None:
     ],
 )
 def test_versions_that_cannot_talk(versions: dict[str, str], broken: list[str]) -> None:
-    assert [finding.node for finding in checks.mixed_versions(versions)] == broken
+    assert [finding.node for finding in drbd.mixed_versions(versions)] == broken
 
 
 def test_versions_are_compared_over_the_nodes_asked() -> None:

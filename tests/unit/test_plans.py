@@ -285,7 +285,7 @@ def test_a_node_that_is_needed_and_down_is_named(build: Callable[[ClusterState],
 
 
 def test_a_vm_may_be_on_a_node_that_is_down() -> None:
-    with pytest.raises(NodeDown, match="not asked: pm-2"):
+    with pytest.raises(NodeDown, match="not all did: pm-2: "):
         start(cluster(node("pm-2", down="no ssh")))
 
 

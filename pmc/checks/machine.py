@@ -1,0 +1,142 @@
+"""Checks of the machine: host name, tools, backup directory, KVM, clock. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pmc.checks.finding import About, Check, Verdict, bad, good, parse_yes
+from pmc.command import Query, bash, command
+from pmc.plan import Step
+from pmc.plans import make
+from pmc.units import show_size
+
+# In seconds. Logs of two nodes cannot be compared when their clocks differ by more.
+CLOCK_FINE, CLOCK_BAD = 2.0, 30.0
+
+
+def query_hostname(about: About) -> Query[str]:
+    return Query(command("uname", "-n"), str.strip)
+
+
+def judge_hostname(found: str, about: About) -> Verdict:
+    if found == about.node:
+        return good(found)
+    return bad(
+        f"is {found!r}, and DRBD looks for {about.node!r}, the name in {about.settings.source}",
+        f"on the node: hostnamectl set-hostname {about.node} (and name it in /etc/hosts), or rename it in pmc.conf",
+    )
+
+
+# Where Debian has them, when the package is not called as the tool is.
+PACKAGES = {
+    "virt-install": "virtinst", "ssh": "openssh-client", "ssh-keygen": "openssh-client", "timeout": "coreutils",
+    "base64": "coreutils", "install": "coreutils", "sha256sum": "coreutils", "blkdiscard": "util-linux",
+    "flock": "util-linux", "qemu-img": "qemu-utils", "ss": "iproute2",
+}  # fmt: skip
+
+
+def has(name: str, *tools: str) -> Check:
+    script = 'for t; do command -v -- "$t" >/dev/null || echo "$t"; done'
+    query = Query(bash(script, *tools), str.split)
+    return Check(name, lambda about: query, lambda found, about: judge_tools(found, tools))
+
+
+def judge_tools(missing: list[str], tools: tuple[str, ...]) -> Verdict:
+    if not missing:
+        return good(", ".join(tools) if len(tools) > 1 else "installed")
+    packages = " ".join(dict.fromkeys(PACKAGES.get(tool, tool) for tool in missing))
+    text = "not installed" if len(tools) == 1 else f"not installed: {', '.join(missing)}"
+    return bad(text, f"Debian: apt install {packages}")
+
+
+@dataclass(frozen=True)
+class Folder:
+    kind: str  # directory, or whatever is in its place, or none
+    mode: str = ""
+    writable: bool = False
+    free: int = 0
+
+
+def query_folder(about: About) -> Query[Folder]:
+    script = (
+        '[ -e "$1" ] || { echo none; exit; }; stat -L -c "%F|%a" "$1"; '
+        'if [ -w "$1" ]; then echo yes; else echo no; fi; df -B1 --output=avail "$1" | tail -n 1'
+    )
+    return Query(bash(script, about.settings.backup_dir), parse_folder)
+
+
+def parse_folder(text: str) -> Folder:
+    if text.strip() == "none":
+        return Folder("none")
+    first, writable, free = text.strip().splitlines()
+    kind, _, mode = first.partition("|")
+    return Folder(kind, mode, parse_yes(writable), int(free))
+
+
+def judge_folder(found: Folder, about: About) -> Verdict:
+    path = about.settings.backup_dir
+    if found.kind == "none":
+        step = Step(
+            about.node,
+            f"make the backup directory {path}",
+            make.folder(about.node, path, "700").do,
+            undo=command("rmdir", "--ignore-fail-on-non-empty", path),
+            check=command("test", "-d", path),
+        )
+        return bad(f"no {path}", str(step.do), step)
+    if found.kind != "directory":
+        advice = f"move it away, or set backup_dir in {about.settings.source}"
+        return bad(f"{path} is a {found.kind}, not a directory", advice)
+    if not found.writable:
+        return bad(f"{path} cannot be written", "is its file system mounted read-only?")
+    if found.mode != "700":
+        fix = command("chmod", "700", path)
+        step = Step(about.node, f"close {path} to all but root", fix, undo=command("chmod", found.mode, path))
+        return bad(f"{path} has mode {found.mode}; in backups is everything that the guests have", str(fix), step)
+    return good(f"{path}: {show_size(found.free)} free")
+
+
+@dataclass(frozen=True)
+class Kvm:
+    device: bool  # /dev/kvm can be opened
+    cpu: bool  # the CPU says that it can
+
+
+def query_kvm(about: About) -> Query[Kvm]:
+    script = (
+        "if [ -r /dev/kvm ] && [ -w /dev/kvm ]; then echo yes; else echo no; fi; "
+        "if grep -Eqw '^flags.*(vmx|svm)' /proc/cpuinfo; then echo yes; else echo no; fi"
+    )
+    return Query(bash(script), parse_kvm)
+
+
+def parse_kvm(text: str) -> Kvm:
+    device, cpu = text.split()
+    return Kvm(parse_yes(device), parse_yes(cpu))
+
+
+def judge_kvm(found: Kvm, about: About) -> Verdict:
+    if about.settings.virt_type != "kvm":
+        return good(f"not needed: virt_type is {about.settings.virt_type}")
+    if found.device:
+        return good("/dev/kvm")
+    if found.cpu:
+        return bad("no /dev/kvm, though the CPU can", "modprobe kvm_intel, or kvm_amd; if it fails: the firmware")
+    return bad(
+        "no /dev/kvm, and the CPU shows no vmx or svm",
+        f'switch it on in the firmware; without it set virt_type = "qemu" (slow) in {about.settings.source}',
+    )
+
+
+def query_clock(about: About) -> Query[float]:
+    return Query(command("date", "+%s.%N"), float)
+
+
+def judge_clock(found: float, about: About) -> Verdict:
+    """The node answered between two moments of the manager's clock, so a difference shows only beyond them."""
+    began, ended = about.asked
+    off = max(began - found, found - ended, 0.0)
+    if off <= CLOCK_FINE:
+        return good("as the manager's")
+    text = f"{off:.0f} s {'behind' if found < began else 'ahead of'} the manager's"
+    return good(text) if off <= CLOCK_BAD else bad(text, "keep its time by NTP: timedatectl set-ntp true, or chrony")
