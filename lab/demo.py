@@ -36,7 +36,7 @@ class Story:
 
     def count(self, guest: Guest, after: int, boots: int) -> int:
         """The guest must go on counting; `boots` must be what it was: it never restarted."""
-        tick = guest.ticking(after)
+        tick = guest.ticking(after, boots)
         if tick.boots != boots:
             raise LabError(f"{guest.name} was started {tick.boots} times, not {boots}")
         print(f"# the guest on {guest.name} has counted to {tick.counter}, started {tick.boots} time(s)", flush=True)

@@ -56,20 +56,21 @@ class Guest:
                 return read_head(sector)
         raise LabError(f"no node has {volume}")
 
-    def ticking(self, after: int = 0, seconds: float = 180) -> Tick:
-        """Waits until the guest has counted past `after`."""
+    def ticking(self, after: int = 0, boots: int = 1, seconds: float = 180) -> Tick:
+        """Waits until the guest has counted past `after`, in its start number `boots` or later. (Until a guest that
+        is started again writes, the disk shows what it was before.)"""
         deadline = time.monotonic() + seconds
         while True:
             try:
                 tick = self.now()
-                if tick.counter > after:
+                if tick.counter > after and tick.boots >= boots:
                     return tick
             except (LabError, TickError) as error:
                 last: object = error
             else:
                 last = tick
             if time.monotonic() > deadline:
-                raise LabError(f"{self.name} does not count past {after}: {last}")
+                raise LabError(f"{self.name} does not count past {after} in start {boots}: {last}")
             time.sleep(0.5)
 
     def checked(self, node: str) -> Tick:

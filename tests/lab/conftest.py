@@ -101,6 +101,7 @@ def clean(lab: Pmc) -> Iterator[Callable[[], list[str]]]:
     assert things(lab.state()) == []
     for node in ("pm-1", "pm-2"):
         assert lab.ssh(node, "ls /var/lib/libvirt/images; find /var/lib/pmc -name '*.part*'") == ""
+        lab.ssh(node, "rm -f /var/lib/pmc/backups/*")
 
 
 @pytest.fixture

@@ -121,4 +121,3 @@ def test_as_a_user_with_sudo_and_from_another_folder(lab: Pmc, tmp_path: Path, c
     run("vm.mv", "web", "vm.backup", "web")
     assert guest.ticking(tick.counter).boots == 1
     assert "running" in run("vm.ls")
-    lab.ssh("pm-1", "rm -f /var/lib/pmc/backups/*")

@@ -33,9 +33,8 @@ def test_the_task_in_the_readme(lab: Pmc, tmp_path: Path, clean: Clean) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "pm-1: up " in done.stdout
-    assert guest.ticking(tick.counter).boots == 2
+    assert guest.ticking(tick.counter, boots=2).boots == 2
     assert '"kind": "base"' in lab.ok("vm.backups", "web", "--json")
-    lab.ssh("pm-2", "rm /var/lib/pmc/backups/*")
 
 
 def test_tasks_are_functions(lab: Pmc, clean: Clean) -> None:

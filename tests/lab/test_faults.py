@@ -34,16 +34,15 @@ def killed(lab: Pmc, node: str, tool: str, word: str, after: bool) -> Iterator[N
         lab.ssh(node, f"rm -f {path}")
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(
-    ("node", "tool", "word"),
+    ("node", "tool", "word", "after"),
     [
-        ("pm-2", "lvcreate", "web"),
-        ("pm-1", "drbdadm", "create-md"),
-        ("pm-2", "drbdadm", "up"),
-        ("pm-1", "drbdadm", "primary"),
-        ("pm-2", "virsh", "define"),
-        ("pm-1", "virsh", "start"),
+        ("pm-2", "lvcreate", "web", True),
+        ("pm-1", "drbdadm", "create-md", False),
+        ("pm-2", "drbdadm", "up", True),
+        ("pm-1", "drbdadm", "primary", True),
+        ("pm-2", "virsh", "define", False),
+        ("pm-1", "virsh", "start", True),
     ],
 )
 def test_a_killed_step_of_vm_add_leaves_nothing(
@@ -109,7 +108,7 @@ def test_ctrl_c_undoes_what_was_made(lab: Pmc, clean: Clean) -> None:
     assert clean() == []
 
 
-@pytest.mark.parametrize("step", ["zero the volume", "make DRBD's metadata", "make web primary", "define web"])
+@pytest.mark.parametrize("step", ["zero the volume", "make web primary"])
 def test_a_manager_that_dies_leaves_what_vm_rm_removes(lab: Pmc, clean: Clean, step: str) -> None:
     with adding(lab) as process:
         read_until(process, step)
