@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
+from pmc import virsh
 from pmc.command import Command, Query, bash
 
 ID = re.compile(r"(?P<vm>[a-z][a-z0-9-]*)\.(?P<time>\d{8}T\d{6}Z)\.(?P<kind>base|delta)", re.ASCII)
@@ -95,11 +96,12 @@ class Stored:
 def listing(folder: str, node: str, vm: str = "") -> Query[list[Stored]]:
     """The manifests in the folder, each with the size of its file. One line each: name, bytes, manifest in base64."""
     script = (
-        'cd "$1" 2>/dev/null || exit 0; for m in "$2"*.json; do [ -e "$m" ] || continue; '
+        'cd "$1" 2>/dev/null || exit 0; for m in ${2:-*}.????????T??????Z.{base,delta}.json; do '
+        '[ -e "$m" ] || continue; case $m in *[!a-zA-Z0-9.-]*) continue;; esac; '
         'for f in "${m%.json}".img "${m%.json}".xd3; do [ -e "$f" ] && break; done; '
         's=$(stat -c "%b %B %s" "$f" 2>/dev/null || echo "0 0 0"); echo "${m%.json} $s $(base64 -w0 "$m")"; done'
     )
-    return Query(bash(script, folder, f"{vm}." if vm else ""), lambda text: parse_listing(text, node))
+    return Query(bash(script, folder, vm), lambda text: parse_listing(text, node))
 
 
 def parse_listing(text: str, node: str) -> list[Stored]:
@@ -114,6 +116,8 @@ def parse_listing(text: str, node: str) -> list[Stored]:
             if backup.id != name:
                 raise ValueError("its manifest is that of another backup")
             broken = "" if int(size) else "its file is missing"
+            if int(size) and backup.kind == "base" and int(size) != backup.size:
+                broken = f"its file has {size} bytes, not {backup.size}"
             found.append(Stored(node, name, int(blocks) * int(unit), backup, broken))
         except (ValueError, binascii.Error) as error:
             found.append(Stored(node, name, int(blocks) * int(unit), None, str(error)))
@@ -134,7 +138,11 @@ def read_volume(path: str, size: int, ssh: str = "") -> str:
 
 
 def remotely(address: str, script: str) -> str:
-    return f"ssh -o BatchMode=yes -o ConnectTimeout=10 {shlex.quote('root@' + address)} {shlex.quote(script)}"
+    """Shell text. What a login script there prints would come before the disk, and be taken for it: so it is seen first
+    that nothing does."""
+    ssh = f"ssh -o BatchMode=yes -o ConnectTimeout=10 {shlex.quote('root@' + address)}"
+    quiet = f'[ -z "$({ssh} true)" ] || {{ echo "the login shell of root on {address} prints something" >&2; exit 1; }}'
+    return f"{{ {quiet}; {ssh} {shlex.quote(script)}; }}"
 
 
 def store(kind: str, reader: str, base: str, target: str) -> Command:
@@ -160,12 +168,13 @@ def store(kind: str, reader: str, base: str, target: str) -> Command:
 
 def seal(folder: str, target: str, backup: Backup) -> Command:
     """Puts the sums into the manifest, then gives file and manifest their final names, the manifest last."""
+    text = to_json(backup)
     script = (
         'umask 077; i=$(cut -c1-64 "$1.image"); f=$(cut -c1-64 "$1.file"); [ ${#i} = 64 ]; [ ${#f} = 64 ]; '
         f'sed -e "s/{IMAGE_SUM}/$i/" -e "s/{FILE_SUM}/$f/" >"$1.json"; sync "$1" "$1.json"; '
         'rm -f "$1.image" "$1.file"; mv "$1" "$2/$3"; mv "$1.json" "$2/$4.json"; sync "$2"'
     )
-    return bash(script, target, folder, backup.file, backup.id, stdin=to_json(backup))
+    return bash(script, target, folder, backup.file, backup.id, stdin=text, secrets=virsh.passwords(text))
 
 
 def give_back(backup: Backup, folder: str, ssh: str, device: str) -> Command:

@@ -15,7 +15,7 @@ from typing import Any
 from pmc import drbd, hypervisor, lvm, virsh
 from pmc import plan as planning
 from pmc.command import Query, command
-from pmc.errors import CommandFailed, PmcError
+from pmc.errors import CommandFailed, Interrupted, PmcError
 from pmc.model import ClusterState, NodeState
 from pmc.node import Node
 from pmc.plan import Action, Plan, Relay, Transfer, Wait, Watch
@@ -66,6 +66,7 @@ class Cluster:
         config = configuration(settings)
         self.nodes = {name: Node(spec, settings, config) for name, spec in settings.nodes.items()}
         self.stop = threading.Event()
+        self._held = False  # signals are ours now
 
     def __enter__(self) -> Cluster:
         return self
@@ -119,14 +120,14 @@ class Cluster:
     def ask(self, node: str, *queries: Query[Any]) -> list[Any]:
         return self.nodes[node].ask(*queries)
 
-    def apply(self, plan: Plan) -> None:
-        """Carries the plan out, shows progress, undoes it on failure and on Ctrl-C."""
-        with Progress() as progress, self._interruptible():
+    def apply(self, plan: Plan, to_the_end: bool = False) -> None:
+        """Carries the plan out, shows progress, undoes it on failure and on Ctrl-C; `to_the_end`: Ctrl-C waits."""
+        with Progress() as progress, self.interruptible():
             planning.apply(
                 plan,
-                lambda node, action, watch: self._carry_out(node, action, watch, progress),
+                lambda node, action, watch: self._carry_out(node, action, watch, progress, to_the_end),
                 progress.step,
-                self.stop.is_set,
+                (lambda: False) if to_the_end else self.stop.is_set,
                 self._together,
             )
 
@@ -137,38 +138,46 @@ class Cluster:
             return list(pool.map(lambda call: call(), calls))
 
     @contextmanager
-    def _interruptible(self) -> Iterator[None]:
+    def interruptible(self) -> Iterator[None]:
         """Ctrl-C and SIGTERM end a long step and stop before the next one, so that what was done is undone; a second
-        one changes nothing. (Only the main thread may set handlers; others are not interrupted.)"""
-        self.stop.clear()
-        if threading.current_thread() is not threading.main_thread():
+        one changes nothing. Within another such block it does nothing. (Only the main thread may set handlers.)"""
+        if self._held or threading.current_thread() is not threading.main_thread():
             yield
             return
+        self.stop.clear()
+        self._held = True
         signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         before = [signal.signal(each, lambda *_: self.stop.set()) for each in signals]
         try:
             yield
         finally:
+            self._held = False
             for each, handler in zip(signals, before, strict=True):
                 signal.signal(each, handler)
+        if self.stop.is_set():
+            raise Interrupted()
 
-    def _carry_out(self, name: str, action: Action, watch: Watch | None, progress: Progress) -> None:
+    def _carry_out(self, name: str, action: Action, watch: Watch | None, progress: Progress, to_the_end: bool) -> None:
         node = self.nodes[name]
+        stopped = (lambda: False) if to_the_end else self.stop.is_set
         if isinstance(action, Wait):
             self._wait(node, action)
         elif isinstance(action, Transfer):
             with open(action.source, "rb") as source, progress.bytes(watch, action.size) as bar:
-                node.run(action.target, stopped=self.stop.is_set, source=source, on_sent=bar.add)
+                node.run(action.target, stopped=stopped, source=source, on_sent=bar.add)
+                if source.tell() != action.size:
+                    said = f"{action.source} has changed: {source.tell()} bytes, not {action.size}"
+                    raise CommandFailed(name, str(action), 1, said)
         elif isinstance(action, Relay):
             node.run(replace(action.target, stdin=self.nodes[action.source].run(action.reader)))
         elif watch is not None and watch.kind == "migration":
             with hypervisor.watch(node, watch.subject, progress):
-                node.run(action, stopped=self.stop.is_set, seconds=self.settings.deadlines.migrate)
+                node.run(action, stopped=stopped, seconds=self.settings.deadlines.migrate)
         elif watch is not None:
             with progress.bytes(watch, watch.total) as bar:
-                node.run(action, stopped=self.stop.is_set, on_stderr=bar.dd)
+                node.run(action, stopped=stopped, on_stderr=bar.dd)
         else:
-            node.run(action, stopped=self.stop.is_set)
+            node.run(action, stopped=stopped)
 
     def _wait(self, node: Node, wait: Wait) -> None:
         deadline = time.monotonic() + wait.seconds

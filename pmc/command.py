@@ -43,10 +43,12 @@ def command(*argv: str, stdin: str | None = None, secrets: tuple[str, ...] = (),
     return Command(argv, stdin, secrets, long)
 
 
-def bash(script: str, *arguments: str, stdin: str | None = None, long: bool = False) -> Command:
+def bash(
+    script: str, *arguments: str, stdin: str | None = None, secrets: tuple[str, ...] = (), long: bool = False
+) -> Command:
     """A pipeline. Values come only as `arguments` ($1, $2, ...), so that they need no quoting inside `script`;
     bash because `pipefail` is not in every /bin/sh, and a pipeline that hides a failed reader loses data."""
-    return Command(("bash", "-euo", "pipefail", "-c", script, "pmc", *arguments), stdin, long=long)
+    return Command(("bash", "-euo", "pipefail", "-c", script, "pmc", *arguments), stdin, secrets, long)
 
 
 @dataclass(frozen=True)

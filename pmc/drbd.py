@@ -103,6 +103,11 @@ def up(name: str, alone: bool = False) -> Command:
     return command("drbdadm", "up", name)
 
 
+def up_or_down(name: str, alone: bool) -> Command:
+    """As `up`, but what came up by half before it failed is taken down again."""
+    return bash('"${@:2}" || { s=$?; drbdsetup down "$1" || :; exit $s; }', name, *up(name, alone).argv)
+
+
 def attach(name: str) -> Command:
     return command("drbdadm", "attach", name)
 

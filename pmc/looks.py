@@ -56,6 +56,8 @@ def new_domain(cluster: Cluster, request: Add, given: Given) -> str:
     )  # fmt: skip
     cpu = cpu_for(cluster, request.nodes)
     xml: str = cluster.ask(request.primary, query)[0]
+    if virsh.name_of(xml) != request.name:
+        raise Refused(f"--virt-install: virt-install did not answer with a domain {request.name}, but: {xml[:120]!r}")
     xml = virsh.with_disk(xml, given.device, iso_path(settings, request.name) if request.iso else "")
     return virsh.with_cpu(xml, cpu) if cpu else xml
 

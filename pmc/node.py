@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shlex
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import IO, Any
 
 import paramiko
@@ -154,7 +156,7 @@ class Node:
             raise InDoubt(self.name, shown, f"the connection was lost ({error})") from None
         finally:
             channel.close()
-        if ending:
+        if ending and exit != 0:
             raise Interrupted()
         stderr = b"".join(err).decode(errors="replace")
         return Answer(exit, b"".join(out).decode(errors="replace"), _without_pid(stderr))
@@ -192,7 +194,9 @@ def _feed(
                 on_sent(len(block))
         channel.shutdown_write()
     except (TimeoutError, OSError, EOFError):
-        pass
+        # Ours or its: either way its stdin ends here, so that it does not wait for the rest until its deadline.
+        with suppress(OSError, EOFError):
+            channel.shutdown_write()
 
 
 def _drain(channel: paramiko.Channel, out: list[bytes], err: list[bytes], on_stderr: Show | None) -> bool:
@@ -214,10 +218,10 @@ def _drain(channel: paramiko.Channel, out: list[bytes], err: list[bytes], on_std
 
 
 def _pid(err: list[bytes]) -> str:
-    first = b"".join(err).partition(b"\n")[0].split()
-    return os.fsdecode(first[1]) if len(first) == 2 and first[0] == b"pid" and first[1].isdigit() else ""
+    """Not the first line: a login shell may have complained before."""
+    found = re.search(rb"^pid (\d+)$", b"".join(err), re.M)
+    return os.fsdecode(found[1]) if found else ""
 
 
 def _without_pid(stderr: str) -> str:
-    first, _, rest = stderr.partition("\n")
-    return rest if first.startswith("pid ") else stderr
+    return re.sub(r"^pid \d+\n", "", stderr, count=1, flags=re.M)

@@ -157,6 +157,8 @@ def _try(step: Step, run: Run, stopped: Callable[[], bool]) -> PmcError | None:
         if step.pivot and _unclear(error) and _took_effect(step, run):
             return None
         return error
+    except Exception as error:  # whatever it is, what was done before must be undone
+        return InDoubt(step.node, str(step.do), f"{type(error).__name__}: {error}")
     return None
 
 
@@ -182,7 +184,7 @@ def _walk_back(plan: Plan, failed: list[tuple[int, PmcError]], done: list[Step],
         try:
             run(each.node, each.undo, None)
             undone.append(f"{each.note} ({each.node})")
-        except PmcError as failure:
+        except Exception as failure:
             by_hand += [f"# {each.node}: {failure}", str(each.undo)]
     if undone:
         lines.append("  Undone: " + ", ".join(undone) + ".")

@@ -82,7 +82,7 @@ def load(path: str | None = None) -> Settings:
 def parse(text: str, source: str) -> Settings:
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise SettingsError(f"{source}: not valid TOML: {error}") from None
     nodes_table = table.pop("nodes", None)
     if not isinstance(nodes_table, dict) or not nodes_table:

@@ -9,7 +9,7 @@ from typing import Any
 import fabric
 import paramiko
 
-from pmc.errors import NodeDown
+from pmc.errors import NodeDown, SettingsError
 from pmc.settings import NodeSettings, Settings
 
 
@@ -48,9 +48,13 @@ class Connection(fabric.Connection):  # type: ignore[misc]
 
 def configuration(settings: Settings) -> Any:
     """Fabric's configuration with the ssh configuration that pmc.conf names, else the user's own."""
-    if settings.ssh_config:
-        return fabric.Config(runtime_ssh_path=str(Path(settings.ssh_config).expanduser()))
-    return fabric.Config()
+    try:
+        if settings.ssh_config:
+            return fabric.Config(runtime_ssh_path=str(Path(settings.ssh_config).expanduser()))
+        return fabric.Config()
+    except (OSError, RuntimeError, paramiko.SSHException) as error:
+        name = settings.ssh_config or "~/.ssh/config"
+        raise SettingsError(f"{name}: the ssh configuration cannot be read: {error}") from None
 
 
 def connect(node: NodeSettings, settings: Settings, config: Any) -> Connection:
@@ -83,6 +87,8 @@ def connect(node: NodeSettings, settings: Settings, config: Any) -> Connection:
                 f"{node.name}: its host key is not known; log in once by hand and compare it: ssh {host} true"
             ) from None
         raise NodeDown(f"{node.name}: no ssh: {error}; try: ssh {host} true") from None
+    except paramiko.hostkeys.InvalidHostKey as error:
+        raise NodeDown(f"{node.name}: a line of known_hosts is not right: {str(error)[:200]}") from None
     except (OSError, EOFError, ValueError) as error:
         why = "no answer" if isinstance(error, socket.timeout) else getattr(error, "strerror", None) or str(error)
         raise NodeDown(f"{node.name}: no ssh within {seconds:g} s ({why}); is it up? try: ssh {host} true") from None

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -27,7 +28,10 @@ def table(rows: Sequence[dict[str, Any]], as_json: bool, columns: Sequence[str] 
 
 def note(text: str) -> None:
     """For the person at the terminal: on stderr, so that a listing's stdout stays clean."""
-    print(text, file=sys.stderr, flush=True)
+    # A closed terminal or pipe must not end a command that has begun to change nodes.
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            print(text, file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -66,7 +70,7 @@ class Bar:
 
         self._bar = tqdm(
             total=self.total or None, desc=f"  {self.subject}", unit="B", unit_scale=True, unit_divisor=1024,
-            leave=False, disable=not sys.stderr.isatty(), mininterval=0.5,
+            leave=False, disable=sys.stderr is None or not sys.stderr.isatty(), mininterval=0.5,
         )  # fmt: skip
         return self
 

@@ -9,6 +9,7 @@ import re
 import shlex
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pmc.command import Command, Query, bash, command
 from pmc.model import Domain
@@ -24,11 +25,17 @@ def virsh(*argv: str, stdin: str | None = None, long: bool = False) -> Command:
 
 
 def define(xml: str) -> Command:
-    return virsh("define", "/dev/stdin", stdin=xml)
+    return replace(virsh("define", "/dev/stdin", stdin=xml), secrets=passwords(xml))
+
+
+def passwords(xml: str) -> tuple[str, ...]:
+    """Those of VNC and SPICE, as they stand in a domain's XML or in JSON around it."""
+    return tuple(re.findall(r"""passwd=\\?["']([^"'\\]+)""", xml))
 
 
 def undefine(name: str) -> Command:
-    return virsh("undefine", name, "--nvram")
+    """With what would hold it back: its UEFI variables, a saved state, the notes on snapshots."""
+    return virsh("undefine", name, "--nvram", "--managed-save", "--snapshots-metadata")
 
 
 def start(name: str) -> Command:
@@ -155,21 +162,36 @@ def renamed(xml: str, *, name: str, uuid: str, mac: str, old_device: str, device
         if element is None:
             element = ET.SubElement(domain, tag)
         element.text = text
+    for system in domain.findall("os"):
+        for nvram in system.findall("nvram"):  # libvirt makes a new one; this one is the old VM's
+            system.remove(nvram)
     devices = domain.find("devices")
     if devices is None:
         raise ValueError("the domain has no <devices>")
+    kept = False
     for disk in devices.findall("disk"):
         source = disk.find("source")
         if source is not None and source.get("dev") == old_device:
             source.set("dev", device)
+            kept = True
         else:
             devices.remove(disk)
+    if not kept:
+        raise ValueError(f"the domain has no disk {old_device}")
     for number, interface in enumerate(devices.findall("interface")):
         for old in interface.findall("mac"):
             interface.remove(old)
         if number == 0:
             ET.SubElement(interface, "mac", {"address": mac})
     return _text(domain)
+
+
+def name_of(xml: str) -> str:
+    """Empty when this is not the XML of one domain."""
+    try:
+        return ET.fromstring(xml).findtext("name") or ""  # noqa: S314
+    except ET.ParseError:
+        return ""
 
 
 def memory_of(xml: str) -> int:

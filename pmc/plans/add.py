@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pmc import drbd, lvm
 from pmc.command import Command, bash, command
 from pmc.errors import Refused
-from pmc.model import ClusterState
+from pmc.model import ClusterState, NodeState
 from pmc.plan import Plan, Step, Transfer, Watch, on_each, plan
 from pmc.plans import make, refuse
 from pmc.plans.make import Given
@@ -18,7 +18,7 @@ from pmc.units import show_size
 
 def iso_path(settings: Settings, name: str) -> str:
     """Each VM has its own copy on its nodes: it is gone with the VM, and nobody has to count users."""
-    return f"{settings.image_dir}/{name}.iso"
+    return f"{settings.image_dir}/{name}.pmc.iso"
 
 
 def check_new(
@@ -47,6 +47,8 @@ def check_new(
         if node.hostname != place:
             raise Refused(f"{place}: its host name is {node.hostname!r}; DRBD needs it to be {place!r}")
         kept = reuse and place == nodes[0]
+        if kept and name in node.volumes:
+            _check_free(node, name)
         if name in node.volumes and not kept:
             raise Refused(
                 f"{place}: has a volume {settings.volume_group}/{name} already; choose another name, remove it there, "
@@ -67,6 +69,15 @@ def check_new(
                 f"--memory {show_size(memory)}: {place} has {show_size(node.memory_available)} free "
                 f"of {show_size(node.memory)}"
             )
+
+
+def _check_free(node: NodeState, name: str) -> None:
+    """lvs(8), lv_attr: the first letter is '-' of a plain volume ('o' with snapshots), the sixth 'o' of an open one."""
+    attributes = node.volumes[name].attributes
+    if attributes[:1] not in ("-", "o"):
+        raise Refused(f"--reuse: {name} on {node.name} is no plain volume (lv_attr {attributes})")
+    if attributes[5:6] == "o":
+        raise Refused(f"--reuse: {name} on {node.name} is in use; end what has it open first")
 
 
 def add(
@@ -126,7 +137,7 @@ def from_image(request: Add, settings: Settings, device: str) -> list[Step]:
                 watch=watch,
             )
         ]
-    kept = f"{settings.image_dir}/{request.name}.upload"
+    kept = f"{settings.image_dir}/{request.name}.pmc.upload"
     remove = command("rm", "-f", kept)
     return [
         make.folder(node, settings.image_dir, "755"),

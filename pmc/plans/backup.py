@@ -136,7 +136,7 @@ def choose(id: str, new: str, primary: str, secondary: str, stored: Sequence[Sto
     if primary and primary == secondary:
         raise Refused(f"--secondary {secondary}: is the primary as well; the second copy belongs on another node")
     first = primary or next((node for node in usual if node != secondary), found.node)
-    second = secondary or ("" if primary else next((node for node in usual if node != first), ""))
+    second = secondary or next((node for node in usual if node != first), "")
     return Restore(found, found.backup, new, first, second)
 
 
@@ -144,8 +144,11 @@ def restore(wanted: Restore, state: ClusterState, settings: Settings, given: Giv
     """A new VM with the disk of the backup: own minor, port, MAC and UUID. Defined, not started: the old VM may
     run, and both would have the same address inside. The disk's SHA-256 is compared while it is written."""
     name, old = wanted.name, wanted.backup
-    check_new(name, wanted.nodes, old.size, virsh.memory_of(old.xml), state, settings)
-    xml = virsh.renamed(old.xml, name=name, uuid=uuid, mac=given.mac, old_device=old.device, device=given.device)
+    check_new(name, wanted.nodes, old.size, 0, state, settings)  # no memory: it is not started
+    try:
+        xml = virsh.renamed(old.xml, name=name, uuid=uuid, mac=given.mac, old_device=old.device, device=given.device)
+    except (ValueError, SyntaxError) as error:
+        raise Refused(f"--backup {old.id}: its domain cannot be used: {error}") from None
     far = "" if wanted.found.node == wanted.primary else settings.nodes[wanted.found.node].replication
     steps = [
         *make.disk(settings, wanted.nodes, name, old.size, given, state.nodes[wanted.primary].drbd),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pmc import backup, lvm
 from pmc.command import bash
+from pmc.errors import Refused
 from pmc.model import ClusterState
 from pmc.plan import Step, Watch
 from pmc.plans import refuse
@@ -33,6 +34,11 @@ def snapshot(name: str, kind: str, node: str, state: ClusterState, settings: Set
     size = max(state.nodes[node].volumes[name].size // 5 // MiB, 8) * MiB
     refuse.space(state.nodes[node], size, f"a snapshot of {name}")
     kept = f"{name}.{kind}"
+    if kept in state.nodes[node].volumes:
+        raise Refused(
+            f"{node}: the snapshot {group}/{kept} is there already; another command makes it, or one broke off: "
+            f"if none runs, lvremove {group}/{kept} there"
+        )
     return [
         Step(
             node,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pmc import drbd, lvm, virsh
-from pmc.command import Query, command
+from pmc.command import Query, bash, command
 from pmc.model import Resource
 from pmc.plan import Step, Wait, on_each
 from pmc.settings import Settings
@@ -72,7 +72,7 @@ def resource(settings: Settings, nodes: Sequence[str], name: str, given: Given, 
             lambda node: Step(
                 node,
                 f"bring up {name} (minor {given.minor}, port {given.port})",
-                drbd.up(name, alone=len(nodes) == 1),
+                drbd.up_or_down(name, alone=len(nodes) == 1),
                 undo=drbd.down(name),
                 check=drbd.is_up(name),
             ),
@@ -88,6 +88,13 @@ def wait_connected(settings: Settings, node: str, name: str) -> Step:
     advice = "DRBD's two sides do not find each other; does the replication network carry the port between the nodes?"
     line = f"drbdadm wait-connect {name}"
     return Step(node, f"wait until {name} is connected", Wait(_when(name, _connected), seconds, advice, line))
+
+
+def see_equal(node: str, name: str) -> Step:
+    """Looked at again right before a second primary: the link may have dropped since the plan was made."""
+    otherwise = "DRBD is not Connected with both sides UpToDate any more"
+    query = _when(name, lambda resource: resource.healthy)
+    return Step(node, f"see that both sides of {name} are equal", Wait(query, 5, otherwise, f"drbdadm status {name}"))
 
 
 def wait_up_to_date(settings: Settings, node: str, name: str) -> Step:
@@ -133,7 +140,8 @@ def declare_first(node: str, name: str) -> Step:
 
 
 def folder(node: str, path: str, mode: str) -> Step:
-    return Step(node, f"make sure of the folder {path}", command("install", "-d", "-m", mode, path))
+    """Made if it is not there; one that is there keeps its mode (pm.init reports a wrong one)."""
+    return Step(node, f"make sure of the folder {path}", bash('[ -d "$1" ] || install -d -m "$2" "$1"', path, mode))
 
 
 def promote(node: str, name: str) -> Step:

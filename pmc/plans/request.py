@@ -120,6 +120,8 @@ def _address(text: str) -> str:
 
 
 def _extra(text: str) -> str:
+    if not text.isprintable():
+        raise Refused("--virt-install: one line of printable characters")
     try:
         shlex.split(text)
     except ValueError as error:
@@ -129,23 +131,27 @@ def _extra(text: str) -> str:
 
 def _iso(settings: Settings, name: str) -> Image:
     """A file of iso_dir by its name, with or without .iso."""
-    folder = Path(settings.iso_dir).expanduser()
-    there = sorted(path.name for path in folder.glob("*.iso")) if folder.is_dir() else []
-    if "/" not in name and "\0" not in name and len(name) < 250:
+    folder, there = Path(settings.iso_dir), list[str]()
+    try:
+        folder = folder.expanduser()
+        there = sorted(path.name for path in folder.glob("*.iso"))
         for path in (folder / name, folder / f"{name}.iso"):
-            if path.is_file() and os.access(path, os.R_OK):
+            if "/" not in name and path.is_file() and os.access(path, os.R_OK):
                 size = path.stat().st_size
                 return Image(str(path), "iso", size, size)
+    except (OSError, ValueError, RuntimeError):
+        pass  # a name that no file can have, a folder that cannot be read: not there
     raise Refused(f"--iso {name[:70]!r}: no such file in {folder}; there: {', '.join(there) or 'nothing'}")
 
 
 def _image(name: str) -> Image:
-    path = Path(name).expanduser()
+    path = Path(name)
     try:
+        path = path.expanduser()
         with path.open("rb") as file:
             head = file.read(104)
             stored = file.seek(0, os.SEEK_END)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise Refused(f"--image {name[:200]!r}: {getattr(error, 'strerror', None) or error}") from None
     if stored == 0:
         raise Refused(f"--image {name}: is empty")

@@ -37,7 +37,7 @@ def start(name: str, on: str, state: ClusterState, settings: Settings) -> Plan:
             f"{name}: needs {show_size(memory)} of memory, {node} has {show_size(there.memory_available)} free; "
             f"move another VM away first, or start it with --on another node"
         )
-    steps = [] if primaries else [make.promote(node, name)]
+    steps = [] if primaries else [*one_primary(name, _opened(name, homes, state)), make.promote(node, name)]
     return plan(f"vm.start {name}", steps, make.started(node, name))
 
 
@@ -55,9 +55,9 @@ def stop(name: str, force: bool, state: ClusterState, settings: Settings) -> Pla
     """Asks the guest to shut down and waits; with `force` its power is cut. Then no side is primary."""
     homes = refuse.found(state, name)
     active = state.active_on(name)
-    silent = [home for home in homes if home in state.nodes and state.nodes[home].down]
+    silent = [home for home in homes if home in state.nodes and state.nodes[home].trouble]
     if not active and silent:
-        raise Refused(f"{name}: may run on {silent[0]}, which does not answer ({state.nodes[silent[0]].down})")
+        raise Refused(f"{name}: may run on {silent[0]}, which does not answer ({state.nodes[silent[0]].trouble})")
     refuse.relied_on(state, *active)
     steps = []
     for node in active:
@@ -129,6 +129,7 @@ def move(name: str, to: str, state: ClusterState, settings: Settings) -> Plan:
     return plan(
         f"vm.mv {name}",
         opening,
+        make.see_equal(target, name),
         make.promote(target, name),
         Step(
             source,
@@ -144,6 +145,8 @@ def settle(name: str, state: ClusterState) -> Plan:
     allowed nowhere. Refuses when the VM runs twice or nowhere: a person must look."""
     homes = refuse.whole(state, name)
     active = state.active_on(name)
+    if not active and not state.primaries(name):
+        return plan(f"vm.mv {name}: close", one_primary(name, _opened(name, homes, state)))
     if len(active) != 1:
         where = " and ".join(active) or "nowhere"
         raise Refused(f"{name}: runs {'on ' if active else ''}{where}, so nothing was changed; look at it by hand")
@@ -154,8 +157,12 @@ def settle(name: str, state: ClusterState) -> Plan:
         and name in state.nodes[node].resources
         and state.nodes[node].resources[name].role == "Primary"
     ]
-    opened = [home for home in homes if (r := state.nodes[home].resources.get(name)) and r.two_primaries]
-    return plan(f"vm.mv {name}: close", steps, one_primary(name, opened))
+    return plan(f"vm.mv {name}: close", steps, one_primary(name, _opened(name, homes, state)))
+
+
+def _opened(name: str, homes: Sequence[str], state: ClusterState) -> list[str]:
+    """Where two primaries are allowed."""
+    return [home for home in homes if (r := state.nodes[home].resources.get(name)) and r.two_primaries]
 
 
 def one_primary(name: str, nodes: Sequence[str]) -> list[Step]:

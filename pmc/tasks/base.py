@@ -81,7 +81,7 @@ def complain(state: ClusterState) -> None:
 
 def confirm(question: str, answer: str) -> None:
     """Goes on when the person types `answer`; refuses otherwise, and where nobody can be asked."""
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise Refused(f"{question}: nobody is here to confirm it; give --yes if you are sure")
     note(f"{question}. Type {answer} to go on:")
     if sys.stdin.readline().strip() != answer:

@@ -9,7 +9,6 @@ from typing import Any
 from pmc import looks, virsh
 from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused
-from pmc.plan import Plan
 from pmc.plans import add as adding
 from pmc.plans import backup as backups_
 from pmc.plans import clone as cloning
@@ -69,7 +68,7 @@ def ls(c: Any, json: bool = False, conf: str = "") -> None:
         complain(state)
 
 
-@task(place="name", name="the VM", on="the node to start it on; left out, where it was made or last ran")
+@task(place="name", name="the VM", on="the node to start it on; left out, where it was made")
 def start(c: Any, name: str = "", on: str = "", conf: str = "", dry_run: bool = False) -> None:
     """Start a VM: vm.start NAME [--on NODE]"""
     with opened(conf) as cluster:
@@ -114,7 +113,7 @@ def mv(
         for flag, node in (("--all-from", all_from), ("--to", to)):
             if node:
                 cluster.settings.node(flag, node)
-        chosen = [refuse.check_name("vm.mv", name) for name in names.split(",")] if names else []
+        chosen = [refuse.check_name("vm.mv", name) for name in dict.fromkeys(names.split(","))] if names else []
         state = cluster.state()
         if all_from:
             refuse.relied_on(state, all_from)
@@ -127,22 +126,37 @@ def mv(
                 if carry_out(c, cluster, plan, dry_run):
                     note(f"{name} is clean" if plan.steps else f"{name} has nothing to clean")
             return
+        # All that can be refused is refused before the first VM moves; each is looked at again when its turn comes.
         moves = [plans.move(name, to, state, cluster.settings) for name in chosen]
-        for name, plan in zip(chosen, moves, strict=True):
-            if dry_run or c.config.run.dry:
+        if dry_run or c.config.run.dry:
+            for name, plan in zip(chosen, moves, strict=True):
                 print(f"{plan}\n{plans.closing(name, state)}")
-            else:
-                note(_moved(cluster, name, plan))
+            return
+        for number, name in enumerate(chosen):
+            try:
+                note(_moved(cluster, name, to))
+            except Refused as error:
+                # Status 2 says that nothing was touched; after the first VM that is no longer so.
+                raise (PmcError(str(error)) if number else error) from None
 
 
-def _moved(cluster: Cluster, name: str, plan: Plan) -> str:
+def _moved(cluster: Cluster, name: str, to: str) -> str:
     """Moves, then looks where the VM really is and closes two primaries: on every way out."""
+    with cluster.interruptible():
+        plan = plans.move(name, to, cluster.state(), cluster.settings)
+        try:
+            cluster.apply(plan)
+        except PmcError as error:
+            try:
+                end = _closed(cluster, name)
+            except PmcError as second:
+                end = str(second)
+            raise PmcError(f"{error}\n  {end}") from None
+        said = _closed(cluster, name)
     try:
-        cluster.apply(plan)
-    except PmcError as error:
-        raise PmcError(f"{error}\n  {_closed(cluster, name)}") from None
-    said = _closed(cluster, name)
-    still = cluster.ask(plan.steps[-1].node, virsh.downtime(name))[0]
+        still = cluster.ask(plan.steps[-1].node, virsh.downtime(name))[0]
+    except PmcError:
+        still = None  # it has moved all the same
     return f"{said}; the guest stood still for {f'{still:.2f} s' if still is not None else 'an unknown time'}"
 
 
@@ -151,10 +165,12 @@ def _closed(cluster: Cluster, name: str) -> str:
         state = cluster.state()
         plan = plans.settle(name, state)
         if plan.steps:
-            cluster.apply(plan)
+            cluster.apply(plan, to_the_end=True)
         return f"{name} runs on {state.active_on(name)[0]}"
     except PmcError as error:
-        return f"{name} was NOT closed, two primaries may still be allowed: {error}; then fab vm.mv {name} --cleanup"
+        raise PmcError(
+            f"{name} was NOT closed, two primaries may still be allowed: {error}; then fab vm.mv {name} --cleanup"
+        ) from None
 
 
 @task(place="name", name="the VM", base="a full image, in place of a delta against the newest one")

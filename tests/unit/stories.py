@@ -72,7 +72,7 @@ def half_web() -> World:
 
 def with_a_volume() -> World:
     world = World()
-    world.nodes["pm-1"].volumes["web"] = Volume("web", "vg", GiB)
+    world.nodes["pm-1"].volumes["web"] = Volume("web", "vg", GiB, attributes="-wi-a-----")
     return world
 
 

@@ -199,7 +199,7 @@ def test_what_is_no_manifest_is_refused(text: str) -> None:
 
 
 def row(name: str, text: str) -> str:
-    return f"{name} 8 512 4096 {base64.b64encode(text.encode()).decode()}\n"
+    return f"{name} 8 512 {BASE.size} {base64.b64encode(text.encode()).decode()}\n"
 
 
 def test_a_manifest_that_is_broken_is_listed_as_such_and_hides_no_other() -> None:
@@ -216,6 +216,12 @@ def test_a_manifest_that_is_broken_is_listed_as_such_and_hides_no_other() -> Non
 def test_a_listing_that_is_none_is_an_error(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         backup.parse_listing(text, "pm-1")
+
+
+def test_a_base_that_was_cut_short_is_broken_and_no_new_delta_is_made_against_it() -> None:
+    [listed] = backup.parse_listing(row(BASE.id, changed(BASE)).replace(f" {BASE.size} ", " 4096 "), "pm-1")
+    assert "4096 bytes" in listed.broken
+    assert backup.newest_base([listed], "web") is None
 
 
 def test_no_backups() -> None:
@@ -248,9 +254,14 @@ def test_an_id_has_the_time_in_utc() -> None:
 
 def test_reading_on_another_node_quotes_twice() -> None:
     line = backup.read_volume("/dev/vg/it's", 5, "10.0.0.2")
-    assert line.startswith("ssh -o BatchMode=yes")
+    assert "ssh -o BatchMode=yes" in line
     assert "root@10.0.0.2" in line
     # What the remote shell gets is again a line of which it makes the same path.
-    as_ssh = 'ssh() { printf %s "${@: -1}"; }'
+    as_ssh = 'ssh() { [ "${@: -1}" = true ] || printf %s "${@: -1}"; }'
     words = subprocess.run(["bash", "-c", f"{as_ssh}; {line}"], capture_output=True, text=True, check=True)
     assert words.stdout == backup.read_volume("/dev/vg/it's", 5)
+    # A login script that prints would put its words before the disk.
+    loud = subprocess.run(["bash", "-c", f"ssh() {{ echo Welcome; }}; {line}"], capture_output=True, text=True)
+    assert loud.returncode == 1
+    assert loud.stdout == ""
+    assert "prints something" in loud.stderr

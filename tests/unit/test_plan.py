@@ -91,7 +91,7 @@ def test_a_lost_step_with_a_check_is_never_left_to_the_hand() -> None:
 def test_a_lost_migration_is_not_guessed_at() -> None:
     """The VM may be on the target by now, so its disk there is not demoted: a person is told, and `settle` closes."""
     story = STORIES["vm.mv"]()
-    world, told = broken(story, 3, "lost after")
+    world, told = broken(story, 4, "lost after")
     assert world.state().active_on("web") == ["pm-2"]
     assert "drbdadm secondary web" in by_hand(told)
     closed = done(world, vm.settle("web", world.state())).state()
@@ -281,9 +281,13 @@ def test_a_plain_failure_is_not_in_doubt(exit: int) -> None:
     assert "check b" not in run.lines
 
 
-def test_an_error_of_the_program_itself_is_not_swallowed() -> None:
-    with pytest.raises(ZeroDivisionError):
-        apply(A_B_C, Recorder(do_b=ZeroDivisionError()))
+def test_an_error_of_the_program_itself_is_undone_too() -> None:
+    """A file that is gone, a terminal that was closed: what was made before it is taken back all the same."""
+    run = Recorder(do_b=FileNotFoundError("gone.iso"))
+    told = failed(A_B_C, run)
+    assert run.lines[-1] == "undo a"
+    assert "FileNotFoundError: gone.iso" in told
+    assert by_hand(told) == ["undo b"], "without a check it is in doubt"
 
 
 def test_steps_beside_each_other_run_together_and_are_undone_together() -> None:

@@ -247,7 +247,7 @@ def without_domain(state: ClusterState, place: str) -> ClusterState:
         (lambda: move(changed(running(), "pm-2", memory_available=0)), "pm-2 has 0 B free"),
         (lambda: move(changed(running(), "pm-1", domains={"web": PAUSED})), "is paused on pm-1"),
         (lambda: settle(TWICE), "runs on pm-1 and pm-2, so nothing was changed"),
-        (lambda: settle(stopped()), "runs nowhere, so nothing was changed"),
+        (lambda: settle(with_resource(stopped(), "pm-1", role="Primary")), "runs nowhere, so nothing was changed"),
         (lambda: remove(FOREIGN), "was not made by pmc"),
         (lambda: remove(changed(running(), "pm-1", volumes={**running().nodes["pm-1"].volumes,
                                 "own": Volume("own", "vg", GiB, (), "web")})), "snapshot own that pmc did not make"),
@@ -322,7 +322,7 @@ def choose(id: str = DELTA.id, new: str = "web2", primary: str = "", secondary: 
 
 def test_a_restored_vm_goes_where_the_old_one_was_unless_told() -> None:
     assert choose().nodes == ("pm-1", "pm-2")
-    assert choose(primary="pm-3").nodes == ("pm-3",)
+    assert choose(primary="pm-3").nodes == ("pm-3", "pm-1")
     assert choose(secondary="pm-1").nodes == ("pm-2", "pm-1")
     assert choose(primary="pm-3", secondary="pm-1").nodes == ("pm-3", "pm-1")
     gone = [replace(each, backup=replace(each.backup, nodes=("old-1", "old-2"))) for each in STORED if each.backup]
