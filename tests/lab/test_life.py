@@ -106,10 +106,8 @@ def test_one_node_and_a_reused_volume(lab: Pmc, clean: Clean) -> None:
     assert lab.fab("vm.mv", "solo").returncode == 2
     lab.ok("vm.stop", "solo")
     # What an administrator who brings a disk along has: a volume, no pmc.
-    lab.ssh(
-        "pm-1",
-        "lvcreate -qq -y -L 64M -n kept vg && dd if=/dev/vg/solo of=/dev/vg/kept bs=1M count=64 iflag=direct conv=fsync",
-    )
+    copy = "dd if=/dev/vg/solo of=/dev/vg/kept bs=1M count=64 iflag=direct conv=fsync"
+    lab.ssh("pm-1", f"lvcreate -qq -y -L 64M -n kept vg && {copy}")
     kept = lab.add("kept", "--reuse")
     again = kept.ticking(tick.counter, boots=2)
     assert again.boots == 2
