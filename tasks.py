@@ -14,7 +14,9 @@ from lab.tasks import ns as lab
 def run_tests(c: Context, fast: bool = False) -> None:
     """Lint, types, unit tests, and the tests on the lab."""
     lint(c)
-    c.run(f"python -m pytest {'tests/unit' if fast else 'tests'}", pty=False)
+    c.run("python -m pytest tests/unit", pty=False)
+    if not fast:
+        c.run("python -m pytest -v tests/lab", pty=False)
 
 
 @task
