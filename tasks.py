@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+
 from invoke.collection import Collection
 from invoke.context import Context
 from invoke.tasks import task
@@ -9,22 +12,25 @@ from invoke.tasks import task
 from lab.demo import demo
 from lab.tasks import ns as lab
 
+# The one that runs this, whatever `python` is in PATH.
+PYTHON = shlex.quote(sys.executable)
+
 
 @task(name="test", help={"fast": "leave out the tests that need the lab"})
 def run_tests(c: Context, fast: bool = False) -> None:
     """Lint, types, unit tests, and the tests on the lab."""
     lint(c)
-    c.run("python -m pytest tests/unit", pty=False)
+    c.run(f"{PYTHON} -m pytest tests/unit", pty=False)
     if not fast:
-        c.run("python -m pytest -v tests/lab", pty=False)
+        c.run(f"{PYTHON} -m pytest -v tests/lab", pty=False)
 
 
 @task
 def lint(c: Context) -> None:
     """ruff and mypy --strict."""
-    c.run("python -m ruff check .", pty=False)
-    c.run("python -m ruff format --check .", pty=False)
-    c.run("python -m mypy", pty=False)
+    c.run(f"{PYTHON} -m ruff check .", pty=False)
+    c.run(f"{PYTHON} -m ruff format --check .", pty=False)
+    c.run(f"{PYTHON} -m mypy", pty=False)
 
 
 ns = Collection(demo, lint, run_tests)

@@ -4,7 +4,6 @@ after each step."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
 
@@ -80,20 +79,17 @@ def tell(story: Story, lab: Lab) -> None:
     count = story.count(web, 0, boots=1)
     story.tell("moved to the other node while it writes")
     story.fab("vm.mv", "web")
-    story.fab("vm.ls")
     count = story.count(web, count, boots=1)
     story.check(web, ("pm-1", "pm-2"))
     story.tell("backed up twice while it writes: a full image, then what changed")
     story.fab("vm.backup", "web")
     count = story.count(web, count, boots=1)
     story.fab("vm.backup", "web")
-    story.fab("vm.backups", "web")
-    listed = json.loads(witness.fab(lab, "vm.backups", "web", "--json").stdout)
-    delta = next(row["id"] for row in listed if row["kind"] == "delta")
+    delta = next(word for word in story.fab("vm.backups", "web").split() if word.endswith(".delta"))
     story.tell("restored from the delta, as a VM of its own")
     story.fab("vm.restore", "web", "--backup", delta, "--as", "web-old")
     old = Guest(lab, "web-old")
-    story.check(old, ("pm-1", "pm-2"))
+    story.check(old, ("pm-2",))
     story.fab("vm.start", "web-old")
     story.count(old, 0, boots=2)
     story.count(web, count, boots=1)
@@ -101,4 +97,3 @@ def tell(story: Story, lab: Lab) -> None:
     story.tell("stopped and removed; nothing of them stays but the backups")
     story.fab("vm.stop", "web-old", "vm.rm", "web-old", "--yes", "vm.stop", "web", "vm.rm", "web", "--yes")
     story.fab("vm.ls")
-    story.fab("vm.backups")
