@@ -78,8 +78,9 @@ resource {name} {{
 
 
 def write_file(name: str, text: str, secret: str) -> Command:
-    """Mode 600 from the first byte on: the file holds the secret."""
-    return command("install", "-m", "600", "/dev/stdin", path(name), stdin=text, secrets=(secret,))
+    """Mode 600 from the first byte on: the file holds the secret. Never over a file that is there (set -C): it may
+    hold another resource."""
+    return bash('set -C; umask 077; cat >"$1"', path(name), stdin=text, secrets=(secret,))
 
 
 def remove_file(name: str) -> Command:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pmc import drbd, lvm, virsh
 from pmc.command import Query, command
-from pmc.errors import Refused
+from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, NodeState
 from pmc.plan import Plan, Step, Wait, Watch, on_each, plan
 from pmc.plans import make, refuse
@@ -17,6 +17,7 @@ from pmc.units import show_size
 
 def start(name: str, on: str, state: ClusterState, settings: Settings) -> Plan:
     """On node `on`, or where its DRBD is primary already, or on the node it was made on."""
+    _seen(name, state)
     homes = refuse.whole(state, name)
     active = state.active_on(name)
     if active and on in ("", *active):
@@ -41,9 +42,25 @@ def start(name: str, on: str, state: ClusterState, settings: Settings) -> Plan:
     return plan(f"vm.start {name}", steps, make.started(node, name))
 
 
+def _seen(name: str, state: ClusterState) -> None:
+    """A VM whose other node is silent may run there: started here as well it would be two, each with its own disk."""
+    homes = refuse.found(state, name)
+    down = [home for home in homes if home in state.nodes and state.nodes[home].down]
+    here = [home for home in homes if home not in down]
+    if down and here and not state.active_on(name):
+        raise NodeDown(
+            f"{name}: may run on {down[0]}, which does not answer ({state.nodes[down[0]].down}); bring it back, or, "
+            f"when it is surely off, on {here[0]}: drbdadm primary {name} && virsh start {name} (docs/failover.md)"
+        )
+
+
 def _usable(state: ClusterState, name: str, homes: list[str], node: str) -> None:
     """Of two sides both must agree that they are equal; a VM on one node needs only its own disk."""
     if len(homes) > 1:
+        resource = state.nodes[node].resources.get(name)
+        told = resource and (resource.connection, resource.disk, resource.peer_disk)
+        if told == ("Connected", "UpToDate", "Inconsistent"):
+            return  # this side is the source of a resync, which goes on while the VM runs
         refuse.healthy(state.nodes[node], name)
         return
     resource = state.nodes[node].resources.get(name)

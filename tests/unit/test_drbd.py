@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import stat
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from pmc import drbd
@@ -117,7 +121,19 @@ def test_the_secret_of_a_file_travels_on_stdin() -> None:
     write = drbd.write_file("web", 'shared-secret "hunter2";', "hunter2")
     assert not any("hunter2" in word for word in write.argv)
     assert "hunter2" not in str(write)
-    assert write.argv[:3] == ("install", "-m", "600")
+
+
+def test_a_resource_file_is_for_root_only_and_never_written_over_another(tmp_path: Path) -> None:
+    write = drbd.write_file("web", "resource web {}", "hunter2")
+    mine = tmp_path / "web.res"
+    argv = [*write.argv[:-1], str(mine)]
+    subprocess.run(argv, input=write.stdin, text=True, check=True)
+    assert mine.read_text() == "resource web {}"
+    assert stat.S_IMODE(mine.stat().st_mode) == 0o600
+    mine.write_text("resource other {}")
+    done = subprocess.run(argv, input=write.stdin, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert mine.read_text() == "resource other {}"
 
 
 @pytest.mark.parametrize("size", [MiB, 10 * MiB, GiB, 50 * GiB, 1 << 40, 16 << 40])

@@ -227,7 +227,8 @@ def without_domain(state: ClusterState, place: str) -> ClusterState:
         (lambda: start(stopped(), "pm-3"), "--on pm-3: web has its disks on pm-1 and pm-2"),
         (lambda: start(with_resource(stopped(), "pm-2", role="Primary"), "pm-1"), "fab vm.start web --on pm-2"),
         (lambda: start(with_resource(stopped(), "pm-1", connection="StandAlone")), "StandAlone"),
-        (lambda: start(with_resource(stopped(), "pm-1", peer_disk="Inconsistent")), "UpToDate/Inconsistent"),
+        (lambda: start(with_resource(stopped(), "pm-1", disk="Inconsistent")), "Inconsistent/UpToDate"),
+        (lambda: start(with_resource(stopped(), "pm-1", peer_disk="Outdated")), "UpToDate/Outdated"),
         (lambda: start(changed(stopped(), "pm-1", resources={})), "fab pm.ready_drbd --node pm-1"),
         (lambda: start(changed(stopped(), "pm-1", memory_available=MiB)), "1 GiB of memory, pm-1 has 1 MiB"),
         (lambda: start(with_resource(alone(active=False), "pm-1", disk="Inconsistent")), "its disk on pm-1 is not up"),
@@ -282,6 +283,18 @@ def test_a_node_that_is_needed_and_down_is_named(build: Callable[[ClusterState],
         return
     with pytest.raises(Refused, match="pm-2: no ssh within 10 s"):
         build(DOWN)
+
+
+def test_a_vm_whose_peer_is_silent_is_not_started_and_the_way_by_hand_is_told() -> None:
+    with pytest.raises(NodeDown) as caught:
+        start(changed(stopped(), "pm-2", down="no ssh within 10 s", domains={}, resources={}, files={}, volumes={}))
+    assert "web: may run on pm-2, which does not answer (no ssh within 10 s)" in str(caught.value)
+    assert "on pm-1: drbdadm primary web && virsh start web" in str(caught.value)
+
+
+def test_a_vm_starts_on_the_side_that_a_resync_comes_from() -> None:
+    plan = start(with_resource(stopped(), "pm-1", peer_disk="Inconsistent"))
+    assert [step.node for step in plan.steps] == ["pm-1", "pm-1"]
 
 
 def test_a_vm_may_be_on_a_node_that_is_down() -> None:
