@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,15 @@ def table(rows: Sequence[dict[str, Any]], as_json: bool, columns: Sequence[str] 
         headers=list(columns),
         disable_numparse=True,
     )
+
+
+def show(text: str) -> None:
+    """On stdout. A reader that has seen enough (`fab vm.ls | head -1`) is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Or Python would complain when it closes stdout at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def note(text: str) -> None:

@@ -18,7 +18,7 @@ from pmc.errors import PmcError, Refused
 from pmc.model import ClusterState
 from pmc.plan import Plan
 from pmc.tasks.arguments import ClusterTask
-from pmc.view import note
+from pmc.view import note, show
 
 HELP = {
     "conf": "the configuration file, in place of $PMC_CONF or /etc/pmc.conf",
@@ -66,7 +66,7 @@ def opened(conf: str | None) -> Iterator[Cluster]:
 def carry_out(c: Any, cluster: Cluster, plan: Plan, dry_run: bool) -> bool:
     """Applies the plan, or prints it (--dry-run, or fab's own --dry). True when it was applied."""
     if dry_run or c.config.run.dry:
-        print(plan)
+        show(str(plan))
         return False
     if plan.steps:
         cluster.apply(plan)

@@ -20,7 +20,7 @@ from pmc.plans import pm as plans
 from pmc.rows import PM_COLUMNS, pm_rows
 from pmc.tasks.base import carry_out, opened, task
 from pmc.trust import Keys
-from pmc.view import table
+from pmc.view import show, table
 
 
 @task()
@@ -28,7 +28,7 @@ def ls(c: Any, json: bool = False, conf: str = "") -> None:
     """List the nodes: up or not, VMs, memory, volume group, DRBD resources by state."""
     with opened(conf) as cluster:
         state = cluster.state()
-        print(table(pm_rows(state, text=not json), json, PM_COLUMNS))
+        show(table(pm_rows(state, text=not json), json, PM_COLUMNS))
         if trouble := [f"{node.name}: {node.trouble}" for node in state if node.trouble]:
             raise PmcError("\n".join(trouble))
 
@@ -98,12 +98,12 @@ def _show(found: Sequence[Finding], json: bool) -> None:
              "fix": [str(step.do) for step in f.verdict.steps]}
             for f in found
         ]  # fmt: skip
-        print(table(rows, True))
+        show(table(rows, True))
         return
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without ✓ shall still tell
     for finding in found:
-        print(checks.line(finding))
+        show(checks.line(finding))
 
 
 @task(place="node", node="the node; left out, all of them")
@@ -121,9 +121,9 @@ def ready_drbd(c: Any, node: str = "", json: bool = False, conf: str = "", dry_r
         todo = [plan for name in names for plan in plans.ready(state.nodes[name], cluster.settings)]
         failures = [failure for plan in todo if (failure := _attempt(c, cluster, plan, dry_run))]
         if dry_run or c.config.run.dry:
-            return None if todo else print("# nothing to do")
+            return None if todo else show("# nothing to do")
         sides = _settled(cluster, state, names)
-        print(table(plans.ready_rows(sides, text=not json), json, plans.READY_COLUMNS))
+        show(table(plans.ready_rows(sides, text=not json), json, plans.READY_COLUMNS))
         late = f" (after {cluster.settings.deadlines.peer:g} s; does the link between the nodes work?)"
         troubled = [
             f"{side.node}: {side.resource or 'DRBD'}: {side.note}{late * side.waiting}" for side in sides if side.note

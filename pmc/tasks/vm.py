@@ -16,7 +16,7 @@ from pmc.plans import refuse, request
 from pmc.plans import vm as plans
 from pmc.rows import BACKUP_COLUMNS, VM_COLUMNS, backup_rows, vm_rows
 from pmc.tasks.base import carry_out, complain, confirm, opened, task
-from pmc.view import note, table
+from pmc.view import note, show, table
 
 
 @task(
@@ -64,7 +64,7 @@ def ls(c: Any, json: bool = False, conf: str = "") -> None:
     """List all VMs: state, where they run, DRBD, size, memory, minor."""
     with opened(conf) as cluster:
         state = cluster.state()
-        print(table(vm_rows(state, text=not json), json, VM_COLUMNS))
+        show(table(vm_rows(state, text=not json), json, VM_COLUMNS))
         complain(state)
 
 
@@ -130,7 +130,7 @@ def mv(
         moves = [plans.move(name, to, state, cluster.settings) for name in chosen]
         if dry_run or c.config.run.dry:
             for name, plan in zip(chosen, moves, strict=True):
-                print(f"{plan}\n{plans.closing(name, state)}")
+                show(f"{plan}\n{plans.closing(name, state)}")
             return
         for number, name in enumerate(chosen):
             try:
@@ -196,7 +196,7 @@ def backups(c: Any, name: str = "", json: bool = False, conf: str = "") -> None:
         if name:
             refuse.check_name("vm.backups", name)
         state = cluster.state()
-        print(table(backup_rows(looks.stored(cluster, state, name), text=not json), json, BACKUP_COLUMNS))
+        show(table(backup_rows(looks.stored(cluster, state, name), text=not json), json, BACKUP_COLUMNS))
         complain(state)
 
 
