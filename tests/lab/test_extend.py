@@ -45,7 +45,7 @@ from pmc.tasks import pm, vm
 
 c, conf = Context(Config()), {str(lab.conf)!r}
 vm.add(c, "web", primary="pm-2", size="64M", memory="16M", image={str(lab.tick_image)!r}, conf=conf)
-vm.stop(c, "web", conf=conf)
+vm.stop(c, "web", force=True, conf=conf)  # it may not have booted yet, and would not hear the button
 vm.ls(c, conf=conf)
 pm.ls(c, conf=conf)
 vm.rm(c, "web", yes=True, conf=conf)
