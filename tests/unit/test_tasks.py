@@ -53,8 +53,7 @@ def pmc(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
 def script(name: str, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """The installed `fab` or `pmc`, as a process of its own."""
     path = Path(sys.executable).with_name(name)
-    if not path.exists():
-        pytest.skip(f"{name} is not installed beside this Python")
+    assert path.exists(), f"{name} is not installed beside this Python"
     return subprocess.run(
         [str(path), *words], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False,
         stdin=subprocess.DEVNULL, env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", **environment},
