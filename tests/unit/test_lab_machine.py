@@ -55,7 +55,7 @@ def test_command_line() -> None:
     for disk in ("root", "vg"):
         drive = value(argv, "-drive", f"id={disk}")
         assert f"file=/c/disks/lab/pm-2-{disk}.qcow2" in drive
-        assert drive.endswith("cache=unsafe,discard=unmap,detect-zeroes=unmap")
+        assert drive.endswith("cache=unsafe,discard=ignore,detect-zeroes=off")
     assert "systemd.hostname=pm-2 " in value(argv, "-append")
     assert value(argv, "-append").endswith("lab.node=2")
     assert "-incoming" not in argv
