@@ -3,12 +3,13 @@
 VENV := .venv
 INV := $(VENV)/bin/inv
 
-.PHONY: help demo test test-fast setup clean
+.PHONY: help demo test test-fast test-long setup clean
 
 help:
 	@echo "make demo       a two-node cluster on this machine, and the whole life of a VM on it"
 	@echo "make test       lint, types, unit tests and the tests on the lab"
 	@echo "make test-fast  the same without the lab: seconds"
+	@echo "make test-long  the tests of many rounds, on the lab and without: hours"
 	@echo "make setup      install what these need: Debian packages, a venv in $(VENV)"
 	@echo "make clean      remove the venv; inv lab.clean removes the lab's images first"
 
@@ -20,6 +21,9 @@ test: setup
 
 test-fast: setup
 	@$(INV) test --fast
+
+test-long: setup
+	@$(INV) test --long
 
 setup: $(VENV)/.done
 

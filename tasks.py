@@ -16,13 +16,16 @@ from lab.tasks import ns as lab
 PYTHON = shlex.quote(sys.executable)
 
 
-@task(name="test", help={"fast": "leave out the tests that need the lab"})
-def run_tests(c: Context, fast: bool = False) -> None:
+@task(name="test", help={"fast": "leave out the tests that need the lab", "long": "only those of many rounds: hours"})
+def run_tests(c: Context, fast: bool = False, long: bool = False) -> None:
     """Lint, types, unit tests, and the tests on the lab."""
+    if long:
+        c.run(f"{PYTHON} -m pytest -v -m long tests", pty=False)
+        return
     lint(c)
-    c.run(f"{PYTHON} -m pytest tests/unit", pty=False)
+    c.run(f"{PYTHON} -m pytest -m 'not long' tests/unit", pty=False)
     if not fast:
-        c.run(f"{PYTHON} -m pytest -v tests/lab", pty=False)
+        c.run(f"{PYTHON} -m pytest -v -m 'not long' --durations=0 --durations-min=5 tests/lab", pty=False)
 
 
 @task
