@@ -14,7 +14,10 @@ from lab.errors import LabError
 from lab.machine import Machine
 
 # libvirtd comes up a little after sshd; vgs fails without the volume group.
-READY = "until virsh -c qemu:///system version >/dev/null 2>&1; do sleep 0.2; done; vgs vg"
+READY = (
+    "systemctl is-system-running --wait >/dev/null || :; "
+    "until virsh -c qemu:///system version >/dev/null 2>&1; do sleep 0.2; done; vgs vg"
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ volume_group = "vg"
 bridge = "br0"
 backup_dir = "/var/lib/pmc/backups"
 iso_dir = "{iso}"
+audit_log = "{found.pmc.parent / 'audit.jsonl'}"
 mac_prefix = "52:54:00:77"
 ports = "7800-7899"
 virt_type = "qemu"

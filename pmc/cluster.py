@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any
 
-from pmc import drbd, hypervisor, lvm, virsh
+from pmc import audit, drbd, hypervisor, lock, lvm, virsh
 from pmc import plan as planning
 from pmc.command import Query, command
 from pmc.errors import CommandFailed, Interrupted, PmcError
+from pmc.lock import Holder
+from pmc.locks import Lock
 from pmc.model import ClusterState, NodeState
 from pmc.node import Node
 from pmc.plan import Action, Plan, Relay, Transfer, Wait, Watch
@@ -66,6 +70,9 @@ class Cluster:
         config = configuration(settings)
         self.nodes = {name: Node(spec, settings, config) for name, spec in settings.nodes.items()}
         self.stop = threading.Event()
+        self.applied: list[Plan] = []  # what was done by this command, for the audit log
+        self.locked: list[Lock] = []
+        self._until_closed = ExitStack()
         self._held = False  # signals are ours now
 
     def __enter__(self) -> Cluster:
@@ -74,8 +81,28 @@ class Cluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for node in self.nodes.values():
-            node.close()
+        self._until_closed.close()
+        self.on_all(lambda node: node.close())
+
+    @contextmanager
+    def lock(self, what: str, *names: str) -> Iterator[Lock]:
+        """Keeps other managers away from these (VMs, or lock.ALLOCATION) on all nodes that answer. `what` is told to
+        those who wait. Names that this command has locked already are its own."""
+        mine = {name for each in self.locked for name in each.names}
+        wanted = sorted(set(names) - mine)
+        if not wanted:
+            yield self.locked[-1]
+            return
+        holder = Holder(audit.who(), os.getpid(), audit.now(), what[:200])
+        with Lock(wanted, holder).taken(self.nodes, self.on_all, self.settings.deadlines.lock) as taken:
+            self.locked.append(taken)
+            try:
+                yield taken
+            finally:
+                self.locked.remove(taken)
+
+    def lock_until_closed(self, what: str, *names: str) -> Lock:
+        return self._until_closed.enter_context(self.lock(what, *names))
 
     def on_all(self, work: Callable[[Node], Any], names: Iterable[str] | None = None) -> list[Any]:
         """`work` on the nodes named (all) at once, one thread a node; results in the same order."""
@@ -120,16 +147,31 @@ class Cluster:
     def ask(self, node: str, *queries: Query[Any]) -> list[Any]:
         return self.nodes[node].ask(*queries)
 
-    def apply(self, plan: Plan, to_the_end: bool = False) -> None:
-        """Carries the plan out, shows progress, undoes it on failure and on Ctrl-C; `to_the_end`: Ctrl-C waits."""
+    def apply(self, plan: Plan, to_the_end: bool = False, under: Sequence[Lock] | None = None) -> None:
+        """Carries the plan out, shows progress, undoes it on failure and on Ctrl-C; `to_the_end`: Ctrl-C waits. Before
+        each step the node must hold the locks `under` which it is done: all that this command has."""
+        held = list(self.locked) if under is None else under
+        self.applied.append(plan)
+        claimed = max((number for number, step in enumerate(plan.steps) if step.claims), default=None)
         with Progress() as progress, self.interruptible():
+
+            def report(number: int, plan: Plan) -> None:
+                if claimed is not None and number > claimed:
+                    self._release(lock.ALLOCATION)
+                progress.step(number, plan)
+
             planning.apply(
                 plan,
-                lambda node, action, watch: self._carry_out(node, action, watch, progress, to_the_end),
-                progress.step,
+                lambda node, action, watch: self._carry_out(node, action, watch, progress, to_the_end, held),
+                report,
                 (lambda: False) if to_the_end else self.stop.is_set,
                 self._together,
             )
+
+    def _release(self, name: str) -> None:
+        for taken in self.locked:
+            if name in taken.names:
+                taken.release(self.on_all)
 
     def _together(self, calls: planning.Calls) -> list[PmcError | None]:
         if len(calls) == 1:
@@ -157,27 +199,39 @@ class Cluster:
         if self.stop.is_set():
             raise Interrupted()
 
-    def _carry_out(self, name: str, action: Action, watch: Watch | None, progress: Progress, to_the_end: bool) -> None:
+    def _carry_out(
+        self,
+        name: str,
+        action: Action,
+        watch: Watch | None,
+        progress: Progress,
+        to_the_end: bool,
+        held: Sequence[Lock],
+    ) -> None:
         node = self.nodes[name]
-        stopped = (lambda: False) if to_the_end else self.stop.is_set
         if isinstance(action, Wait):
             self._wait(node, action)
-        elif isinstance(action, Transfer):
+            return
+        for each in held:
+            each.ensure(node)
+        busy = [name for each in held for name in each.names if name != lock.ALLOCATION]
+        run = partial(node.run, stopped=(lambda: False) if to_the_end else self.stop.is_set, locks=busy)
+        if isinstance(action, Transfer):
             with open(action.source, "rb") as source, progress.bytes(watch, action.size) as bar:
-                node.run(action.target, stopped=stopped, source=source, on_sent=bar.add)
+                run(action.target, source=source, on_sent=bar.add)
                 if source.tell() != action.size:
                     said = f"{action.source} has changed: {source.tell()} bytes, not {action.size}"
                     raise CommandFailed(name, str(action), 1, said)
         elif isinstance(action, Relay):
-            node.run(replace(action.target, stdin=self.nodes[action.source].run(action.reader)))
+            run(replace(action.target, stdin=self.nodes[action.source].run(action.reader)))
         elif watch is not None and watch.kind == "migration":
             with hypervisor.watch(node, watch.subject, progress):
-                node.run(action, stopped=stopped, seconds=self.settings.deadlines.migrate)
+                run(action, seconds=self.settings.deadlines.migrate)
         elif watch is not None:
             with progress.bytes(watch, watch.total) as bar:
-                node.run(action, stopped=stopped, on_stderr=bar.dd)
+                run(action, on_stderr=bar.dd)
         else:
-            node.run(action, stopped=stopped)
+            run(action)
 
     def _wait(self, node: Node, wait: Wait) -> None:
         deadline = time.monotonic() + wait.seconds

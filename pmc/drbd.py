@@ -36,10 +36,18 @@ def metadata_size(size: int) -> int:
 
 
 def resource_text(
-    name: str, minor: int, port: int, disk: str, hosts: Sequence[tuple[str, str]], secret: str, version: str
+    name: str,
+    minor: int,
+    port: int,
+    disk: str,
+    hosts: Sequence[tuple[str, str]],
+    secret: str,
+    version: str,
+    mac: str = "",
 ) -> str:
     """The resource file. `hosts` are (host name, replication address) of both sides; `version` is that of the
-    kernel's module: 9 wants node ids, which 8.4 does not know.
+    kernel's module: 9 wants node ids, which 8.4 does not know. `mac` is the VM's address, for other managers to see
+    before the domain is defined.
 
     Nothing is ever discarded by itself (after-sb-* disconnect); two primaries are allowed at run time only, while
     a VM migrates, and never from this file; the peer must know the secret.
@@ -52,6 +60,7 @@ def resource_text(
         sides.append(f"    on {host} {{\n        address {family} {where}:{port};{node_id}\n    }}")
     return f"""\
 # made by pmc for the VM {name}; pmc reads it back, so keep its form
+# mac {mac}
 resource {name} {{
     device {device(minor)} minor {minor};
     disk {disk};

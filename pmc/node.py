@@ -14,8 +14,9 @@ from typing import IO, Any
 
 import paramiko
 
+from pmc import lock
 from pmc.command import ENVIRONMENT, Answer, Command, Query, frame, unframe
-from pmc.errors import CommandFailed, InDoubt, Interrupted
+from pmc.errors import CommandFailed, InDoubt, Interrupted, NodeDown
 from pmc.settings import NodeSettings, Settings
 from pmc.ssh import Connection, connect
 
@@ -30,6 +31,7 @@ class Node:
         self.name, self.spec, self.settings = spec.name, spec, settings
         self.config = config
         self._connection: Connection | None = None
+        self._down: tuple[float, NodeDown] | None = None
         self._lock = threading.Lock()
 
     @property
@@ -38,7 +40,14 @@ class Node:
         the lock."""
         with self._lock:
             if self._connection is None or not self._connection.is_connected:
-                self._connection = connect(self.spec, self.settings, self.config)
+                # A dead node costs a command its deadline once, not once for each question.
+                if self._down and time.monotonic() - self._down[0] < self.settings.deadlines.connect:
+                    raise self._down[1]
+                try:
+                    self._connection = connect(self.spec, self.settings, self.config)
+                except NodeDown as error:
+                    self._down = (time.monotonic(), error)
+                    raise
             return self._connection
 
     def close(self) -> None:
@@ -89,12 +98,14 @@ class Node:
         on_stderr: Show | None = None,
         source: IO[bytes] | None = None,
         on_sent: Callable[[int], None] | None = None,
+        locks: Sequence[str] = (),
     ) -> str:
         """Its stdout. Raises CommandFailed, InDoubt (connection or deadline lost), Interrupted (a `long` command was
         ended because `stopped()` turned true). The deadline holds on the node too: timeout(1) ends the command there,
-        whatever becomes of the manager. `source` is streamed to its stdin in place of `command.stdin`."""
+        whatever becomes of the manager. `source` is streamed to its stdin in place of `command.stdin`;
+        `locks` are busy until it ends."""
         limit = seconds or (self.settings.deadlines.long if command.long else self.settings.deadlines.command)
-        line = command_line(("sh", "-c", WRAPPER, "pmc", f"{limit:g}", *command.argv), self._sudo())
+        line = command_line(("sh", "-c", WRAPPER, "pmc", f"{limit:g}", *lock.busy(locks), *command.argv), self._sudo())
         data = (command.stdin or "").encode()
         got = self._exchange(
             line, str(command), limit + 30, data=data, source=source, on_sent=on_sent, on_stderr=on_stderr,
@@ -121,7 +132,7 @@ class Node:
     ) -> Answer:
         """Runs `line` in the login shell on a channel of its own. Not Fabric's `run`: that feeds stdin byte by byte
         with a pause each, and cannot tell a lost connection from a failed command."""
-        channel = self._channel()
+        channel = self.channel()
         out: list[bytes] = []
         err: list[bytes] = []
         pid = ""
@@ -161,7 +172,7 @@ class Node:
         stderr = b"".join(err).decode(errors="replace")
         return Answer(exit, b"".join(out).decode(errors="replace"), _without_pid(stderr))
 
-    def _channel(self) -> paramiko.Channel:
+    def channel(self) -> paramiko.Channel:
         """A channel; nothing has run yet when this fails, so it is a plain failure and not a doubt."""
         try:
             transport = self.connection.client.get_transport()
@@ -172,7 +183,7 @@ class Node:
             raise CommandFailed(self.name, "ssh", 255, f"the connection was lost ({error})") from None
 
     def _end(self, pid: str) -> None:
-        channel = self._channel()
+        channel = self.channel()
         channel.exec_command(command_line(("kill", "-INT", pid), self._sudo()))
         channel.close()
 

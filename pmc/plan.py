@@ -68,7 +68,8 @@ class Watch:
 class Step:
     """`undo` puts back what `do` did. `check` is a command that succeeds when `do` has taken effect: asked when the
     connection was lost or the command killed, instead of guessing. After a `pivot` there is no way back. `beside`: may
-    run at the same time as the step before it, on another node."""
+    run at the same time as the step before it, on another node. `claims`: from then on the nodes show what was
+    allocated for a new VM, so that nobody else takes it."""
 
     node: str
     note: str
@@ -77,6 +78,7 @@ class Step:
     check: Command | None = None
     pivot: bool = False
     beside: bool = False
+    claims: bool = False
     watch: Watch | None = None
 
 

@@ -29,6 +29,7 @@ class Deadlines:
     shutdown: float = 120  # for a guest to shut down when asked to
     migrate: float = 3600  # for one live migration
     sync: float = 120  # for a resync that should be short
+    lock: float = 300  # for another manager that works on the same VM
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Settings:
     ports: str = "7800-7999"  # for DRBD, one a VM
     virt_type: str = "kvm"
     ssh_config: str = ""  # in place of ~/.ssh/config
+    audit_log: str = "/var/log/pmc.jsonl"  # on the manager; empty: none
     deadlines: Deadlines = Deadlines()
     source: str = ""  # the file it came from
 

@@ -80,8 +80,12 @@ def state_of(name: str) -> Query[str]:
 
 
 def macs() -> Query[frozenset[str]]:
-    """Of all domains defined, running or not: one read of libvirt's own files, where virsh would need a call each."""
-    script = 'cat /etc/libvirt/qemu/*.xml 2>/dev/null | grep -o "<mac address=[^/]*" || :'
+    """Of all domains defined, running or not: one read of libvirt's own files, where virsh would need a call each.
+    And of those that are being made: from the resource files."""
+    script = (
+        '{ cat /etc/libvirt/qemu/*.xml 2>/dev/null | grep -o "<mac address=[^/]*"; '
+        'grep -hs "^# mac " /etc/drbd.d/*.res; } || :'
+    )
     return Query(bash(script), lambda text: frozenset(re.findall(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}", text.lower())))
 
 

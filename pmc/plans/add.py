@@ -95,8 +95,9 @@ def add(
     check_new(name, nodes, size, request.memory, state, settings, request.reuse)
     version = state.nodes[request.primary].drbd
     if request.reuse:
-        steps = reused_volumes(settings, nodes, name, size)
-        steps += make.resource(settings, nodes, name, given, version)
+        steps = make.claimed(settings, nodes, name, given, version)
+        steps += reused_volumes(settings, nodes, name, size)
+        steps += make.resource(settings, nodes, name, given)
         steps.append(make.declare_first(request.primary, name))
     else:
         steps = make.disk(settings, nodes, name, size, given, version)

@@ -50,22 +50,27 @@ def new_volumes(settings: Settings, nodes: Sequence[str], name: str, size: int) 
     ]
 
 
-def resource(settings: Settings, nodes: Sequence[str], name: str, given: Given, version: str) -> list[Step]:
-    """The DRBD resource, up on all nodes, its metadata new, its sides not yet declared equal."""
+def claimed(settings: Settings, nodes: Sequence[str], name: str, given: Given, version: str) -> list[Step]:
+    """The resource file: it comes first, since it tells everybody that minor, port and MAC address are taken."""
     hosts = [(node, settings.nodes[node].replication) for node in nodes]
     disk = lvm.path(settings.volume_group, name)
-    text = drbd.resource_text(name, given.minor, given.port, disk, hosts, given.secret, version)
-    steps = [
-        *on_each(
-            nodes,
-            lambda node: Step(
-                node,
-                f"write {drbd.path(name)}",
-                drbd.write_file(name, text, given.secret),
-                undo=drbd.remove_file(name),
-                check=command("test", "-e", drbd.path(name)),
-            ),
+    text = drbd.resource_text(name, given.minor, given.port, disk, hosts, given.secret, version, given.mac)
+    return on_each(
+        nodes,
+        lambda node: Step(
+            node,
+            f"write {drbd.path(name)}",
+            drbd.write_file(name, text, given.secret),
+            undo=drbd.remove_file(name),
+            check=command("test", "-e", drbd.path(name)),
+            claims=True,
         ),
+    )
+
+
+def resource(settings: Settings, nodes: Sequence[str], name: str, given: Given) -> list[Step]:
+    """The DRBD resource, up on all nodes, its metadata new, its sides not yet declared equal."""
+    steps = [
         *on_each(nodes, lambda node: Step(node, f"make DRBD's metadata on {name}", drbd.create_metadata(name))),
         *on_each(
             nodes,
@@ -156,7 +161,8 @@ def promote(node: str, name: str) -> Step:
 
 def disk(settings: Settings, nodes: Sequence[str], name: str, size: int, given: Given, version: str) -> list[Step]:
     """A new disk of zeros, its first node primary."""
-    steps = [*new_volumes(settings, nodes, name, size), *resource(settings, nodes, name, given, version)]
+    steps = claimed(settings, nodes, name, given, version)
+    steps += [*new_volumes(settings, nodes, name, size), *resource(settings, nodes, name, given)]
     if len(nodes) == 1:
         return [*steps, declare_first(nodes[0], name)]
     return [*steps, *equal(settings, nodes, name), promote(nodes[0], name)]

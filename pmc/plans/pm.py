@@ -44,6 +44,15 @@ def ready(node: NodeState, settings: Settings) -> list[Plan]:
     return [each for each in plans if each.steps]
 
 
+def ready_all(names: Iterable[str], state: ClusterState, settings: Settings) -> list[Plan]:
+    return [plan for name in names for plan in ready(state.nodes[name], settings)]
+
+
+def asleep(node: NodeState) -> list[str]:
+    """The VMs whose resource something may be done about."""
+    return [] if unknown(node) else [file.name for file in node.files.values() if _up(node, file)]
+
+
 def _inactive(node: NodeState, file: ResourceFile, settings: Settings) -> bool:
     """lvs(8): the fifth attribute is the state."""
     volumes = (v for v in node.volumes.values() if lvm.path(settings.volume_group, v.name) == file.disk)

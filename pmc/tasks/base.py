@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import functools
 import inspect
+import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import fabric
 from invoke.tasks import task as invoke_task
 
-from pmc import settings
+from pmc import audit, settings
 from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused
 from pmc.model import ClusterState
 from pmc.plan import Plan
 from pmc.tasks.arguments import ClusterTask
 from pmc.view import note, show
+
+_line: ContextVar[str] = ContextVar("line", default="a program of your own")
+# Tasks that are not in a module of their namespace's name.
+SPACES: dict[str, str] = {}
 
 HELP = {
     "conf": "the configuration file, in place of $PMC_CONF or /etc/pmc.conf",
@@ -38,7 +44,11 @@ def task(place: str = "", **help: str) -> Callable[[Callable[..., Any]], Cluster
         def guarded(c: Any, *args: Any, **kwargs: Any) -> Any:
             if isinstance(c, fabric.Connection):
                 raise Refused("-H: these tasks are the cluster's; name the node as an argument (see --help)")
-            return body(c, *args, **kwargs)
+            token = _line.set(_typed(body, args, kwargs))
+            try:
+                return body(c, *args, **kwargs)
+            finally:
+                _line.reset(token)
 
         names = inspect.signature(body).parameters
         texts = {**{name: text for name, text in HELP.items() if name in names}, **help}
@@ -57,10 +67,37 @@ def task(place: str = "", **help: str) -> Callable[[Callable[..., Any]], Cluster
     return wrap
 
 
+def _typed(body: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """The task as it was called, for the audit log and for those who wait for a lock. virt-install's arguments may hold
+    passwords, and what is too long is no name."""
+    module = body.__module__.rpartition(".")[2]
+    given = inspect.signature(body).bind_partial(None, *args, **kwargs).arguments
+    words = [f"{SPACES.get(module, module)}.{body.__name__}"]
+    for key, value in list(given.items())[1:]:
+        if value not in ("", None, False) and key != "conf":
+            shown = "***" if key == "virt_install" else str(value)[:80]
+            words.append(f"--{key.strip('_').replace('_', '-')}" + ("" if value is True else f" {shlex.quote(shown)}"))
+    return " ".join(words)
+
+
 @contextmanager
 def opened(conf: str | None) -> Iterator[Cluster]:
+    """The cluster of the configuration. What was applied to it is written to the audit log at the end."""
     with Cluster(settings.load(conf)) as cluster:
-        yield cluster
+        record = audit.Record(cluster.settings.audit_log, _line.get())
+        try:
+            yield cluster
+        except BaseException as error:
+            record.write(cluster.applied, error)
+            raise
+        record.write(cluster.applied, None)
+
+
+def lock(c: Any, cluster: Cluster, dry_run: bool, *names: str) -> None:
+    """Keeps other managers away from these VMs until the task ends; before the look, so that what is seen stays true.
+    A dry run changes nothing and waits for nobody."""
+    if not (dry_run or c.config.run.dry):
+        cluster.lock_until_closed(_line.get(), *names)
 
 
 def carry_out(c: Any, cluster: Cluster, plan: Plan, dry_run: bool) -> bool:

@@ -13,12 +13,13 @@ from pmc import checks, drbd, trust
 from pmc.checks import About, Finding, Seen
 from pmc.cluster import Cluster
 from pmc.errors import Interrupted, NodeDown, PmcError, Refused, StepFailed
+from pmc.lock import INIT
 from pmc.model import ClusterState, NodeState
 from pmc.node import Node
 from pmc.plan import Plan
 from pmc.plans import pm as plans
 from pmc.rows import PM_COLUMNS, pm_rows
-from pmc.tasks.base import carry_out, opened, task
+from pmc.tasks.base import carry_out, lock, opened, task
 from pmc.trust import Keys
 from pmc.view import show, table
 
@@ -42,6 +43,7 @@ def init(c: Any, nodes: str = "", fix: bool = False, json: bool = False, conf: s
     """
     with opened(conf) as cluster:
         chosen = _chosen(cluster, nodes)
+        lock(c, cluster, dry_run or not fix, INIT)
         found = _examine(cluster, chosen)
         if fix:
             plan = plans.init(found)
@@ -118,10 +120,19 @@ def ready_drbd(c: Any, node: str = "", json: bool = False, conf: str = "", dry_r
         state = cluster.state()
         if node and state.nodes[node].down:
             raise NodeDown(f"{node}: {state.nodes[node].down}")
-        todo = [plan for name in names for plan in plans.ready(state.nodes[name], cluster.settings)]
+        todo = plans.ready_all(names, state, cluster.settings)
+        if todo:
+            # Somebody may be making or removing one of these VMs right now: look again when that is over.
+            lock(c, cluster, dry_run, *sorted({vm for name in names for vm in plans.asleep(state.nodes[name])}))
+            state = cluster.state() if not dry_run else state
+            todo = plans.ready_all(names, state, cluster.settings)
         failures = [failure for plan in todo if (failure := _attempt(c, cluster, plan, dry_run))]
         if dry_run or c.config.run.dry:
-            return None if todo else show("# nothing to do")
+            if not todo:
+                show("# nothing to do")
+            if unseen := [f"{name}: {why}" for name in names if (why := plans.unknown(state.nodes[name]))]:
+                raise PmcError("\n".join(unseen))
+            return
         sides = _settled(cluster, state, names)
         show(table(plans.ready_rows(sides, text=not json), json, plans.READY_COLUMNS))
         late = f" (after {cluster.settings.deadlines.peer:g} s; does the link between the nodes work?)"

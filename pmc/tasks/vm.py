@@ -9,13 +9,14 @@ from typing import Any
 from pmc import looks, virsh
 from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused
+from pmc.lock import ALLOCATION
 from pmc.plans import add as adding
 from pmc.plans import backup as backups_
 from pmc.plans import clone as cloning
 from pmc.plans import refuse, request
 from pmc.plans import vm as plans
 from pmc.rows import BACKUP_COLUMNS, VM_COLUMNS, backup_rows, vm_rows
-from pmc.tasks.base import carry_out, complain, confirm, opened, task
+from pmc.tasks.base import carry_out, complain, confirm, lock, opened, task
 from pmc.view import note, show, table
 
 
@@ -48,6 +49,8 @@ def add(
     flags = {key: value for key, value in locals().items() if key not in ("c", "conf", "dry_run")}
     with opened(conf) as cluster:
         wanted = request.add(cluster.settings, flags)
+        lock(c, cluster, dry_run, *filter(None, (wanted.name, wanted.clone)))
+        lock(c, cluster, dry_run, ALLOCATION)
         state = cluster.state(allocating=True)
         disk = looks.size_for(cluster, wanted, state)
         adding.check_new(wanted.name, wanted.nodes, disk, wanted.memory, state, cluster.settings, wanted.reuse)
@@ -73,6 +76,7 @@ def start(c: Any, name: str = "", on: str = "", conf: str = "", dry_run: bool = 
     """Start a VM: vm.start NAME [--on NODE]"""
     with opened(conf) as cluster:
         refuse.check_name("vm.start", name)
+        lock(c, cluster, dry_run, name)
         if on:
             cluster.settings.node("--on", on)
         state = cluster.state()
@@ -85,6 +89,7 @@ def stop(c: Any, name: str = "", force: bool = False, conf: str = "", dry_run: b
     """Shut a VM down: vm.stop NAME [--force]"""
     with opened(conf) as cluster:
         refuse.check_name("vm.stop", name)
+        lock(c, cluster, dry_run, name)
         plan = plans.stop(name, force, cluster.state(), cluster.settings)
         if carry_out(c, cluster, plan, dry_run):
             note(f"{name} is off" if plan.steps else f"{name} was off already")
@@ -121,6 +126,8 @@ def mv(
             if not chosen:
                 note(f"nothing runs on {all_from}")
         if cleanup:
+            lock(c, cluster, dry_run, *chosen)
+            state = cluster.state()
             for name in chosen:
                 plan = plans.settle(name, state)
                 if carry_out(c, cluster, plan, dry_run):
@@ -142,7 +149,7 @@ def mv(
 
 def _moved(cluster: Cluster, name: str, to: str) -> str:
     """Moves, then looks where the VM really is and closes two primaries: on every way out."""
-    with cluster.interruptible():
+    with cluster.lock(f"vm.mv {name}", name), cluster.interruptible():
         plan = plans.move(name, to, cluster.state(), cluster.settings)
         try:
             cluster.apply(plan)
@@ -181,6 +188,7 @@ def backup(c: Any, name: str = "", base: bool = False, conf: str = "", dry_run: 
     """
     with opened(conf) as cluster:
         refuse.check_name("vm.backup", name)
+        lock(c, cluster, dry_run, name)
         state = cluster.state()
         size, xml = looks.disk_of(cluster, name, state)
         stored = looks.stored(cluster, state, name)
@@ -218,6 +226,9 @@ def restore(
     """
     with opened(conf) as cluster:
         refuse.check_name("vm.restore", name)
+        refuse.check_name("--as", as_)
+        lock(c, cluster, dry_run, name, as_)
+        lock(c, cluster, dry_run, ALLOCATION)
         state = cluster.state(allocating=True)
         stored = looks.stored(cluster, state, name)
         wanted = backups_.choose(backup, as_, primary, secondary, stored, cluster.settings)
@@ -235,6 +246,7 @@ def rm(c: Any, name: str = "", yes: bool = False, conf: str = "", dry_run: bool 
     """
     with opened(conf) as cluster:
         refuse.check_name("vm.rm", name)
+        lock(c, cluster, dry_run, name)
         state = cluster.state()
         plan = plans.remove(name, state, cluster.settings)
         if not (dry_run or c.config.run.dry or yes):

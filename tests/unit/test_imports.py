@@ -18,11 +18,11 @@ FILES = {
 LAYERS = [
     {"pmc", "pmc.units", "pmc.errors", "pmc.command"},
     {"pmc.model", "pmc.settings"},
-    {"pmc.drbd", "pmc.lvm", "pmc.virsh", "pmc.backup", "pmc.allocate"},
+    {"pmc.drbd", "pmc.lvm", "pmc.virsh", "pmc.backup", "pmc.allocate", "pmc.lock"},
     {"pmc.plan"},
     {"pmc.plans", "pmc.plans.*", "pmc.checks", "pmc.checks.*", "pmc.trust", "pmc.rows"},
     {"pmc.view"},
-    {"pmc.ssh", "pmc.node", "pmc.hypervisor", "pmc.cluster"},
+    {"pmc.ssh", "pmc.node", "pmc.locks", "pmc.hypervisor", "pmc.cluster", "pmc.audit"},
     {"pmc.looks"},
     {"pmc.tasks", "pmc.tasks.*"},
     {"pmc.main", "fabfile"},
@@ -33,7 +33,7 @@ IMPURE = {
     "secrets", "socket", "select", "subprocess", "signal", "tqdm", "tabulate",
 }  # fmt: skip
 CONNECTIONS = {"fabric", "paramiko", "socket", "threading", "concurrent"}
-OWNERS = {"pmc.ssh", "pmc.node", "pmc.cluster", "pmc.hypervisor"}
+OWNERS = {"pmc.ssh", "pmc.node", "pmc.locks", "pmc.cluster", "pmc.hypervisor"}
 
 
 def imports(path: Path) -> set[str]:

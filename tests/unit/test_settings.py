@@ -69,7 +69,7 @@ def test_the_shipped_file_parses_and_shows_the_defaults() -> None:
         ("[nodes]", "no nodes"),
         ('nodes = "pm-1"', "no nodes"),
         ("x = ", "not valid TOML"),
-        (f'volume_gruop = "vg"\n{NODES}', "unknown key 'volume_gruop'; known: backup_dir, bridge"),
+        (f'volume_gruop = "vg"\n{NODES}', "unknown key 'volume_gruop'; known: audit_log, backup_dir"),
         (f"[deadlines]\nconect = 1\n{NODES}", "unknown key 'deadlines.conect'; known: command, connect"),
         (f'{NODES}hots = "x"', "unknown key 'nodes.pm-2.hots'; known: host, replication"),
         (f'source = "x"\n{NODES}', "unknown key 'source'"),
