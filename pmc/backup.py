@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pmc import virsh
 from pmc.command import Command, Query, bash
 
+# A link that is cut shows after 30 seconds; without this a copy between nodes would wait for ever.
+QUIET = "-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=10 -o ServerAliveCountMax=3"
 ID = re.compile(r"(?P<vm>[a-z][a-z0-9-]*)\.(?P<time>\d{8}T\d{6}Z)\.(?P<kind>base|delta)", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 # In a manifest until the pipeline that reads the disk has computed them.
@@ -140,7 +142,7 @@ def read_volume(path: str, size: int, ssh: str = "") -> str:
 def remotely(address: str, script: str) -> str:
     """Shell text. What a login script there prints would come before the disk, and be taken for it: so it is seen first
     that nothing does."""
-    ssh = f"ssh -o BatchMode=yes -o ConnectTimeout=10 {shlex.quote('root@' + address)}"
+    ssh = f"ssh {QUIET} {shlex.quote('root@' + address)}"
     quiet = f'[ -z "$({ssh} true)" ] || {{ echo "the login shell of root on {address} prints something" >&2; exit 1; }}'
     return f"{{ {quiet}; {ssh} {shlex.quote(script)}; }}"
 

@@ -78,13 +78,13 @@ class Lock:
         """Waits until they are free, at most `seconds`; says for whom. All nodes or none: two managers that each have a
         half would wait for each other for ever. Raises Refused."""
         deadline = time.monotonic() + seconds
-        said = ""
+        said = set[str]()
         while refused := self._try(on_all):
             if time.monotonic() > deadline:
                 raise Refused(f"{refused}; gave up after {seconds:g} s, nothing was touched")
-            if refused != said:
+            if refused not in said:
                 note(f"waiting, at most {seconds:g} s: {refused}")
-                said = refused
+                said.add(refused)
             time.sleep(random.uniform(0.3, 1.2))  # noqa: S311 - so that two that meet do not meet again
         beating = threading.Thread(target=self._beat, daemon=True)
         beating.start()

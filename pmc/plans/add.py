@@ -21,6 +21,10 @@ def iso_path(settings: Settings, name: str) -> str:
     return f"{settings.image_dir}/{name}.pmc.iso"
 
 
+def upload_path(settings: Settings, name: str) -> str:
+    return f"{settings.image_dir}/{name}.pmc.upload"
+
+
 def check_new(
     name: str,
     nodes: Sequence[str],
@@ -138,7 +142,7 @@ def from_image(request: Add, settings: Settings, device: str) -> list[Step]:
                 watch=watch,
             )
         ]
-    kept = f"{settings.image_dir}/{request.name}.pmc.upload"
+    kept = upload_path(settings, request.name)
     remove = command("rm", "-f", kept)
     return [
         make.folder(node, settings.image_dir, "755"),

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from pmc import backup, drbd, lvm, virsh
 from pmc.backup import Backup, Stored
-from pmc.command import bash, command
+from pmc.command import Command, bash, command
 from pmc.errors import Refused
 from pmc.model import ClusterState
 from pmc.plan import Plan, Step, Watch, plan
@@ -63,6 +63,7 @@ def make_backup(
     remove = command("rm", "-f", target, *(f"{target}.{end}" for end in ("image", "file", "json")))
     steps = [
         make.folder(keeper, folder, "700"),
+        Step(keeper, f"remove unfinished backups of {name}", remove_unfinished(folder, name)),
         *([] if base else [enough_space(keeper, folder, size)]),
         *snapshot(name, "backup", source, state, settings),
         Step(keeper, f"begin {target}", command("install", "-m", "600", "/dev/null", target), undo=remove),
@@ -82,6 +83,11 @@ def make_backup(
         ),
     ]
     return made, plan(f"vm.backup {name}", steps)
+
+
+def remove_unfinished(folder: str, name: str) -> Command:
+    """What a backup that broke off left: no other writes here while the VM is locked."""
+    return bash('rm -f -- "$1"/."$2".????????T??????Z.*.part*', folder, name)
 
 
 def enough_space(node: str, folder: str, size: int) -> Step:

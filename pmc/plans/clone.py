@@ -29,24 +29,30 @@ def standby(name: str, state: ClusterState) -> str:
 
 
 def snapshot(name: str, kind: str, node: str, state: ClusterState, settings: Settings) -> list[Step]:
-    """A snapshot NAME.kind of the volume, with room for a fifth of it to change meanwhile."""
+    """A snapshot NAME.kind of the volume, with room for a fifth of it to change meanwhile. One that is there was left
+    by a command that broke off: the VM is locked, so nobody else is reading it."""
     group = settings.volume_group
     size = max(state.nodes[node].volumes[name].size // 5 // MiB, 8) * MiB
     refuse.space(state.nodes[node], size, f"a snapshot of {name}")
     kept = f"{name}.{kind}"
-    if kept in state.nodes[node].volumes:
-        raise Refused(
-            f"{node}: the snapshot {group}/{kept} is there already; another command makes it, or one broke off: "
-            f"if none runs, lvremove {group}/{kept} there"
-        )
+    left = [n for n in state if kept in n.volumes]
+    for other in left:
+        if other.volumes[kept].origin != name or lvm.TAG not in other.volumes[kept].tags:
+            raise Refused(f"{other.name}: the volume {group}/{kept} was not made by pmc; rename it there first")
     return [
+        *(
+            Step(
+                other.name, f"remove the snapshot {group}/{kept} of a command that broke off", lvm.discard(group, kept)
+            )
+            for other in left
+        ),
         Step(
             node,
             f"take the snapshot {group}/{kept}",
             lvm.snapshot(group, kept, name, size),
             undo=lvm.discard(group, kept),
             check=lvm.exists(group, kept),
-        )
+        ),
     ]
 
 

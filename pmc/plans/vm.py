@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pmc import drbd, lvm, virsh
-from pmc.command import Query, command
+from pmc.command import Command, Query, bash, command
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, NodeState
 from pmc.plan import Plan, Step, Wait, Watch, on_each, plan
 from pmc.plans import make, refuse
-from pmc.plans.add import iso_path
+from pmc.plans.add import iso_path, upload_path
 from pmc.settings import Settings
 from pmc.units import show_size
 
@@ -209,11 +209,14 @@ def remove(name: str, state: ClusterState, settings: Settings) -> Plan:
     active = [node.name for node in holders if name in node.domains and node.domains[name].active]
     defined = [node.name for node in holders if name in node.domains]
     up = [node.name for node in holders if name in node.resources]
-    iso = command("rm", "-f", iso_path(settings, name))
+    files = unfinished(settings, name)
     steps = [
         *on_each(active, lambda node: Step(node, f"cut the power of {name}", virsh.destroy(name), pivot=True)),
         *on_each(defined, lambda node: Step(node, f"undefine {name}", virsh.undefine(name), pivot=True)),
-        *on_each(defined, lambda node: Step(node, "remove its ISO file, if any", iso, pivot=True)),
+        *on_each(
+            [node.name for node in holders],
+            lambda node: Step(node, "remove its ISO file and what is unfinished, if any", files, pivot=True),
+        ),
         *on_each(up, lambda node: Step(node, f"take down {name}", drbd.down(name), pivot=True)),
     ]
     for volume in sorted({volume for node in holders for volume in [*snapshots(name, node), name]}, reverse=True):
@@ -222,6 +225,13 @@ def remove(name: str, state: ClusterState, settings: Settings) -> Plan:
     file = drbd.remove_file(name)
     steps += on_each([n.name for n in holders], lambda node: Step(node, f"remove {drbd.path(name)}", file, pivot=True))
     return plan(f"vm.rm {name}", steps)
+
+
+def unfinished(settings: Settings, name: str) -> Command:
+    """The VM's ISO file, uploads and backups that broke off. Its finished backups stay."""
+    iso, upload = iso_path(settings, name), upload_path(settings, name)
+    script = 'rm -f -- "${@:3}"; rm -f -- "$1"/."$2".????????T??????Z.*.part*'
+    return bash(script, settings.backup_dir, name, iso, f"{iso}.part", upload, f"{upload}.part")
 
 
 def removed(group: str, volume: str, nodes: Sequence[str]) -> list[Step]:

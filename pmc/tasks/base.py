@@ -44,7 +44,7 @@ def task(place: str = "", **help: str) -> Callable[[Callable[..., Any]], Cluster
         def guarded(c: Any, *args: Any, **kwargs: Any) -> Any:
             if isinstance(c, fabric.Connection):
                 raise Refused("-H: these tasks are the cluster's; name the node as an argument (see --help)")
-            token = _line.set(_typed(body, args, kwargs))
+            token = _line.set(_typed(body, place, args, kwargs))
             try:
                 return body(c, *args, **kwargs)
             finally:
@@ -67,16 +67,19 @@ def task(place: str = "", **help: str) -> Callable[[Callable[..., Any]], Cluster
     return wrap
 
 
-def _typed(body: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+def _typed(body: Callable[..., Any], place: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     """The task as it was called, for the audit log and for those who wait for a lock. virt-install's arguments may hold
     passwords, and what is too long is no name."""
     module = body.__module__.rpartition(".")[2]
-    given = inspect.signature(body).bind_partial(None, *args, **kwargs).arguments
+    signature = inspect.signature(body)
+    given = signature.bind_partial(None, *args, **kwargs).arguments
     words = [f"{SPACES.get(module, module)}.{body.__name__}"]
     for key, value in list(given.items())[1:]:
-        if value not in ("", None, False) and key != "conf":
-            shown = "***" if key == "virt_install" else str(value)[:80]
-            words.append(f"--{key.strip('_').replace('_', '-')}" + ("" if value is True else f" {shlex.quote(shown)}"))
+        if value in (None, signature.parameters[key].default) or key == "conf":
+            continue
+        shown = "***" if key == "virt_install" else shlex.quote(str(value)[:80])
+        flag = f"--{key.strip('_').replace('_', '-')}"
+        words.append(shown if key == place else flag if value is True else f"{flag} {shown}")
     return " ".join(words)
 
 

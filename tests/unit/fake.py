@@ -293,6 +293,12 @@ def seal(world: World, at: str, command: Command, part: str, folder: str, file: 
     files[f"{folder}/{id}.json"] = command.stdin or ""
 
 
+def delete_unfinished(world: World, at: str, command: Command, folder: str, vm: str) -> None:
+    files = world.nodes[at].files
+    for path in [path for path in files if path.startswith(f"{folder}/.{vm}.") and ".part" in path]:
+        del files[path]
+
+
 def nothing(world: World, at: str, command: Command, *parts: str) -> None:
     pass
 
@@ -341,6 +347,7 @@ EFFECTS: list[tuple[str, Effect]] = [
     (BASH + r"'umask 077; rm -f .* pmc (\S+)(?: .*)?", store),
     (BASH + r"'umask 077; i=.*' pmc (\S+) (\S+) (\S+) (\S+)", seal),
     (BASH + r"'free=.*' pmc \S+ \d+", nothing),
+    (BASH + r"'rm -f -- .*part\*' pmc (\S+) (\S+)(?: /.*)?", delete_unfinished),
 ]
 
 

@@ -375,3 +375,17 @@ def test_a_clone_reads_the_side_that_no_guest_waits_for() -> None:
     assert clone.standby("web", running()) == "pm-2"
     assert clone.standby("web", moved_web().state()) == "pm-1"
     assert clone.standby("web", alone(active=True)) == "pm-1"
+
+
+def test_a_snapshot_that_a_broken_command_left_is_removed_first_and_anothers_is_not() -> None:
+    left = Volume("web.backup", "vg", GiB, ("pmc",), "web")
+    state = running()
+    state = changed(state, "pm-1", volumes={**state.nodes["pm-1"].volumes, "web.backup": left})
+    _, plan = backup.make_backup("web", True, 10 * GiB, XML, (), NOW, state, SETTINGS)
+    notes = [f"{step.node}: {step.note}" for step in plan.steps]
+    removed = "pm-1: remove the snapshot vg/web.backup of a command that broke off"
+    assert notes.index(removed) < notes.index("pm-2: take the snapshot vg/web.backup")
+    for foreign in (replace(left, tags=()), replace(left, origin="db")):
+        state = changed(running(), "pm-2", volumes={**running().nodes["pm-2"].volumes, "web.backup": foreign})
+        with pytest.raises(Refused, match="was not made by pmc"):
+            backup.make_backup("web", True, 10 * GiB, XML, (), NOW, state, SETTINGS)
