@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
+from pathlib import Path
+from typing import Any
 
 from invoke.collection import Collection
 from invoke.context import Context
 from invoke.tasks import task
+from tabulate import tabulate
 
 from lab.demo import demo
 from lab.tasks import ns as lab
@@ -29,6 +33,24 @@ def run_tests(c: Context, fast: bool = False, long: bool = False) -> None:
 
 
 @task
+def reliability(c: Context) -> None:
+    """Write docs/reliability.md from what the latest test runs on this machine showed."""
+    found: dict[str, dict[str, Any]] = json.loads(Path(".reliability.json").read_text())
+    rows = []
+    for fault in sorted({row["fault"] for row in found.values()}):
+        tests = [(test, row) for test, row in sorted(found.items()) if row["fault"] == fault]
+        tried = sum(row["rounds"] for _, row in tests)
+        failed = [test for test, row in tests if not row["passed"]]
+        names = sorted({test.partition("[")[0].removeprefix("tests/") for test, _ in tests})
+        latest = max(row["date"] for _, row in tests)
+        held = "held each time" if not failed else f"FAILED: {', '.join(failed)}"
+        rows.append([fault, tried, held, latest, "<br>".join(f"`{name}`" for name in names)])
+    head = Path("docs/reliability.head.md").read_text()
+    table = tabulate(rows, headers=["fault", "tried", "result", "latest", "tests"], tablefmt="github")
+    Path("docs/reliability.md").write_text(f"{head}\n{table}\n")
+
+
+@task
 def lint(c: Context) -> None:
     """ruff and mypy --strict."""
     c.run(f"{PYTHON} -m ruff check .", pty=False)
@@ -36,5 +58,5 @@ def lint(c: Context) -> None:
     c.run(f"{PYTHON} -m mypy", pty=False)
 
 
-ns = Collection(demo, lint, run_tests)
+ns = Collection(demo, lint, reliability, run_tests)
 ns.add_collection(lab)

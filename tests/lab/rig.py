@@ -1,0 +1,80 @@
+"""Making things go wrong on a lab: tools that are killed or held up on a node, managers that die."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lab import witness
+
+from .conftest import Pmc
+
+DEADLINE = 300.0
+
+
+@contextmanager
+def instead(lab: Pmc, node: str, tool: str, word: str, act: str) -> Iterator[None]:
+    """On the node, when `tool` is called with `word` in its arguments, the shell text `act` runs in its place, in which
+    "$real" "$@" is the tool itself. (A script in /usr/local/sbin, which comes first in PATH.)"""
+    path = f"/usr/local/sbin/{tool}"
+    real = lab.ssh(node, f"command -v {tool}").strip()
+    script = f'#!/bin/bash\nreal={real}\ncase " $* " in *"{word}"*) {act};; esac\nexec "$real" "$@"\n'
+    lab.ssh(node, f"cat >{path} <<'EOF'\n{script}EOF\nchmod 755 {path}")
+    try:
+        yield
+    finally:
+        lab.ssh(node, f"rm -f {path}")
+
+
+# The ssh session that a command runs in ends, as when the network goes: sshd is the nearest parent of that name.
+HANG_UP = 'p=$$; until [ "$(cat /proc/$p/comm)" = sshd ]; do p=$(cut -d" " -f4 /proc/$p/stat); done; kill -9 $p'
+
+
+@contextmanager
+def started(lab: Pmc, *argv: str) -> Iterator[subprocess.Popen[str]]:
+    """A manager at work: `fab` as a process of its own, ended at the latest when the block ends."""
+    program = str(Path(sys.executable).parent / "fab")
+    with subprocess.Popen(
+        [program, *argv], cwd=witness.ROOT, env={**os.environ, "PMC_CONF": str(lab.conf)},
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def read_until(process: subprocess.Popen[str], word: str) -> str:
+    """What it says up to the line with `word`, or to its end."""
+    seen = ""
+    assert process.stderr is not None
+    for line in process.stderr:
+        seen += line
+        if word in line:
+            break
+    return seen
+
+
+def die_at(lab: Pmc, word: str, *argv: str) -> bool:
+    """A manager that is killed with -9 when it says `word`. False: it never did, and has come to its end."""
+    with started(lab, *argv) as process:
+        said = read_until(process, word)
+        if word not in said:
+            process.wait(DEADLINE)
+            return False
+        process.kill()
+        process.wait(60)
+        return True
+
+
+def until(holds: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not holds():
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.3)
