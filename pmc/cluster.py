@@ -7,21 +7,24 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from pmc import drbd, hypervisor, lvm, virsh
 from pmc import plan as planning
-from pmc.command import Query, command
-from pmc.errors import CommandFailed, Interrupted, PmcError
+from pmc.command import Command, Query, command
+from pmc.errors import CommandFailed, Interrupted, NodeDown, PmcError
 from pmc.model import ClusterState, NodeState
 from pmc.node import Node
 from pmc.plan import Action, Plan, Relay, Transfer, Wait, Watch
 from pmc.settings import Settings
 from pmc.ssh import configuration
 from pmc.view import Progress
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 # On a busy machine more threads only fight for the interpreter; measured: 32 are as good as 100.
 WORKERS = 32
@@ -93,7 +96,8 @@ class Cluster:
         try:
             answers = dict(zip(queries, node.ask_each(*queries.values()), strict=True))
         except PmcError as error:
-            return NodeState(node.name, down=str(error).removeprefix(f"{node.name}: "))
+            silent = isinstance(error, NodeDown) and not error.answered
+            return NodeState(node.name, down=str(error).removeprefix(f"{node.name}: "), answers=not silent)
         failures = {what: said_by(error) for what, error in answers.items() if isinstance(error, CommandFailed)}
         good = {what: answer for what, answer in answers.items() if what not in failures}
         opened = good.get("drbd two-primaries", frozenset())
@@ -120,9 +124,15 @@ class Cluster:
     def ask(self, node: str, *queries: Query[Any]) -> list[Any]:
         return self.nodes[node].ask(*queries)
 
-    def apply(self, plan: Plan, to_the_end: bool = False) -> None:
-        """Carries the plan out, shows progress, undoes it on failure and on Ctrl-C; `to_the_end`: Ctrl-C waits."""
-        with Progress() as progress, self.interruptible():
+    def at_once(self, work: Callable[[T], R], things: Iterable[T], most: int) -> list[R]:
+        """`work` on all the things, `most` of them at the same time; results in the same order."""
+        with ThreadPoolExecutor(max_workers=most) as pool:
+            return list(pool.map(work, things))
+
+    def apply(self, plan: Plan, to_the_end: bool = False, prefix: str = "") -> None:
+        """Carries the plan out, shows progress (lines that begin with `prefix`), undoes it on failure and on Ctrl-C;
+        `to_the_end`: Ctrl-C waits."""
+        with Progress(prefix) as progress, self.interruptible():
             planning.apply(
                 plan,
                 lambda node, action, watch: self._carry_out(node, action, watch, progress, to_the_end),
@@ -171,13 +181,46 @@ class Cluster:
         elif isinstance(action, Relay):
             node.run(replace(action.target, stdin=self.nodes[action.source].run(action.reader)))
         elif watch is not None and watch.kind == "migration":
-            with hypervisor.watch(node, watch.subject, progress):
-                node.run(action, stopped=stopped, seconds=self.settings.deadlines.migrate)
+            with hypervisor.watch(node, watch.subject, progress), self._linked(node, watch.subject) as lost:
+                self._migrate(node, action, stopped, lost)
         elif watch is not None:
             with progress.bytes(watch, watch.total) as bar:
                 node.run(action, stopped=stopped, on_stderr=bar.dd)
         else:
             node.run(action, stopped=stopped)
+
+    def _migrate(self, node: Node, action: Command, stopped: Callable[[], bool], lost: threading.Event) -> None:
+        """Ctrl-C and a lost link both end it as Ctrl-C at a terminal would: virsh aborts the job. When libvirt hangs,
+        as it does for minutes while it logs in over a dead link, virsh is killed 20 s later."""
+        try:
+            node.run(action, stopped=lambda: stopped() or lost.is_set(), seconds=self.settings.deadlines.migrate)
+        except Interrupted:
+            if not lost.is_set() or stopped():
+                raise
+            said = "DRBD's two sides lost each other, so the migration was aborted; look at the link between the nodes"
+            raise CommandFailed(node.name, str(action), 1, said) from None
+
+    @contextmanager
+    def _linked(self, node: Node, name: str) -> Iterator[threading.Event]:
+        """An event that is set once DRBD on the node has lost its peer: a guest that went on to the other side then
+        would leave its last writes behind."""
+        lost, over = threading.Event(), threading.Event()
+
+        def follow() -> None:
+            while not over.wait(1):
+                with suppress(PmcError):  # a node that cannot be asked shows in the command itself
+                    resource = node.ask(drbd.status(name))[0].get(name)
+                    if resource is None or resource.connection != "Connected":
+                        lost.set()
+                        return
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield lost
+        finally:
+            over.set()
+            thread.join(5)
 
     def _wait(self, node: Node, wait: Wait) -> None:
         deadline = time.monotonic() + wait.seconds

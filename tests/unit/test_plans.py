@@ -285,11 +285,11 @@ def test_a_node_that_is_needed_and_down_is_named(build: Callable[[ClusterState],
         build(DOWN)
 
 
-def test_a_vm_whose_peer_is_silent_is_not_started_and_the_way_by_hand_is_told() -> None:
+def test_a_vm_whose_peer_is_silent_is_not_started_and_the_way_on_is_told() -> None:
     with pytest.raises(NodeDown) as caught:
         start(changed(stopped(), "pm-2", down="no ssh within 10 s", domains={}, resources={}, files={}, volumes={}))
     assert "web: may run on pm-2, which does not answer (no ssh within 10 s)" in str(caught.value)
-    assert "on pm-1: drbdadm primary web && virsh start web" in str(caught.value)
+    assert "fab vm.failover web" in str(caught.value)
 
 
 def test_a_vm_starts_on_the_side_that_a_resync_comes_from() -> None:
