@@ -10,7 +10,7 @@ import pytest
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, Domain, NodeState
 from pmc.plan import Plan
-from pmc.plans import evacuate, failover
+from pmc.plans import broken, evacuate, failover
 from pmc.plans.failover import Seen
 from pmc.units import GiB, MiB
 from tests.unit.fake import done
@@ -228,3 +228,46 @@ def test_homes_that_are_not_configured() -> None:
     elsewhere = replace(state.nodes["pm-1"].files["web"], hosts=("pm-1", "pm-9"))
     with pytest.raises(Refused, match=r"lives on pm-9, which is not in pmc\.conf"):
         plan(changed(state, "pm-1", files={"web": elsewhere}))
+
+
+# -- a migration that broke off --
+
+
+def apart(**target: object) -> ClusterState:
+    """web runs on pm-1 and the sides have lost each other."""
+    state = with_resource(running(), "pm-1", connection="Connecting", peer_disk="DUnknown")
+    return with_resource(state, "pm-2", **{"connection": "Connecting", "peer_disk": "DUnknown", **target})
+
+
+def test_a_migration_is_not_over_while_there_are_two_or_one_stands_still() -> None:
+    paused = Domain("web", "paused", GiB, 1)
+    assert not broken.unsettled("web", running())
+    assert not broken.unsettled("web", stopped())
+    assert broken.unsettled("web", changed(running(), "pm-2", domains={"web": paused}))
+    assert broken.unsettled("web", changed(running(), "pm-1", domains={"web": paused}))
+
+
+def test_the_side_that_was_never_written_takes_its_generation_back() -> None:
+    (step,) = broken.rejoin("web", apart()).steps
+    assert (step.node, step.pivot) == ("pm-2", True)
+    assert str(step.do).endswith("pmc web 1 /dev/vg/web")
+    assert step.do.argv.index("web") > 3, "values are arguments, never part of the script"  # type: ignore[union-attr]
+
+
+def test_one_that_gave_up_is_connected_again() -> None:
+    state = with_resource(apart(connection="StandAlone"), "pm-1", connection="StandAlone")
+    assert [(step.node, step.note) for step in broken.rejoin("web", state).steps][1:] == [("pm-1", "connect web")]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        running(), stopped(), alone(active=True),
+        apart(out_of_sync=4096), apart(role="Primary"), apart(disk="Inconsistent"), apart(connection="Connected"),
+        changed(apart(), "pm-2", drbd="9.1.4"), changed(apart(), "pm-2", resources={}), dead(apart(), "pm-2"),
+        changed(apart(), "pm-2", domains={"web": Domain("web", "running", GiB, 1)}),
+    ],
+)  # fmt: skip
+def test_nothing_is_taken_back_otherwise(state: ClusterState) -> None:
+    """Above all when something was written there: that is a split brain, and a person's to mend."""
+    assert broken.rejoin("web", state).steps == ()
