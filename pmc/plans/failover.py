@@ -37,7 +37,10 @@ def homes(name: str, state: ClusterState) -> tuple[str, str]:
             raise Refused(f"{name}: lives on {home}, which is not in pmc.conf; add it there")
     if active := state.active_on(name):
         how = state.nodes[active[0]].domains[name].state
-        raise Refused(f"{name}: is {how} on {active[0]}, so there is nothing to fail over")
+        raise Refused(
+            f"{name}: is {how} on {active[0]}, so there is nothing to fail over"
+            + ("; libvirt ends a migration that broke off within half a minute: try again then" * (how == "paused"))
+        )
     down = [home for home in found if state.nodes[home].down]
     if not down:
         raise Refused(

@@ -37,6 +37,8 @@ def moved(cluster: Cluster, name: str, to: str = "", prefix: str = "") -> Moved:
         except PmcError as error:
             try:
                 end = f"{name} runs on {closed(cluster, name, prefix, broken_off=True)}, closed"
+                if "NOT undone" in str(error):
+                    end += "; what is listed as not undone was done after all"
             except PmcError as second:
                 end = str(second)
             raise StepFailed(f"{error}\n  {end}") from None
