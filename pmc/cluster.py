@@ -8,16 +8,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from pmc import audit, drbd, hypervisor, lock, lvm, virsh
 from pmc import plan as planning
-from pmc.command import Query, command
-from pmc.errors import CommandFailed, Interrupted, PmcError
+from pmc.command import Command, Query, command
+from pmc.errors import CommandFailed, Interrupted, NodeDown, PmcError
 from pmc.lock import Holder
 from pmc.locks import Lock
 from pmc.model import ClusterState, NodeState
@@ -26,6 +26,9 @@ from pmc.plan import Action, Plan, Relay, Transfer, Wait, Watch
 from pmc.settings import Settings
 from pmc.ssh import configuration
 from pmc.view import Progress
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 # On a busy machine more threads only fight for the interpreter; measured: 32 are as good as 100.
 WORKERS = 32
@@ -120,7 +123,8 @@ class Cluster:
         try:
             answers = dict(zip(queries, node.ask_each(*queries.values()), strict=True))
         except PmcError as error:
-            return NodeState(node.name, down=str(error).removeprefix(f"{node.name}: "))
+            silent = isinstance(error, NodeDown) and not error.answered
+            return NodeState(node.name, down=str(error).removeprefix(f"{node.name}: "), answers=not silent)
         failures = {what: said_by(error) for what, error in answers.items() if isinstance(error, CommandFailed)}
         good = {what: answer for what, answer in answers.items() if what not in failures}
         opened = good.get("drbd two-primaries", frozenset())
@@ -147,13 +151,21 @@ class Cluster:
     def ask(self, node: str, *queries: Query[Any]) -> list[Any]:
         return self.nodes[node].ask(*queries)
 
-    def apply(self, plan: Plan, to_the_end: bool = False, under: Sequence[Lock] | None = None) -> None:
-        """Carries the plan out, shows progress, undoes it on failure and on Ctrl-C; `to_the_end`: Ctrl-C waits. Before
-        each step the node must hold the locks `under` which it is done: all that this command has."""
+    def at_once(self, work: Callable[[T], R], things: Iterable[T], most: int) -> list[R]:
+        """`work` on all the things, `most` of them at the same time; results in the same order."""
+        with ThreadPoolExecutor(max_workers=most) as pool:
+            return list(pool.map(work, things))
+
+    def apply(
+        self, plan: Plan, to_the_end: bool = False, prefix: str = "", under: Sequence[Lock] | None = None
+    ) -> None:
+        """Carries the plan out, shows progress (lines that begin with `prefix`), undoes it on failure and on Ctrl-C;
+        `to_the_end`: Ctrl-C waits. Before each step the node must hold the locks `under` which it is done: all that
+        this command has."""
         held = list(self.locked) if under is None else under
         self.applied.append(plan)
         claimed = max((number for number, step in enumerate(plan.steps) if step.claims), default=None)
-        with Progress() as progress, self.interruptible():
+        with Progress(prefix) as progress, self.interruptible():
 
             def report(number: int, plan: Plan) -> None:
                 if claimed is not None and number > claimed:
@@ -215,7 +227,8 @@ class Cluster:
         for each in held:
             each.ensure(node)
         busy = [name for each in held for name in each.names if name != lock.ALLOCATION]
-        run = partial(node.run, stopped=(lambda: False) if to_the_end else self.stop.is_set, locks=busy)
+        stopped = (lambda: False) if to_the_end else self.stop.is_set
+        run = partial(node.run, stopped=stopped, locks=busy)
         if isinstance(action, Transfer):
             with open(action.source, "rb") as source, progress.bytes(watch, action.size) as bar:
                 run(action.target, source=source, on_sent=bar.add)
@@ -225,13 +238,54 @@ class Cluster:
         elif isinstance(action, Relay):
             run(replace(action.target, stdin=self.nodes[action.source].run(action.reader)))
         elif watch is not None and watch.kind == "migration":
-            with hypervisor.watch(node, watch.subject, progress):
-                run(action, seconds=self.settings.deadlines.migrate)
+            with hypervisor.watch(node, watch.subject, progress), self._linked(node, watch.subject) as lost:
+                self._migrate(node, action, stopped, lost, busy)
         elif watch is not None:
             with progress.bytes(watch, watch.total) as bar:
                 run(action, on_stderr=bar.dd)
         else:
             run(action)
+
+    def _migrate(
+        self,
+        node: Node,
+        action: Command,
+        stopped: Callable[[], bool],
+        lost: threading.Event,
+        locks: Sequence[str] = (),
+    ) -> None:
+        """Ctrl-C and a lost link both end it as Ctrl-C at a terminal would: virsh aborts the job. When libvirt hangs,
+        as it does for minutes while it logs in over a dead link, virsh is killed 20 s later."""
+        try:
+            seconds = self.settings.deadlines.migrate
+            node.run(action, stopped=lambda: stopped() or lost.is_set(), seconds=seconds, locks=locks)
+        except Interrupted:
+            if not lost.is_set() or stopped():
+                raise
+            said = "DRBD's two sides lost each other, so the migration was aborted; look at the link between the nodes"
+            raise CommandFailed(node.name, str(action), 1, said) from None
+
+    @contextmanager
+    def _linked(self, node: Node, name: str) -> Iterator[threading.Event]:
+        """An event that is set once DRBD on the node has lost its peer: a guest that went on to the other side then
+        would leave its last writes behind."""
+        lost, over = threading.Event(), threading.Event()
+
+        def follow() -> None:
+            while not over.wait(1):
+                with suppress(PmcError):  # a node that cannot be asked shows in the command itself
+                    resource = node.ask(drbd.status(name))[0].get(name)
+                    if resource is None or resource.connection != "Connected":
+                        lost.set()
+                        return
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield lost
+        finally:
+            over.set()
+            thread.join(5)
 
     def _wait(self, node: Node, wait: Wait) -> None:
         deadline = time.monotonic() + wait.seconds

@@ -38,7 +38,11 @@ class SettingsError(Refused):
 
 
 class NodeDown(Refused):
-    pass
+    """`answered`: something was there and spoke, though it could not be used; silence alone may be death."""
+
+    def __init__(self, message: str, answered: bool = False) -> None:
+        super().__init__(message)
+        self.answered = answered
 
 
 class CommandFailed(PmcError):

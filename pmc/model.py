@@ -73,11 +73,12 @@ class Volume:
 
 @dataclass(frozen=True)
 class NodeState:
-    """One node. `down` says why it did not answer; `failures` names each question whose tool failed, with what it
+    """One node. `down` says why it could not be asked; `failures` names each question whose tool failed, with what it
     said: what such a question asks about is then unknown, not absent."""
 
     name: str
     down: str = ""
+    answers: bool = True  # false: only silence came back, so it may be dead
     failures: Mapping[str, str] = field(default_factory=dict)
     hostname: str = ""
     drbd: str = ""  # version of the loaded kernel module

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import shlex
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class Deadlines:
     migrate: float = 3600  # for one live migration
     sync: float = 120  # for a resync that should be short
     lock: float = 300  # for another manager that works on the same VM
+    fence: float = 60  # for a fence command
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class NodeSettings:
     name: str
     replication: str  # address of DRBD and of migrations
     host: str = ""  # what ssh calls it, when not by its name
+    fence: str = field(default="", repr=False)  # the line that takes its power away; it may hold a password
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,18 @@ def _node(name: str, value: object, source: str) -> NodeSettings:
         ) from None
     if node.host.startswith("-") or any(letter.isspace() for letter in node.host):
         raise SettingsError(f"{source}: nodes.{name}.host = {node.host[:70]!r}: write a name that ssh knows")
+    if node.fence and not _words(node.fence):
+        raise SettingsError(
+            f"{source}: nodes.{name}.fence: write a command line, its quotes closed (no shell reads it)"
+        )
     return node
+
+
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError:
+        return []
 
 
 def _fill(kind: Any, value: object, origin: str, prefix: str, **given: object) -> Any:
@@ -127,7 +141,8 @@ def _fill(kind: Any, value: object, origin: str, prefix: str, **given: object) -
         wanted = (int, float) if known[key].type == "float" else (str,)
         if not isinstance(entry, wanted) or isinstance(entry, bool):
             name = "a number" if float in wanted else "text in quotes"
-            raise SettingsError(f"{origin}: {prefix}{key} = {str(entry)[:70]!r}: must be {name}")
+            shown = "" if key == "fence" else f" = {str(entry)[:70]!r}"  # it may hold a password
+            raise SettingsError(f"{origin}: {prefix}{key}{shown}: must be {name}")
     try:
         return kind(**value, **given)
     except TypeError:

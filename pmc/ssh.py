@@ -77,18 +77,20 @@ def connect(node: NodeSettings, settings: Settings, config: Any) -> Connection:
     except paramiko.BadHostKeyException as error:
         raise NodeDown(
             f"{node.name}: its host key is not the one known for {error.hostname}; if the node was installed anew, "
-            f"check the key at its console, then ssh-keygen -R '{error.hostname}' and log in once"
+            f"check the key at its console, then ssh-keygen -R '{error.hostname}' and log in once",
+            answered=True,
         ) from None
     except paramiko.AuthenticationException as error:
-        raise NodeDown(f"{node.name}: ssh login refused ({error}); try: ssh {host} true") from None
+        raise NodeDown(f"{node.name}: ssh login refused ({error}); try: ssh {host} true", answered=True) from None
     except paramiko.SSHException as error:
         if "not found in known_hosts" in str(error):
             raise NodeDown(
-                f"{node.name}: its host key is not known; log in once by hand and compare it: ssh {host} true"
+                f"{node.name}: its host key is not known; log in once by hand and compare it: ssh {host} true",
+                answered=True,
             ) from None
         raise NodeDown(f"{node.name}: no ssh: {error}; try: ssh {host} true") from None
     except paramiko.hostkeys.InvalidHostKey as error:
-        raise NodeDown(f"{node.name}: a line of known_hosts is not right: {str(error)[:200]}") from None
+        raise NodeDown(f"{node.name}: a line of known_hosts is not right: {str(error)[:200]}", answered=True) from None
     except (OSError, EOFError, ValueError) as error:
         why = "no answer" if isinstance(error, socket.timeout) else getattr(error, "strerror", None) or str(error)
         raise NodeDown(f"{node.name}: no ssh within {seconds:g} s ({why}); is it up? try: ssh {host} true") from None

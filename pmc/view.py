@@ -41,11 +41,15 @@ def note(text: str) -> None:
     # A closed terminal or pipe must not end a command that has begun to change nodes.
     if sys.stderr is not None:
         with suppress(OSError, ValueError):
-            print(text, file=sys.stderr, flush=True)
+            print(f"{text}\n", end="", file=sys.stderr, flush=True)  # one write: several threads may note at once
 
 
 class Progress:
-    """Each step as a line on stderr, long ones with a bar (on a terminal) of rate and time left."""
+    """Each step as a line on stderr, long ones with a bar (on a terminal) of rate and time left. With a `prefix` the
+    lines of several plans stand between each other, so each says whose it is, and there are no bars."""
+
+    def __init__(self, prefix: str = "") -> None:
+        self.prefix = prefix
 
     def __enter__(self) -> Progress:
         return self
@@ -58,20 +62,18 @@ class Progress:
     def step(self, number: int, plan: Plan) -> None:
         if number < len(plan.steps):
             step = plan.steps[number]
-            note(f"[{number + 1}/{len(plan.steps)}] {step.node}: {step.note}")
+            before = f"{self.prefix} " if self.prefix else ""
+            note(f"{before}[{number + 1}/{len(plan.steps)}] {step.node}: {step.note}")
 
     def bytes(self, watch: Watch | None, total: int) -> Bar:
-        return Bar(watch.subject if watch else "", total)
-
-    def percent(self, subject: str) -> Bar:
-        return Bar(subject, 0)
+        return Bar(watch.subject if watch else "", total, hidden=bool(self.prefix))
 
 
 class Bar:
     """A tqdm bar, made when first used: importing tqdm costs a listing 30 ms that it does not need."""
 
-    def __init__(self, subject: str, total: int) -> None:
-        self.subject, self.total = subject, total
+    def __init__(self, subject: str, total: int, hidden: bool = False) -> None:
+        self.subject, self.total, self.hidden = subject, total, hidden
         self._bar: Any = None
         self._text = ""
 
@@ -80,7 +82,7 @@ class Bar:
 
         self._bar = tqdm(
             total=self.total or None, desc=f"  {self.subject}", unit="B", unit_scale=True, unit_divisor=1024,
-            leave=False, disable=sys.stderr is None or not sys.stderr.isatty(), mininterval=0.5,
+            leave=False, mininterval=0.5, disable=self.hidden or sys.stderr is None or not sys.stderr.isatty(),
         )  # fmt: skip
         return self
 

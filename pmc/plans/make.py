@@ -102,6 +102,13 @@ def see_equal(node: str, name: str) -> Step:
     return Step(node, f"see that both sides of {name} are equal", Wait(query, 5, otherwise, f"drbdadm status {name}"))
 
 
+def see_apart(node: str, name: str) -> Step:
+    """Before this side goes on alone: the other one would have to be asked if it were there."""
+    query = _when(name, lambda resource: not _connected(resource))
+    wait = Wait(query, 5, "DRBD is Connected, so the other side lives", f"drbdadm status {name}")
+    return Step(node, f"see that {name} has lost its other side", wait)
+
+
 def wait_up_to_date(settings: Settings, node: str, name: str) -> Step:
     seconds = settings.deadlines.sync
     return Step(

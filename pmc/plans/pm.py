@@ -11,6 +11,7 @@ from pmc.checks import Finding
 from pmc.command import command
 from pmc.model import ClusterState, NodeState, Resource, ResourceFile
 from pmc.plan import Plan, Step, plan
+from pmc.plans.vm import one_primary
 from pmc.settings import Settings
 
 READY_COLUMNS = ("node", "resource", "role", "connection", "disks", "in sync", "note")
@@ -44,8 +45,13 @@ def ready(node: NodeState, settings: Settings) -> list[Plan]:
     return [each for each in plans if each.steps]
 
 
-def ready_all(names: Iterable[str], state: ClusterState, settings: Settings) -> list[Plan]:
-    return [plan for name in names for plan in ready(state.nodes[name], settings)]
+def ready_all(names: Sequence[str], state: ClusterState, settings: Settings) -> list[Plan]:
+    """What brings up all that is down on the nodes `names`. First what a migration left open when its other node died
+    is closed: DRBD does not connect two sides of which only one allows two primaries."""
+    sleeping = sorted({vm for name in names for vm in asleep(state.nodes[name])})
+    opened = {vm: [n.name for n in state if vm in n.resources and n.resources[vm].two_primaries] for vm in sleeping}
+    closing = [plan(f"pm.ready_drbd: close {vm}", one_primary(vm, where)) for vm, where in opened.items() if where]
+    return [*closing, *(plan for name in names for plan in ready(state.nodes[name], settings))]
 
 
 def asleep(node: NodeState) -> list[str]:

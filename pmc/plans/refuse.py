@@ -80,3 +80,11 @@ def space(node: NodeState, size: int, what: str) -> None:
         raise Refused(
             f"{node.name}: {what} needs {show_size(size)}, the volume group has {show_size(node.group_free)} free"
         )
+
+
+def memory(node: NodeState, vm: str, needed: int, advice: str = "") -> None:
+    if node.memory_available < needed:
+        raise Refused(
+            f"{vm}: needs {show_size(needed)} of memory, {node.name} has {show_size(node.memory_available)} free"
+            + (f"; {advice}" if advice else "")
+        )

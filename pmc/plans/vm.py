@@ -12,7 +12,6 @@ from pmc.plan import Plan, Step, Wait, Watch, on_each, plan
 from pmc.plans import make, refuse
 from pmc.plans.add import iso_path, upload_path
 from pmc.settings import Settings
-from pmc.units import show_size
 
 
 def start(name: str, on: str, state: ClusterState, settings: Settings) -> Plan:
@@ -31,13 +30,8 @@ def start(name: str, on: str, state: ClusterState, settings: Settings) -> Plan:
     if other := [each for each in primaries if each != node]:
         raise Refused(f"{name}: DRBD is primary on {other[0]}; start it there: fab vm.start {name} --on {other[0]}")
     _usable(state, name, homes, node)
-    there = state.nodes[node]
-    memory = there.domains[name].memory
-    if there.memory_available < memory:
-        raise Refused(
-            f"{name}: needs {show_size(memory)} of memory, {node} has {show_size(there.memory_available)} free; "
-            f"move another VM away first, or start it with --on another node"
-        )
+    there, advice = state.nodes[node], "move another VM away first, or start it with --on another node"
+    refuse.memory(there, name, there.domains[name].memory, advice)
     steps = [] if primaries else [*one_primary(name, _opened(name, homes, state)), make.promote(node, name)]
     return plan(f"vm.start {name}", steps, make.started(node, name))
 
@@ -50,7 +44,7 @@ def _seen(name: str, state: ClusterState) -> None:
     if down and here and not state.active_on(name):
         raise NodeDown(
             f"{name}: may run on {down[0]}, which does not answer ({state.nodes[down[0]].down}); bring it back, or, "
-            f"when it is surely off, on {here[0]}: drbdadm primary {name} && virsh start {name} (docs/failover.md)"
+            f"when it is dead: fab vm.failover {name} (docs/failover.md)"
         )
 
 
@@ -101,9 +95,10 @@ def off_line(name: str) -> str:
     return f'sh -c \'until [ "$(virsh domstate {name})" = "shut off" ]; do sleep 1; done\''
 
 
-def move(name: str, to: str, state: ClusterState, settings: Settings) -> Plan:
+def move(name: str, to: str, state: ClusterState, settings: Settings, room: bool = True) -> Plan:
     """Live to its other node. Both sides are primary only while it lasts: each step that opens has the undo that
-    closes, and `settle` closes it after success."""
+    closes, and `settle` closes it after success. `room`: see that there is memory for it (not by itself when many
+    move)."""
     homes = refuse.whole(state, name)
     active = state.active_on(name)
     if not active:
@@ -131,8 +126,8 @@ def move(name: str, to: str, state: ClusterState, settings: Settings) -> Plan:
         raise Refused(
             f"{name}: runs on {source} but DRBD is primary on {state.primaries(name)}; fab vm.mv {name} --cleanup"
         )
-    if (free := state.nodes[target].memory_available) < domain.memory:
-        raise Refused(f"{name}: needs {show_size(domain.memory)} of memory, {target} has {show_size(free)} free")
+    if room:
+        refuse.memory(state.nodes[target], name, domain.memory)
     opening = on_each(
         (target, source),
         lambda node: Step(
@@ -160,8 +155,11 @@ def move(name: str, to: str, state: ClusterState, settings: Settings) -> Plan:
 def settle(name: str, state: ClusterState) -> Plan:
     """After a migration, however it ended: only the node where the VM runs stays primary, and two primaries are
     allowed nowhere. Refuses when the VM runs twice or nowhere: a person must look."""
-    homes = refuse.whole(state, name)
     active = state.active_on(name)
+    if len(active) == 1 and any(home in state.nodes and state.nodes[home].down for home in state.homes(name)):
+        # The other node is gone, and whatever it had open with it; this side must not stay open until it is back.
+        return plan(f"vm.mv {name}: close", one_primary(name, _opened(name, active, state)))
+    homes = refuse.whole(state, name)
     if not active and not state.primaries(name):
         return plan(f"vm.mv {name}: close", one_primary(name, _opened(name, homes, state)))
     if len(active) != 1:

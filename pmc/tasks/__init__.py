@@ -3,8 +3,13 @@ found."""
 
 from invoke.collection import Collection
 
-from pmc.tasks import pm, vm
+from pmc.tasks import failover, pm, vm
+
+nodes = Collection.from_module(pm, auto_dash_names=False)
+nodes.add_task(failover.evacuate)
+vms = Collection.from_module(vm, auto_dash_names=False)
+vms.add_task(failover.failover)
 
 ns = Collection(auto_dash_names=False)
-ns.add_collection(Collection.from_module(pm, auto_dash_names=False))
-ns.add_collection(Collection.from_module(vm, auto_dash_names=False))
+ns.add_collection(nodes)
+ns.add_collection(vms)

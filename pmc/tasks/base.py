@@ -119,10 +119,10 @@ def complain(state: ClusterState) -> None:
         raise PmcError("\n".join(trouble))
 
 
-def confirm(question: str, answer: str) -> None:
+def confirm(question: str, answer: str, otherwise: str = "give --yes if you are sure") -> None:
     """Goes on when the person types `answer`; refuses otherwise, and where nobody can be asked."""
     if sys.stdin is None or not sys.stdin.isatty():
-        raise Refused(f"{question}: nobody is here to confirm it; give --yes if you are sure")
+        raise Refused(f"{question}: nobody is here to confirm it; {otherwise}")
     note(f"{question}. Type {answer} to go on:")
     if sys.stdin.readline().strip() != answer:
         raise Refused("not confirmed; nothing was touched")

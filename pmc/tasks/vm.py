@@ -6,8 +6,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
-from pmc import looks, virsh
-from pmc.cluster import Cluster
+from pmc import looks
 from pmc.errors import PmcError, Refused
 from pmc.lock import ALLOCATION
 from pmc.plans import add as adding
@@ -17,6 +16,7 @@ from pmc.plans import refuse, request
 from pmc.plans import vm as plans
 from pmc.rows import BACKUP_COLUMNS, VM_COLUMNS, backup_rows, vm_rows
 from pmc.tasks.base import carry_out, complain, confirm, lock, opened, task
+from pmc.tasks.moving import moved
 from pmc.view import note, show, table
 
 
@@ -141,43 +141,10 @@ def mv(
             return
         for number, name in enumerate(chosen):
             try:
-                note(_moved(cluster, name, to))
+                note(str(moved(cluster, name, to)))
             except Refused as error:
                 # Status 2 says that nothing was touched; after the first VM that is no longer so.
                 raise (PmcError(str(error)) if number else error) from None
-
-
-def _moved(cluster: Cluster, name: str, to: str) -> str:
-    """Moves, then looks where the VM really is and closes two primaries: on every way out."""
-    with cluster.lock(f"vm.mv {name}", name), cluster.interruptible():
-        plan = plans.move(name, to, cluster.state(), cluster.settings)
-        try:
-            cluster.apply(plan)
-        except PmcError as error:
-            try:
-                end = _closed(cluster, name)
-            except PmcError as second:
-                end = str(second)
-            raise PmcError(f"{error}\n  {end}") from None
-        said = _closed(cluster, name)
-    try:
-        still = cluster.ask(plan.steps[-1].node, virsh.downtime(name))[0]
-    except PmcError:
-        still = None  # it has moved all the same
-    return f"{said}; the guest stood still for {f'{still:.2f} s' if still is not None else 'an unknown time'}"
-
-
-def _closed(cluster: Cluster, name: str) -> str:
-    try:
-        state = cluster.state()
-        plan = plans.settle(name, state)
-        if plan.steps:
-            cluster.apply(plan, to_the_end=True)
-        return f"{name} runs on {state.active_on(name)[0]}"
-    except PmcError as error:
-        raise PmcError(
-            f"{name} was NOT closed, two primaries may still be allowed: {error}; then fab vm.mv {name} --cleanup"
-        ) from None
 
 
 @task(place="name", name="the VM", base="a full image, in place of a delta against the newest one")

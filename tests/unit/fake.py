@@ -54,6 +54,7 @@ class World:
     def __init__(self) -> None:
         self.nodes = {name: Machine() for name in SETTINGS.nodes}
         self.log: list[tuple[str, str]] = []
+        self.dead: set[str] = set()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, World) and self.nodes == other.nodes
@@ -67,6 +68,7 @@ class World:
     def carry_out(self, name: str, action: Action, watch: Watch | None = None) -> None:
         """As `Cluster.apply` would."""
         self.log.append((name, str(action)))
+        assert name not in self.dead, f"a plan asks {name}, which is dead"
         try:
             if isinstance(action, Wait):
                 need(action.query.parse(self._say(name, action.query.command)), action.otherwise)
@@ -84,9 +86,12 @@ class World:
         raise AssertionError(f"the fake world does not know: {line}")
 
     def _say(self, name: str, command: Command) -> str:
-        """What the two questions of plans would print."""
+        """What the questions of plans would print."""
         machine, line = self.nodes[name], shlex.join(command.argv)
         vm = command.argv[-1]
+        if "root@$1" in line:
+            there = next(node for node, spec in SETTINGS.nodes.items() if spec.replication == command.argv[-1])
+            return "ssh 255 ssh: connect: Connection timed out\n" if there in self.dead else "ssh 0 \n"
         if "events2" in line:
             kernel = machine.resources[vm]
             peer = self.peer(name, vm)
@@ -101,7 +106,8 @@ class World:
         return machine.domains[vm] + "\n"
 
     def peer(self, name: str, vm: str) -> Kernel | None:
-        others = [m.resources[vm] for other, m in self.nodes.items() if other != name and vm in m.resources]
+        alive = {other: m for other, m in self.nodes.items() if other != name and other not in self.dead}
+        others = [m.resources[vm] for m in alive.values() if vm in m.resources]
         return others[0] if others else None
 
     def open(self, name: str, vm: str) -> bool:
@@ -112,11 +118,14 @@ class World:
         return ClusterState({name: self._node_state(name, machine) for name, machine in self.nodes.items()})
 
     def _node_state(self, name: str, machine: Machine) -> NodeState:
+        if name in self.dead:
+            return NodeState(name, down="no ssh within 10 s", answers=False)
+        apart = "Connecting" if self.dead else "StandAlone"
         resources = {}
         for vm, kernel in machine.resources.items():
             peer = self.peer(name, vm)
             resources[vm] = Resource(
-                vm, kernel.minor, kernel.role, kernel.disk, "Connected" if peer else "StandAlone", "Established",
+                vm, kernel.minor, kernel.role, kernel.disk, apart if peer is None else "Connected", "Established",
                 peer.role if peer else "Unknown", peer.disk if peer else "DUnknown", GiB,
                 two_primaries=kernel.two_primaries,
             )  # fmt: skip

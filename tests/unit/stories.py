@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pmc.backup import Backup, Stored
 from pmc.model import Volume
 from pmc.plan import Plan, apply
-from pmc.plans import add, backup, clone, vm
+from pmc.plans import add, backup, clone, failover, vm
 from pmc.plans.make import Given
 from pmc.plans.request import Add, Image
 from pmc.units import GiB, MiB
@@ -60,6 +60,22 @@ def moved_web() -> World:
     """web was moved to pm-2 and two primaries are still allowed."""
     world = with_web()
     return done(world, vm.move("web", "", world.state(), SETTINGS))
+
+
+def orphaned_web() -> World:
+    """web ran on pm-1, which is dead."""
+    world = with_web()
+    world.dead.add("pm-1")
+    return world
+
+
+def torn_web() -> World:
+    """pm-1 died while web migrated to pm-2: it is primary there already."""
+    world = with_web()
+    plan = vm.move("web", "", world.state(), SETTINGS)
+    world = done(world, Plan("half", plan.steps[:-1]))
+    world.dead.add("pm-1")
+    return world
 
 
 def half_web() -> World:
@@ -130,6 +146,8 @@ STORIES: dict[str, Callable[[], Story]] = {
     "vm.stop-force": of_web(lambda world: vm.stop("web", True, world.state(), SETTINGS)),
     "vm.mv": of_web(lambda world: vm.move("web", "", world.state(), SETTINGS)),
     "vm.mv-close": of_web(lambda world: vm.settle("web", world.state()), moved_web),
+    "vm.failover": of_web(lambda world: failover.failover("web", world.state(), SETTINGS), orphaned_web),
+    "vm.failover-torn": of_web(lambda world: failover.failover("web", world.state(), SETTINGS), torn_web),
     "vm.rm": of_web(lambda world: vm.remove("web", world.state(), SETTINGS)),
     "vm.rm-half": of_web(lambda world: vm.remove("web", world.state(), SETTINGS), half_web),
     "vm.backup-base": of_web(backed_up(())),

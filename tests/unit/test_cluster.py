@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 import pytest
 
+from pmc import virsh
 from pmc.cluster import Cluster, parse_meminfo, parse_ports, state_queries
 from pmc.command import Answer
-from pmc.errors import CommandFailed, NodeDown
-from pmc.model import NodeState
+from pmc.errors import CommandFailed, Interrupted, NodeDown, PmcError
+from pmc.model import NodeState, Resource
 from pmc.node import Node
 from pmc.units import KiB
 from tests.unit.samples import SETTINGS, data
@@ -35,10 +38,11 @@ class Told(Node):
     def __init__(self, said: dict[str, Answer] | None) -> None:
         super().__init__(SETTINGS.nodes["pm-1"], SETTINGS, None)
         self.said = said
+        self.failure: PmcError = NodeDown("pm-1: no ssh within 10 s")
 
     def ask_each(self, *queries: Any, seconds: float | None = None) -> list[Any]:
         if self.said is None:
-            raise NodeDown("pm-1: no ssh within 10 s")
+            raise self.failure
         names = state_queries(SETTINGS, allocating=True)
         assert len(queries) == len(names)
         return [self._parsed(query, self.said[name]) for name, query in zip(names, queries, strict=True)]
@@ -78,8 +82,15 @@ def test_an_answer_that_is_none_is_trouble(what: str) -> None:
 
 def test_a_node_that_does_not_answer_is_in_the_state_as_such() -> None:
     seen = Cluster(SETTINGS)._look(Told(None), allocating=False)
-    assert (seen.name, seen.down) == ("pm-1", "no ssh within 10 s")
+    assert (seen.name, seen.down, seen.answers) == ("pm-1", "no ssh within 10 s", False)
     assert seen.trouble
+
+
+def test_a_node_that_turns_one_away_is_not_silent() -> None:
+    told = Told(None)
+    for error in (NodeDown("pm-1: ssh login refused", answered=True), CommandFailed("pm-1", "sh", 124, "no answer")):
+        told.failure = error
+        assert Cluster(SETTINGS)._look(told, allocating=False).answers
 
 
 def test_volumes_of_other_groups_are_not_the_vms() -> None:
@@ -113,3 +124,62 @@ def test_a_failure_is_raised_by_ask_and_returned_by_ask_each() -> None:
     told.ask_each = lambda *queries, seconds=None: [failed]  # type: ignore[method-assign]
     with pytest.raises(CommandFailed, match="pm-1: 'cat /proc/meminfo' ended with status 1: two"):
         told.ask(query)
+
+
+class Migrating(Node):
+    """A node whose migration ends only when it is told to; DRBD there is as `seen`, one answer after the other."""
+
+    def __init__(self, *seen: str) -> None:
+        super().__init__(SETTINGS.nodes["pm-1"], SETTINGS, None)
+        self.seen = list(seen)
+
+    def ask(self, *queries: Any, seconds: float | None = None) -> list[Any]:
+        state = self.seen.pop(0) if len(self.seen) > 1 else self.seen[0]
+        if state == "no answer":
+            raise NodeDown("pm-1: no ssh")
+        return [{"web": Resource("web", connection=state)} if state else {}]
+
+    def run(self, command: Any, *, stopped: Any = None, **more: Any) -> str:
+        for _ in range(50):
+            if stopped():
+                raise Interrupted()
+            time.sleep(0.1)
+        return ""
+
+
+def migrate(node: Node, stopped: bool = False) -> None:
+    cluster = Cluster(SETTINGS)
+    with cluster._linked(node, "web") as lost:
+        cluster._migrate(node, virsh.migrate("web", "10.0.0.2"), lambda: stopped, lost)
+
+
+@pytest.mark.parametrize("seen", [("Connecting",), ("Connected", "WFConnection"), ("no answer", "StandAlone"), ("",)])
+def test_a_migration_is_aborted_when_drbd_loses_its_peer(seen: tuple[str, ...]) -> None:
+    with pytest.raises(CommandFailed, match="DRBD's two sides lost each other, so the migration was aborted"):
+        migrate(Migrating(*seen))
+
+
+def test_a_migration_goes_on_while_the_link_holds_or_is_not_known() -> None:
+    migrate(Migrating("Connected", "no answer", "Connected"))
+
+
+def test_ctrl_c_stays_what_it_is() -> None:
+    with pytest.raises(Interrupted):
+        migrate(Migrating("Connected"), stopped=True)
+
+
+def test_work_at_once_keeps_the_order_and_the_limit() -> None:
+    now, most = [0], [0]
+    lock = threading.Lock()
+
+    def work(number: int) -> int:
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(0.02)
+        with lock:
+            now[0] -= 1
+        return -number
+
+    assert Cluster(SETTINGS).at_once(work, range(9), 3) == [-number for number in range(9)]
+    assert most[0] == 3

@@ -23,7 +23,7 @@ LAYERS = [
     {"pmc.plans", "pmc.plans.*", "pmc.checks", "pmc.checks.*", "pmc.trust", "pmc.rows"},
     {"pmc.view"},
     {"pmc.ssh", "pmc.node", "pmc.locks", "pmc.hypervisor", "pmc.cluster", "pmc.audit"},
-    {"pmc.looks"},
+    {"pmc.looks", "pmc.fence"},
     {"pmc.tasks", "pmc.tasks.*"},
     {"pmc.main", "fabfile"},
 ]

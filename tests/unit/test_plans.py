@@ -277,19 +277,20 @@ def test_refused(build: Callable[[], Plan], words: str) -> None:
 
 @pytest.mark.parametrize("build", [start, stop, move, settle, remove, make, take])
 def test_a_node_that_is_needed_and_down_is_named(build: Callable[[ClusterState], Plan]) -> None:
-    """Only stopping goes without the secondary: it must work when that node is dead."""
-    if build is stop:
-        assert [step.node for step in stop(DOWN).steps] == ["pm-1"] * 3
+    """Only stopping and closing go without the secondary: they must work when that node is dead."""
+    if build in (stop, settle):
+        assert {step.node for step in build(DOWN).steps} <= {"pm-1"}
+        assert bool(build(DOWN).steps) == (build is stop)
         return
     with pytest.raises(Refused, match="pm-2: no ssh within 10 s"):
         build(DOWN)
 
 
-def test_a_vm_whose_peer_is_silent_is_not_started_and_the_way_by_hand_is_told() -> None:
+def test_a_vm_whose_peer_is_silent_is_not_started_and_the_way_on_is_told() -> None:
     with pytest.raises(NodeDown) as caught:
         start(changed(stopped(), "pm-2", down="no ssh within 10 s", domains={}, resources={}, files={}, volumes={}))
     assert "web: may run on pm-2, which does not answer (no ssh within 10 s)" in str(caught.value)
-    assert "on pm-1: drbdadm primary web && virsh start web" in str(caught.value)
+    assert "fab vm.failover web" in str(caught.value)
 
 
 def test_a_vm_starts_on_the_side_that_a_resync_comes_from() -> None:
@@ -389,3 +390,13 @@ def test_a_snapshot_that_a_broken_command_left_is_removed_first_and_anothers_is_
         state = changed(running(), "pm-2", volumes={**running().nodes["pm-2"].volumes, "web.backup": foreign})
         with pytest.raises(Refused, match="was not made by pmc"):
             backup.make_backup("web", True, 10 * GiB, XML, (), NOW, state, SETTINGS)
+
+
+def test_when_the_other_node_is_gone_this_side_is_closed_all_the_same() -> None:
+    state = with_resource(running(), "pm-1", two_primaries=True, connection="Connecting")
+    state = ClusterState({**state.nodes, "pm-2": node("pm-2", down="no ssh within 10 s")})
+    assert [(step.node, str(step.do)) for step in vm.settle("web", state).steps] == [
+        ("pm-1", "drbdadm net-options --protocol=C --allow-two-primaries=no web")
+    ]
+    with pytest.raises(NodeDown):
+        vm.settle("web", ClusterState({**stopped().nodes, "pm-2": node("pm-2", down="no ssh")}))

@@ -13,7 +13,7 @@ from pmc.command import command
 from pmc.model import ClusterState, NodeState, Resource, ResourceFile, Volume
 from pmc.plan import Step
 from pmc.plans import pm
-from tests.unit.samples import SETTINGS, node
+from tests.unit.samples import SETTINGS, changed, node, running, with_resource
 
 WELL = Resource("web", 1, "Secondary", "UpToDate", "Connected", "Established", "Secondary", "UpToDate", size=1 << 30)
 LONELY = replace(WELL, connection="WFConnection", replication="Off", peer_disk="DUnknown")
@@ -183,3 +183,13 @@ def test_rows() -> None:
 def test_a_resource_of_one_node_has_nothing_to_be_in_sync_with() -> None:
     [row] = pm.ready_rows([side(home("pm-1", replace(LONELY, out_of_sync=1 << 30), ALONE))], text=True)
     assert (row["connection"], row["disks"], row["in sync"]) == ("no peer", "UpToDate", "")
+
+
+def test_what_a_migration_left_open_is_closed_before_the_other_side_comes_up() -> None:
+    state = with_resource(running(), "pm-1", two_primaries=True, connection="Connecting")
+    state = changed(state, "pm-2", resources={})
+    lines = [str(step.do) for each in pm.ready_all(["pm-2"], state, SETTINGS) for step in each.steps]
+    assert lines[0] == "drbdadm net-options --protocol=C --allow-two-primaries=no web"
+    assert lines[-1] == "drbdadm up web"
+    # A migration that goes on is nobody else's business.
+    assert pm.ready_all(["pm-1", "pm-2"], with_resource(running(), "pm-1", two_primaries=True), SETTINGS) == []

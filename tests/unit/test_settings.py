@@ -52,7 +52,10 @@ def test_the_shipped_file_parses_and_shows_the_defaults() -> None:
     # Each `#key = value` is a default: switched on, nothing changes.
     switched_on = "\n".join(
         line[1:]
-        if line.startswith("#") and " = " in line.split("#")[1] and line[1:2].isalpha() and "host" not in line
+        if line.startswith("#")
+        and " = " in line.split("#")[1]
+        and line[1:2].isalpha()
+        and not line.startswith(("#host", '#fence = "'))
         else line
         for line in text.splitlines()
     )
@@ -71,7 +74,7 @@ def test_the_shipped_file_parses_and_shows_the_defaults() -> None:
         ("x = ", "not valid TOML"),
         (f'volume_gruop = "vg"\n{NODES}', "unknown key 'volume_gruop'; known: audit_log, backup_dir"),
         (f"[deadlines]\nconect = 1\n{NODES}", "unknown key 'deadlines.conect'; known: command, connect"),
-        (f'{NODES}hots = "x"', "unknown key 'nodes.pm-2.hots'; known: host, replication"),
+        (f'{NODES}hots = "x"', "unknown key 'nodes.pm-2.hots'; known: fence, host, replication"),
         (f'source = "x"\n{NODES}', "unknown key 'source'"),
         (f"volume_group = 5\n{NODES}", "volume_group = '5': must be text in quotes"),
         (f"bridge = true\n{NODES}", "bridge = 'True': must be text in quotes"),

@@ -1,0 +1,64 @@
+"""What is left of a migration that broke off because the nodes lost each other. Pure.
+
+DRBD gives the data of every primary that loses its peer a new generation, whether it is written or not; with two
+primaries these are two, and when the link is back it sees a split brain, even though the guest ran on one side only.
+While the sides are still apart the side that was never written can take its generation back: it is then what it was
+before, an older copy, and a bitmap resync brings it up to date.
+"""
+
+from __future__ import annotations
+
+from pmc.command import Command, bash, command
+from pmc.model import ClusterState
+from pmc.plan import Plan, Step, plan
+
+
+def unsettled(name: str, state: ClusterState) -> bool:
+    """Two of it, or one that stands still: a migration that broke off is still being ended by libvirt, which drops
+    the one and lets the other go on when it finds that its peer is gone (keepalive: 30 s)."""
+    active = state.active_on(name)
+    return len(active) > 1 or any(state.nodes[node].domains[name].state != "running" for node in active)
+
+
+def rejoin(name: str, state: ClusterState) -> Plan:
+    """Once the migration is closed. Nothing to do when the sides see each other, or when the other side was written."""
+    title = f"vm.mv {name}: rejoin"
+    active = state.active_on(name)
+    others = [home for home in state.homes(name) if home not in active]
+    if len(active) != 1 or len(others) != 1 or any(home not in state.nodes for home in others):
+        return plan(title)
+    source, target = state.nodes[active[0]], state.nodes[others[0]]
+    here, there, file = source.resources.get(name), target.resources.get(name), target.files.get(name)
+    if here is None or there is None or file is None or "Connected" in (here.connection, there.connection):
+        return plan(title)
+    # DRBD 9 makes a new generation with the first write only, so there is nothing to take back.
+    if there.role != "Secondary" or there.disk != "UpToDate" or there.out_of_sync or not target.drbd.startswith("8."):
+        return plan(title)
+    back = Step(
+        target.name,
+        f"take the new generation of {name} back: nothing was written here",
+        generation_back(name, there.minor, file.disk),
+        pivot=True,
+    )
+    connect = Step(source.name, f"connect {name}", command("drbdadm", "connect", name), pivot=True)
+    return plan(title, back, [connect] if here.connection == "StandAlone" else [])
+
+
+def generation_back(name: str, minor: int, disk: str) -> Command:
+    """The generation that DRBD's bitmap counts from becomes the current one again. Looked at again right before:
+    nothing may have been written here (no bit set), the side must be secondary and apart."""
+    script = """
+        now=$(drbdsetup events2 --now --statistics "$1")
+        for fact in role:Secondary disk:UpToDate out-of-sync:0; do
+            grep -qE "^exists .* $fact( |\\$)" <<<"$now" || { echo "not $fact any more" >&2; exit 1; }
+        done
+        ! grep -q "connection:Connected" <<<"$now" || exit 0
+        IFS=: read -r current bitmap rest <<<"$(drbdadm get-gi "$1")"
+        case $bitmap in ""|0000000000000000) exit 0;; esac
+        drbdadm down "$1"
+        s=0
+        drbdmeta --force "$2" v08 "$3" internal set-gi "$bitmap:0000000000000000:$rest" || s=$?
+        drbdadm up "$1"
+        exit $s
+    """
+    return bash(script, name, str(minor), disk)

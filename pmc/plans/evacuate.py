@@ -1,0 +1,100 @@
+"""pm.evacuate: what leaves a node, and whether there is room for it. State in, plans out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from pmc.errors import NodeDown, Refused
+from pmc.model import ClusterState
+from pmc.plan import Plan
+from pmc.plans import failover, refuse, vm
+from pmc.settings import Settings
+from pmc.units import show_size
+
+COLUMNS = ("vm", "from", "to", "result", "stood still")
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """A VM that leaves the node, and how."""
+
+    name: str
+    source: str
+    target: str
+    memory: int
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Evacuation:
+    """`leaving`: the largest first. `staying`: what cannot leave, and why. `off`: is off, and so left alone."""
+
+    leaving: tuple[Leaving, ...]
+    staying: dict[str, str] = field(default_factory=dict)
+    off: tuple[str, ...] = ()
+
+
+def move_all(node: str, state: ClusterState, settings: Settings) -> Evacuation:
+    """Live, from a node that answers."""
+    if state.nodes[node].down:
+        raise NodeDown(f"{node}: {state.nodes[node].down}; when it is dead: fab pm.evacuate {node} --failover")
+    refuse.relied_on(state, node)
+    domains = state.nodes[node].domains
+    active = [name for name, domain in domains.items() if domain.active]
+
+    def leave(name: str) -> Leaving:
+        others = [home for home in state.homes(name) if home != node]
+        target = others[0] if others else ""
+        return Leaving(name, node, target, domains[name].memory, vm.move(name, "", state, settings, room=False))
+
+    off = tuple(sorted(name for name in domains if not state.active_on(name)))
+    return _chosen(active, leave, off, state)
+
+
+def start_all(node: str, off: Iterable[str], state: ClusterState, settings: Settings) -> Evacuation:
+    """On their other nodes, from a node that is dead. `off` are known to have been off when it was last seen."""
+    if not state.nodes[node].down:
+        raise Refused(f"{node}: answers ssh, so it is not dead; without --failover its VMs move while they run")
+    gone = [name for name in state.vm_names() if node in state.homes(name) and not state.active_on(name)]
+    left = tuple(sorted(set(off) & set(gone)))
+
+    def leave(name: str) -> Leaving:
+        _, survivor = failover.homes(name, state)
+        plan = failover.failover(name, state, settings, room=False)
+        return Leaving(name, node, survivor, state.nodes[survivor].domains[name].memory, plan)
+
+    return _chosen([name for name in gone if name not in left], leave, left, state)
+
+
+def _chosen(
+    names: Iterable[str], leave: Callable[[str], Leaving], off: tuple[str, ...], state: ClusterState
+) -> Evacuation:
+    leaving: list[Leaving] = []
+    staying: dict[str, str] = {}
+    for name in sorted(names):
+        try:
+            leaving.append(leave(name))
+        except Refused as error:
+            staying[name] = str(error).removeprefix(f"{name}: ")
+    leaving.sort(key=lambda each: (-each.memory, each.name))
+    _room(leaving, state)
+    return Evacuation(tuple(leaving), staying, off)
+
+
+def _room(leaving: Iterable[Leaving], state: ClusterState) -> None:
+    """All together: one that fits alone may not fit beside the others."""
+    free = {node.name: node.memory_available for node in state}
+    without: list[str] = []
+    for each in leaving:
+        if each.memory <= free[each.target]:
+            free[each.target] -= each.memory
+        else:
+            without.append(f"{each.name} ({show_size(each.memory)}) on {each.target}")
+    if without:
+        room = {name: show_size(state.nodes[name].memory_available) for name in sorted({e.target for e in leaving})}
+        raise Refused(
+            f"no memory for all of them together: {', '.join(without)}; free now: "
+            f"{', '.join(f'{name} {size}' for name, size in room.items())}. Nothing was touched; stop or move some "
+            f"VMs, or take those that matter one by one"
+        )

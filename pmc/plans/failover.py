@@ -1,0 +1,161 @@
+"""vm.failover: a VM of a dead node starts on its other one. Signs of life, state in, plan out. Pure.
+
+No sign of life is no proof of death: a network that is cut looks the same, and a VM that runs on both sides has two
+disks that each lack the other's writes. So any sign refuses, and without a fence command a person must say that the
+power is off.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from pmc.command import Query, bash
+from pmc.errors import NodeDown, Refused
+from pmc.model import ClusterState, Resource
+from pmc.plan import Plan, Step, Wait, plan
+from pmc.plans import make, refuse
+from pmc.plans.vm import one_primary
+from pmc.settings import Settings
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the survivor tells of its silent peer. `life`: each sign of it. For each VM whose link to the peer was lost
+    since the survivor's boot: when, and whether the VM's disk was in use there then."""
+
+    life: tuple[str, ...] = ()
+    lost: Mapping[str, tuple[str, bool]] = field(default_factory=dict)
+
+
+def homes(name: str, state: ClusterState) -> tuple[str, str]:
+    """(dead, survivor) of the VM; refused when it is not so that one is silent and the other answers."""
+    found = refuse.found(state, name)
+    for home in found:
+        if home not in state.nodes:
+            raise Refused(f"{name}: lives on {home}, which is not in pmc.conf; add it there")
+    if active := state.active_on(name):
+        how = state.nodes[active[0]].domains[name].state
+        raise Refused(
+            f"{name}: is {how} on {active[0]}, so there is nothing to fail over"
+            + ("; libvirt ends a migration that broke off within half a minute: try again then" * (how == "paused"))
+        )
+    down = [home for home in found if state.nodes[home].down]
+    if not down:
+        raise Refused(
+            f"{name}: {' and '.join(found)} answer{'s' * (len(found) == 1)} ssh, so nothing is dead; "
+            f"start it: fab vm.start {name}"
+        )
+    if len(found) < 2:
+        raise Refused(f"{name}: has its disk on {found[0]} only, no second copy; fab vm.backups {name} lists backups")
+    if len(down) > 1 or len(found) > 2:
+        raise NodeDown(f"{name}: {'; '.join(f'{home}: {state.nodes[home].down}' for home in down)}; one must be there")
+    dead = down[0]
+    if state.nodes[dead].answers:
+        raise Refused(f"{name}: {dead} speaks, so it is not dead, but cannot be used: {state.nodes[dead].down}")
+    survivor = next(home for home in found if home != dead)
+    refuse.relied_on(state, survivor)
+    return dead, survivor
+
+
+def peer(dead: str, settings: Settings) -> Query[Seen]:
+    """Asked on the survivor, of `dead` over the replication network. A connection that is refused is an answer too:
+    only a machine that is on refuses. What the kernel wrote when DRBD lost the peer tells since when."""
+    script = """
+        if p=$(command -v ping || command -v busybox); then
+            [ "${p##*/}" = ping ] || p="$p ping"
+            $p -c 2 -W 1 "$1" >/dev/null 2>&1 && echo "life it answers ping" || :
+        fi
+        s=0
+        said=$(ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -o UpdateHostKeys=no -o ConnectTimeout=5 \\
+            "root@$1" true 2>&1 </dev/null) || s=$?
+        echo "ssh $s $(tr -s "[:space:]" " " <<<"$said")"
+        { journalctl --quiet --no-pager -k -o short-iso || :; } | sed -n "/ drbd .*conn( Connected -> /s/^/kernel /p"
+    """
+    return Query(bash(script, settings.nodes[dead].replication), parse_peer)
+
+
+_SILENCE = re.compile(r"timed? ?out|No route to host|unreachable|Host is down", re.I)
+_LOST = re.compile(r"kernel (\S+) .*drbd ([a-z0-9-]+)(?: [^:]+)?: (.*conn\( Connected -> (?!Disconnecting).*)")
+
+
+def parse_peer(text: str) -> Seen:
+    life: list[str] = []
+    lost: dict[str, tuple[str, bool]] = {}
+    tried = False
+    for line in text.splitlines():
+        kind, _, rest = line.partition(" ")
+        if kind == "life":
+            life.append(rest)
+        elif kind == "ssh":
+            tried = True
+            status, _, said = rest.partition(" ")
+            if status != "255" or not _SILENCE.search(said):
+                life.append(f"ssh there says: {said.strip()[-120:] or f'status {status}'}")
+        elif found := _LOST.match(line):
+            lost[found[2]] = (found[1], "peer( Primary ->" in found[3])
+    if not tried:
+        raise ValueError("the peer was not tried")
+    return Seen(tuple(life), lost)
+
+
+def alive(dead: str, survivor: str, names: Sequence[str], state: ClusterState, seen: Seen) -> None:
+    """Refuses when anything that the survivor sees says that the silent node lives."""
+    signs = [f"{survivor} reaches it: {sign}" for sign in seen.life]
+    resources = state.nodes[survivor].resources
+    linked = [name for name in names if name in resources and resources[name].connection == "Connected"]
+    signs += [f"DRBD of {name} is Connected to it" for name in linked]
+    if signs:
+        raise Refused(
+            f"{dead}: does not answer the manager, but lives: {'; '.join(signs)}; mend the manager's way to it, or, "
+            f"when it hangs, take its power away first"
+        )
+
+
+def failover(name: str, state: ClusterState, settings: Settings, room: bool = True) -> Plan:
+    """Once the dead node is known to be dead. The survivor must hold all that DRBD ever acknowledged to it. `room`: see
+    that there is memory for it (not by itself when many start)."""
+    dead, survivor = homes(name, state)
+    node = state.nodes[survivor]
+    if name not in node.domains:
+        raise Refused(
+            f"{name}: is not defined on {survivor}, so it cannot start there; define it by hand (virsh define)"
+        )
+    resource = node.resources.get(name)
+    if resource is None:
+        raise Refused(f"{name}: its DRBD resource is not up on {survivor}; fab pm.ready_drbd --node {survivor}")
+    _complete(name, dead, survivor, resource)
+    if room:
+        refuse.memory(node, name, node.domains[name].memory, "move another VM away first")
+    opened = [survivor] if resource.two_primaries else []
+    return plan(
+        f"vm.failover {name}",
+        see_silent(dead, survivor, settings),
+        make.see_apart(survivor, name),
+        [replace(step, pivot=False) for step in one_primary(name, opened)],
+        [make.promote(survivor, name)] if resource.role != "Primary" else [],
+        make.started(survivor, name),
+    )
+
+
+def _complete(name: str, dead: str, survivor: str, resource: Resource) -> None:
+    if resource.disk != "UpToDate":
+        raise Refused(
+            f"{name}: its disk on {survivor} is {resource.disk}: it lacks writes, or may lack some, that {dead} has; "
+            f"bring {dead} back, or restore a backup: fab vm.backups {name}"
+        )
+    if resource.connection == "StandAlone":
+        raise Refused(
+            f"{name}: DRBD on {survivor} is StandAlone: the sides were apart already (split brain, or disconnected by "
+            f"hand), so this one may lack writes; see docs/failover.md"
+        )
+
+
+def see_silent(dead: str, survivor: str, settings: Settings) -> Step:
+    """Again, right before: a question may have waited long for its answer, and the node may be back."""
+    query = peer(dead, settings)
+    silent = Query(query.command, lambda text: not query.parse(text).life)
+    line = f"sh -c 'while ping -c 2 {settings.nodes[dead].replication}; do sleep 1; done'"
+    wait = Wait(silent, 5, f"{dead} lives: it answers on the replication network", line)
+    return Step(survivor, f"see that {dead} is silent", wait)

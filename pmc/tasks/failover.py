@@ -1,0 +1,201 @@
+"""vm.failover and pm.evacuate: when a node is dead, and when it shall have nothing to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pmc import fence
+from pmc.cluster import Cluster
+from pmc.errors import PmcError, Refused
+from pmc.model import ClusterState
+from pmc.plans import evacuate as evacuations
+from pmc.plans import failover as plans
+from pmc.plans import refuse
+from pmc.plans import vm as moves
+from pmc.plans.evacuate import Evacuation, Leaving
+from pmc.tasks.base import carry_out, confirm, lock, opened, task
+from pmc.tasks.moving import moved
+from pmc.view import note, show, table
+
+Row = dict[str, str]
+DEAD = "its power is really off: the name of the dead node, in place of being asked for it"
+
+
+@task(place="name", name="the VM", dead=DEAD)
+def failover(c: Any, name: str = "", dead: str = "", conf: str = "", dry_run: bool = False) -> None:
+    """Start a VM on its other node when its node is dead: vm.failover NAME [--dead NODE]
+
+    Refused when there is any sign of life. No sign of life is no proof of death: unless the node's fence command
+    (pmc.conf) succeeds, you are asked to make sure that its power is off and to type its name.
+    """
+    with opened(conf) as cluster:
+        refuse.check_name("vm.failover", name)
+        if dead:
+            cluster.settings.node("--dead", dead)
+        lock(c, cluster, dry_run, name)
+        state = cluster.state()
+        node, survivor = plans.homes(name, state)
+        plan = plans.failover(name, state, cluster.settings)
+        facts = _seen(cluster, state, node, {survivor: [name]})
+        if dry_run or c.config.run.dry:
+            show(_how_proved(cluster, node))
+        else:
+            _prove(cluster, node, facts, dead)
+        if carry_out(c, cluster, plan, dry_run):
+            note(f"{name} runs on {survivor}; when {node} is back: fab pm.ready_drbd, then fab vm.mv {name}")
+
+
+@task(
+    place="node",
+    node="the node that shall run no VM",
+    parallel="how many VMs move at the same time (2)",
+    failover="the node is dead: start its VMs on their other nodes",
+    dead=f"with --failover: {DEAD}",
+)
+def evacuate(
+    c: Any, node: str = "", parallel: str = "2", failover: bool = False, dead: str = "", conf: str = "",
+    dry_run: bool = False,
+) -> None:  # fmt: skip
+    """Move everything off a node, live, the largest VM first: pm.evacuate NODE [--parallel N] [--failover]
+
+    Refused before the first move when the other nodes have no memory for all of them together. Goes on past a VM
+    that fails and reports at the end. VMs that are off are left.
+    """
+    with opened(conf) as cluster:
+        cluster.settings.node("pm.evacuate", node)
+        if not parallel.isascii() or not parallel.isdigit() or not 1 <= int(parallel) <= 32:
+            raise Refused(f"--parallel {parallel[:70]!r}: must be a number from 1 to 32")
+        if dead and (not failover or dead != node):
+            raise Refused(f"--dead {dead[:70]!r}: goes with --failover, and names the same node")
+        state = cluster.state()
+        dry = bool(dry_run or c.config.run.dry)
+        work: Callable[[Leaving], Row]
+        if failover:
+            lock(
+                c,
+                cluster,
+                dry,
+                *(each.name for each in evacuations.start_all(node, (), state, cluster.settings).leaving),
+            )
+            wanted = _dead(cluster, cluster.state(), node, dead, dry)
+            work = lambda each: _attempt(each, lambda: _start(cluster, each))  # noqa: E731
+        else:
+            wanted = evacuations.move_all(node, state, cluster.settings)
+            work = lambda each: _attempt(each, lambda: _move(cluster, each))  # noqa: E731
+        for name in wanted.off:
+            note(f"{name} is off and is left")
+        if dry:
+            for each in wanted.leaving:
+                show(str(each.plan) if failover else f"{each.plan}\n{moves.closing(each.name, state)}")
+            for name, why in wanted.staying.items():
+                show(f"# {name} stays: {why}")
+            return
+        with cluster.interruptible():
+            rows = cluster.at_once(work, wanted.leaving, int(parallel))
+            _report(node, wanted, rows)
+
+
+def _report(node: str, wanted: Evacuation, rows: list[Row]) -> None:
+    rows = [*rows, *(_row(name, node, "", f"stays: {why}") for name, why in wanted.staying.items())]
+    if not rows:
+        note(f"{node} has nothing that could leave it")
+        return
+    show(table(rows, False, evacuations.COLUMNS))
+    if failed := [row["vm"] for row in rows if row["result"] not in ("moved", "started")]:
+        raise PmcError(f"{len(failed)} of {len(rows)} did not leave {node}: {', '.join(failed)}")
+
+
+def _row(name: str, source: str, target: str, result: str, still: str = "") -> Row:
+    return dict(zip(evacuations.COLUMNS, (name, source, target, result, still), strict=True))
+
+
+def _attempt(each: Leaving, work: Callable[[], tuple[str, str]]) -> Row:
+    """The row of the report; the whole of an error goes on the terminal when it happens."""
+    try:
+        result, still = work()
+    except PmcError as error:
+        note(str(error))
+        result, still = str(error).splitlines()[0], ""
+    return _row(each.name, each.source, each.target, result, still)
+
+
+def _move(cluster: Cluster, each: Leaving) -> tuple[str, str]:
+    if cluster.stop.is_set():
+        return "not begun: interrupted", ""
+    done = moved(cluster, each.name, each.target, prefix=each.name)
+    return "moved", done.stood_still
+
+
+def _start(cluster: Cluster, each: Leaving) -> tuple[str, str]:
+    cluster.apply(each.plan, prefix=each.name)
+    return "started", ""
+
+
+def _dead(cluster: Cluster, state: ClusterState, node: str, dead: str, dry: bool) -> Evacuation:
+    """What starts elsewhere, after one proof of the node's death for all of it."""
+    wanted = evacuations.start_all(node, (), state, cluster.settings)
+    if not wanted.leaving:
+        return wanted
+    places: dict[str, list[str]] = {}
+    for each in wanted.leaving:
+        places.setdefault(each.target, []).append(each.name)
+    facts = _seen(cluster, state, node, places)
+    wanted = evacuations.start_all(node, _off(facts), state, cluster.settings)
+    if dry:
+        show(_how_proved(cluster, node))
+    elif wanted.leaving:
+        _prove(cluster, node, facts, dead)
+    return wanted
+
+
+Facts = dict[str, tuple[str, bool]]  # VM: since when its link is lost, and whether it was in use on the dead node
+
+
+def _seen(cluster: Cluster, state: ClusterState, dead: str, places: dict[str, list[str]]) -> Facts:
+    """Asks each survivor about the dead node; refused when one sees it alive."""
+    query = plans.peer(dead, cluster.settings)
+    facts: Facts = {}
+    seen = cluster.on_all(lambda node: node.ask(query)[0], places)
+    for (survivor, names), one in zip(places.items(), seen, strict=True):
+        plans.alive(dead, survivor, names, state, one)
+        facts.update({name: one.lost[name] for name in names if name in one.lost})
+    return facts
+
+
+def _off(facts: Facts) -> Iterable[str]:
+    return [name for name, (_, in_use) in facts.items() if not in_use]
+
+
+def _how_proved(cluster: Cluster, dead: str) -> str:
+    spec = cluster.settings.nodes[dead]
+    how = (
+        f"the manager runs its fence command, {fence.program(spec)}" if spec.fence else "you are asked to type its name"
+    )
+    return f"# first {dead} must be proved dead: {how}"
+
+
+def _prove(cluster: Cluster, node: str, facts: Facts, dead: str) -> None:
+    """By the node's fence command, else by a person's word."""
+    spec = cluster.settings.nodes[node]
+    if dead and dead != node:
+        raise Refused(f"--dead {dead}: the node that does not answer is {node}; nothing was touched")
+    for name, (since, _) in facts.items():
+        note(f"{name}: lost {node} at {since}; what {node} wrote after that, if it still ran, is not on the other node")
+    if spec.fence:
+        note(f"fence {node}: {fence.program(spec)}")
+        try:
+            fence.run(spec, cluster.settings.deadlines.fence)
+            return
+        except PmcError as error:
+            if not dead:
+                raise
+            note(f"{error}\n  Going on all the same: --dead {node} says that it is off")
+    if dead:
+        return
+    confirm(
+        f"{node} gives no sign of life, but that is no proof: a cut network looks the same, and a VM that runs on both "
+        f"nodes destroys its disk. Make sure that the POWER of {node} is OFF",
+        node,
+        f"once its power is really off, give --dead {node}",
+    )

@@ -1,0 +1,78 @@
+"""Moving one VM, from the first look to the closed end: what vm.mv and pm.evacuate share."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from pmc import virsh
+from pmc.cluster import Cluster
+from pmc.errors import PmcError, StepFailed
+from pmc.locks import Lock
+from pmc.model import ClusterState
+from pmc.plans import broken
+from pmc.plans import vm as plans
+
+
+@dataclass(frozen=True)
+class Moved:
+    name: str
+    on: str  # where it runs now
+    still: float | None  # seconds that the guest stood still; None when libvirt does not tell
+
+    @property
+    def stood_still(self) -> str:
+        return "an unknown time" if self.still is None else f"{self.still:.2f} s"
+
+    def __str__(self) -> str:
+        return f"{self.name} runs on {self.on}; the guest stood still for {self.stood_still}"
+
+
+def moved(cluster: Cluster, name: str, to: str = "", prefix: str = "") -> Moved:
+    """Moves, then looks where the VM really is and closes two primaries: on every way out. `prefix` marks the lines of
+    progress when several move at once."""
+    with cluster.lock(f"vm.mv {name}", name) as held, cluster.interruptible():
+        plan = plans.move(name, to, cluster.state(), cluster.settings)
+        try:
+            cluster.apply(plan, prefix=prefix, under=[held])
+        except PmcError as error:
+            try:
+                end = f"{name} runs on {closed(cluster, name, held, prefix, broken_off=True)}, closed"
+                if "NOT undone" in str(error):
+                    end += "; what is listed as not undone was done after all"
+            except PmcError as second:
+                end = str(second)
+            raise StepFailed(f"{error}\n  {end}") from None
+        on = closed(cluster, name, held, prefix)
+    try:
+        still = cluster.ask(plan.steps[-1].node, virsh.downtime(name))[0]
+    except PmcError:
+        still = None  # it has moved all the same
+    return Moved(name, on, still)
+
+
+def closed(cluster: Cluster, name: str, held: Lock, prefix: str = "", broken_off: bool = False) -> str:
+    """Only the node where the VM runs stays primary. `broken_off`: the migration failed, and libvirt may take its time
+    to end what is left of it. Returns that node."""
+    try:
+        state = _ended(cluster, name) if broken_off else cluster.state()
+        plan = plans.settle(name, state)
+        if plan.steps:
+            cluster.apply(plan, to_the_end=True, prefix=prefix, under=[held])
+        if broken_off and (rest := broken.rejoin(name, cluster.state())).steps:
+            cluster.apply(rest, to_the_end=True, prefix=prefix, under=[held])
+        return (state.active_on(name) or ["no node"])[0]
+    except PmcError as error:
+        raise PmcError(
+            f"{name} was NOT closed, two primaries may still be allowed: {error}; then fab vm.mv {name} --cleanup"
+        ) from None
+
+
+def _ended(cluster: Cluster, name: str) -> ClusterState:
+    """The state once no second, half-born domain is left, or as it is at the deadline."""
+    deadline = time.monotonic() + cluster.settings.deadlines.peer
+    while True:
+        state = cluster.state()
+        if not broken.unsettled(name, state) or time.monotonic() > deadline:
+            return state
+        time.sleep(0.5)

@@ -1,0 +1,205 @@
+"""A dead node, a node that only looks dead, an empty node, and a link that drops in the middle of a migration."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lab import witness
+from lab.witness import Guest
+
+from .conftest import Pmc, broken_invariants
+
+Clean = Callable[[], list[str]]
+
+
+def resynced(lab: Pmc, node: str) -> list[int]:
+    """KiB of each resync that this node was the source of since its boot, by its kernel's log."""
+    log = lab.ssh(node, "dmesg | grep 'Began resync as SyncSource' || :")
+    return [int(found) for found in re.findall(r"will sync (\d+) KB", log)]
+
+
+def running(lab: Pmc) -> list[str]:
+    """The nodes that have power."""
+    return [status.name for status in lab.lab.status() if status.running]
+
+
+@contextmanager
+def dead(lab: Pmc, node: str) -> Iterator[None]:
+    lab.lab.kill(node)
+    try:
+        yield
+    finally:
+        lab.lab.start(node)
+
+
+@contextmanager
+def cut(lab: Pmc) -> Iterator[None]:
+    """The link between the nodes is dead, and DRBD has noticed."""
+    lab.lab.cut("pm-1", "pm-2")
+    try:
+        lab.ssh(
+            "pm-2", "for i in $(seq 60); do drbdadm cstate web | grep -q Connected || exit 0; sleep 0.5; done; exit 1"
+        )
+        yield
+    finally:
+        lab.lab.heal()
+
+
+def back(lab: Pmc, guest: Guest, *nodes: str) -> None:
+    """The node that was dead runs nothing by itself, is secondary, and copies only what it missed."""
+    state = lab.state()
+    assert state.active_on("web") == ["pm-2"], "a node that comes back starts nothing"
+    assert state.nodes["pm-1"].resources.get("web") is None or state.nodes["pm-1"].resources["web"].role == "Secondary"
+    assert lab.fab("vm.start", "web", "--on", "pm-1").returncode == 2
+    before = len(resynced(lab, "pm-2"))
+    lab.ok("pm.ready_drbd")
+    assert (guest.facts()["connection"], guest.facts()["peer_disk"]) == ("Connected", "UpToDate")
+    amounts = resynced(lab, "pm-2")
+    assert len(amounts) >= max(1, before)
+    # The activity log at most (4 MiB an extent), of a disk of 64 MiB.
+    assert all(0 < amount < 24 * 1024 for amount in amounts), amounts
+    assert broken_invariants(lab.state()) == []
+
+
+def test_a_dead_nodes_vm_starts_on_the_other(lab: Pmc, clean: Clean, tmp_path: Path) -> None:
+    guest = lab.add("web")
+    tick = guest.ticking(5)
+
+    # It lives: ssh answers. With the link cut it still does.
+    with cut(lab):
+        done = lab.fab("vm.failover", "web", "--dead", "pm-1")
+        assert done.returncode == 2, done.stderr
+        assert "is running on pm-1" in done.stderr
+        assert lab.fab("pm.evacuate", "pm-1", "--failover", "--dead", "pm-1").returncode == 2
+    assert guest.ticking(tick.counter).boots == 1
+
+    # The manager does not reach it any more, but the survivor does.
+    lost = tmp_path / "pmc.conf"
+    lost.write_text(lab.conf.read_text().replace("[nodes.pm-1]\n", '[nodes.pm-1]\nhost = "127.0.0.99:1"\n'))
+    done = lab.fab("vm.failover", "web", "--dead", "pm-1", "--conf", str(lost))
+    assert done.returncode == 2, done.stderr
+    assert "pm-1: does not answer the manager, but lives: pm-2 reaches it" in done.stderr
+    assert broken_invariants(lab.state()) == []
+
+    before = guest.now()  # read on pm-1
+    with dead(lab, "pm-1"):
+        last = guest.now()  # read on pm-2
+        assert (last.boots, last.counter >= before.counter) == (1, True), (before, last)
+        started = lab.fab("vm.start", "web")
+        assert started.returncode == 2
+        assert "fab vm.failover web" in started.stderr
+        for flags in ((), ("--dead", "pm-2")):
+            done = lab.fab("vm.failover", "web", *flags)
+            assert done.returncode == 2, done.stderr
+        assert "the node that does not answer is pm-1" in done.stderr
+        assert lab.ssh("pm-2", "drbdadm role web").startswith("Secondary")
+        shown = lab.ok("vm.failover", "web", "--dry-run")
+        assert "you are asked to type its name" in shown
+        lab.ok("vm.failover", "web", "--dead", "pm-1")
+        tick = guest.ticking(last.counter, boots=2)
+        assert tick.boots == 2
+        again = lab.fab("vm.failover", "web", "--dead", "pm-1")
+        assert again.returncode == 2
+        assert "is running on pm-2" in again.stderr
+    back(lab, guest)
+    tick = guest.ticking(tick.counter, boots=2)
+    moved = lab.ok("pm.evacuate", "pm-2")
+    assert re.search(r"^web +pm-2 +pm-1 +moved +\d+\.\d\d s$", moved, re.M), moved
+    tick = guest.ticking(tick.counter, boots=2)
+    assert tick.boots == 2
+    assert guest.checked("pm-1").counter >= tick.counter
+    assert broken_invariants(lab.state()) == []
+
+
+def test_a_fence_command_is_the_proof(lab: Pmc, clean: Clean, tmp_path: Path) -> None:
+    """The node hangs for the manager and the network alike; what is off for sure is what the script takes down."""
+    guest = lab.add("web")
+    tick = guest.ticking(5)
+    script = tmp_path / "fence_lab"
+    program = f'import sys\nfrom lab.cluster import Lab\nLab("{lab.lab.name}").kill(sys.argv[1])\n'
+    script.write_text(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(witness.ROOT)!r})\n{program}")
+    script.chmod(0o755)
+    fenced = tmp_path / "pmc.conf"
+    text = lab.conf.read_text().replace(
+        "[nodes.pm-1]\n", f'[nodes.pm-1]\nhost = "127.0.0.99:1"\nfence = "{script} NODE"\n'
+    )
+    # Silent for the manager (another host) and for its peer (the link is cut), and yet it runs.
+    fenced.write_text(text.replace("NODE", "pm-9"))
+    with cut(lab):
+        done = lab.fab("vm.failover", "web", "--conf", str(fenced))
+        assert done.returncode == 1, done.stderr
+        assert "pm-1: its fence command fence_lab failed" in done.stderr
+        assert guest.ticking(tick.counter).boots == 1
+        assert lab.ssh("pm-2", "drbdadm role web").startswith("Secondary")
+        fenced.write_text(text.replace("NODE", "pm-1"))
+        try:
+            shown = lab.ok("pm.evacuate", "pm-1", "--failover", "--conf", str(fenced))
+            assert re.search(r"^web +pm-1 +pm-2 +started *$", shown, re.M), shown
+            assert running(lab) == ["pm-2"], "the script took pm-1 down"
+            assert guest.ticking(0, boots=2).boots == 2
+        finally:
+            if "pm-1" not in running(lab):
+                lab.lab.start("pm-1")
+
+
+@contextmanager
+def moving(lab: Pmc) -> Iterator[subprocess.Popen[str]]:
+    program = str(Path(sys.executable).parent / "fab")
+    with subprocess.Popen(
+        [program, "vm.mv", "web"], cwd=witness.ROOT, env={**os.environ, "PMC_CONF": str(lab.conf)},
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        yield process
+
+
+def until_it_moves(lab: Pmc, process: subprocess.Popen[str]) -> str:
+    """Until the target's half-born domain is there."""
+    seen = ""
+    assert process.stderr is not None
+    for line in process.stderr:
+        seen += line
+        if "migrate web to pm-2" in line:
+            break
+    lab.ssh("pm-2", "for i in $(seq 300); do virsh domstate web | grep -q paused && exit; sleep 0.1; done; exit 1")
+    return seen
+
+
+def test_a_link_that_drops_during_a_migration(lab: Pmc, clean: Clean) -> None:
+    guest = lab.add("web")
+    tick = guest.ticking(5)
+    lab.ssh("pm-1", "virsh migrate-setspeed web 1")  # MiB/s: so that there is a middle
+    with moving(lab) as process:
+        seen = until_it_moves(lab, process)
+        began = time.monotonic()
+        lab.lab.cut("pm-1", "pm-2")
+        try:
+            assert process.stderr is not None
+            seen += process.stderr.read()
+            assert process.wait(300) == 1, seen
+            took = time.monotonic() - began
+            print(f"ended {took:.0f} s after the cut\n{seen}")
+            assert "DRBD's two sides lost each other, so the migration was aborted" in seen
+            assert "web runs on pm-1, closed" in seen
+            assert took < 300
+            state = lab.state()
+            assert broken_invariants(state) == []
+            assert (state.active_on("web"), state.primaries("web")) == (["pm-1"], ["pm-1"])
+            tick = guest.ticking(tick.counter)
+        finally:
+            lab.lab.heal()
+    lab.ok("pm.ready_drbd")
+    assert (guest.facts()["connection"], guest.facts()["peer_disk"]) == ("Connected", "UpToDate")
+    assert lab.ssh("pm-1", "dmesg | grep -i split-brain || :") == ""
+    lab.ssh("pm-1", "virsh migrate-setspeed web 8796093022207")
+    lab.ok("vm.mv", "web")
+    tick = guest.ticking(tick.counter)
+    assert tick.boots == 1
+    assert guest.checked("pm-2").counter >= tick.counter
+    assert broken_invariants(lab.state()) == []

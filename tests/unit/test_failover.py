@@ -1,0 +1,273 @@
+"""What counts as a sign of life, what refuses a failover, what leaves a node and whether there is room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from pmc.errors import NodeDown, Refused
+from pmc.model import ClusterState, Domain, NodeState
+from pmc.plan import Plan
+from pmc.plans import broken, evacuate, failover
+from pmc.plans.failover import Seen
+from pmc.units import GiB, MiB
+from tests.unit.fake import done
+from tests.unit.samples import SETTINGS, alone, changed, cluster, home, running, stopped, with_resource
+from tests.unit.stories import STORIES
+
+SILENT = "ssh 255 ssh: connect to host 10.0.0.1 port 22: Connection timed out\n"
+# As Debian 12's kernel 6.1 with DRBD 8.4.11 writes it, read by journalctl -k -o short-iso.
+LOST = (
+    "kernel 2026-11-23T08:20:31+0000 pm-2 kernel: drbd web: peer( Primary -> Unknown ) "
+    "conn( Connected -> NetworkFailure ) pdsk( UpToDate -> DUnknown ) \n"
+)
+
+
+def dead(state: ClusterState, name: str, answers: bool = False) -> ClusterState:
+    return ClusterState({**state.nodes, name: NodeState(name, down="no ssh within 10 s", answers=answers)})
+
+
+def orphan(**resource: object) -> ClusterState:
+    """web ran on pm-1, which is silent; pm-2 has its second copy."""
+    facts = {"connection": "Connecting", "replication": "Off", "peer_disk": "DUnknown", **resource}
+    return dead(with_resource(running(), "pm-2", **facts), "pm-1")
+
+
+def plan(state: ClusterState) -> Plan:
+    return failover.failover("web", state, SETTINGS)
+
+
+@pytest.mark.parametrize("said", ["Connection timed out", "No route to host", "Network is unreachable"])
+def test_silence(said: str) -> None:
+    assert failover.parse_peer(f"ssh 255 ssh: connect to host 10.0.0.1 port 22: {said}\n") == Seen()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ssh 0 \n",
+        "ssh 255 ssh: connect to host 10.0.0.1 port 22: Connection refused\n",
+        "ssh 255 root@10.0.0.1: Permission denied (publickey).\n",
+        "ssh 255 Host key verification failed.\n",
+        "ssh 255 \n",
+        "ssh 1 This account is currently not available.\n",
+        f"life it answers ping\n{SILENT}",
+    ],
+)
+def test_signs_of_life(text: str) -> None:
+    """Also a refusal, or what is not understood: only a timeout is silence."""
+    seen = failover.parse_peer(text)
+    assert len(seen.life) == 1
+    with pytest.raises(Refused, match="pm-1: does not answer the manager, but lives: pm-2 reaches it"):
+        failover.alive("pm-1", "pm-2", ["web"], orphan(), seen)
+
+
+def test_drbd_that_is_connected_is_a_sign_of_life() -> None:
+    failover.alive("pm-1", "pm-2", ["web"], orphan(), Seen())
+    with pytest.raises(Refused, match="DRBD of web is Connected to it"):
+        failover.alive("pm-1", "pm-2", ["web"], orphan(connection="Connected"), Seen())
+
+
+def test_a_peer_that_was_not_tried_is_no_silent_one() -> None:
+    with pytest.raises(ValueError, match="not tried"):
+        failover.parse_peer("")
+
+
+def test_since_when_the_peer_is_lost_and_whether_it_had_the_disk_in_use() -> None:
+    later = LOST.replace("08:20:31", "09:00:00").replace("peer( Primary", "peer( Secondary")
+    assert failover.parse_peer(LOST + SILENT).lost == {"web": ("2026-11-23T08:20:31+0000", True)}
+    assert failover.parse_peer(LOST + later + SILENT).lost == {"web": ("2026-11-23T09:00:00+0000", False)}
+    nine = LOST.replace("drbd web:", "drbd web pm-1:")
+    assert failover.parse_peer(nine + SILENT).lost == {"web": ("2026-11-23T08:20:31+0000", True)}
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (running(), "is running on pm-1, so there is nothing to fail over"),
+        (stopped(), "pm-1 and pm-2 answer ssh, so nothing is dead; start it: fab vm.start web"),
+        (alone(active=False), "pm-1 answers ssh"),
+        (dead(running(), "pm-2"), "is running on pm-1"),
+        (dead(stopped(), "pm-1", answers=True), "pm-1 speaks, so it is not dead"),
+        (dead(orphan(), "pm-2"), "not all did"),
+        (orphan(disk="Inconsistent"), "its disk on pm-2 is Inconsistent: it lacks writes"),
+        (orphan(disk="Outdated"), "its disk on pm-2 is Outdated: it lacks writes"),
+        (orphan(disk="Consistent"), "its disk on pm-2 is Consistent: it lacks writes"),
+        (orphan(disk="Diskless"), "its disk on pm-2 is Diskless"),
+        (orphan(connection="StandAlone"), "StandAlone: the sides were apart already"),
+        (changed(orphan(), "pm-2", resources={}), "fab pm.ready_drbd --node pm-2"),
+        (changed(orphan(), "pm-2", domains={}), "is not defined on pm-2"),
+        (changed(orphan(), "pm-2", memory_available=MiB), "pm-2 has 1 MiB free; move another VM away first"),
+        (changed(orphan(), "pm-2", failures={"libvirt": "no"}), "libvirt: no"),
+        (dead(cluster(), "pm-1"), "no node that answers knows it"),
+        (dead(alone(active=True), "pm-1"), "no node that answers knows it"),
+    ],
+)
+def test_refused(state: ClusterState, words: str) -> None:
+    with pytest.raises(Refused) as caught:
+        plan(state)
+    assert words in str(caught.value)
+    assert caught.value.code == 2
+
+
+def test_a_vm_without_a_second_copy_that_another_node_still_knows() -> None:
+    state = dead(cluster(), "pm-1")
+    file = alone(active=False).nodes["pm-1"].files["web"]
+    with pytest.raises(Refused, match=r"has its disk on pm-1 only, no second copy; fab vm.backups web"):
+        plan(changed(state, "pm-2", files={"web": file}))
+
+
+@pytest.mark.parametrize("name", ["vm.failover", "vm.failover-torn"])
+def test_after_it_the_vm_runs_on_the_survivor_and_one_primary_is_allowed(name: str) -> None:
+    story = STORIES[name]()
+    after = done(story.world, story.plan).nodes["pm-2"]
+    assert after.domains["web"] == "running"
+    assert (after.resources["web"].role, after.resources["web"].two_primaries) == ("Primary", False)
+
+
+def test_it_is_never_forced_and_the_node_is_looked_at_again_first() -> None:
+    for name in ("vm.failover", "vm.failover-torn"):
+        plan = STORIES[name]().plan
+        assert "--force" not in str(plan)
+        assert [step.note for step in plan.steps[:2]] == [
+            "see that pm-1 is silent",
+            "see that web has lost its other side",
+        ]
+
+
+def test_a_node_that_came_back_while_the_person_was_asked_stops_it() -> None:
+    story = STORIES["vm.failover"]()
+    story.world.dead.clear()
+    before = story.world.copy()
+    with pytest.raises(Exception, match="pm-1 lives: it answers on the replication network"):
+        done(story.world, story.plan)
+    assert story.world == before
+
+
+# -- evacuating --
+
+
+def several(memory: dict[str, int], free: int, active: bool = True) -> ClusterState:
+    """VMs of these sizes run on pm-1, with their second copies on pm-2."""
+    state = running()
+    for place in ("pm-1", "pm-2"):
+        node = state.nodes[place]
+        on = active and place == "pm-1"
+        domains = {n: Domain(n, "running" if on else "shut off", size, 1) for n, size in memory.items()}
+        state = changed(
+            state, place, domains=domains, memory_available=free,
+            resources={n: replace(node.resources["web"], name=n) for n in memory},
+            files={n: replace(node.files["web"], name=n) for n in memory},
+        )  # fmt: skip
+    return state
+
+
+def test_the_largest_goes_first() -> None:
+    wanted = evacuate.move_all("pm-1", several({"a": GiB, "b": 3 * GiB, "c": 2 * GiB, "d": GiB}, 8 * GiB), SETTINGS)
+    assert [(each.name, each.target) for each in wanted.leaving] == [(n, "pm-2") for n in ("b", "c", "a", "d")]
+    assert all("migrate" in str(each.plan) for each in wanted.leaving)
+
+
+@pytest.mark.parametrize("build", [
+    lambda state: evacuate.move_all("pm-1", state, SETTINGS),
+    lambda state: evacuate.start_all("pm-1", (), dead(state, "pm-1"), SETTINGS),
+])  # fmt: skip
+def test_what_fits_alone_but_not_together_is_refused(build: Callable[[ClusterState], object]) -> None:
+    state = several({"a": 2 * GiB, "b": 3 * GiB}, 4 * GiB)
+    for name in ("a", "b"):
+        resources = state.nodes["pm-2"].resources
+        lost = replace(resources[name], connection="Connecting")
+        if "start_all" in build.__code__.co_names:
+            state = changed(state, "pm-2", resources={**resources, name: lost})
+    with pytest.raises(Refused) as caught:
+        build(state)
+    assert str(caught.value).startswith(
+        "no memory for all of them together: a (2 GiB) on pm-2; free now: pm-2 4 GiB. Nothing was touched"
+    )
+
+
+def test_a_vm_that_cannot_move_does_not_hold_the_others() -> None:
+    state = several({"a": GiB, "b": GiB, "off": GiB}, 8 * GiB)
+    node = state.nodes["pm-1"]
+    state = changed(
+        state, "pm-1",
+        domains={**node.domains, "off": replace(node.domains["off"], state="shut off"),
+                 "one": Domain("one", "running", 64 * GiB, 1)},
+        resources={**node.resources, "a": replace(node.resources["a"], connection="StandAlone")},
+        files={**node.files, "one": replace(node.files["a"], name="one", hosts=("pm-1",))},
+    )  # fmt: skip
+    wanted = evacuate.move_all("pm-1", state, SETTINGS)
+    assert [each.name for each in wanted.leaving] == ["b"]
+    assert sorted(wanted.staying) == ["a", "one"]
+    assert wanted.staying["one"] == "has its disk on pm-1 only, so it cannot move"
+    assert wanted.off == ("off",)
+
+
+def test_a_dead_nodes_vms_start_elsewhere_but_for_those_that_were_off_or_run() -> None:
+    state = several({"a": GiB, "off": GiB, "here": GiB}, 8 * GiB)
+    node = state.nodes["pm-2"]
+    lost = {n: replace(r, connection="Connecting", peer_disk="DUnknown") for n, r in node.resources.items()}
+    domains = {**node.domains, "here": replace(node.domains["here"], state="running")}
+    state = dead(changed(state, "pm-2", resources=lost, domains=domains), "pm-1")
+    wanted = evacuate.start_all("pm-1", ["off", "here"], state, SETTINGS)
+    assert [(each.name, each.source, each.target) for each in wanted.leaving] == [("a", "pm-1", "pm-2")]
+    assert (wanted.off, wanted.staying) == (("off",), {})
+
+
+def test_the_way_to_evacuate_must_fit_the_node() -> None:
+    with pytest.raises(NodeDown, match=r"when it is dead: fab pm.evacuate pm-1 --failover"):
+        evacuate.move_all("pm-1", orphan(), SETTINGS)
+    with pytest.raises(Refused, match="pm-1: answers ssh, so it is not dead"):
+        evacuate.start_all("pm-1", (), running(), SETTINGS)
+
+
+def test_homes_that_are_not_configured() -> None:
+    state = cluster(home("pm-1", active=False, primary=False))
+    elsewhere = replace(state.nodes["pm-1"].files["web"], hosts=("pm-1", "pm-9"))
+    with pytest.raises(Refused, match=r"lives on pm-9, which is not in pmc\.conf"):
+        plan(changed(state, "pm-1", files={"web": elsewhere}))
+
+
+# -- a migration that broke off --
+
+
+def apart(**target: object) -> ClusterState:
+    """web runs on pm-1 and the sides have lost each other."""
+    state = with_resource(running(), "pm-1", connection="Connecting", peer_disk="DUnknown")
+    return with_resource(state, "pm-2", **{"connection": "Connecting", "peer_disk": "DUnknown", **target})
+
+
+def test_a_migration_is_not_over_while_there_are_two_or_one_stands_still() -> None:
+    paused = Domain("web", "paused", GiB, 1)
+    assert not broken.unsettled("web", running())
+    assert not broken.unsettled("web", stopped())
+    assert broken.unsettled("web", changed(running(), "pm-2", domains={"web": paused}))
+    assert broken.unsettled("web", changed(running(), "pm-1", domains={"web": paused}))
+
+
+def test_the_side_that_was_never_written_takes_its_generation_back() -> None:
+    (step,) = broken.rejoin("web", apart()).steps
+    assert (step.node, step.pivot) == ("pm-2", True)
+    assert str(step.do).endswith("pmc web 1 /dev/vg/web")
+    assert step.do.argv.index("web") > 3, "values are arguments, never part of the script"  # type: ignore[union-attr]
+
+
+def test_one_that_gave_up_is_connected_again() -> None:
+    state = with_resource(apart(connection="StandAlone"), "pm-1", connection="StandAlone")
+    assert [(step.node, step.note) for step in broken.rejoin("web", state).steps][1:] == [("pm-1", "connect web")]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        running(), stopped(), alone(active=True),
+        apart(out_of_sync=4096), apart(role="Primary"), apart(disk="Inconsistent"), apart(connection="Connected"),
+        changed(apart(), "pm-2", drbd="9.1.4"), changed(apart(), "pm-2", resources={}), dead(apart(), "pm-2"),
+        changed(apart(), "pm-2", domains={"web": Domain("web", "running", GiB, 1)}),
+    ],
+)  # fmt: skip
+def test_nothing_is_taken_back_otherwise(state: ClusterState) -> None:
+    """Above all when something was written there: that is a split brain, and a person's to mend."""
+    assert broken.rejoin("web", state).steps == ()

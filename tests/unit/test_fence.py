@@ -1,0 +1,71 @@
+"""The fence command, run for real on this machine: what proves death, what does not, and what is never shown."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from pmc import fence
+from pmc.errors import PmcError, SettingsError
+from pmc.settings import NodeSettings, parse
+
+
+def spec(line: str) -> NodeSettings:
+    return NodeSettings("pm-1", "10.0.0.1", fence=line)
+
+
+def script(folder: Path, text: str) -> str:
+    path = folder / "fence_test"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_status_0_is_the_proof(tmp_path: Path) -> None:
+    line = script(tmp_path, f'printf "%s|" "$@" >{tmp_path}/said')
+    fence.run(spec(f"{line} --action=off 'a b' ; $(id) pm-1"), 10)
+    assert (tmp_path / "said").read_text() == "--action=off|a b|;|$(id)|pm-1|", "no shell reads the line"
+
+
+def test_any_other_status_is_none_and_its_words_are_masked(tmp_path: Path) -> None:
+    line = script(tmp_path, 'echo "unable to connect as $2 with $1 to $3" >&2; exit 3')
+    with pytest.raises(PmcError) as caught:
+        fence.run(spec(f"{line} --password=hunter22 hunter33 pm-1"), 10)
+    said = str(caught.value)
+    assert "its fence command fence_test failed" in said
+    assert "status 3: unable to connect as *** with --password=*** to pm-1" in said
+    assert "give --dead pm-1" in said
+    assert "hunter" not in said
+    assert str(tmp_path) not in said
+
+
+def test_one_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
+    line = script(tmp_path, f"sleep 60 & echo $! >{tmp_path}/pid; wait")
+    began = time.monotonic()
+    with pytest.raises(PmcError, match="no end within 1 s"):
+        fence.run(spec(line), 1)
+    assert time.monotonic() - began < 30
+    child = int((tmp_path / "pid").read_text())
+    state = Path(f"/proc/{child}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
+@pytest.mark.parametrize("name", ["no-such-program", "text"])
+def test_one_that_cannot_be_run(tmp_path: Path, name: str) -> None:
+    (tmp_path / "text").write_text("no program")
+    with pytest.raises(PmcError, match=f"fence command {name} failed.*: (No such file|Permission denied)"):
+        fence.run(spec(f"{tmp_path}/{name} --password=hunter22"), 10)
+
+
+def test_the_line_is_checked_and_never_shown() -> None:
+    conf = '[nodes.pm-1]\nreplication = "10.0.0.1"\nfence = {}\n'
+    settings = parse(conf.format('"fence_ipmilan --password=hunter22"'), "pmc.conf")
+    assert "hunter22" not in repr(settings)
+    assert fence.program(settings.nodes["pm-1"]) == "fence_ipmilan"
+    for wrong in ('"fence_ipmilan \'hunter22"', '" "', '["hunter22"]', "5"):
+        with pytest.raises(SettingsError) as caught:
+            parse(conf.format(wrong), "pmc.conf")
+        assert "nodes.pm-1.fence: " in str(caught.value)
+        assert "hunter22" not in str(caught.value)
