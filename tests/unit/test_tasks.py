@@ -16,7 +16,7 @@ from invoke.context import Context
 
 from pmc.errors import Refused
 from pmc.main import PmcConfig, program
-from pmc.tasks import ns
+from pmc.tasks import base, ns
 from pmc.tasks.base import confirm, task
 
 ROOT = Path(__file__).parents[2]
@@ -266,3 +266,13 @@ def test_a_task_from_python_is_a_plain_call() -> None:
     CALLS.clear()
     stop(Context(), "web", force=True)
     assert CALLS == [("stop", {"name": "web", "force": True})]
+
+
+# -- what a command is called in the audit log, and to those who wait for its lock --
+
+
+def test_a_command_is_named_as_it_was_typed_without_secrets() -> None:
+    given = {"name": "web", "size": "50 G", "virt_install": "--graphics vnc,password=hunter2", "cpus": "1", "pxe": True}
+    line = base._typed(ns["vm.add"].body.__wrapped__, "name", (), {**given, "conf": "/x", "secondary": None})
+    assert line == "vm.add web --size '50 G' --pxe --virt-install ***"
+    assert base._typed(ns["pm.ls"].body.__wrapped__, "", (), {}) == "pm.ls"
