@@ -3,8 +3,10 @@ found."""
 
 from invoke.collection import Collection
 
-from pmc.tasks import pm, vm
+from pmc.tasks import pm, verify, vm
 
 ns = Collection(auto_dash_names=False)
-ns.add_collection(Collection.from_module(pm, auto_dash_names=False))
+nodes = Collection.from_module(pm, auto_dash_names=False)
+nodes.add_task(verify.verify_, "verify")
+ns.add_collection(nodes)
 ns.add_collection(Collection.from_module(vm, auto_dash_names=False))
