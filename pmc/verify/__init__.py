@@ -14,6 +14,6 @@ _ORDER = {code: number for number, code in enumerate(CODES)}
 
 
 def findings(facts: Facts) -> list[Finding]:
-    """In the order of CODES: the worst news first."""
+    """In the order of CODES, in which they can be mended."""
     found = [finding for check in CHECKS for finding in check(facts)]
     return sorted(found, key=lambda each: (_ORDER[each.code], each.vm, each.node))

@@ -7,7 +7,9 @@ from typing import Any
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 
-# Code -> (severity, what it means). docs/verify.md has the same table, and a test compares the two.
+# Code -> (severity, what it means), in an order in which they can be mended: two primaries before the connection (DRBD
+# refuses a peer that allows them when it does not), snapshots before the size of what they are of. docs/verify.md has
+# the same table, and a test compares the two.
 CODES = {
     # nodes
     "NODE_DOWN": (ERROR, "a node does not answer"),
@@ -37,6 +39,9 @@ CODES = {
     # DRBD as it is now
     "DRBD_NO_FILE": (ERROR, "a DRBD resource is up without its file"),
     "DRBD_NOT_UP": (ERROR, "a DRBD resource is not up"),
+    "DRBD_TWO_ALLOWED": (ERROR, "two primaries are allowed"),
+    "DRBD_TWO_PRIMARIES": (ERROR, "both sides are primary"),
+    "DRBD_PRIMARY_IDLE": (WARNING, "a side is primary where the VM does not run"),
     "DRBD_SPLIT": (ERROR, "split brain: both sides have writes that the other lacks"),
     "DRBD_STANDALONE": (ERROR, "a side does not try to connect"),
     "DRBD_NOT_CONNECTED": (ERROR, "the sides do not see each other"),
@@ -46,17 +51,14 @@ CODES = {
     "DRBD_SYNCING": (NOTE, "a resync runs"),
     "DRBD_SYNC_STALLED": (ERROR, "a resync does not get on"),
     "DRBD_OUT_OF_SYNC": (WARNING, "blocks are marked as different, and no resync runs"),
-    "DRBD_TWO_ALLOWED": (ERROR, "two primaries are allowed"),
-    "DRBD_TWO_PRIMARIES": (ERROR, "both sides are primary"),
-    "DRBD_PRIMARY_IDLE": (WARNING, "a side is primary where the VM does not run"),
     "DRBD_SIZE": (ERROR, "DRBD's size differs between the sides"),
     # volumes
     "LV_ORPHAN": (ERROR, "a volume of pmc's without a VM"),
-    "LV_MISSING": (ERROR, "a VM's volume is missing"),
-    "LV_SIZE": (ERROR, "the volume's size differs between the sides"),
     "SNAPSHOT_LEFT": (ERROR, "a snapshot that a broken-off command left"),
     "SNAPSHOT_KEPT": (NOTE, "the losing side of a split brain, kept by vm.repair"),
     "SNAPSHOT_FULL": (WARNING, "a snapshot or thin pool is nearly full"),
+    "LV_MISSING": (ERROR, "a VM's volume is missing"),
+    "LV_SIZE": (ERROR, "the volume's size differs between the sides"),
     "VG_FULL": (WARNING, "the volume group is nearly full"),
     # backups
     "BACKUP_DIR_FULL": (WARNING, "the file system of the backup directory is nearly full"),

@@ -60,7 +60,7 @@ def sizes(facts: Facts) -> Iterator[Finding]:
             small = min(found, key=lambda name: found[name])
             yield Finding(
                 "LV_SIZE", " and ".join(f"{size} bytes on {name}" for name, size in found.items()),
-                f"on {small}: lvextend --size {max(found.values())}b {group}/{vm}; then: drbdadm resize {vm}",
+                f"on {small}: lvextend --size {max(found.values())}b {group}/{vm} && drbdadm resize {vm}",
                 small, vm,
             )  # fmt: skip
 

@@ -320,7 +320,7 @@ def test_memory_counts_all_vms_that_would_come_together() -> None:
          ["fab vm.stop web; then fab vm.mv web --cleanup", "fab vm.stop web"]),
         ((on("pm-2", resources={}), drbd_on("pm-1", **WAITING)), ["fab pm.ready_drbd pm-2"]),
         ((volumes("pm-2", Volume("web", "vg", 11 * GiB, ("pmc",))),),
-         [f"on pm-1: lvextend --size {11 * GiB}b vg/web; then: drbdadm resize web"]),
+         [f"on pm-1: lvextend --size {11 * GiB}b vg/web && drbdadm resize web"]),
         ((drbd_on("pm-1", out_of_sync=4096),),
          ["on pm-2: drbdadm disconnect web && sleep 5 && drbdadm connect web (copies them from pm-1)"]),
         ((volumes("pm-3", Volume("web", "vg", GiB, ("pmc",))),),
