@@ -35,6 +35,14 @@ class Deadlines:
 
 
 @dataclass(frozen=True)
+class Verify:
+    """What pm.verify complains about."""
+
+    full_percent: float = 90  # of the volume group, a snapshot, a thin pool, the backup directory's file system
+    backup_max_age_days: float = 0  # of each VM's newest backup; 0: backups are not looked at
+
+
+@dataclass(frozen=True)
 class NodeSettings:
     name: str
     replication: str  # address of DRBD and of migrations
@@ -56,6 +64,7 @@ class Settings:
     ssh_config: str = ""  # in place of ~/.ssh/config
     audit_log: str = "/var/log/pmc.jsonl"  # on the manager; empty: none
     deadlines: Deadlines = Deadlines()
+    verify: Verify = Verify()
     source: str = ""  # the file it came from
 
     @property
@@ -95,11 +104,20 @@ def parse(text: str, source: str) -> Settings:
     deadlines = _fill(Deadlines, table.pop("deadlines", {}), source, "deadlines.")
     if not all(0 < getattr(deadlines, field.name) <= 30 * 86400 for field in fields(Deadlines)):
         raise SettingsError(f"{source}: [deadlines]: each is a number of seconds above 0")
+    verify = _fill(Verify, table.pop("verify", {}), source, "verify.")
+    if not 0 < verify.full_percent <= 100:
+        raise SettingsError(f"{source}: verify.full_percent = {verify.full_percent}: must be above 0, and at most 100")
+    if not 0 <= verify.backup_max_age_days <= 36500:
+        raise SettingsError(
+            f"{source}: verify.backup_max_age_days = {verify.backup_max_age_days}: must be days, or 0 for no check"
+        )
     nodes = {name: _node(name, value, source) for name, value in nodes_table.items()}
-    for forbidden in ("nodes", "deadlines", "source"):
+    for forbidden in ("nodes", "deadlines", "verify", "source"):
         if forbidden in table:
             raise SettingsError(f"{source}: unknown key '{forbidden}'")
-    settings: Settings = _fill(Settings, table, source, "", nodes=nodes, deadlines=deadlines, source=source)
+    settings: Settings = _fill(
+        Settings, table, source, "", nodes=nodes, deadlines=deadlines, verify=verify, source=source
+    )
     _check(settings)
     return settings
 

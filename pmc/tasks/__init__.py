@@ -3,10 +3,11 @@ found."""
 
 from invoke.collection import Collection
 
-from pmc.tasks import failover, pm, vm
+from pmc.tasks import failover, pm, verify, vm
 
 nodes = Collection.from_module(pm, auto_dash_names=False)
 nodes.add_task(failover.evacuate)
+nodes.add_task(verify.verify_, "verify")
 vms = Collection.from_module(vm, auto_dash_names=False)
 vms.add_task(failover.failover)
 

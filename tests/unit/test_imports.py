@@ -20,7 +20,7 @@ LAYERS = [
     {"pmc.model", "pmc.settings"},
     {"pmc.drbd", "pmc.lvm", "pmc.virsh", "pmc.backup", "pmc.allocate", "pmc.lock"},
     {"pmc.plan"},
-    {"pmc.plans", "pmc.plans.*", "pmc.checks", "pmc.checks.*", "pmc.trust", "pmc.rows"},
+    {"pmc.plans", "pmc.plans.*", "pmc.checks", "pmc.checks.*", "pmc.trust", "pmc.rows", "pmc.verify", "pmc.verify.*"},
     {"pmc.view"},
     {"pmc.ssh", "pmc.node", "pmc.locks", "pmc.hypervisor", "pmc.cluster", "pmc.audit"},
     {"pmc.looks", "pmc.fence"},

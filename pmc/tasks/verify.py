@@ -1,0 +1,137 @@
+"""pm.verify: look, ask, judge, show. It changes nothing."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from pmc import drbd, verify
+from pmc.cluster import Cluster, said_by
+from pmc.errors import CommandFailed, InDoubt, Interrupted, NodeDown, PmcError, Refused
+from pmc.model import ClusterState, NodeState, Resource
+from pmc.node import Node
+from pmc.plan import Watch
+from pmc.plans import refuse
+from pmc.tasks.base import opened, task
+from pmc.verify import deep as deeply
+from pmc.verify.facts import Facts
+from pmc.verify.finding import COLUMNS, Finding, grave, row
+from pmc.verify.questions import Extra, questions
+from pmc.verify.resources import syncing
+from pmc.view import Progress, note, show, table
+
+# Seconds between the two looks that tell a resync that gets on from one that does not.
+SECOND_LOOK = 5.0
+
+
+@task(vm="only what is about this VM", deep="compare both copies of each disk, block by block, which takes long")
+def verify_(c: Any, vm: str = "", deep: bool = False, json: bool = False, conf: str = "") -> None:
+    """Find what is wrong with the cluster, and how to mend it: pm.verify [--vm NAME] [--deep]
+
+    Exit status 1 when an error or a warning is found, 0 when only notes or nothing. docs/verify.md explains the codes.
+    --deep runs DRBD's online verify on each healthy VM, one after the other. Nothing is ever repaired.
+    """
+    with opened(conf) as cluster:
+        if vm:
+            refuse.check_name("--vm", vm)
+        state = cluster.state()
+        if vm and not any(node.knows(vm) for node in state):
+            refuse.found(state, vm)
+        facts = _facts(cluster, state)
+        found = verify.findings(facts)
+        if deep:
+            found += _compared(cluster, facts, vm)
+        _show([finding for finding in found if vm in ("", finding.vm)], facts, json)
+
+
+def _show(found: list[Finding], facts: Facts, json: bool) -> None:
+    if json or found:
+        show(table([row(finding, text=not json) for finding in found], json, COLUMNS))
+    wrong = [finding for finding in found if grave(finding)]
+    looked = f"{len(facts.vms)} VMs on {len(facts.state.nodes)} nodes"
+    if wrong:
+        raise PmcError(f"{looked}: {len(wrong)} found")
+    (note if json else show)(f"{looked}: nothing found{' but notes' if found else ''}")
+
+
+def _facts(cluster: Cluster, state: ClusterState) -> Facts:
+    """One more round trip a node; and only while a resync runs a second look at DRBD, a few seconds later."""
+    names = [node.name for node in state.answering]
+    extras = cluster.on_all(lambda node: _ask(node, state.nodes[node.name]), names)
+    later: dict[str, dict[str, Resource]] = {}
+    if any(syncing(each) for node in state for each in node.resources.values()):
+        time.sleep(SECOND_LOOK)
+        later = dict(zip(names, cluster.on_all(_status, names), strict=True))
+    return Facts(state, dict(zip(names, extras, strict=True)), cluster.settings, time.time(), later)
+
+
+def _ask(node: Node, seen: NodeState) -> Extra:
+    asked = questions(seen, node.settings)
+    began = time.time()
+    try:
+        answers = dict(zip(asked, node.ask_each(*asked.values()), strict=True))
+    except PmcError as error:
+        return Extra(failures={"the questions": str(error)})
+    failures = {what: said_by(error) for what, error in answers.items() if isinstance(error, CommandFailed)}
+    good = {what: answer for what, answer in answers.items() if what not in failures}
+    return replace(Extra(failures=failures, asked=(began, time.time())), **good)
+
+
+def _status(node: Node) -> dict[str, Resource]:
+    try:
+        found: dict[str, Resource] = node.ask(drbd.status())[0]
+        return found
+    except PmcError:
+        return {}
+
+
+def _compared(cluster: Cluster, facts: Facts, vm: str) -> list[Finding]:
+    chosen = deeply.candidates(facts, vm)
+    if vm and not chosen:
+        raise Refused(f"--deep: {vm} has no second copy that is Connected and UpToDate; fab pm.verify --vm {vm}")
+    found = []
+    with Progress() as progress, cluster.interruptible():
+        for name, node in chosen.items():
+            try:
+                if finding := _one(cluster, facts, name, node, progress):
+                    found.append(finding)
+            except (CommandFailed, InDoubt, NodeDown) as error:
+                advice = f"fab pm.verify --vm {name}; then again with --deep"
+                found.append(Finding("VERIFY_FAILED", str(error), advice, node, name))
+    return found
+
+
+def _one(cluster: Cluster, facts: Facts, vm: str, node: str, progress: Progress) -> Finding | None:
+    note(f"{vm}: compare both sides, from {node}")
+    first = _pass(cluster, facts, vm, node, progress)
+    if deeply.clean(first):
+        return None
+    note(f"{vm}: what differed is looked at again")
+    return deeply.judged(vm, first, _pass(cluster, facts, vm, node, progress), facts)
+
+
+def _pass(cluster: Cluster, facts: Facts, vm: str, node: str, progress: Progress) -> deeply.Pass:
+    """Starts it and waits for its end. The kernel goes on when pmc does not wait any longer."""
+    seen = facts.state.nodes[node]
+    minor, peer = seen.resources[vm].minor, next(home for home in facts.homes[vm] if home != node)
+    since = cluster.ask(node, deeply.uptime())[0]
+    cluster.nodes[node].run(deeply.start(vm, seen.drbd, peer))
+    deadline = time.monotonic() + cluster.settings.deadlines.long
+    size = seen.resources[vm].size
+    with progress.bytes(Watch("bytes", vm, size), size) as bar:
+        while True:
+            now, done = cluster.ask(node, drbd.status(vm), deeply.done(vm, minor))
+            resource = now.get(vm, Resource(vm))
+            if not resource.replication.startswith("Verify"):
+                break
+            bar.at(round(done / 100 * size), size)
+            if cluster.stop.wait(1):
+                raise Interrupted()
+            if time.monotonic() > deadline:
+                line = str(deeply.start(vm, seen.drbd, peer))
+                raise CommandFailed(node, line, 1, "it has no end within deadlines.long; the kernel goes on with it")
+    if not resource.healthy:
+        said = f"it was broken off: now {resource.connection}, {resource.disk}/{resource.peer_disk}"
+        raise CommandFailed(node, str(deeply.start(vm, seen.drbd, peer)), 1, said)
+    return deeply.Pass(cluster.ask(node, deeply.log(minor, since))[0], resource.out_of_sync)

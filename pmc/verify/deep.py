@@ -1,0 +1,115 @@
+"""DRBD's online verify, which reads and compares both sides of a resource while it is in use. Pure.
+
+A block that is being written can be reported although the sides are equal (LINBIT/drbd issue 68). So what one pass
+finds is looked at by a second pass, and only what both found is an error: the kernel's log names each pass's ranges.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from pmc.command import Command, Query, bash, command
+from pmc.verify.facts import Facts
+from pmc.verify.finding import Finding
+from pmc.verify.resources import resync
+
+Range = tuple[int, int]  # first sector, and the one after the last
+
+
+@dataclass(frozen=True)
+class Log:
+    """What the kernel's log says of one pass: whether it came to its end there, and what differed."""
+
+    ended: bool
+    ranges: tuple[Range, ...]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """`marked`: bytes that DRBD holds for different after it."""
+
+    log: Log
+    marked: int
+
+
+def candidates(facts: Facts, vm: str = "") -> dict[str, str]:
+    """The VMs (or the one) that a verify can be run on, each with the node to run it on: both sides equal as far as
+    DRBD knows, nothing else under way. The others have a finding already."""
+    chosen = {}
+    for name in (vm,) if vm else facts.whole:
+        sides = facts.resources(name) if name in facts.whole else []
+        if len(sides) == 2 and all(now.healthy and now.replication == "Established" for _, now in sides):
+            primary = [node.name for node, now in sides if now.role == "Primary"]
+            chosen[name] = (primary or [sides[0][0].name])[0]
+    return chosen
+
+
+def start(vm: str, version: str, peer: str) -> Command:
+    """DRBD 9 wants the peer and the volume named."""
+    return command("drbdadm", "verify", vm if version.startswith("8.") else f"{vm}:{peer}/0")
+
+
+def done(vm: str, minor: int) -> Query[float]:
+    """Percent of a pass that is under way: 8.4 tells it in /proc/drbd, 9 in events2. 0: it does not say."""
+    script = (
+        'grep -A 3 "^ *$1: " /proc/drbd 2>/dev/null | grep -Eo "verified: *[0-9.]+" || '
+        'drbdsetup events2 --now --statistics "$2" | grep -Eo "done:[0-9.]+" || :'
+    )
+    return Query(bash(script, str(minor), vm), parse_done)
+
+
+def parse_done(text: str) -> float:
+    found = re.search(r"(?:verified: *|done:)(\d+(?:\.\d+)?)", text)
+    return float(found[1]) if found else 0.0
+
+
+def uptime() -> Query[float]:
+    """The kernel log's clock."""
+    return Query(command("cat", "/proc/uptime"), lambda text: float(text.split()[0]))
+
+
+def log(minor: int, since: float) -> Query[Log]:
+    """Of the device's pass that was started at `since`. No line of it: the log is lost or not to be read."""
+    script = 'dmesg | { grep -E "drbd$1[: ].*(Out of sync: start=|Online verify +(done|found))" || :; }'
+    return Query(bash(script, str(minor)), lambda text: parse_log(text, since))
+
+
+_LINE = re.compile(r"^\[ *(\d+\.\d+)\] .*?(?:(Online verify) +(?:done|found)|Out of sync: start=(\d+), size=(\d+))")
+
+
+def parse_log(text: str, since: float) -> Log:
+    ended, ranges = False, set()
+    for line in text.splitlines():
+        found = _LINE.match(line)
+        if found is None or float(found[1]) < since:
+            continue
+        if found[2]:
+            ended = True
+        else:
+            ranges.add((int(found[3]), int(found[3]) + int(found[4])))
+    return Log(ended, tuple(sorted(ranges)))
+
+
+def common(first: tuple[Range, ...], second: tuple[Range, ...]) -> tuple[Range, ...]:
+    """What lies in ranges of both."""
+    overlaps = {(max(a, c), min(b, d)) for a, b in first for c, d in second if max(a, c) < min(b, d)}
+    return tuple(sorted(overlaps))
+
+
+def clean(seen: Pass) -> bool:
+    return not seen.marked and not seen.log.ranges
+
+
+def judged(vm: str, first: Pass, second: Pass, facts: Facts) -> Finding:
+    """Of a VM whose first pass was not clean."""
+    mend = f"{resync(facts, vm)}, or fab vm.repair {vm}"
+    if not (first.log.ended and second.log.ended):
+        text = f"{second.marked} bytes are marked as different after two passes; blocks that were being written may be "
+        return Finding("VERIFY_DIFFERS", f"{text}among them, for the kernel's log does not tell which", mend, vm=vm)
+    if both := common(first.log.ranges, second.log.ranges):
+        size = sum(end - begin for begin, end in both) * 512
+        where = ", ".join(f"{begin}-{end - 1}" for begin, end in both[:3]) + (", ..." if len(both) > 3 else "")
+        return Finding("VERIFY_DIFFERS", f"{size} bytes differ, found twice, in the sectors {where}", mend, vm=vm)
+    text = "blocks that were being written were found different once, and not again; they stay marked"
+    return Finding("VERIFY_ONCE", text, f"to take the mark away: {resync(facts, vm)}", vm=vm)

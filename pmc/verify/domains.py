@@ -1,0 +1,84 @@
+"""Findings about libvirt's domains. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from pmc.verify.facts import FILES, LIBVIRT, STATUS, Facts
+from pmc.verify.finding import Finding
+
+
+def twice(facts: Facts) -> Iterator[Finding]:
+    for vm in facts.vms:
+        active = facts.state.active_on(vm)
+        if len(active) > 1:
+            yield Finding(
+                "DOMAIN_TWICE", f"runs on {' and '.join(active)}, unless it moves at this moment",
+                f"decide which one is right; on the other: virsh destroy {vm}; then fab vm.mv {vm} --cleanup", vm=vm,
+            )  # fmt: skip
+
+
+def one_side(facts: Facts) -> Iterator[Finding]:
+    for vm in facts.whole:
+        sides = facts.sides(vm, LIBVIRT)
+        having = [node.name for node in sides if vm in node.domains]
+        for node in sides:
+            if having and vm not in node.domains:
+                yield Finding(
+                    "DOMAIN_ONE_SIDE", f"is defined on {having[0]} and not here, so it cannot move or be started here",
+                    f"fab vm.repair {vm}", node.name, vm,
+                )  # fmt: skip
+
+
+def differing(facts: Facts) -> Iterator[Finding]:
+    for vm in facts.whole:
+        hashes = {
+            node.name: facts.answers(node).domains[vm].hash
+            for node in facts.sides(vm, LIBVIRT) if vm in facts.answers(node).domains
+        }  # fmt: skip
+        if len(set(hashes.values())) > 1:
+            where = " and ".join(hashes)
+            yield Finding("DOMAIN_DIFFERS", f"its XML differs between {where}", f"fab vm.repair {vm}", vm=vm)
+
+
+def without_drbd(facts: Facts) -> Iterator[Finding]:
+    """Known only when all nodes tell: the file may lie on one that does not."""
+    if not all(facts.tells(node.name, STATUS, FILES) for node in facts.state):
+        return
+    for vm in facts.vms:
+        if any(vm in node.files or vm in node.resources for node in facts.state):
+            continue
+        nodes = [node.name for node in facts.state if vm in node.domains]
+        yield Finding(
+            "DOMAIN_NO_DRBD", "is a domain without a DRBD resource: not pmc's, or removed by half",
+            f"if pmc made it: fab vm.rm {vm}; if not, leave it", ",".join(nodes), vm,
+        )  # fmt: skip
+
+
+def autostart(facts: Facts) -> Iterator[Finding]:
+    for node in facts.state:
+        for vm, file in sorted(facts.answers(node).domains.items()):
+            if file.autostart and vm in facts.whole:
+                yield Finding(
+                    "DOMAIN_AUTOSTART", "libvirt starts it when the node boots, while it may run on the other node",
+                    f"on {node.name}: virsh autostart --disable {vm}", node.name, vm,
+                )  # fmt: skip
+
+
+def macs(facts: Facts) -> Iterator[Finding]:
+    owners = defaultdict[str, set[str]](set)
+    for node in facts.state:
+        for vm, file in facts.answers(node).domains.items():
+            for mac in file.macs:
+                owners[mac].add(vm)
+    for mac, vms in sorted(owners.items()):
+        if len(vms) > 1:
+            names = sorted(vms)
+            yield Finding(
+                "DUPLICATE_MAC", f"{' and '.join(names)} have the MAC address {mac}",
+                f"give one another: virsh edit {names[-1]}, on each of its nodes", vm=names[-1],
+            )  # fmt: skip
+
+
+CHECKS = (twice, one_side, differing, without_drbd, autostart, macs)

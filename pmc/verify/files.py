@@ -1,0 +1,124 @@
+"""Findings about VMs as their resource files describe them. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import defaultdict
+from collections.abc import Iterator
+
+from pmc import drbd
+from pmc.verify.facts import FILES, Facts
+from pmc.verify.finding import Finding
+
+
+def half_made(facts: Facts) -> Iterator[Finding]:
+    for vm in sorted(facts.half_made):
+        nodes = [node.name for node in facts.state if node.knows(vm)]
+        text = "has a DRBD resource or its file, and no domain on any node: made or removed by half"
+        yield Finding("VM_HALF_MADE", text, f"fab vm.rm {vm}", ",".join(nodes), vm)
+
+
+def unknown_nodes(facts: Facts) -> Iterator[Finding]:
+    for vm in facts.whole:
+        for home in facts.homes[vm]:
+            if home not in facts.state.nodes:
+                text = f"lives on {home}, which is not in pmc.conf, so it was not asked"
+                yield Finding("VM_NODE_UNKNOWN", text, f"add {home} to {facts.settings.source}", home, vm)
+
+
+def strays(facts: Facts) -> Iterator[Finding]:
+    for vm in facts.whole:
+        for node in facts.state:
+            if node.name in facts.homes[vm] or not node.knows(vm):
+                continue
+            kinds = {"domain": node.domains, "resource": node.resources, "file": node.files, "volume": node.volumes}
+            there = [kind for kind, found in kinds.items() if vm in found]
+            down = f"drbdadm down {vm}; rm {drbd.path(vm)}; " if {"file", "resource"} & set(there) else ""
+            undefine = f"virsh undefine {vm}; " if "domain" in there else ""
+            volume = f"lvremove {facts.settings.volume_group}/{vm}" if "volume" in there else ""
+            yield Finding(
+                "VM_STRAY", f"has its {', '.join(there)} here, and lives on {' and '.join(facts.homes[vm])}",
+                f"see that it is not the newer copy; then on {node.name}: {undefine}{down}{volume}".rstrip("; "),
+                node.name, vm,
+            )  # fmt: skip
+
+
+def modes(facts: Facts) -> Iterator[Finding]:
+    for node in facts.state:
+        for vm, file in sorted(facts.answers(node).files.items()):
+            if file.mode != "600":
+                text = f"{drbd.path(vm)} has mode {file.mode}; it holds the secret that lets a peer in"
+                yield Finding("FILE_MODE", text, f"on {node.name}: chmod 600 {drbd.path(vm)}", node.name, vm)
+
+
+def differing(facts: Facts) -> Iterator[Finding]:
+    for vm in facts.whole:
+        hashes = {
+            node.name: facts.answers(node).files[vm].hash
+            for node in facts.sides(vm, FILES) if vm in facts.answers(node).files
+        }  # fmt: skip
+        if len(set(hashes.values())) > 1:
+            advice = f"see which is right, copy it to the other node, then there: drbdadm adjust {vm}"
+            yield Finding("FILE_DIFFERS", f"{drbd.path(vm)} differs between {' and '.join(hashes)}", advice, vm=vm)
+
+
+def options(facts: Facts) -> Iterator[Finding]:
+    for node in facts.state:
+        for vm, file in sorted(facts.answers(node).files.items()):
+            if file.options:
+                yield Finding(
+                    "FILE_OPTIONS", f"{drbd.path(vm)} says {'; '.join(file.options)}",
+                    f"write protocol C, allow-two-primaries no, after-sb-* disconnect there; then drbdadm adjust {vm}",
+                    node.name, vm,
+                )  # fmt: skip
+
+
+def addresses(facts: Facts) -> Iterator[Finding]:
+    for node in facts.state:
+        for vm, file in sorted(facts.answers(node).files.items()):
+            for host, address in file.addresses.items():
+                spec = facts.settings.nodes.get(host)
+                if spec and _address(address) != _address(spec.replication):
+                    yield Finding(
+                        "FILE_ADDRESS", f"{drbd.path(vm)} has {address} for {host}, pmc.conf has {spec.replication}",
+                        f"correct the one that is wrong; after the file: drbdadm adjust {vm} on both nodes",
+                        node.name, vm,
+                    )  # fmt: skip
+
+
+def _address(text: str) -> object:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return text
+
+
+def minors(facts: Facts) -> Iterator[Finding]:
+    owners = defaultdict[int, set[str]](set)
+    for node in facts.state:
+        for file in node.files.values():
+            owners[file.minor].add(file.name)
+        for resource in node.resources.values():
+            if resource.minor >= 0:
+                owners[resource.minor].add(resource.name)
+    yield from _shared(owners, "DUPLICATE_MINOR", "minor")
+
+
+def ports(facts: Facts) -> Iterator[Finding]:
+    owners = defaultdict[int, set[str]](set)
+    for node in facts.state:
+        for file in node.files.values():
+            for port in file.ports:
+                owners[port].add(file.name)
+    yield from _shared(owners, "DUPLICATE_PORT", "port")
+
+
+def _shared(owners: dict[int, set[str]], code: str, what: str) -> Iterator[Finding]:
+    for number, vms in sorted(owners.items()):
+        if len(vms) > 1:
+            names = sorted(vms)
+            advice = f"stop {names[-1]}, give it a free {what} in its resource file on each node, drbdadm down and up"
+            yield Finding(code, f"{' and '.join(names)} have the {what} {number}", advice, vm=names[-1])
+
+
+CHECKS = (half_made, unknown_nodes, strays, modes, differing, options, addresses, minors, ports)

@@ -1,0 +1,101 @@
+"""What pm.verify can find: the codes, and a finding. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+ERROR, WARNING, NOTE = "error", "warning", "note"
+
+# Code -> (severity, what it means), in an order in which they can be mended: two primaries before the connection (DRBD
+# refuses a peer that allows them when it does not), snapshots before the size of what they are of. docs/verify.md has
+# the same table, and a test compares the two.
+CODES = {
+    # nodes
+    "NODE_DOWN": (ERROR, "a node does not answer"),
+    "NODE_TOOL": (ERROR, "a tool on a node failed, so what it tells is unknown"),
+    "DRBD_MODULE": (ERROR, "DRBD's kernel module is not loaded"),
+    "LVM_FILTER": (WARNING, "LVM looks into DRBD's devices"),
+    "CLOCK_OFF": (WARNING, "a node's clock differs from the manager's"),
+    "MEMORY_N1": (ERROR, "the VMs of a node that is lost do not fit on the nodes of their second copies"),
+    # VMs as a whole
+    "VM_HALF_MADE": (ERROR, "a VM that was made or removed by half"),
+    "VM_NODE_UNKNOWN": (ERROR, "a VM lives on a node that pmc.conf does not have"),
+    "VM_STRAY": (ERROR, "a copy of a VM on a node that its other files do not name"),
+    # domains
+    "DOMAIN_TWICE": (ERROR, "a domain runs on two nodes"),
+    "DOMAIN_ONE_SIDE": (ERROR, "a domain is defined on one of its VM's nodes only"),
+    "DOMAIN_DIFFERS": (WARNING, "a domain's XML differs between its VM's nodes"),
+    "DOMAIN_NO_DRBD": (WARNING, "a domain without a DRBD resource"),
+    "DOMAIN_AUTOSTART": (ERROR, "libvirt starts a VM at boot by itself"),
+    "DUPLICATE_MAC": (ERROR, "two VMs have the same MAC address"),
+    # resource files
+    "FILE_MODE": (ERROR, "others than root may read a resource file, which holds a secret"),
+    "FILE_DIFFERS": (ERROR, "a resource file differs between the VM's nodes"),
+    "FILE_OPTIONS": (ERROR, "a resource file has options with which DRBD may lose data"),
+    "FILE_ADDRESS": (ERROR, "a resource file has another replication address than pmc.conf"),
+    "DUPLICATE_MINOR": (ERROR, "two VMs have the same DRBD minor"),
+    "DUPLICATE_PORT": (ERROR, "two VMs have the same DRBD port"),
+    # DRBD as it is now
+    "DRBD_NO_FILE": (ERROR, "a DRBD resource is up without its file"),
+    "DRBD_NOT_UP": (ERROR, "a DRBD resource is not up"),
+    "DRBD_TWO_ALLOWED": (ERROR, "two primaries are allowed"),
+    "DRBD_TWO_PRIMARIES": (ERROR, "both sides are primary"),
+    "DRBD_PRIMARY_IDLE": (WARNING, "a side is primary where the VM does not run"),
+    "DRBD_SPLIT": (ERROR, "split brain: both sides have writes that the other lacks"),
+    "DRBD_STANDALONE": (ERROR, "a side does not try to connect"),
+    "DRBD_NOT_CONNECTED": (ERROR, "the sides do not see each other"),
+    "DRBD_DISKLESS": (ERROR, "a side lost its disk"),
+    "DRBD_INCONSISTENT": (ERROR, "a side's data is not usable, and nothing mends it"),
+    "DRBD_OUTDATED": (ERROR, "a side's data is old"),
+    "DRBD_SYNCING": (NOTE, "a resync runs"),
+    "DRBD_SYNC_STALLED": (ERROR, "a resync does not get on"),
+    "DRBD_OUT_OF_SYNC": (WARNING, "blocks are marked as different, and no resync runs"),
+    "DRBD_SIZE": (ERROR, "DRBD's size differs between the sides"),
+    # volumes
+    "LV_ORPHAN": (ERROR, "a volume of pmc's without a VM"),
+    "SNAPSHOT_LEFT": (ERROR, "a snapshot that a broken-off command left"),
+    "SNAPSHOT_KEPT": (NOTE, "the losing side of a split brain, kept by vm.repair"),
+    "SNAPSHOT_FULL": (WARNING, "a snapshot or thin pool is nearly full"),
+    "LV_MISSING": (ERROR, "a VM's volume is missing"),
+    "LV_SIZE": (ERROR, "the volume's size differs between the sides"),
+    "VG_FULL": (WARNING, "the volume group is nearly full"),
+    # backups
+    "BACKUP_DIR_FULL": (WARNING, "the file system of the backup directory is nearly full"),
+    "BACKUP_NONE": (WARNING, "a VM without a backup"),
+    "BACKUP_OLD": (WARNING, "a VM's newest backup is older than configured"),
+    "PART_STALE": (WARNING, "an unfinished file that no command is writing"),
+    # --deep
+    "VERIFY_DIFFERS": (ERROR, "blocks differ between the sides, found twice"),
+    "VERIFY_ONCE": (NOTE, "blocks seemed to differ once and not again: they were being written"),
+    "VERIFY_FAILED": (ERROR, "DRBD's online verify could not be carried out"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`node` is empty when it is about more than one, `vm` when it is about none. `remedy` says how to mend it."""
+
+    code: str
+    text: str
+    remedy: str
+    node: str = ""
+    vm: str = ""
+
+    @property
+    def severity(self) -> str:
+        return CODES[self.code][0]
+
+
+COLUMNS = ("code", "severity", "node", "vm", "what", "how to mend")
+
+
+def row(finding: Finding, text: bool) -> dict[str, Any]:
+    if text:
+        return {**row(finding, False), "what": finding.text, "how to mend": finding.remedy}
+    return {"severity": finding.severity, **asdict(finding)}
+
+
+def grave(finding: Finding) -> bool:
+    """Is to be mended: exit status 1."""
+    return finding.severity != NOTE

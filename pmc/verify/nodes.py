@@ -1,0 +1,76 @@
+"""Findings about nodes. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from pmc.checks import lvm as lvm_checks
+from pmc.checks import machine
+from pmc.checks.finding import About
+from pmc.units import show_size
+from pmc.verify.facts import LIBVIRT, Facts
+from pmc.verify.finding import Finding
+
+
+def answering(facts: Facts) -> Iterator[Finding]:
+    for node in facts.state:
+        if node.down:
+            lost = [vm for vm in facts.vms if node.name in facts.homes[vm]]
+            about = f"; not checked: its side of {', '.join(lost)}" if lost else "; nothing on it was checked"
+            yield Finding(
+                "NODE_DOWN", f"{node.down}{about}",
+                f"bring it back, then fab pm.ready_drbd {node.name}; if it is dead: docs/failover.md", node.name,
+            )  # fmt: skip
+        failures = {**node.failures, **facts.answers(node).failures}
+        for what, said in sorted(failures.items()):
+            advice = f"fab pm.init {node.name} tells what is missing"
+            yield Finding("NODE_TOOL", f"{what}: {said}; not checked: what it tells", advice, node.name)
+
+
+def modules(facts: Facts) -> Iterator[Finding]:
+    for node in facts.telling("drbd version"):
+        if not node.drbd:
+            advice = f"fab pm.ready_drbd {node.name}"
+            yield Finding("DRBD_MODULE", "DRBD's module is not loaded, so nothing of DRBD is up", advice, node.name)
+
+
+def filters(facts: Facts) -> Iterator[Finding]:
+    for node in facts.state:
+        if (found := facts.answers(node).filter) is not None:
+            verdict = lvm_checks.judge_filter(found, About(node.name, facts.settings))
+            if not verdict.ok:
+                fix = f"fab pm.init {node.name} --fix" if verdict.steps else verdict.advice
+                yield Finding("LVM_FILTER", verdict.text, fix, node.name)
+
+
+def clocks(facts: Facts) -> Iterator[Finding]:
+    for node in facts.state:
+        extra = facts.answers(node)
+        if extra.clock is not None:
+            verdict = machine.judge_clock(extra.clock, About(node.name, facts.settings, extra.asked))
+            if not verdict.ok:
+                yield Finding("CLOCK_OFF", verdict.text, verdict.advice, node.name)
+
+
+def memory(facts: Facts) -> Iterator[Finding]:
+    """N+1: for each node that may be lost, what runs on it has to fit, together, on the nodes of the second copies."""
+    for lost in facts.telling(LIBVIRT):
+        needed: dict[str, dict[str, int]] = defaultdict(dict)
+        for vm in facts.whole:
+            domain = lost.domains.get(vm)
+            refuges = [home for home in facts.homes[vm] if home != lost.name and facts.tells(home, "memory")]
+            if domain and domain.active and refuges:
+                needed[refuges[0]][vm] = domain.memory
+        for refuge, vms in needed.items():
+            total, there = sum(vms.values()), facts.state.nodes[refuge].memory_available
+            if total > there:
+                yield Finding(
+                    "MEMORY_N1",
+                    f"without {lost.name}, {', '.join(sorted(vms))} need {show_size(total)} here, and "
+                    f"{show_size(there)} are available",
+                    f"move a VM away from {refuge} (fab vm.mv), or give it memory", refuge,
+                )  # fmt: skip
+
+
+CHECKS = (answering, modules, filters, clocks, memory)

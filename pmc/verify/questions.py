@@ -1,0 +1,170 @@
+"""What pm.verify asks each node beyond the look that all tasks take, and the parsers of the answers. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pmc import backup, drbd
+from pmc.backup import Stored
+from pmc.checks import lvm as lvm_checks
+from pmc.checks import machine
+from pmc.checks.finding import About
+from pmc.checks.lvm import Filter
+from pmc.command import Query, bash
+from pmc.model import NodeState
+from pmc.settings import Settings
+
+LIBVIRT = "/etc/libvirt/qemu"
+
+
+@dataclass(frozen=True)
+class DomainFile:
+    """A domain's definition: a hash of its XML, which spaces and the order of attributes do not change."""
+
+    hash: str
+    macs: tuple[str, ...] = ()
+    autostart: bool = False
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What the parsers of the look do not keep of a resource file. `hash` is that of the whole text; `options` are its
+    dangerous lines; `addresses` are those of its hosts."""
+
+    mode: str
+    hash: str
+    options: tuple[str, ...] = ()
+    addresses: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Extra:
+    """One node's answers. A question in `failures` is unknown."""
+
+    failures: Mapping[str, str] = field(default_factory=dict)
+    domains: Mapping[str, DomainFile] = field(default_factory=dict)
+    files: Mapping[str, FileFacts] = field(default_factory=dict)
+    generations: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    filter: Filter | None = None
+    clock: float | None = None  # seconds since 1970
+    asked: tuple[float, float] = (0.0, 0.0)  # between these moments of the manager's clock
+    folder_used: float | None = None  # percent of the backup directory's file system
+    parts: tuple[str, ...] = ()
+    backups: tuple[Stored, ...] = ()
+
+
+def questions(node: NodeState, settings: Settings) -> dict[str, Query[Any]]:
+    """By the name of the fact. Two depend on what the look found: generations are asked of resources that do not try
+    to connect, and backups when they must not be old."""
+    about = About(node.name, settings)
+    asked: dict[str, Query[Any]] = {
+        "domains": domain_files(),
+        "files": resource_files(),
+        "filter": lvm_checks.query_filter(about),
+        "clock": machine.query_clock(about),
+        "folder_used": folder_used(settings.backup_dir),
+        "parts": parts(settings),
+    }
+    if lonely := sorted(name for name, each in node.resources.items() if each.connection == "StandAlone"):
+        asked["generations"] = generations(lonely)
+    if settings.verify.backup_max_age_days:
+        asked["backups"] = backup.listing(settings.backup_dir, node.name)
+    return asked
+
+
+def domain_files() -> Query[dict[str, DomainFile]]:
+    """libvirt's own files, in one read where virsh would need two calls a domain. Without the passwords."""
+    script = (
+        'cd "$1" || exit; for f in *.xml; do [ -e "$f" ] || continue; '
+        'if [ -e "autostart/$f" ] || [ -L "autostart/$f" ]; then a=autostart; else a=manual; fi; '
+        'echo "== $a"; sed -E "s/ passwd=(\'[^\']*\'|\\"[^\\"]*\\")//g" "$f"; done'
+    )
+    return Query(bash(script, LIBVIRT), parse_domain_files)
+
+
+def parse_domain_files(text: str) -> dict[str, DomainFile]:
+    found = {}
+    before, *texts = re.split(r"^== ", text, flags=re.M)
+    if before.strip():
+        raise ValueError("not the definitions of libvirt")
+    for part in texts:
+        start, _, xml = part.partition("\n")
+        domain = ET.fromstring(xml)  # noqa: S314 - libvirt wrote it
+        macs = tuple(str(mac.get("address")).lower() for mac in domain.iter("mac"))
+        plain = ET.canonicalize(xml, strip_text=True)
+        name = domain.findtext("name") or ""
+        found[name] = DomainFile(hashlib.sha256(plain.encode()).hexdigest(), macs, start == "autostart")
+    return found
+
+
+def resource_files() -> Query[dict[str, FileFacts]]:
+    """Their secrets are cut out on the node; the hash is of the whole, so that a secret that differs is noticed."""
+    script = (
+        'cd "$1" || exit; for f in *.res; do [ -e "$f" ] || continue; '
+        'echo "== $(stat -c %a "$f") $(sha256sum <"$f" | cut -c1-64)"; sed "s/shared-secret.*//" "$f"; done'
+    )
+    return Query(bash(script, drbd.DIRECTORY), parse_resource_files)
+
+
+# drbd.conf(5): what DRBD does by itself after a split brain, and who may be primary or is told of a write too early.
+_OPTIONS = re.compile(r"\b(after-sb-[012]pri|allow-two-primaries|protocol)\b\s*([^;\s]*)\s*;")
+_SAFE = {"disconnect", "no", "C"}
+
+
+def parse_resource_files(text: str) -> dict[str, FileFacts]:
+    found = {}
+    before, *texts = re.split(r"^== ", text, flags=re.M)
+    if before.strip():
+        raise ValueError("not the resource files")
+    for part in texts:
+        start, _, body = part.partition("\n")
+        mode, hash = start.split()
+        body = re.sub(r"#.*", "", body)
+        options = tuple(f"{key} {value}".strip() for key, value in _OPTIONS.findall(body) if value not in _SAFE)
+        hosts = re.findall(
+            r"\bon\s+\"?([^\s\"{]+)\"?\s*\{[^}]*?\baddress\s+(?:ipv[46]\s+)?\[?([0-9a-fA-F.:]+?)\]?:\d+\s*;", body
+        )
+        for name in re.findall(r"^\s*resource\s+\"?([^\s\"{]+)", body, re.M):
+            found[name] = FileFacts(mode, hash, options, dict(hosts))
+    return found
+
+
+def generations(names: list[str]) -> Query[dict[str, tuple[int, ...]]]:
+    """DRBD's data generation identifiers (drbdadm get-gi): current, bitmap, and two of the history. A resource that
+    does not tell is left out."""
+    return Query(bash('for r; do echo "$r $(drbdadm get-gi "$r" 2>/dev/null || :)"; done', *names), parse_generations)
+
+
+def parse_generations(text: str) -> dict[str, tuple[int, ...]]:
+    rows = [row.split() for row in text.splitlines()]
+    # The lowest bit says that the side was primary; it is not part of the identifier.
+    return {row[0]: tuple(int(part, 16) & ~1 for part in row[1].split(":")[:4]) for row in rows if len(row) == 2}
+
+
+def folder_used(path: str) -> Query[float | None]:
+    """Percent in use; None when there is no such directory, which is pm.init's matter."""
+    script = '[ -d "$1" ] || exit 0; df -B1 --output=used,avail "$1" | tail -n 1'
+    return Query(bash(script, path), parse_used)
+
+
+def parse_used(text: str) -> float | None:
+    if not text.strip():
+        return None
+    used, available = map(int, text.split())
+    return 100.0 * used / max(used + available, 1)
+
+
+def parts(settings: Settings) -> Query[tuple[str, ...]]:
+    """Unfinished files that no process has open and that nobody has written to for a minute."""
+    script = (
+        'find -L "$1" "$2" -maxdepth 1 -type f ! -newermt "60 seconds ago" '
+        '\\( -name ".*.part" -o -name ".*.part.*" -o -name "*.pmc.upload" -o -name "*.pmc.*.part" \\) 2>/dev/null '
+        '| while IFS= read -r f; do open=$(find /proc/[0-9]*/fd -lname "$f" -print -quit 2>/dev/null || :); '
+        '[ "$open" ] || printf "%s\\n" "$f"; done || :'
+    )
+    return Query(bash(script, settings.backup_dir, settings.image_dir), lambda text: tuple(sorted(text.splitlines())))

@@ -1,0 +1,144 @@
+"""Findings about DRBD's resources as the kernels know them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pmc import drbd
+from pmc.model import NodeState, Resource
+from pmc.verify.facts import FILES, LIBVIRT, STATUS, Facts
+from pmc.verify.finding import Finding
+
+DISKLESS = ("Diskless", "Failed", "Detaching")
+
+
+def without_file(facts: Facts) -> Iterator[Finding]:
+    for node in facts.telling(STATUS, FILES):
+        for vm in sorted(set(node.resources) - set(node.files)):
+            others = [home for home in facts.homes[vm] if home != node.name]
+            stray = others and node.name not in facts.homes[vm]
+            if stray or vm in facts.half_made:
+                continue  # a stray copy, or one that vm.rm removes: reported as such
+            path = drbd.path(vm)
+            advice = f"copy {path} from {others[0]}, mode 600" if others else f"fab vm.rm {vm} removes the VM"
+            yield Finding("DRBD_NO_FILE", f"is up, and there is no {path}", advice, node.name, vm)
+
+
+def not_up(facts: Facts) -> Iterator[Finding]:
+    for vm in facts.whole:
+        for node in facts.sides(vm, STATUS, "drbd version"):
+            if node.drbd and (vm not in node.resources or node.resources[vm].minor < 0):
+                yield Finding("DRBD_NOT_UP", "is not up", f"fab pm.ready_drbd {node.name}", node.name, vm)
+
+
+def connections(facts: Facts) -> Iterator[Finding]:
+    """The worst of what the sides say, once for a VM. A side whose peer is down or not up waits for good reason, and
+    that reason is reported."""
+    for vm in facts.whole:
+        sides = facts.resources(vm)
+        apart = [(node.name, now.connection) for node, now in sides if now.connection != "Connected"]
+        if len(facts.homes[vm]) < 2 or not apart:
+            continue
+        told = " and ".join(f"{state} on {node}" for node, state in apart)
+        if _split(facts, vm):
+            text = f"{told}; both sides have writes that the other lacks"
+            yield Finding("DRBD_SPLIT", text, f"fab vm.repair {vm}", vm=vm)
+        elif alone := [node for node, state in apart if state == "StandAlone"]:
+            text = f"{told}: disconnected by hand, or split brain"
+            yield Finding("DRBD_STANDALONE", text, f"fab vm.repair {vm}", ",".join(alone), vm)
+        elif len(sides) == len(facts.homes[vm]):
+            advice = "see that the link between the nodes works and carries the port; then fab pm.ready_drbd"
+            yield Finding("DRBD_NOT_CONNECTED", told, advice, vm=vm)
+
+
+def _split(facts: Facts, vm: str) -> bool:
+    """By the generations of both sides, as DRBD itself decides at connect: neither side's current one is a former one
+    of the other."""
+    known = [g for node, _ in facts.resources(vm) if (g := facts.answers(node).generations.get(vm))]
+    if len(known) != 2:
+        return False
+    one, other = known
+    return one[0] != other[0] and one[0] not in other[1:] and other[0] not in one[1:]
+
+
+def disks(facts: Facts) -> Iterator[Finding]:
+    for vm in facts.whole:
+        for node, now in facts.resources(vm):
+            if now.minor >= 0 and (finding := _disk(facts, node, now)):
+                yield finding
+
+
+def _disk(facts: Facts, node: NodeState, now: Resource) -> Finding | None:
+    repair = f"fab vm.repair {now.name}"
+    if now.disk in DISKLESS:
+        text = f"its disk is {now.disk}: it failed, or was detached; the guest lives on the other side's"
+        return Finding("DRBD_DISKLESS", text, repair, node.name, now.name)
+    if syncing(now):
+        later = facts.later.get(node.name, {}).get(now.name)
+        if later is not None and syncing(later) and later.out_of_sync >= now.out_of_sync:
+            text = f"{now.replication}, {now.percent:.1f} % in sync, and no progress between two looks"
+            return Finding("DRBD_SYNC_STALLED", text, repair, node.name, now.name)
+        text = f"{now.replication}, {now.percent:.1f} % in sync"
+        return Finding("DRBD_SYNCING", text, "wait: fab vm.ls shows how far it is", node.name, now.name)
+    if now.disk == "Inconsistent":
+        return Finding("DRBD_INCONSISTENT", "its disk is Inconsistent, and no resync runs", repair, node.name, now.name)
+    if now.disk in ("Outdated", "Consistent"):
+        text = f"its disk is {now.disk}: it lacks writes, or may"
+        return Finding("DRBD_OUTDATED", text, repair, node.name, now.name)
+    return None
+
+
+def syncing(now: Resource) -> bool:
+    """A resync is under way, or should be."""
+    return "Sync" in now.replication
+
+
+def out_of_sync(facts: Facts) -> Iterator[Finding]:
+    for vm in facts.whole:
+        for _, now in facts.resources(vm):
+            if now.healthy and now.out_of_sync and now.replication == "Established":
+                text = f"{now.out_of_sync} bytes are marked as different, by a verify or a broken resync"
+                yield Finding("DRBD_OUT_OF_SYNC", text, resync(facts, vm), vm=vm)
+                break
+
+
+def resync(facts: Facts, vm: str) -> str:
+    """Connecting anew copies the marked blocks, if the primary has written meanwhile: from an idle VM DRBD copies
+    nothing (drbd_receiver.c: "No resync, but bits in bitmap")."""
+    active = facts.state.active_on(vm)
+    if len(active) != 1:
+        return f"fab vm.start {vm}, then fab pm.verify --vm {vm} tells what to do"
+    standby = next((home for home in facts.homes[vm] if home not in active), "the standby")
+    return f"on {standby}: drbdadm disconnect {vm} && sleep 5 && drbdadm connect {vm} (copies them from {active[0]})"
+
+
+def primaries(facts: Facts) -> Iterator[Finding]:
+    """What a migration opens and closes. One that is under way at this moment looks the same."""
+    for vm in facts.whole:
+        active, now = facts.state.active_on(vm), facts.state.primaries(vm)
+        cleanup = f"fab vm.mv {vm} --cleanup"
+        stop = f"fab vm.stop {vm}" if now and not active else ""
+        opened = [node.name for node, each in facts.resources(vm) if each.two_primaries]
+        if opened:
+            advice = "; then ".join(filter(None, (stop, cleanup)))
+            yield Finding(
+                "DRBD_TWO_ALLOWED", f"a migration broke off, unless one runs: allowed on {' and '.join(opened)}",
+                advice, ",".join(opened), vm,
+            )  # fmt: skip
+        if len(now) > 1:
+            yield Finding("DRBD_TWO_PRIMARIES", f"primary on {' and '.join(now)}", stop or cleanup, ",".join(now), vm)
+        elif now and now[0] not in active and facts.tells(now[0], LIBVIRT):
+            text = f"is primary, and {f'runs on {active[0]}' if active else 'does not run'}"
+            yield Finding("DRBD_PRIMARY_IDLE", text, stop or cleanup, now[0], vm)
+
+
+def sizes(facts: Facts) -> Iterator[Finding]:
+    for vm in facts.whole:
+        found = {node.name: now.size for node, now in facts.resources(vm) if now.size}
+        if len(set(found.values())) > 1:
+            text = " and ".join(f"{size} bytes on {name}" for name, size in found.items())
+            advice = f"connect the sides (fab pm.ready_drbd), then on one of them: drbdadm resize {vm}"
+            yield Finding("DRBD_SIZE", text, advice, vm=vm)
+
+
+CHECKS = (without_file, not_up, connections, disks, out_of_sync, primaries, sizes)

@@ -1,0 +1,91 @@
+"""Findings about logical volumes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pmc import lvm
+from pmc.model import Volume
+from pmc.units import show_size
+from pmc.verify.facts import FILES, LIBVIRT, STATUS, VOLUMES, Facts
+from pmc.verify.finding import Finding
+
+
+def orphans(facts: Facts) -> Iterator[Finding]:
+    """Known only when all nodes tell: what names the volume may be on one that does not."""
+    if not all(facts.tells(node.name, STATUS, FILES, LIBVIRT) for node in facts.state):
+        return
+    for node in facts.telling(VOLUMES):
+        for volume in sorted(node.volumes.values(), key=lambda v: v.name):
+            if lvm.TAG in volume.tags and not volume.origin and volume.name not in facts.vms and not _kept(volume):
+                text = f"{volume.group}/{volume.name} ({show_size(volume.size)}) is pmc's, and there is no such VM"
+                yield Finding("LV_ORPHAN", text, f"fab vm.rm {volume.name}", node.name, volume.name)
+
+
+def _kept(volume: Volume) -> bool:
+    """vm.repair names so what it keeps of the losing side of a split brain."""
+    return ".lost-" in volume.name
+
+
+def snapshots(facts: Facts) -> Iterator[Finding]:
+    """Of pmc's making. One that is open (lv_attr, sixth letter: o) is being read by a command."""
+    for node in facts.telling(VOLUMES):
+        for volume in sorted(node.volumes.values(), key=lambda v: v.name):
+            vm, path = volume.origin or volume.name.partition(".")[0], f"{volume.group}/{volume.name}"
+            if lvm.TAG not in volume.tags:
+                continue
+            remove = f"on {node.name}: lvremove {path}"
+            if _kept(volume):
+                text = f"{path} is the losing side of a split brain, kept by vm.repair"
+                yield Finding("SNAPSHOT_KEPT", text, f"when nothing in it is needed any more, {remove}", node.name, vm)
+            elif volume.origin and volume.attributes[5:6] != "o":
+                text = f"{path} is a snapshot that a command left when it broke off"
+                yield Finding("SNAPSHOT_LEFT", text, remove, node.name, vm)
+
+
+def missing(facts: Facts) -> Iterator[Finding]:
+    group = facts.settings.volume_group
+    for vm in facts.whole:
+        for node in facts.sides(vm, VOLUMES, FILES):
+            file = node.files.get(vm)
+            if file and file.disk == lvm.path(group, vm) and vm not in node.volumes:
+                yield Finding("LV_MISSING", f"{group}/{vm} is not there", f"fab vm.repair {vm}", node.name, vm)
+
+
+def sizes(facts: Facts) -> Iterator[Finding]:
+    group = facts.settings.volume_group
+    for vm in facts.whole:
+        found = {node.name: node.volumes[vm].size for node in facts.sides(vm, VOLUMES) if vm in node.volumes}
+        if len(set(found.values())) > 1:
+            small = min(found, key=lambda name: found[name])
+            yield Finding(
+                "LV_SIZE", " and ".join(f"{size} bytes on {name}" for name, size in found.items()),
+                f"on {small}: lvextend --size {max(found.values())}b {group}/{vm} && drbdadm resize {vm}",
+                small, vm,
+            )  # fmt: skip
+
+
+def nearly_full(facts: Facts) -> Iterator[Finding]:
+    limit = facts.settings.verify.full_percent
+    for node in facts.telling(VOLUMES):
+        for volume in sorted(node.volumes.values(), key=lambda v: v.name):
+            # lv_attr, first letter: s or S a snapshot, t a thin pool; of a thin volume (V) being full is normal.
+            pool, used = volume.attributes[:1] in ("s", "S", "t"), volume.data_percent
+            if pool and used is not None and used > limit:
+                yield Finding(
+                    "SNAPSHOT_FULL", f"{volume.group}/{volume.name} is {used:.0f} % full; when it is full it is lost",
+                    f"on {node.name}: lvextend --extents +50%LV {volume.group}/{volume.name}, or remove it",
+                    node.name, volume.origin,
+                )  # fmt: skip
+
+
+def groups(facts: Facts) -> Iterator[Finding]:
+    limit, group = facts.settings.verify.full_percent, facts.settings.volume_group
+    for node in facts.telling("volume group"):
+        used = 100.0 * (1 - node.group_free / node.group_size) if node.group_size else 0.0
+        if used > limit:
+            text = f"the volume group {group} is {used:.0f} % full, {show_size(node.group_free)} are free"
+            yield Finding("VG_FULL", text, f"vgextend {group} DISK there, or move VMs to another node", node.name)
+
+
+CHECKS = (orphans, snapshots, missing, sizes, nearly_full, groups)

@@ -1,0 +1,351 @@
+"""pm.verify: a healthy cluster has no finding; each thing that is wrong has its own, and no other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pmc import lvm, verify
+from pmc.backup import Backup, Stored
+from pmc.checks.lvm import Filter
+from pmc.model import ClusterState, Domain, Resource, ResourceFile, Volume
+from pmc.settings import Verify
+from pmc.units import GiB
+from pmc.verify.facts import Facts
+from pmc.verify.finding import CODES, NOTE, grave
+from pmc.verify.questions import DomainFile, Extra, FileFacts
+from tests.unit.samples import SETTINGS, alone, changed, cluster, home, node, running, stopped, with_resource
+
+ADDRESSES = {"pm-1": "10.0.0.1", "pm-2": "10.0.0.2"}
+FILTER = Filter(("r|^/dev/drbd|",), True)
+NOW = 1_800_000_000.0
+Change = Callable[[Facts], Facts]
+
+
+def extra(*vms: str, **changes: Any) -> Extra:
+    """What a healthy node says that holds these VMs."""
+    usual = Extra(
+        domains={vm: DomainFile("same", (f"52:54:00:77:00:{number:02}",)) for number, vm in enumerate(vms, 1)},
+        files={vm: FileFacts("600", "same", (), ADDRESSES) for vm in vms},
+        filter=FILTER,
+        clock=NOW,
+        asked=(NOW, NOW),
+        folder_used=10.0,
+    )
+    return replace(usual, **changes)
+
+
+def healthy(state: ClusterState | None = None) -> Facts:
+    """Three nodes; web runs on pm-1 with its second copy on pm-2."""
+    state = state or running()
+    extras = {name: extra(*(["web"] if "web" in seen.files else [])) for name, seen in state.nodes.items()}
+    return Facts(state, extras, SETTINGS, NOW)
+
+
+def codes(facts: Facts) -> set[str]:
+    return {finding.code for finding in verify.findings(facts)}
+
+
+def on(name: str, **changes: Any) -> Change:
+    """The node's state differs."""
+    return lambda facts: replace(facts, state=changed(facts.state, name, **changes))
+
+
+def asked(name: str, **changes: Any) -> Change:
+    """The node's answers to the further questions differ."""
+    return lambda facts: replace(facts, extras={**facts.extras, name: replace(facts.extras[name], **changes)})
+
+
+def drbd_on(name: str, **changes: Any) -> Change:
+    return lambda facts: replace(facts, state=with_resource(facts.state, name, **changes))
+
+
+def file_on(name: str, **changes: Any) -> Change:
+    return lambda facts: asked(name, files={"web": replace(facts.extras[name].files["web"], **changes)})(facts)
+
+
+def domain_on(name: str, **changes: Any) -> Change:
+    return lambda facts: asked(name, domains={"web": replace(facts.extras[name].domains["web"], **changes)})(facts)
+
+
+def volumes(name: str, *more: Volume) -> Change:
+    return lambda facts: on(name, volumes={**facts.state.nodes[name].volumes, **{v.name: v for v in more}})(facts)
+
+
+def later(out_of_sync: int) -> Change:
+    """The second look at pm-2's side."""
+
+    def change(facts: Facts) -> Facts:
+        now = facts.state.nodes["pm-2"].resources["web"]
+        return replace(facts, later={"pm-2": {"web": replace(now, out_of_sync=out_of_sync)}})
+
+    return change
+
+
+def twice() -> Change:
+    return on("pm-2", domains={"web": Domain("web", "running", GiB, 1)})
+
+
+def settings(**changes: Any) -> Change:
+    return lambda facts: replace(facts, settings=replace(facts.settings, verify=Verify(**changes)))
+
+
+def backed_up(days: float) -> Change:
+    from datetime import UTC, datetime
+
+    time = datetime.fromtimestamp(NOW - days * 86400, UTC).isoformat(timespec="seconds")
+    made = Backup(
+        "web.20260101T000000Z.base", "web", "base", time, GiB, "/dev/drbd1", ("pm-1", "pm-2"), "pm-2", "<domain/>"
+    )
+    return asked("pm-2", backups=(Stored("pm-2", made.id, GiB, made),))
+
+
+def second_vm(**changes: Any) -> Change:
+    """mail runs on pm-3 alone."""
+    file = ResourceFile("mail", 2, "/dev/vg/mail", ("pm-3",), (7801,))
+    usual: dict[str, Any] = {
+        "domains": {"mail": Domain("mail", "running", GiB, 1)},
+        "resources": {"mail": Resource("mail", 2, "Primary", "UpToDate", size=GiB)},
+        "files": {"mail": replace(file, **changes)},
+        "volumes": {"mail": Volume("mail", "vg", GiB, ("pmc",), attributes="-wi-ao----")},
+    }
+    if "minor" in changes:
+        usual["resources"] = {"mail": replace(usual["resources"]["mail"], minor=changes["minor"])}
+    facts = FileFacts("600", "same", (), {"pm-3": "10.0.0.3"})
+    domain = DomainFile("same", ("52:54:00:77:00:09",))
+    return lambda given: asked("pm-3", domains={"mail": domain}, files={"mail": facts})(on("pm-3", **usual)(given))
+
+
+def nothing_of_web(facts: Facts) -> Facts:
+    for name in ("pm-1", "pm-2"):
+        facts = on(name, domains={}, resources={}, files={}, volumes={})(facts)
+        facts = asked(name, domains={}, files={})(facts)
+    return facts
+
+
+def without_domains(facts: Facts) -> Facts:
+    for name in ("pm-1", "pm-2"):
+        facts = asked(name, domains={})(on(name, domains={})(drbd_on(name, role="Secondary")(facts)))
+    return facts
+
+
+SNAPSHOT = Volume("web.backup", "vg", GiB, ("pmc",), "web", "swi-a-s---", 1.0)
+UNTAGGED = Volume("web.mine", "vg", GiB, (), "web", "swi-a-s---", 1.0)
+SPLIT = {"pm-1": (0xA0, 0xB0, 0xC0, 0), "pm-2": (0xD0, 0xB0, 0xC0, 0)}
+BEHIND = {"pm-1": (0xA0, 0xD0, 0xC0, 0), "pm-2": (0xD0, 0, 0xC0, 0)}
+APART: tuple[Change, ...] = tuple(
+    drbd_on(name, connection="StandAlone", replication="Off", peer_disk="DUnknown") for name in ("pm-1", "pm-2")
+)
+WAITING = {"connection": "WFConnection", "replication": "Off", "peer_disk": "DUnknown"}
+
+CASES: list[tuple[str, tuple[Change, ...]]] = [
+    # healthy, one way or another
+    ("", ()),
+    ("", (second_vm(),)),
+    ("", (volumes("pm-1", UNTAGGED, Volume("data", "vg", GiB)),)),
+    ("", (volumes("pm-1", replace(SNAPSHOT, attributes="swi-aos---")),)),
+    ("", (settings(backup_max_age_days=7), backed_up(6.9))),
+    ("", (backed_up(1000),)),
+    ("", (volumes("pm-1", Volume("thin", "vg", GiB, (), "", "Vwi-a-tz--", 100.0)),)),
+    ("", (drbd_on("pm-1", replication="VerifyS", out_of_sync=4096),)),
+    # nodes
+    ("NODE_DOWN", (lambda facts: replace(facts, state=cluster(facts.state.nodes["pm-1"], node("pm-2"), node("pm-3"))),
+                   on("pm-2", down="no ssh within 10 s"), asked("pm-2", filter=None, clock=None),
+                   drbd_on("pm-1", **WAITING))),
+    ("NODE_TOOL", (on("pm-1", failures={"libvirt": "no"}, domains={}),)),
+    ("NODE_TOOL", (on("pm-1", failures={"drbd status": "no"}, resources={}),)),
+    ("NODE_TOOL", (on("pm-1", failures={"drbd files": "no"}, files={}),)),
+    ("NODE_TOOL", (on("pm-1", failures={"volumes": "no"}, volumes={}),)),
+    ("NODE_TOOL", (on("pm-1", failures={"drbd version": "no"}, drbd=""),)),
+    ("NODE_TOOL", (on("pm-1", failures={"volume group": "no"}, group_size=0, group_free=0),)),
+    ("NODE_TOOL", (on("pm-2", failures={"memory": "no"}, memory=0, memory_available=0),)),
+    ("NODE_TOOL", (asked("pm-1", failures={"filter": "no"}, filter=None),)),
+    ("NODE_TOOL", (asked("pm-1", failures={"domains": "no"}, domains={}),)),
+    ("NODE_TOOL", (asked("pm-1", failures={"files": "no"}, files={}),)),
+    ("NODE_TOOL", (asked("pm-1", failures={"backups": "no"}), settings(backup_max_age_days=1))),
+    ("DRBD_MODULE", (on("pm-3", drbd=""),)),
+    ("DRBD_MODULE", (on("pm-2", drbd="", resources={}), drbd_on("pm-1", **WAITING))),
+    ("LVM_FILTER", (asked("pm-3", filter=Filter((), False)),)),
+    ("CLOCK_OFF", (asked("pm-3", clock=NOW - 31),)),
+    ("MEMORY_N1", (on("pm-2", memory_available=GiB - 1),)),
+    # whole VMs
+    ("VM_HALF_MADE", (without_domains,)),
+    ("VM_NODE_UNKNOWN", (lambda facts: healthy(cluster(home("pm-1", active=True, primary=True, files={
+        "web": ResourceFile("web", 1, "/dev/vg/web", ("pm-1", "pm-9"), (7800,))}))),)),
+    ("VM_STRAY", (volumes("pm-3", Volume("web", "vg", GiB, ("pmc",))),)),
+    ("VM_STRAY", (on("pm-3", domains={"web": Domain("web", "shut off", GiB, 1)}),)),
+    ("VM_STRAY", (on("pm-3", resources={"web": Resource("web", 1, "Secondary", "UpToDate", "WFConnection")}),)),
+    ("VM_STRAY", (on("pm-3", files={"web": ResourceFile("web", 1, "/dev/vg/web", ("pm-1", "pm-3"), (7800,))}),)),
+    # domains
+    ("DOMAIN_TWICE", (twice(),)),
+    ("DOMAIN_ONE_SIDE", (on("pm-2", domains={}), asked("pm-2", domains={}))),
+    ("DOMAIN_DIFFERS", (domain_on("pm-2", hash="other"),)),
+    ("DOMAIN_NO_DRBD", (on("pm-3", domains={"his": Domain("his", "running", GiB, 1)}),)),
+    ("DOMAIN_AUTOSTART", (domain_on("pm-2", autostart=True),)),
+    ("DUPLICATE_MAC", (second_vm(), asked("pm-3", domains={"mail": DomainFile("x", ("52:54:00:77:00:01",))}))),
+    # files
+    ("FILE_MODE", (file_on("pm-2", mode="644"),)),
+    ("FILE_DIFFERS", (file_on("pm-2", hash="other"),)),
+    ("FILE_OPTIONS", (file_on("pm-1", options=("after-sb-0pri discard-zero-changes",)),)),
+    ("FILE_ADDRESS", (file_on("pm-1", addresses={**ADDRESSES, "pm-2": "192.168.0.2"}),)),
+    ("DUPLICATE_MINOR", (second_vm(minor=1),)),
+    ("DUPLICATE_PORT", (second_vm(ports=(7800,)),)),
+    # DRBD
+    ("DRBD_NO_FILE", (on("pm-2", files={}), asked("pm-2", files={}))),
+    ("DRBD_NO_FILE", (on("pm-3", resources={"mail": Resource("mail", 2, "Secondary", "UpToDate")},
+                         domains={"mail": Domain("mail", "shut off", GiB, 1)}),)),
+    ("DRBD_NOT_UP", (on("pm-2", resources={}), drbd_on("pm-1", **WAITING))),
+    ("DRBD_SPLIT", (*APART, *(asked(name, generations={"web": g}) for name, g in SPLIT.items()))),
+    ("DRBD_STANDALONE", (*APART, *(asked(name, generations={"web": g}) for name, g in BEHIND.items()))),
+    ("DRBD_STANDALONE", APART),
+    ("DRBD_STANDALONE", (APART[1], drbd_on("pm-1", **WAITING))),
+    ("DRBD_NOT_CONNECTED", (drbd_on("pm-1", **WAITING), drbd_on("pm-2", **WAITING))),
+    ("DRBD_DISKLESS", (drbd_on("pm-2", disk="Diskless"), drbd_on("pm-1", peer_disk="Diskless"))),
+    ("DRBD_INCONSISTENT", (drbd_on("pm-2", disk="Inconsistent"),)),
+    ("DRBD_OUTDATED", (drbd_on("pm-2", disk="Outdated"),)),
+    ("DRBD_SYNCING", (drbd_on("pm-2", disk="Inconsistent", replication="SyncTarget", out_of_sync=9), later(8))),
+    ("DRBD_SYNCING", (drbd_on("pm-2", disk="Inconsistent", replication="SyncTarget", out_of_sync=9),)),
+    ("DRBD_SYNC_STALLED", (drbd_on("pm-2", disk="Inconsistent", replication="SyncTarget", out_of_sync=9), later(9))),
+    ("DRBD_SYNC_STALLED", (drbd_on("pm-2", disk="Inconsistent", replication="SyncTarget"), later(0))),
+    ("DRBD_OUT_OF_SYNC", (drbd_on("pm-1", out_of_sync=4096), drbd_on("pm-2", out_of_sync=4096))),
+    ("DRBD_TWO_ALLOWED", (drbd_on("pm-2", two_primaries=True),)),
+    ("DRBD_TWO_PRIMARIES", (drbd_on("pm-2", role="Primary"),)),
+    ("DRBD_PRIMARY_IDLE", (lambda facts: healthy(stopped()), drbd_on("pm-2", role="Primary"))),
+    ("DRBD_PRIMARY_IDLE", (drbd_on("pm-1", role="Secondary"), drbd_on("pm-2", role="Primary"))),
+    ("DRBD_SIZE", (drbd_on("pm-2", size=9 * GiB),)),
+    # volumes
+    ("LV_ORPHAN", (volumes("pm-3", Volume("old", "vg", GiB, ("pmc",), attributes="-wi-a-----")),)),
+    ("LV_MISSING", (on("pm-2", volumes={}),)),
+    ("LV_SIZE", (volumes("pm-2", Volume("web", "vg", 11 * GiB, ("pmc",))),)),
+    ("SNAPSHOT_LEFT", (volumes("pm-2", SNAPSHOT),)),
+    ("SNAPSHOT_LEFT", (volumes("pm-2", replace(SNAPSHOT, name="web.clone")),)),
+    ("SNAPSHOT_KEPT", (volumes("pm-2", replace(SNAPSHOT, name="web.lost-20260101T000000Z")),)),
+    ("SNAPSHOT_KEPT", (volumes("pm-2", replace(SNAPSHOT, name="web.lost-1", origin="", attributes="-wi-a-----")),)),
+    ("SNAPSHOT_FULL", (volumes("pm-2", replace(UNTAGGED, data_percent=90.5)),)),
+    ("SNAPSHOT_FULL", (volumes("pm-3", Volume("pool", "vg", GiB, (), "", "twi-aotz--", 91.0)),)),
+    ("VG_FULL", (on("pm-3", group_free=9 * GiB),)),
+    ("VG_FULL", (settings(full_percent=5),)),
+    # backups
+    ("BACKUP_DIR_FULL", (asked("pm-3", folder_used=90.1),)),
+    ("BACKUP_NONE", (settings(backup_max_age_days=7),)),
+    ("BACKUP_OLD", (settings(backup_max_age_days=7), backed_up(7.1))),
+    ("PART_STALE", (asked("pm-3", parts=("/var/lib/pmc/backups/.web.20260101T000000Z.base.part",)),)),
+]  # fmt: skip
+
+
+def made(changes: tuple[Change, ...]) -> Facts:
+    facts = healthy()
+    for change in changes:
+        facts = change(facts)
+    return facts
+
+
+@pytest.mark.parametrize(("code", "changes"), CASES, ids=[f"{n}-{code}" for n, (code, _) in enumerate(CASES)])
+def test_each_wrong_thing_has_its_finding_and_no_other(code: str, changes: tuple[Change, ...]) -> None:
+    found = verify.findings(made(changes))
+    expected = {"VG_FULL", "BACKUP_DIR_FULL"} if changes and code == "VG_FULL" and len(found) > 1 else {code} - {""}
+    assert {finding.code for finding in found} == expected, found
+    for finding in found:
+        assert finding.text
+        assert finding.remedy, "every finding says how to mend it"
+        assert "\n" not in finding.text + finding.remedy
+        assert grave(finding) == (CODES[finding.code][0] != NOTE)
+
+
+def test_each_code_has_its_case() -> None:
+    deep = {code for code in CODES if code.startswith("VERIFY_")}
+    assert {code for code, _ in CASES} - {""} == set(CODES) - deep
+
+
+def test_the_documentation_has_the_same_table() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "verify.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([A-Z_0-9]+)` \| (\w+) \| (.*?) \| ", text, re.M)
+    assert rows == [(code, severity, meaning) for code, (severity, meaning) in CODES.items()]
+
+
+def test_a_vm_without_a_second_copy_is_no_finding() -> None:
+    facts = healthy(alone(active=True))
+    file = FileFacts("600", "same", (), {"pm-1": "10.0.0.1"})
+    assert codes(asked("pm-1", files={"web": file})(facts)) == set()
+
+
+def test_a_down_node_says_what_was_not_checked() -> None:
+    facts = on("pm-2", down="no ssh within 10 s", resources={}, domains={}, files={}, volumes={})(healthy())
+    facts = drbd_on("pm-1", **WAITING)(asked("pm-2", domains={}, files={})(facts))
+    found = verify.findings(facts)
+    assert [each.code for each in found] == ["NODE_DOWN"]
+    assert "no ssh within 10 s; not checked: its side of web" in found[0].text
+
+
+def test_what_cannot_be_known_is_not_said() -> None:
+    """With a node down nobody can say that a volume is nobody's, or that a VM has no domain anywhere."""
+    down = on("pm-3", down="no ssh")
+    orphan = volumes("pm-1", Volume("old", "vg", GiB, ("pmc",)))
+    assert codes(made((down, orphan))) == {"NODE_DOWN"}
+    assert codes(made((down, without_domains))) == {"NODE_DOWN"}
+    assert codes(made((down, settings(backup_max_age_days=1)))) == {"NODE_DOWN"}
+
+
+def test_memory_counts_all_vms_that_would_come_together() -> None:
+    """web and mail run on pm-1, each fits on pm-2, both do not."""
+    facts = healthy()
+    for name, active in (("pm-1", True), ("pm-2", False)):
+        seen = facts.state.nodes[name]
+        mail = Domain("mail", "running" if active else "shut off", GiB, 1)
+        resource = replace(seen.resources["web"], name="mail", minor=2)
+        file = ResourceFile("mail", 2, "/dev/vg/mail", ("pm-1", "pm-2"), (7801,))
+        facts = on(
+            name, domains={**seen.domains, "mail": mail}, resources={**seen.resources, "mail": resource},
+            files={**seen.files, "mail": file},
+            volumes={**seen.volumes, "mail": replace(seen.volumes["web"], name="mail")},
+            memory_available=2 * GiB - 1,
+        )(facts)  # fmt: skip
+    found = verify.findings(facts)
+    assert [(each.code, each.node) for each in found] == [("MEMORY_N1", "pm-2")]
+    assert "mail, web need 2 GiB" in found[0].text
+    assert codes(on("pm-2", memory_available=2 * GiB)(facts)) == set()
+
+
+@pytest.mark.parametrize(
+    ("changes", "remedies"),
+    [
+        ((without_domains,), ["fab vm.rm web"]),
+        ((drbd_on("pm-2", two_primaries=True),), ["fab vm.mv web --cleanup"]),
+        ((lambda f: healthy(stopped()), drbd_on("pm-2", role="Primary", two_primaries=True)),
+         ["fab vm.stop web; then fab vm.mv web --cleanup", "fab vm.stop web"]),
+        ((on("pm-2", resources={}), drbd_on("pm-1", **WAITING)), ["fab pm.ready_drbd pm-2"]),
+        ((volumes("pm-2", Volume("web", "vg", 11 * GiB, ("pmc",))),),
+         [f"on pm-1: lvextend --size {11 * GiB}b vg/web && drbdadm resize web"]),
+        ((drbd_on("pm-1", out_of_sync=4096),),
+         ["on pm-2: drbdadm disconnect web && sleep 5 && drbdadm connect web (copies them from pm-1)"]),
+        ((volumes("pm-3", Volume("web", "vg", GiB, ("pmc",))),),
+         ["see that it is not the newer copy; then on pm-3: lvremove vg/web"]),
+    ],
+)  # fmt: skip
+def test_remedies(changes: tuple[Change, ...], remedies: list[str]) -> None:
+    assert [finding.remedy for finding in verify.findings(made(changes))] == remedies
+
+
+def test_of_contradicting_files_the_ones_that_agree_count() -> None:
+    """vm.peer moved web from pm-3 to pm-2, and pm-3 kept its old files."""
+    old = ResourceFile("web", 1, "/dev/vg/web", ("pm-1", "pm-3"), (7800,))
+    for order in (("pm-1", "pm-2", "pm-3"), ("pm-3", "pm-2", "pm-1")):
+        facts = made((on("pm-3", files={"web": old}),))
+        facts = replace(facts, state=ClusterState({name: facts.state.nodes[name] for name in order}))
+        assert facts.homes == {"web": ("pm-1", "pm-2")}
+        assert [(f.code, f.node) for f in verify.findings(facts)] == [("VM_STRAY", "pm-3")]
+
+
+def test_severities_order_and_names() -> None:
+    for code, (severity, meaning) in CODES.items():
+        assert re.fullmatch(r"[A-Z][A-Z0-9_]+", code)
+        assert severity in ("error", "warning", "note")
+        assert meaning
+    both = (drbd_on("pm-2", two_primaries=True), asked("pm-3", clock=NOW + 99), volumes("pm-2", SNAPSHOT))
+    assert [each.code for each in verify.findings(made(both))] == ["CLOCK_OFF", "DRBD_TWO_ALLOWED", "SNAPSHOT_LEFT"]
+    assert lvm.TAG == "pmc"

@@ -1,0 +1,243 @@
+"""What pm.verify asks the nodes: each question's output, right and broken; and verify on states that make no sense."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pmc import verify
+from pmc.model import ClusterState, NodeState, Volume
+from pmc.verify import deep, questions
+from pmc.verify.deep import Log, Pass
+from pmc.verify.facts import Facts
+from pmc.verify.finding import CODES
+from pmc.verify.questions import DomainFile, Extra, FileFacts
+from tests.unit.fake import Kernel, World
+from tests.unit.samples import SETTINGS, data, running, with_resource
+from tests.unit.test_verify import extra, healthy
+
+DOMAIN = """\
+<domain type='qemu'>
+ <name>web</name><devices><interface><mac address='52:54:00:77:E7:DB'/></interface></devices></domain>
+"""
+
+
+def test_domains() -> None:
+    found = questions.parse_domain_files(
+        f"== manual\n<!-- generated -->\n{DOMAIN}== autostart\n{DOMAIN.replace('web', 'db')}"
+    )
+    assert set(found) == {"web", "db"}
+    assert (found["web"].autostart, found["db"].autostart) == (False, True)
+    assert found["web"].macs == ("52:54:00:77:e7:db",)
+    assert questions.parse_domain_files("") == {}
+    for broken in ("<domain/>", "== manual\nnot xml"):
+        with pytest.raises((ValueError, SyntaxError)):
+            questions.parse_domain_files(broken)
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        (DOMAIN.replace("\n", "\n\n  "), True),
+        (f"<!-- by hand -->{DOMAIN}", True),
+        (DOMAIN.replace("<interface>", "<interface >"), True),
+        (DOMAIN.replace("E7:DB", "E7:DC"), False),
+        (DOMAIN.replace("<devices>", "<vcpu>2</vcpu><devices>"), False),
+    ],
+)
+def test_a_domains_hash_is_that_of_what_it_means(text: str, same: bool) -> None:
+    one, other = (questions.parse_domain_files(f"== manual\n{xml}")["web"].hash for xml in (DOMAIN, text))
+    assert (one == other) is same
+
+
+def framed(text: str, mode: str = "600") -> str:
+    return "".join(f"== {mode} {'a' * 64}\nresource {part}" for part in re.split(r"^resource ", text, flags=re.M)[1:])
+
+
+def test_resource_files_as_pmc_writes_them() -> None:
+    found = questions.parse_resource_files(framed(data("drbd-8.4.11-resource-files.txt")))
+    addresses = {"pm-1": "10.77.0.1", "pm-2": "10.77.0.2"}
+    assert found == {name: FileFacts("600", "a" * 64, (), addresses) for name in ("web", "web2")}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "options"),
+    [
+        ("after-sb-0pri disconnect", "after-sb-0pri discard-zero-changes", ("after-sb-0pri discard-zero-changes",)),
+        ("allow-two-primaries no;", "allow-two-primaries yes;", ("allow-two-primaries yes",)),
+        ("allow-two-primaries no;", "allow-two-primaries;", ("allow-two-primaries",)),
+        ("protocol C", "protocol A", ("protocol A",)),
+        ("after-sb-1pri disconnect;", "# after-sb-1pri discard-secondary;", ()),
+        ("after-sb-1pri disconnect;", "", ()),
+    ],
+)
+def test_dangerous_options(old: str, new: str, options: tuple[str, ...]) -> None:
+    text = framed(data("drbd-8.4.11-resource-files.txt").replace(old, new))
+    assert questions.parse_resource_files(text)["web"].options == options
+
+
+def test_addresses_of_both_families() -> None:
+    sides = (
+        "on pm-1 { address ipv6 [2001:db8::1]:7800; node-id 0; }\non pm-2 { node-id 1; address 10.0.0.2:7800; }\n"
+        "on pm-3 {\n volume 0 { }\n}\n"
+    )
+    found = questions.parse_resource_files(f"== 644 {'b' * 64}\nresource web {{\n{sides}}}\n")["web"]
+    assert found.addresses == {"pm-1": "2001:db8::1", "pm-2": "10.0.0.2"}
+    assert found.mode == "644"
+    with pytest.raises(ValueError, match="not the resource files"):
+        questions.parse_resource_files("resource web {}")
+
+
+def test_generations() -> None:
+    found = questions.parse_generations("web D4D3260C8FBF5E93:0B:0:0:1:1:1:1:0:0:0\nlost \nother\n")
+    assert found == {"web": (0xD4D3260C8FBF5E92, 0xA, 0, 0)}
+
+
+def test_space() -> None:
+    assert questions.parse_used("") is None
+    assert questions.parse_used(" 25 75\n") == 25.0
+    assert questions.parse_used("0 0\n") == 0.0
+    with pytest.raises(ValueError, match="invalid literal"):
+        questions.parse_used("Used Avail\n1 2\n")
+
+
+def test_further_questions_are_asked_only_when_they_matter() -> None:
+    seen = running().nodes["pm-1"]
+    usual = set(questions.questions(seen, SETTINGS))
+    assert usual == {"domains", "files", "filter", "clock", "folder_used", "parts"}
+    assert usual <= set(Extra.__dataclass_fields__)
+    lonely = with_resource(running(), "pm-1", connection="StandAlone").nodes["pm-1"]
+    assert set(questions.questions(lonely, SETTINGS)) - usual == {"generations"}
+    aged = replace(SETTINGS, verify=replace(SETTINGS.verify, backup_max_age_days=1))
+    assert set(questions.questions(seen, aged)) - usual == {"backups"}
+
+
+# -- deep --
+
+LOG = """\
+[  900.000001] block drbd1: Out of sync: start=8, size=8 (sectors)
+[ 1000.500000] block drbd1: conn( Connected -> VerifyS )
+[ 1001.000000] block drbd1: Out of sync: start=138000, size=16 (sectors)
+[ 1002.000000] block drbd1: Online verify done (total 9 sec; paused 0 sec; 7732 K/sec)
+"""
+
+
+def test_the_kernels_log() -> None:
+    assert deep.parse_log(LOG, 1000) == Log(True, ((138000, 138016),))
+    assert deep.parse_log(LOG, 2000) == Log(False, ())
+    nine = "[ 5.0] drbd web/0 drbd1 pm-2: Out of sync: start=8, size=8 (sectors)\n[ 6.0] drbd web/0 drbd1 pm-2: "
+    assert deep.parse_log(f"{nine}Online verify done\n", 0) == Log(True, ((8, 16),))
+
+
+def test_progress() -> None:
+    assert deep.parse_done("verified: 53.0\n") == 53.0
+    assert deep.parse_done("done:7.25\n") == 7.25
+    assert deep.parse_done("") == 0.0
+
+
+def test_what_both_passes_found() -> None:
+    assert deep.common(((0, 8), (16, 32)), ((8, 16), (24, 40))) == ((24, 32),)
+    assert deep.common(((0, 100),), ((8, 16), (24, 40))) == ((8, 16), (24, 40))
+    assert deep.common((), ((8, 16),)) == ()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code", "words"),
+    [
+        (Pass(Log(True, ((8, 16),)), 4096), Pass(Log(True, ((8, 16),)), 4096), "VERIFY_DIFFERS", "sectors 8-15"),
+        (Pass(Log(True, ((8, 16),)), 4096), Pass(Log(True, ((24, 32),)), 8192), "VERIFY_ONCE", "once"),
+        (Pass(Log(True, ((8, 16),)), 4096), Pass(Log(True, ()), 4096), "VERIFY_ONCE", "once"),
+        (Pass(Log(False, ()), 4096), Pass(Log(True, ((8, 16),)), 4096), "VERIFY_DIFFERS", "does not tell"),
+        (Pass(Log(True, ((8, 16),)), 4096), Pass(Log(False, ()), 4096), "VERIFY_DIFFERS", "does not tell"),
+    ],
+)
+def test_only_what_is_found_twice_is_an_error(first: Pass, second: Pass, code: str, words: str) -> None:
+    found = deep.judged("web", first, second, healthy())
+    assert (found.code, found.vm) == (code, "web")
+    assert words in found.text
+    assert "on pm-2: drbdadm disconnect web" in found.remedy
+
+
+def test_a_clean_pass() -> None:
+    assert deep.clean(Pass(Log(True, ()), 0))
+    assert deep.clean(Pass(Log(False, ()), 0))
+    assert not deep.clean(Pass(Log(True, ((0, 8),)), 0))
+    assert not deep.clean(Pass(Log(False, ()), 4096))
+
+
+def test_what_can_be_verified() -> None:
+    assert deep.candidates(healthy()) == {"web": "pm-1"}
+    assert deep.candidates(healthy(), "web") == {"web": "pm-1"}
+    assert deep.candidates(healthy(), "mail") == {}
+    for changes in ({"disk": "Inconsistent"}, {"connection": "StandAlone"}, {"replication": "VerifyT"}):
+        assert deep.candidates(healthy(with_resource(running(), "pm-2", **changes))) == {}
+
+
+def test_the_command_of_each_version() -> None:
+    assert str(deep.start("web", "8.4.11", "pm-2")) == "drbdadm verify web"
+    assert str(deep.start("web", "9.2.1", "pm-2")) == "drbdadm verify web:pm-2/0"
+
+
+# -- states that make no sense --
+
+NAMES = st.sampled_from(["web", "db", "web.backup", "db.lost-1"])
+HOSTS = st.sampled_from(["pm-1", "pm-2", "pm-3", "pm-9"])
+KERNELS = st.builds(
+    Kernel,
+    st.integers(-1, 2),
+    st.sampled_from(["Primary", "Secondary", "Unknown"]),
+    st.sampled_from(["UpToDate", "Inconsistent", "Diskless", "Outdated"]),
+    st.booleans(),
+)
+VOLUMES = st.builds(
+    Volume,
+    st.just("web"),
+    st.just("vg"),
+    st.integers(0, 9),
+    st.sampled_from([(), ("pmc",)]),
+    st.sampled_from(["", "web"]),
+    st.sampled_from(["", "-wi-a-----", "swi-aos---", "twi-aotz--"]),
+    st.sampled_from([None, 95.0]),
+)
+
+
+def resource_file(name: str, one: str, other: str) -> str:
+    sides = "".join(f"on {host} {{ address 10.0.0.1:7800; }} " for host in (one, other))
+    return f"resource {name} {{ device minor 1; disk /dev/vg/{name}; {sides} }}\n"
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> ClusterState:
+    """Anything on any node: the fake world's parts, put together by chance."""
+    world = World()
+    for machine in world.nodes.values():
+        machine.volumes = {name: replace(draw(VOLUMES), name=name) for name in draw(st.sets(NAMES))}
+        machine.resources = draw(st.dictionaries(NAMES, KERNELS))
+        machine.domains = draw(st.dictionaries(NAMES, st.sampled_from(["running", "shut off", "paused"])))
+        for name in draw(st.sets(NAMES)):
+            machine.files[f"/etc/drbd.d/{name}.res"] = resource_file(name, draw(HOSTS), draw(HOSTS))
+    state = world.state()
+    nodes: dict[str, NodeState] = dict(state.nodes)
+    for name in draw(st.sets(st.sampled_from(sorted(nodes)))):
+        trouble = draw(st.sampled_from(["down", "libvirt", "drbd files", "drbd status", "volumes"]))
+        empty = NodeState(name, down="gone") if trouble == "down" else replace(nodes[name], failures={trouble: "no"})
+        nodes[name] = empty
+    return ClusterState(nodes)
+
+
+@given(worlds(), st.sets(st.sampled_from(["pm-1", "pm-2", "pm-3"])), st.booleans())
+def test_verify_never_raises(state: ClusterState, without: set[str], backups: bool) -> None:
+    domains = {"web": DomainFile("x", ("52:54:00:77:00:01",), True), "db": DomainFile("y", ("52:54:00:77:00:01",))}
+    files = {"web": FileFacts("644", "x", ("protocol A",), {"pm-1": "::", "pm-2": "not one"})}
+    extras = {name: extra(domains=domains, files=files, parts=("/x",)) for name in state.nodes if name not in without}
+    settings = replace(SETTINGS, verify=replace(SETTINGS.verify, backup_max_age_days=float(backups)))
+    facts = Facts(state, extras, settings, 0.0, {name: node.resources for name, node in state.nodes.items()})
+    for finding in verify.findings(facts):
+        assert finding.code in CODES
+        assert finding.text
+        assert finding.remedy
+    deep.candidates(facts)
