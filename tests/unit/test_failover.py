@@ -245,6 +245,8 @@ def test_a_migration_is_not_over_while_there_are_two_or_one_stands_still() -> No
     assert not broken.unsettled("web", stopped())
     assert broken.unsettled("web", changed(running(), "pm-2", domains={"web": paused}))
     assert broken.unsettled("web", changed(running(), "pm-1", domains={"web": paused}))
+    twice = replace(paused, state="running")
+    assert broken.unsettled("web", changed(running(), "pm-2", domains={"web": twice}))
 
 
 def test_the_side_that_was_never_written_takes_its_generation_back() -> None:
