@@ -15,7 +15,10 @@ from tests.unit.samples import SETTINGS
 from tests.unit.stories import STORIES, Story
 
 # These change what nobody could put back; their steps are pivots, so nothing of them is undone.
-ONE_WAY = {"vm.rm", "vm.rm-half", "vm.mv-close"}
+ONE_WAY = {
+    "vm.rm", "vm.rm-half", "vm.mv-close", "vm.repair-split", "vm.repair-new-disk", "vm.repair-stalled",
+    "vm.repair-two-primaries",
+}  # fmt: skip
 # Stopping has no undo: what was shut down is not started again. A volume that is reused stays grown.
 NOT_UNDONE = {"vm.stop", "vm.stop-force", "vm.add-reuse"}
 UNDONE = [name for name in STORIES if name not in ONE_WAY | NOT_UNDONE]
