@@ -114,4 +114,13 @@ def resume(name: str) -> Command:
 
 
 def connect_if_alone(name: str) -> Command:
+    """One that still looks for its peer is told nothing: it would be an error."""
     return bash('[ "$(drbdadm cstate "$1")" != StandAlone ] || drbdadm connect "$1"', name)
+
+
+def detach(name: str) -> Command:
+    return command("drbdadm", "detach", name)
+
+
+def is_attached(name: str) -> Command:
+    return bash('[[ $(drbdadm dstate "$1") != Diskless* ]]', name)

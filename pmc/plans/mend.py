@@ -3,7 +3,7 @@ differs. Pure."""
 
 from __future__ import annotations
 
-from pmc import definition, drbd, lvm, virsh
+from pmc import definition, drbd, lvm, sides, virsh
 from pmc.plan import Step, Wait
 from pmc.plans.ailment import NO_DISK, Ailment, Case
 from pmc.plans.make import when
@@ -20,7 +20,13 @@ def _not_up(case: Case, home: str) -> Ailment:
     volume = node.volumes.get(name)
     if not node.drbd or (volume and volume.attributes[4:5] not in ("", "a")):
         return Ailment("not-up", text, refusal=f"{text}: fab pm.ready_drbd {home}")
-    bring = Step(home, f"bring up {name}", drbd.up(name, alone=len(case.homes) == 1))
+    bring = Step(
+        home,
+        f"bring up {name}",
+        drbd.up(name, alone=len(case.homes) == 1),
+        undo=drbd.down(name),
+        check=drbd.is_up(name),
+    )
     if volume:
         return Ailment("not-up", text, (bring,), advice=f"fab pm.ready_drbd {home} tells more")
     text = f"the volume {case.settings.volume_group}/{name} is not there on {home}"
@@ -37,7 +43,13 @@ def disks(case: Case) -> list[Ailment]:
 def _detached(case: Case, home: str, all_of_them: bool) -> Ailment:
     name, now = case.name, case.node(home).resources[case.name]
     text = f"its disk on {home} is {now.disk}"
-    attach = Step(home, f"attach the disk of {name}", drbd.attach(name))
+    attach = Step(
+        home,
+        f"attach the disk of {name}",
+        drbd.attach(name),
+        undo=sides.detach(name),
+        check=sides.is_attached(name),
+    )
     advice = (
         f"the disk on {home} does not work or is not DRBD's (journalctl -k there); a new volume in its place: "
         f"fab vm.repair {name} --new-disk; another node: fab vm.peer {name} --secondary NODE"

@@ -143,7 +143,12 @@ def _connected(case: Case, up: Mapping[str, Resource]) -> list[Ailment]:
         refusal = f"{text}, and {target} is primary: only connected it can read; stop it first: fab vm.stop {name}"
         return [Ailment("stalled", text, refusal=refusal)]
     steps = [
-        Step(target, f"disconnect {name}, whose disk there is not good anyway", sides.disconnect(name)),
+        Step(
+            target,
+            f"disconnect {name}, whose disk there is not good anyway",
+            sides.disconnect(name),
+            undo=sides.connect(name),
+        ),
         Step(target, f"connect {name} again", sides.connect(name), pivot=True),
         *([Step(good[0], f"connect {name} again", sides.connect_if_alone(name))]),
     ]

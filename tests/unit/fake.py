@@ -119,8 +119,10 @@ class World:
         resources = {}
         for vm, kernel in machine.resources.items():
             peer = self.peer(name, vm)
+            waits = not kernel.alone and any(other != name and vm in m.resources for other, m in self.nodes.items())
+            connection = "Connected" if peer else "Connecting" if waits else "StandAlone"
             resources[vm] = Resource(
-                vm, kernel.minor, kernel.role, kernel.disk, "Connected" if peer else "StandAlone", "Established",
+                vm, kernel.minor, kernel.role, kernel.disk, connection, "Established",
                 peer.role if peer else "Unknown", peer.disk if peer else "DUnknown", GiB,
                 two_primaries=kernel.two_primaries,
             )  # fmt: skip
@@ -263,6 +265,14 @@ def attach(world: World, at: str, command: Command, vm: str) -> None:
     kernel.disk = "UpToDate" if peer and peer.disk == "UpToDate" else "Consistent"
 
 
+def detach(world: World, at: str, command: Command, vm: str) -> None:
+    world.nodes[at].resources[vm].disk = "Diskless"
+
+
+def is_attached(world: World, at: str, command: Command, vm: str) -> None:
+    need(world.nodes[at].resources[vm].disk != "Diskless", "")
+
+
 def define(world: World, at: str, command: Command) -> None:
     name = re.search("<name>(.*)</name>", command.stdin or "")
     assert name is not None
@@ -360,6 +370,8 @@ EFFECTS: list[tuple[str, Effect]] = [
     (BASH + r"'.*drbdadm cstate.*drbdadm connect .*'( )pmc (\S+)", connect_again),
     (r"drbdadm resume-sync (\S+)", nothing),
     (r"drbdadm attach (\S+)", attach),
+    (r"drbdadm detach (\S+)", detach),
+    (BASH + r"'.*drbdadm dstate .* pmc (\S+)", is_attached),
     (VIRSH + r"define /dev/stdin", define),
     (VIRSH + r"undefine (\S+) --nvram --managed-save --snapshots-metadata", undefine),
     (VIRSH + r"start (\S+)", start),
