@@ -30,7 +30,7 @@ class Past:
     """What the kernel's log still knows, as Unix times. None: not in the log."""
 
     lost: float | None = None  # it lost its peer
-    alone: float | None = None  # its first write without the peer, after that
+    alone: float | None = None  # its first write without the peer, or its promotion, after that
     demoted: float | None = None  # it was made secondary, and could not write any more
     split: float | None = None  # it found out that there are two histories
     resync: int | None = None  # bytes that the last resync set out to copy

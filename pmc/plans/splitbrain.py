@@ -22,7 +22,7 @@ COLUMNS = (
     "connection",
     "differs",
     "lost its peer",
-    "first wrote alone",
+    "went on alone",
     "could write until",
 )
 
@@ -124,11 +124,11 @@ def _row(case: Case, home: str, text: bool) -> dict[str, Any]:
     if text:
         return row | {
             "differs": show_size(now.out_of_sync), "lost its peer": moment(past.lost) or "not in the log",
-            "first wrote alone": moment(past.alone) or "not in the log", "could write until": until or "not in the log",
+            "went on alone": moment(past.alone) or "not in the log", "could write until": until or "not in the log",
         }  # fmt: skip
     return row | {
         "out_of_sync": now.out_of_sync, "size": now.size, "lost_peer": moment(past.lost),
-        "first_wrote_alone": moment(past.alone), "could_write_until": until, "split_found": moment(past.split),
+        "went_on_alone": moment(past.alone), "could_write_until": until, "split_found": moment(past.split),
     }  # fmt: skip
 
 

@@ -242,11 +242,7 @@ def rm(c: Any, name: str = "", yes: bool = False, conf: str = "", dry_run: bool 
         state = cluster.state()
         plan = plans.remove(name, state, cluster.settings)
         if not (dry_run or c.config.run.dry or yes):
-            running = state.active_on(name)
-            confirm(
-                f"{name} and its disk are removed for good{lost.warning(state, name)}"
-                + (f"; it RUNS on {running[0]}" if running else ""),
-                name,
-            )
+            runs = "".join(f"; it RUNS on {node}" for node in state.active_on(name))
+            confirm(f"{name} and its disk are removed for good{lost.warning(state, name)}{runs}", name)
         if carry_out(c, cluster, plan, dry_run):
             note(f"{name} is removed")

@@ -100,7 +100,7 @@ def test_a_split_brain(lab: Pmc, clean: Clean) -> None:
     sides = {side["node"]: side for side in facts(lab)["sides"]}
     assert sides["pm-1"]["could_write_until"] == "now"
     assert sides["pm-2"]["could_write_until"].startswith("20")
-    assert all(side["out_of_sync"] and side["lost_peer"] and side["first_wrote_alone"] for side in sides.values())
+    assert all(side["out_of_sync"] and side["lost_peer"] and side["went_on_alone"] for side in sides.values())
     # The side that the guest writes is not overwritten under it.
     other = lab.fab("vm.repair", "web", "--keep", "pm-2")
     assert (other.returncode, "it runs on pm-1" in other.stderr) == (2, True)

@@ -15,7 +15,7 @@ from pmc.plans import lost, repair, splitbrain
 from pmc.plans.ailment import About, Ailment, Case, Wishes
 from pmc.sides import Generation, Past
 from pmc.units import GiB, MiB
-from tests.unit.samples import SETTINGS, XML, alone, changed, cluster, home, running, stopped, with_resource
+from tests.unit.samples import SETTINGS, XML, alone, changed, cluster, data, home, running, stopped, with_resource
 from tests.unit.stories import ALIKE, NOW, PARTED
 
 AHEAD = {"pm-1": About(Generation(0x20, 0x10), xml=XML), "pm-2": About(Generation(0x10), xml=XML)}
@@ -173,8 +173,8 @@ def test_both_sides_are_shown_with_what_is_known() -> None:
     first, second = splitbrain.rows(case, text=True)
     assert (first["vm"], first["could write until"], first["differs"]) == ("running", "now", "40 MiB")
     assert first["lost its peer"] == "2026-01-02T03:00:00+00:00"
-    assert (second["could write until"], second["first wrote alone"]) == ("2026-01-02T03:01:40+00:00", "not in the log")
-    assert splitbrain.rows(case, text=False)[1]["first_wrote_alone"] == ""
+    assert (second["could write until"], second["went on alone"]) == ("2026-01-02T03:01:40+00:00", "not in the log")
+    assert splitbrain.rows(case, text=False)[1]["went_on_alone"] == ""
 
 
 # -- refused before anything is looked at further --
@@ -359,3 +359,14 @@ def test_what_is_no_generation_is_an_error() -> None:
     for text in ("", "web not configured", "0000:0000"):
         with pytest.raises(ValueError, match="not generation"):
             sides.parse_generation(text)
+
+
+def generation(what: str) -> Generation:
+    return sides.parse_generation(data(f"drbdadm-9.22.0-module-8.4.11-get-gi-{what}.txt"))
+
+
+def test_disconnected_by_hand_is_no_split_brain_whatever_the_primary_wrote() -> None:
+    primary, secondary = generation("disconnected-primary"), generation("disconnected-secondary")
+    assert sides.compare(primary, secondary) == "ahead"
+    assert sides.compare(secondary, primary) == "behind"
+    assert primary.bitmap == secondary.current, "the bit that says primary is no part of an identifier"
