@@ -5,17 +5,23 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Sequence
+from typing import Any
 
 from pmc import allocate, backup, drbd, virsh
+from pmc import sides as sides_
 from pmc.backup import Stored
 from pmc.cluster import Cluster
-from pmc.errors import Refused
+from pmc.command import Query
+from pmc.errors import PmcError, Refused
 from pmc.model import ClusterState
+from pmc.node import Node
 from pmc.plans import refuse
 from pmc.plans.add import iso_path
+from pmc.plans.ailment import About
 from pmc.plans.make import Given
 from pmc.plans.request import Add
 from pmc.settings import Settings
+from pmc.sides import Generation, Past
 
 
 def given(state: ClusterState, settings: Settings, address: str) -> Given:
@@ -91,3 +97,27 @@ def stored(cluster: Cluster, state: ClusterState, vm: str = "") -> list[Stored]:
     names = [node.name for node in state.answering]
     found = cluster.on_all(lambda node: node.ask(backup.listing(folder, node.name, vm))[0], names)
     return [each for list_ in found for each in list_]
+
+
+def sides(cluster: Cluster, state: ClusterState, vm: str, homes: Sequence[str]) -> dict[str, About]:
+    """What each side tells about its past. What cannot be read (metadata on a dead disk) is not known, no error."""
+    return dict(zip(homes, cluster.on_all(lambda node: _side(node, state, vm), homes), strict=True))
+
+
+def _side(node: Node, state: ClusterState, vm: str) -> About:
+    here = state.nodes[node.name]
+    queries: list[Query[Any]] = [sides_.generation(vm), sides_.past(vm, here.files[vm].minor)]
+    if vm in here.domains:
+        queries.append(virsh.dumpxml(vm))
+    generation, past, *xml = node.ask_each(*queries)
+    return About(
+        generation if isinstance(generation, Generation) else None,
+        past if isinstance(past, Past) else Past(),
+        _known(xml[0]) if xml else "",
+    )
+
+
+def _known(answer: object) -> str:
+    if isinstance(answer, PmcError):
+        raise answer
+    return str(answer)

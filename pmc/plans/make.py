@@ -92,19 +92,19 @@ def wait_connected(settings: Settings, node: str, name: str) -> Step:
     seconds = settings.deadlines.peer
     advice = "DRBD's two sides do not find each other; does the replication network carry the port between the nodes?"
     line = f"drbdadm wait-connect {name}"
-    return Step(node, f"wait until {name} is connected", Wait(_when(name, _connected), seconds, advice, line))
+    return Step(node, f"wait until {name} is connected", Wait(when(name, _connected), seconds, advice, line))
 
 
 def see_equal(node: str, name: str) -> Step:
     """Looked at again right before a second primary: the link may have dropped since the plan was made."""
     otherwise = "DRBD is not Connected with both sides UpToDate any more"
-    query = _when(name, lambda resource: resource.healthy)
+    query = when(name, lambda resource: resource.healthy)
     return Step(node, f"see that both sides of {name} are equal", Wait(query, 5, otherwise, f"drbdadm status {name}"))
 
 
 def see_apart(node: str, name: str) -> Step:
     """Before this side goes on alone: the other one would have to be asked if it were there."""
-    query = _when(name, lambda resource: not _connected(resource))
+    query = when(name, lambda resource: not _connected(resource))
     wait = Wait(query, 5, "DRBD is Connected, so the other side lives", f"drbdadm status {name}")
     return Step(node, f"see that {name} has lost its other side", wait)
 
@@ -115,7 +115,7 @@ def wait_up_to_date(settings: Settings, node: str, name: str) -> Step:
         node,
         f"wait until both sides of {name} are up to date",
         Wait(
-            _when(name, lambda resource: resource.healthy),
+            when(name, lambda resource: resource.healthy),
             seconds,
             "they are not UpToDate on both sides",
             f"drbdadm wait-sync {name}",
@@ -127,7 +127,7 @@ def _connected(resource: Resource) -> bool:
     return resource.connection == "Connected"
 
 
-def _when(name: str, holds: Callable[[Resource], bool]) -> Query[bool]:
+def when(name: str, holds: Callable[[Resource], bool]) -> Query[bool]:
     query = drbd.status(name)
     return Query(query.command, lambda text: bool(holds(query.parse(text).get(name, Resource(name)))))
 

@@ -70,7 +70,8 @@ def _up(node: NodeState, file: ResourceFile) -> list[Step]:
     # Without disk and peer: brought up before its volume was there, as drbd.service does when LVM is late.
     if now is None or now.minor < 0 or (now.disk == "Diskless" and now.connection == "StandAlone" and not alone):
         return [Step(node.name, f"bring up {file.name}", drbd.up(file.name, alone))]
-    if now.disk == "Diskless":
+    # One that has a peer was detached, after an I/O error or by hand: vm.repair attaches it, when the peer is whole.
+    if now.disk == "Diskless" and alone:
         return [Step(node.name, f"attach the disk of {file.name}", drbd.attach(file.name))]
     return []
 
@@ -106,10 +107,12 @@ def _side(node: NodeState, name: str, state: ClusterState) -> Side:
         return Side(node.name, name, None, alone, note="not up")
     if now.healthy or (alone and now.disk == "UpToDate"):
         return Side(node.name, name, now, alone)
-    if alone or now.disk in ("Diskless", "Failed"):
+    if alone:
         return Side(node.name, name, now, alone, note="its own disk is not usable")
+    if now.disk in ("Diskless", "Failed"):
+        return Side(node.name, name, now, note=f"its own disk is not usable; journalctl -k, then fab vm.repair {name}")
     if now.connection == "StandAlone":
-        return Side(node.name, name, now, note="split brain, or disconnected by hand; journalctl -k tells which")
+        return Side(node.name, name, now, note=f"split brain, or disconnected by hand; fab vm.repair {name} tells")
     peers = [host for host in (file.hosts if file else ()) if host != node.hostname]
     if now.connection != "Connected" and (why := _absent(peers, name, state)):
         return Side(node.name, name, now, note=why)

@@ -12,7 +12,7 @@ from pmc.lock import ALLOCATION
 from pmc.plans import add as adding
 from pmc.plans import backup as backups_
 from pmc.plans import clone as cloning
-from pmc.plans import refuse, request
+from pmc.plans import lost, refuse, request
 from pmc.plans import vm as plans
 from pmc.rows import BACKUP_COLUMNS, VM_COLUMNS, backup_rows, vm_rows
 from pmc.tasks.base import carry_out, complain, confirm, lock, opened, task
@@ -166,12 +166,16 @@ def backup(c: Any, name: str = "", base: bool = False, conf: str = "", dry_run: 
 
 @task(place="name", name="the VM; left out, all of them")
 def backups(c: Any, name: str = "", json: bool = False, conf: str = "") -> None:
-    """List the backups of a VM, or of all, over all nodes: vm.backups [NAME]"""
+    """List the backups of a VM, or of all, over all nodes, and what vm.repair kept: vm.backups [NAME]"""
     with opened(conf) as cluster:
         if name:
             refuse.check_name("vm.backups", name)
         state = cluster.state()
-        show(table(backup_rows(looks.stored(cluster, state, name), text=not json), json, BACKUP_COLUMNS))
+        kept = lost.snapshots(state, name)
+        rows = backup_rows(looks.stored(cluster, state, name), text=not json) + lost.rows(kept, text=not json)
+        show(table(rows, json, BACKUP_COLUMNS))
+        for each in kept:
+            note(lost.advice(each, cluster.settings))
         complain(state)
 
 
@@ -217,10 +221,7 @@ def rm(c: Any, name: str = "", yes: bool = False, conf: str = "", dry_run: bool 
         state = cluster.state()
         plan = plans.remove(name, state, cluster.settings)
         if not (dry_run or c.config.run.dry or yes):
-            running = state.active_on(name)
-            confirm(
-                f"{name} and its disk are removed for good" + (f"; it RUNS on {running[0]}" if running else ""),
-                name,
-            )
+            runs = "".join(f"; it RUNS on {node}" for node in state.active_on(name))
+            confirm(f"{name} and its disk are removed for good{lost.warning(state, name)}{runs}", name)
         if carry_out(c, cluster, plan, dry_run):
             note(f"{name} is removed")

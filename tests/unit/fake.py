@@ -31,6 +31,8 @@ class Kernel:
     role: str = "Secondary"
     disk: str = "Inconsistent"
     two_primaries: bool = False
+    alone: bool = False  # StandAlone
+    split: bool = False  # written without the other, as the other was without it
 
 
 @dataclass
@@ -106,9 +108,11 @@ class World:
         return machine.domains[vm] + "\n"
 
     def peer(self, name: str, vm: str) -> Kernel | None:
+        """The one that it is connected with."""
         alive = {other: m for other, m in self.nodes.items() if other != name and other not in self.dead}
         others = [m.resources[vm] for m in alive.values() if vm in m.resources]
-        return others[0] if others else None
+        mine = self.nodes[name].resources.get(vm)
+        return others[0] if others and not others[0].alone and not (mine and mine.alone) else None
 
     def open(self, name: str, vm: str) -> bool:
         """A guest has the disk open."""
@@ -120,12 +124,14 @@ class World:
     def _node_state(self, name: str, machine: Machine) -> NodeState:
         if name in self.dead:
             return NodeState(name, down="no ssh within 10 s", answers=False)
-        apart = "Connecting" if self.dead else "StandAlone"
         resources = {}
         for vm, kernel in machine.resources.items():
             peer = self.peer(name, vm)
+            others = [other for other, m in self.nodes.items() if other != name and vm in m.resources]
+            waits = not kernel.alone and bool(others or self.dead)
+            connection = "Connected" if peer else "Connecting" if waits else "StandAlone"
             resources[vm] = Resource(
-                vm, kernel.minor, kernel.role, kernel.disk, apart if peer is None else "Connected", "Established",
+                vm, kernel.minor, kernel.role, kernel.disk, connection, "Established",
                 peer.role if peer else "Unknown", peer.disk if peer else "DUnknown", GiB,
                 two_primaries=kernel.two_primaries,
             )  # fmt: skip
@@ -156,7 +162,7 @@ def snapshot(world: World, at: str, command: Command, size: str, name: str, orig
 def remove(world: World, at: str, command: Command, name: str) -> None:
     machine = world.nodes[at]
     need(name in machine.volumes, "Failed to find logical volume")
-    need(name not in machine.resources, "Logical volume in use")
+    need(name not in machine.resources or machine.resources[name].disk == "Diskless", "Logical volume in use")
     del machine.volumes[name]
 
 
@@ -194,7 +200,7 @@ def has_file(world: World, at: str, command: Command, path: str) -> None:
 def metadata(world: World, at: str, command: Command, vm: str) -> None:
     machine = world.nodes[at]
     need(drbd.path(vm) in machine.files and vm in machine.volumes, "no resource file, or no disk")
-    need(vm not in machine.resources, "is configured!")
+    need(vm not in machine.resources or machine.resources[vm].disk == "Diskless", "is configured!")
 
 
 def up(world: World, at: str, command: Command, vm: str) -> None:
@@ -241,6 +247,39 @@ def allow_two(world: World, at: str, command: Command, answer: str, vm: str) -> 
     closing = kernel.two_primaries and answer == "no"
     need(not (closing and peer and kernel.role == peer.role == "Primary"), "Can not be changed: both are primary")
     kernel.two_primaries = answer == "yes"
+
+
+def disconnect(world: World, at: str, command: Command, vm: str) -> None:
+    world.nodes[at].resources[vm].alone = True
+
+
+def connect(world: World, at: str, command: Command, discard: str | None, vm: str) -> None:
+    kernel = world.nodes[at].resources[vm]
+    need(not (discard and kernel.role == "Primary"), "Can not discard data of a primary")
+    kernel.alone, kernel.split = False, kernel.split and not discard
+    if (peer := world.peer(at, vm)) and not (kernel.split and peer.split):
+        kernel.split = peer.split = False
+    elif peer:
+        kernel.alone = True  # DRBD finds the split brain and drops the connection
+
+
+def connect_again(world: World, at: str, command: Command, space: str, vm: str) -> None:
+    if world.nodes[at].resources[vm].alone:
+        connect(world, at, command, None, vm)
+
+
+def attach(world: World, at: str, command: Command, vm: str) -> None:
+    kernel, peer = world.nodes[at].resources[vm], world.peer(at, vm)
+    need(vm in world.nodes[at].volumes and kernel.disk == "Diskless", "can not open backing device")
+    kernel.disk = "UpToDate" if peer and peer.disk == "UpToDate" else "Consistent"
+
+
+def detach(world: World, at: str, command: Command, vm: str) -> None:
+    world.nodes[at].resources[vm].disk = "Diskless"
+
+
+def is_attached(world: World, at: str, command: Command, vm: str) -> None:
+    need(world.nodes[at].resources[vm].disk != "Diskless", "")
 
 
 def define(world: World, at: str, command: Command) -> None:
@@ -341,6 +380,13 @@ EFFECTS: list[tuple[str, Effect]] = [
     (r"drbdadm secondary (\S+)", demote),
     (r"drbdadm new-current-uuid --clear-bitmap (\S+)", declare_equal),
     (r"drbdadm net-options --protocol=C --allow-two-primaries=(yes|no) (\S+)", allow_two),
+    (r"drbdadm disconnect (\S+)", disconnect),
+    (r"drbdadm connect (--discard-my-data )?(\S+)", connect),
+    (BASH + r"'.*drbdadm cstate.*drbdadm connect .*'( )pmc (\S+)", connect_again),
+    (r"drbdadm resume-sync (\S+)", nothing),
+    (r"drbdadm attach (\S+)", attach),
+    (r"drbdadm detach (\S+)", detach),
+    (BASH + r"'.*drbdadm dstate .* pmc (\S+)", is_attached),
     (VIRSH + r"define /dev/stdin", define),
     (VIRSH + r"undefine (\S+) --nvram --managed-save --snapshots-metadata", undefine),
     (VIRSH + r"start (\S+)", start),

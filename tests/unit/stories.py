@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from pmc.backup import Backup, Stored
 from pmc.model import Volume
 from pmc.plan import Plan, apply
-from pmc.plans import add, backup, clone, failover, vm
+from pmc.plans import add, backup, clone, failover, repair, vm
+from pmc.plans.ailment import About, Wishes
 from pmc.plans.make import Given
 from pmc.plans.request import Add, Image
+from pmc.sides import Generation
 from pmc.units import GiB, MiB
 from tests.unit.fake import World, done
 from tests.unit.samples import SETTINGS, XML
@@ -128,6 +130,55 @@ def restored(world: World) -> Plan:
     return backup.restore(chosen, world.state(), SETTINGS, NEW, UUID)
 
 
+PARTED = {"pm-1": About(Generation(0x20, 0x10), xml=XML), "pm-2": About(Generation(0x30, 0x10), xml=XML)}
+ALIKE = {"pm-1": About(Generation(0x20), xml=XML), "pm-2": About(Generation(0x20), xml=XML)}
+
+
+def parted_web() -> World:
+    """web runs on pm-1; pm-2 was written meanwhile."""
+    world = with_web()
+    for machine in ("pm-1", "pm-2"):
+        kernel = world.nodes[machine].resources["web"]
+        kernel.alone = kernel.split = True
+    return world
+
+
+def changed_web(at: str = "pm-2", **changes: object) -> Callable[[], World]:
+    """web runs on pm-1; its DRBD resource on the node `at` is changed."""
+
+    def begin() -> World:
+        world = with_web()
+        kernel = world.nodes[at].resources["web"]
+        world.nodes[at].resources["web"] = replace(kernel, **changes)  # type: ignore[arg-type]
+        return world
+
+    return begin
+
+
+def without_domain() -> World:
+    world = with_web()
+    del world.nodes["pm-2"].domains["web"]
+    return world
+
+
+def not_up() -> World:
+    world = with_web()
+    del world.nodes["pm-2"].resources["web"]
+    return world
+
+
+def repaired(about: Mapping[str, About] = ALIKE, **wishes: object) -> Callable[[World], Plan]:
+    """The first ailment's plan."""
+
+    def build(world: World) -> Plan:
+        asked = Wishes(NOW, **wishes)  # type: ignore[arg-type]
+        return repair.ailments("web", world.state(), about, SETTINGS, asked)[0].plan("web")
+
+    return build
+
+
+OTHER = {**ALIKE, "pm-2": replace(ALIKE["pm-2"], xml=XML.replace("1048576", "524288"))}
+
 RAW = Image("/images/web.raw", "raw", GiB, GiB)
 QCOW2 = Image("/images/web.qcow2", "qcow2", GiB, 300 * MiB)
 ISO = Image("/iso/debian.iso", "iso", 600 * MiB, 600 * MiB)
@@ -153,4 +204,13 @@ STORIES: dict[str, Callable[[], Story]] = {
     "vm.backup-base": of_web(backed_up(())),
     "vm.backup-delta": of_web(backed_up(STORED)),
     "vm.restore": of_web(restored),
+    "vm.repair-split": of_web(repaired(PARTED, keep="pm-1"), parted_web),
+    "vm.repair-standalone": of_web(repaired(), changed_web(alone=True)),
+    "vm.repair-not-up": of_web(repaired(), not_up),
+    "vm.repair-diskless": of_web(repaired(), changed_web(disk="Diskless")),
+    "vm.repair-new-disk": of_web(repaired(new_disk=True), changed_web(disk="Diskless")),
+    "vm.repair-stalled": of_web(repaired(stalled=True), changed_web(disk="Inconsistent")),
+    "vm.repair-undefined": of_web(repaired(), without_domain),
+    "vm.repair-definitions": of_web(repaired(OTHER)),
+    "vm.repair-two-primaries": of_web(repaired(), changed_web(two_primaries=True)),
 }

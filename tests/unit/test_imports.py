@@ -18,7 +18,16 @@ FILES = {
 LAYERS = [
     {"pmc", "pmc.units", "pmc.errors", "pmc.command"},
     {"pmc.model", "pmc.settings"},
-    {"pmc.drbd", "pmc.lvm", "pmc.virsh", "pmc.backup", "pmc.allocate", "pmc.lock"},
+    {
+        "pmc.drbd",
+        "pmc.lvm",
+        "pmc.virsh",
+        "pmc.backup",
+        "pmc.allocate",
+        "pmc.lock",
+        "pmc.sides",
+        "pmc.definition",
+    },
     {"pmc.plan"},
     {"pmc.plans", "pmc.plans.*", "pmc.checks", "pmc.checks.*", "pmc.trust", "pmc.rows", "pmc.verify", "pmc.verify.*"},
     {"pmc.view"},

@@ -82,7 +82,7 @@ def test_each_resource_has_its_own_plan_and_no_undo() -> None:
     [
         (Resource("web"), drbd.up("web")),
         (replace(LONELY, disk="Diskless", connection="StandAlone"), drbd.up("web")),
-        (replace(WELL, disk="Diskless"), drbd.attach("web")),
+        (replace(WELL, disk="Diskless"), None),
         (replace(LONELY, connection="StandAlone"), None),
     ],
     ids=["half up", "its volume came late", "detached", "split brain"],
@@ -136,7 +136,12 @@ def test_volumes_of_another_group_are_not_ours() -> None:
         (home("pm-1", LONELY), NodeState("pm-2", down="no ssh"), "pm-2 is down", False),
         (home("pm-1", LONELY), home("pm-2", None), "not up on pm-2: fab pm.ready_drbd pm-2", False),
         (home("pm-1", LONELY), home("pm-2", replace(LONELY, connection="StandAlone")), "StandAlone on pm-2", False),
-        (home("pm-1", replace(WELL, disk="Diskless")), None, "its own disk is not usable", False),
+        (
+            home("pm-1", replace(WELL, disk="Diskless")),
+            None,
+            "its own disk is not usable; journalctl -k, then fab vm.repair web",
+            False,
+        ),
         (home("pm-1", replace(WELL, disk="Inconsistent", out_of_sync=4096)), None, "syncing", True),
         (home("pm-1", replace(WELL, peer_disk="Inconsistent")), None, "waits for pm-2", True),
     ],

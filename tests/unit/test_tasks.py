@@ -117,6 +117,8 @@ def test_fab_and_pmc_as_processes() -> None:
         ("vm.start web --on pm-9", "--on 'pm-9': no such node"),
         ("vm.start web --on", "<Argument: on> needed value"),
         ("vm.stop", "vm.stop ''"),
+        ("vm.repair", "vm.repair ''"),
+        ("vm.repair web --keep pm-9", "--keep 'pm-9': no such node"),
         ("vm.mv", "vm.mv: name the VMs, or give --all-from NODE"),
         ("vm.mv web --all-from pm-1", "vm.mv: name the VMs, or give --all-from NODE"),
         ("vm.mv --all-from pm-9", "--all-from 'pm-9': no such node"),

@@ -1,0 +1,108 @@
+"""Snapshots that vm.repair keeps of the side that lost a split brain: NAME.lost-TIME on the node where it was. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pmc import lvm
+from pmc.errors import Refused
+from pmc.model import ClusterState, Volume
+from pmc.plan import Plan, Step, on_each, plan
+from pmc.settings import Settings
+from pmc.units import MiB, show_size
+
+NAME = re.compile(r"(?P<vm>[a-z][a-z0-9-]*)\.lost-(?P<time>\d{8}T\d{6}Z)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Lost:
+    node: str
+    vm: str
+    time: datetime
+    volume: Volume
+    disk: int  # bytes of the volume that it is a snapshot of
+
+    @property
+    def broken(self) -> str:
+        """lvs(8): the fifth attribute is I when it overflowed."""
+        return "it overflowed and is worth nothing" if self.volume.attributes[4:5] in ("I", "S") else ""
+
+
+def name_for(vm: str, now: datetime) -> str:
+    return f"{vm}.lost-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}"
+
+
+def snapshots(state: ClusterState, vm: str = "") -> list[Lost]:
+    """Those of one VM, or of all, on the nodes that answer."""
+    found = []
+    for node in state:
+        for volume in node.volumes.values():
+            match = NAME.fullmatch(volume.name)
+            if not match or volume.origin != match["vm"] or vm not in ("", match["vm"]) or lvm.TAG not in volume.tags:
+                continue
+            origin = node.volumes.get(volume.origin)
+            time = datetime.strptime(match["time"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+            found.append(Lost(node.name, match["vm"], time, volume, origin.size if origin else 0))
+    return sorted(found, key=lambda each: (each.volume.name, each.node))
+
+
+def rows(found: Sequence[Lost], text: bool) -> list[dict[str, Any]]:
+    """Beside the rows of backups, with the same columns."""
+    return [_row(each, text) for each in found]
+
+
+def _row(each: Lost, text: bool) -> dict[str, Any]:
+    used = int(each.volume.size * (each.volume.data_percent or 0) / 100)
+    row = {
+        "id": each.volume.name, "node": each.node, "kind": "lost", "base": "",
+        "time": each.time.isoformat(timespec="seconds"),
+    }  # fmt: skip
+    if text:
+        return row | {"kind": f"BROKEN: {each.broken}" if each.broken else "lost", "disk": show_size(each.disk),
+                      "stored": f"{show_size(used)} of {show_size(each.volume.size)}"}  # fmt: skip
+    return row | {"vm": each.vm, "disk": each.disk, "stored": used, "room": each.volume.size, "broken": each.broken}
+
+
+def advice(each: Lost, settings: Settings) -> str:
+    """What can be done with it."""
+    name, path = each.volume.name, lvm.path(settings.volume_group, each.volume.name)
+    look = "" if each.broken else f"on {each.node} it is read as {path} (docs/repair.md); "
+    return f"{name}: {look}it is removed by: fab vm.repair {each.vm} --drop {name}"
+
+
+def warning(state: ClusterState, vm: str) -> str:
+    """For who removes the VM: these go with it."""
+    found = snapshots(state, vm)
+    return "".join(f"; so is {each.volume.name} on {each.node}, a kept side of a split brain" for each in found)
+
+
+def room(differs: int, volume: int) -> int:
+    """For a snapshot of the loser: all that the resync will overwrite, and a fifth of the disk for what the guest
+    writes from then on, since that is replicated onto the snapshot's origin. No more than can ever change."""
+    return min(-(-(differs + volume // 5) // (4 * MiB)) * 4 * MiB + 4 * MiB, most(volume))
+
+
+def most(volume: int) -> int:
+    """A snapshot of this size cannot overflow: the whole volume, and LVM's table of what was copied."""
+    return -(-(volume + volume // 128) // (4 * MiB)) * 4 * MiB + 4 * MiB
+
+
+def drop(vm: str, snapshot: str, state: ClusterState, settings: Settings) -> Plan:
+    match = NAME.fullmatch(snapshot)
+    if not match or match["vm"] != vm:
+        raise Refused(
+            f"--drop {snapshot[:90]!r}: no snapshot that vm.repair keeps of {vm}; fab vm.backups {vm} lists them"
+        )
+    nodes = [each.node for each in snapshots(state, vm) if each.volume.name == snapshot]
+    if not nodes:
+        raise Refused(f"--drop {snapshot}: on no node that answers; fab vm.backups {vm} lists what there is")
+    group = settings.volume_group
+    gone = lvm.remove(group, snapshot)
+    return plan(
+        f"vm.repair {vm}: drop",
+        on_each(nodes, lambda node: Step(node, f"remove the snapshot {group}/{snapshot}", gone, pivot=True)),
+    )

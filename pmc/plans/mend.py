@@ -1,0 +1,175 @@
+"""What can be wrong with one side alone: its resource is not up, its disk is detached, its definition is missing or
+differs. Pure."""
+
+from __future__ import annotations
+
+from pmc import definition, drbd, lvm, sides, virsh
+from pmc.plan import Step, Wait
+from pmc.plans.ailment import NO_DISK, Ailment, Case
+from pmc.plans.make import when
+from pmc.units import show_size
+
+
+def not_up(case: Case) -> list[Ailment]:
+    return [_not_up(case, home) for home in case.homes if case.resource(home) is None]
+
+
+def _not_up(case: Case, home: str) -> Ailment:
+    name, node = case.name, case.node(home)
+    text = f"its DRBD resource is not up on {home}"
+    volume = node.volumes.get(name)
+    if not node.drbd or (volume and volume.attributes[4:5] not in ("", "a")):
+        return Ailment("not-up", text, refusal=f"{text}: fab pm.ready_drbd {home}")
+    bring = Step(
+        home,
+        f"bring up {name}",
+        drbd.up(name, alone=len(case.homes) == 1),
+        undo=drbd.down(name),
+        check=drbd.is_up(name),
+    )
+    if volume:
+        return Ailment("not-up", text, (bring,), advice=f"fab pm.ready_drbd {home} tells more")
+    text = f"the volume {case.settings.volume_group}/{name} is not there on {home}"
+    return _renewed(case, home, text, bring)
+
+
+def disks(case: Case) -> list[Ailment]:
+    """Detached: after an I/O error, by hand, or the volume was late. Attached again only while connected to a peer that
+    is up to date, so that what it missed is copied. By itself such a disk would claim to be up to date."""
+    found = [home for home in case.homes if (r := case.resource(home)) and r.disk in NO_DISK]
+    return [_detached(case, home, len(found) == len(case.homes)) for home in found]
+
+
+def _detached(case: Case, home: str, all_of_them: bool) -> Ailment:
+    name, now = case.name, case.node(home).resources[case.name]
+    text = f"its disk on {home} is {now.disk}"
+    attach = Step(
+        home,
+        f"attach the disk of {name}",
+        drbd.attach(name),
+        undo=sides.detach(name),
+        check=sides.is_attached(name),
+    )
+    advice = (
+        f"the disk on {home} does not work or is not DRBD's (journalctl -k there); a new volume in its place: "
+        f"fab vm.repair {name} --new-disk; another node: fab vm.peer {name} --secondary NODE"
+    )
+    if len(case.homes) == 1:
+        advice = f"it has no other copy; look at journalctl -k on {home}, restore a backup: fab vm.backups {name}"
+        return Ailment("diskless", text, (attach,), advice=advice)
+    peer = case.node(case.other(home)).resources.get(name)
+    if all_of_them or peer is None or peer.disk != "UpToDate":
+        state = peer.disk if peer else "not up"
+        refusal = (
+            f"{text}, and {state} on {case.other(home)}: mend that side first; nothing is attached until it is UpToDate"
+        )
+        return Ailment("diskless", text, refusal=refusal)
+    if now.connection != "Connected" or peer.connection != "Connected":
+        # It is connected first; attached then, after another look.
+        return Ailment("diskless", text, advice=advice)
+    if case.wishes.new_disk or name not in case.node(home).volumes:
+        return _renewed(case, home, text, attach)
+    return Ailment("diskless", text, (_see_good(case, home), attach), advice=advice)
+
+
+def _see_good(case: Case, home: str) -> Step:
+    """Looked at again right before: only a side that is connected to a good one may be attached or made anew."""
+    peer, name = case.other(home), case.name
+    holds = when(name, lambda r: r.disk == "UpToDate")
+    wait = Wait(holds, 5, f"the disk on {peer} is not UpToDate any more", f"drbdadm dstate {name}")
+    return Step(peer, f"see that the disk of {name} is good", wait)
+
+
+def _renewed(case: Case, home: str, text: str, last: Step) -> Ailment:
+    """A new volume in place of one that is gone or does not work; all of it is copied from the peer. Not zeroed: until
+    the copy is complete DRBD lets nobody read it."""
+    name, group = case.name, case.settings.volume_group
+    node = case.node(home)
+    if len(case.homes) == 1:
+        return Ailment(
+            "no-volume", text, refusal=f"{text}, and there is no other copy; restore a backup: fab vm.backups {name}"
+        )
+    peer = case.node(case.other(home))
+    there, good = peer.volumes.get(name), peer.resources.get(name)
+    if there is None or good is None or good.disk != "UpToDate":
+        refusal = f"{text}, and the side on {peer.name} is not UpToDate; mend that one first"
+        return Ailment("no-volume", text, refusal=refusal)
+    if not case.wishes.new_disk:
+        refusal = (
+            f"{text}; make a new one there and copy all of it from {peer.name}: fab vm.repair {name} --new-disk; "
+            f"or on another node: fab vm.peer {name} --secondary NODE"
+        )
+        return Ailment("no-volume", text, refusal=refusal)
+    if kept := [volume.name for volume in node.volumes.values() if volume.origin == name]:
+        refusal = (
+            f"--new-disk: {group}/{name} on {home} has the snapshot {kept[0]}, which would go with it; remove it first"
+        )
+        return Ailment("no-volume", text, refusal=refusal)
+    if node.group_free + (node.volumes[name].size if name in node.volumes else 0) < there.size:
+        free = show_size(node.group_free)
+        return Ailment(
+            "no-volume", text, refusal=f"--new-disk: {home} has {free} free, {show_size(there.size)} are needed"
+        )
+    remove = [Step(home, f"remove the volume {group}/{name}", lvm.remove(group, name), pivot=True)]
+    steps = (
+        _see_good(case, home),
+        *(remove if name in node.volumes else []),
+        Step(
+            home,
+            f"make the volume {group}/{name} ({show_size(there.size)})",
+            lvm.create(group, name, there.size),
+            undo=lvm.remove(group, name),
+            check=lvm.exists(group, name),
+        ),
+        Step(home, f"make DRBD's metadata on {name}", drbd.create_metadata(name)),
+        last,
+    )
+    ask = f"{group}/{name} on {home} is made anew and all of it copied from {peer.name}"
+    return Ailment("no-volume", text, steps, ask=ask, advice=f"another node: fab vm.peer {name} --secondary NODE")
+
+
+def defined(case: Case) -> list[Ailment]:
+    """From the side where it runs, else from the one it was made on."""
+    name = case.name
+    having = [home for home in case.homes if name in case.node(home).domains]
+    if not having:
+        refusal = f"it is defined on no node; define it by hand, or remove what is left: fab vm.rm {name}"
+        return [Ailment("undefined", "it is defined on no node", refusal=refusal)]
+    source = case.active or having[0]
+    xml = case.about[source].xml
+    missing = [home for home in case.homes if home not in having]
+    found = [
+        Ailment(
+            "undefined",
+            f"it is not defined on {home}",
+            (
+                Step(
+                    home,
+                    f"define {name} as on {source}",
+                    virsh.define(xml),
+                    undo=virsh.undefine(name),
+                    check=virsh.exists(name),
+                ),
+            ),
+        )
+        for home in missing
+    ]
+    for home in having:
+        if home != source and (differ := definition.differences(xml, case.about[home].xml)):
+            found.append(_differs(case, source, home, differ))
+    return found
+
+
+def _differs(case: Case, source: str, home: str, differ: list[tuple[str, str, str]]) -> Ailment:
+    name, here, there = case.name, case.about[source].xml, case.about[home].xml
+    shown = "; ".join(
+        f"{what}: {one or 'none'} on {source}, {other or 'none'} on {home}" for what, one, other in differ[:6]
+    )
+    more = f"; and {len(differ) - 6} more" if len(differ) > 6 else ""
+    text = f"its definitions differ: {shown}{more}"
+    if definition.uuid(here) != definition.uuid(there):
+        refusal = f"{text}: not the same machine; if {home}'s may go, there: virsh undefine --keep-nvram {name}"
+        return Ailment("definitions-differ", text, refusal=refusal)
+    step = Step(home, f"define {name} as on {source}", virsh.define(here), undo=virsh.define(there))
+    why = "where it runs" if case.active == source else "where it was made"
+    return Ailment("definitions-differ", text, (step,), ask=f"{name}: {text}. {home} gets that of {source}, {why}")

@@ -1,0 +1,170 @@
+"""vm.repair: what is wrong with a VM, and for each ailment the steps that mend it, or why a person must decide. State,
+and what the sides tell about themselves, in; ailments out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pmc import drbd, sides
+from pmc.errors import Refused
+from pmc.model import ClusterState, Resource
+from pmc.plan import Step, on_each
+from pmc.plans import refuse, vm
+from pmc.plans.ailment import NO_DISK, About, Ailment, Case, Wishes
+from pmc.plans.mend import defined, disks, not_up
+from pmc.plans.splitbrain import split
+from pmc.settings import Settings
+
+WELL, WAITS, BROKEN = "well", "waits", "broken"
+
+
+def homes(name: str, state: ClusterState, settings: Settings) -> tuple[str, ...]:
+    """The VM's sides. Refused unless all nodes answer, no other node claims the VM, and it runs once at most."""
+    known = refuse.found(state, name)
+    named = next((node.files[name].hosts for node in state if name in node.files), ())
+    for home in named:
+        if home not in state.nodes:
+            raise Refused(f"{name}: lives on {home}, which is not in pmc.conf; add it there")
+    refuse.relied_on(state, *state.nodes)
+    if stray := [node for node in known if node not in named]:
+        raise Refused(
+            f"{name}: {stray[0]} knows it, but its resource file does not name that node; look there by hand: "
+            f"virsh dominfo {name}; drbdadm status {name}"
+        )
+    for home in named:
+        if name not in state.nodes[home].files:
+            there = next(each for each in named if name in state.nodes[each].files)
+            raise Refused(f"{name}: {drbd.path(name)} is missing on {home}; copy it there from {there}, mode 600")
+    if len(active := state.active_on(name)) > 1:
+        raise Refused(
+            f"{name}: RUNS TWICE, on {' and '.join(active)}, each on its own disk; stop the one whose data is worth "
+            f"less, by hand on its node: virsh shutdown {name}; then run this again"
+        )
+    return named
+
+
+def ailments(
+    name: str, state: ClusterState, about: Mapping[str, About], settings: Settings, wishes: Wishes
+) -> list[Ailment]:
+    """In the order in which they are mended. After each one must look again: what comes next may have changed."""
+    case = Case(name, homes(name, state, settings), state, about, settings, wishes)
+    if wishes.keep and wishes.keep not in case.homes:
+        raise Refused(f"--keep {wishes.keep}: {name} has its disks on {' and '.join(case.homes)}; choose one of them")
+    apart = between(case) if len(case.homes) == 2 else []
+    return [*not_up(case), *apart, *disks(case), *defined(case), *two_primaries(case)]
+
+
+def outlook(resources: Sequence[Resource | None]) -> str:
+    """Of all sides: well; broken (it does not get better by waiting); or it waits for the peer or a resync."""
+    if len(resources) == 1:
+        return WELL if resources[0] and resources[0].disk == "UpToDate" else BROKEN
+    if any(r is None or r.connection == "StandAlone" for r in resources):
+        return BROKEN
+    if any(r and r.disk in NO_DISK for r in resources) and all(r and r.connection == "Connected" for r in resources):
+        return BROKEN
+    return WELL if all(r and r.healthy for r in resources) else WAITS
+
+
+def score(resources: Sequence[Resource | None]) -> tuple[int, int, int]:
+    """Rises while things get better: sides connected, disks up to date, and the less there is to copy."""
+    known = [r for r in resources if r]
+    connected = sum(r.connection == "Connected" for r in known)
+    return connected, sum(r.disk == "UpToDate" for r in known), -sum(r.out_of_sync for r in known if connected)
+
+
+def between(case: Case) -> list[Ailment]:
+    """What is wrong with the connection of two sides that are up."""
+    pairs = [(home, case.resource(home)) for home in case.homes]
+    up = {home: resource for home, resource in pairs if resource}
+    if len(up) < 2:
+        return []
+    if all(resource.connection == "Connected" for resource in up.values()):
+        return _connected(case, up)
+    alone = [home for home in up if up[home].connection == "StandAlone"]
+    told = ", ".join(f"{up[home].connection} on {home}" for home in up)
+    if any(resource.disk in NO_DISK for resource in up.values()):
+        return [_connect(case, alone, told)]
+    verdict = compare(case)
+    if verdict == "split":
+        return [split(case)]
+    if verdict in ("unrelated", "unknown"):
+        why = "have nothing in common" if verdict == "unrelated" else "do not tell what they have in common"
+        advice = f"look by hand: drbdadm get-gi {case.name} on both; docs/repair.md says how to give one side up"
+        return [
+            Ailment(
+                "unrelated", f"{told}; the two sides {why}", refusal=f"its two sides {why}, so it is {told}; {advice}"
+            )
+        ]
+    stale = {"ahead": case.homes[1], "behind": case.homes[0]}.get(verdict, "")
+    if stale and up[stale].role == "Primary":
+        advice = f"stop it (fab vm.stop {case.name}), then run this again"
+        text = f"the disk on {stale} lacks what {case.other(stale)} wrote, and {stale} is primary"
+        return [Ailment("stale-primary", text, refusal=f"{text}; {advice}")]
+    return [_connect(case, alone, told)]
+
+
+def compare(case: Case) -> str:
+    first, second = (case.about.get(home, About()).generation for home in case.homes)
+    return sides.compare(first, second) if first and second else "unknown"
+
+
+def _connect(case: Case, alone: Sequence[str], told: str) -> Ailment:
+    name = case.name
+    link = (
+        f"the two sides do not find each other; does the replication network carry the port between the nodes? "
+        f"On each: ss -tn | grep :{case.node(case.homes[0]).files[name].ports[0]}; journalctl -k | grep {name}"
+    )
+    if not alone:
+        refusal = f"{told}: {link}" if case.wishes.stalled else ""
+        return Ailment("connecting", f"not connected: {told}", refusal=refusal, advice=link)
+    steps = [Step(home, f"connect {name}", sides.connect(name), undo=sides.disconnect(name)) for home in alone]
+    return Ailment("standalone", f"disconnected, no split brain: {told}", tuple(steps), advice=link)
+
+
+def _connected(case: Case, up: Mapping[str, Resource]) -> list[Ailment]:
+    """Connected, and yet not equal: a resync that goes on, waits, or does not begin."""
+    name = case.name
+    if all(r.healthy for r in up.values()) or any(r.disk in NO_DISK for r in up.values()):
+        return []
+    disks = "/".join(f"{up[home].disk} on {home}" for home in case.homes)
+    good = [home for home in up if up[home].disk == "UpToDate"]
+    if not good:
+        text = f"no side is up to date ({disks})"
+        advice = f"restore a backup (fab vm.backups {name}), or declare one side right by hand (docs/repair.md)"
+        return [Ailment("no-good-side", text, refusal=f"{text}: {advice}")]
+    if any("Paused" in r.replication for r in up.values()):
+        steps = on_each(case.homes, lambda home: Step(home, f"let {name} resync", sides.resume(name)))
+        return [Ailment("paused", f"its resync is paused ({disks})", tuple(steps))]
+    if not case.wishes.stalled:
+        return [Ailment("syncing", f"not equal yet ({disks}, {up[good[0]].percent:.1f} % in sync)")]
+    target = case.other(good[0])
+    text = f"its resync does not go on ({disks})"
+    if up[target].role == "Primary":
+        refusal = f"{text}, and {target} is primary: only connected it can read; stop it first: fab vm.stop {name}"
+        return [Ailment("stalled", text, refusal=refusal)]
+    steps = [
+        Step(
+            target,
+            f"disconnect {name}, whose disk there is not good anyway",
+            sides.disconnect(name),
+            undo=sides.connect(name),
+        ),
+        Step(target, f"connect {name} again", sides.connect(name), pivot=True),
+        *([Step(good[0], f"connect {name} again", sides.connect_if_alone(name))]),
+    ]
+    return [Ailment("stalled", text, tuple(steps), advice=f"journalctl -k | grep {name} on both nodes")]
+
+
+def two_primaries(case: Case) -> list[Ailment]:
+    """Left by a migration that broke off. The side where it does not run is demoted first."""
+    up = [home for home in case.homes if case.resource(home)]
+    primaries = [home for home in up if case.node(home).resources[case.name].role == "Primary"]
+    opened = [home for home in up if case.node(home).resources[case.name].two_primaries]
+    if not opened and len(primaries) < 2:
+        return []
+    if any(case.node(home).resources[case.name].connection != "Connected" for home in up) and len(up) > 1:
+        return []  # when they are connected again
+    idle = [home for home in primaries if home != case.active] if len(primaries) > 1 else []
+    steps = [Step(home, f"make {case.name} secondary", drbd.secondary(case.name), pivot=True) for home in idle]
+    text = f"two primaries are {'there' if idle else 'allowed'} ({', '.join(idle or opened)})"
+    return [Ailment("two-primaries", text, (*steps, *vm.one_primary(case.name, opened)))]

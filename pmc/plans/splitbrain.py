@@ -1,0 +1,142 @@
+"""A split brain: both sides were written without the other. What is known of each, and throwing one away. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from pmc import drbd, lvm, sides
+from pmc.model import Resource
+from pmc.plan import Step, Wait
+from pmc.plans import lost, vm
+from pmc.plans.ailment import About, Ailment, Case
+from pmc.units import show_size
+
+CODE = "split-brain"
+COLUMNS = (
+    "node",
+    "vm",
+    "role",
+    "disk",
+    "connection",
+    "differs",
+    "lost its peer",
+    "went on alone",
+    "could write until",
+)
+
+
+def split(case: Case) -> Ailment:
+    text = f"split brain: both {' and '.join(case.homes)} were written without the other"
+    refusal = _refusal(case)
+    return Ailment(CODE, text, refusal=refusal) if refusal else _won(case, text)
+
+
+def _refusal(case: Case) -> str:
+    name, keep = case.name, case.wishes.keep
+    if not keep:
+        return (
+            f"split brain; choose the side whose data stays, the other's is overwritten: fab vm.repair {name} --keep "
+            f"{' or --keep '.join(case.homes)} (a snapshot of the other is kept)"
+        )
+    victim = case.other(keep)
+    if case.active == victim:
+        return (
+            f"it runs on {victim}, whose disk would be overwritten under it; stop it first: fab vm.stop {name}; "
+            f"or keep that side: --keep {victim}"
+        )
+    for home, what in ((keep, "keep"), (victim, "overwrite")):
+        disk = case.node(home).resources[name].disk
+        if home == keep and disk != "UpToDate":
+            return f"--keep {keep}: its disk is {disk} there, so it has nothing whole to {what}"
+    if not case.wishes.snapshot:
+        return ""
+    node, volume = case.node(victim), case.node(victim).volumes.get(name)
+    if volume is None:
+        return (
+            f"{victim}: the volume {case.settings.volume_group}/{name} is not there, so no snapshot of it can be kept"
+        )
+    need = lost.room(differing(case), volume.size)
+    if node.group_free < need:
+        return (
+            f"{victim}: a snapshot of the side that is overwritten needs {show_size(need)}, the volume group has "
+            f"{show_size(node.group_free)} free; make room (vgextend, fab vm.backups shows old ones), or give "
+            f"--no-snapshot"
+        )
+    return ""
+
+
+def differing(case: Case) -> int:
+    """Bytes that the resync will copy: what either side wrote."""
+    return sum(case.node(home).resources[case.name].out_of_sync for home in case.homes)
+
+
+def _won(case: Case, text: str) -> Ailment:
+    """As the user's guide has it. What the loser wrote since is overwritten with what the survivor has."""
+    name, keep, group = case.name, case.wishes.keep, case.settings.volume_group
+    victim = case.other(keep)
+    steps: list[Step] = []
+    if name in case.node(victim).domains:
+        otherwise = f"it runs on {victim}, whose disk would be overwritten"
+        look = Wait(vm.is_off(name), 2, otherwise, vm.off_line(name))
+        steps.append(Step(victim, f"see that {name} does not run here", look))
+    if case.wishes.snapshot:
+        kept = lost.name_for(name, case.wishes.now)
+        size = lost.room(differing(case), case.node(victim).volumes[name].size)
+        steps.append(
+            Step(
+                victim,
+                f"keep this side as the snapshot {group}/{kept}",
+                lvm.snapshot(group, kept, name, size),
+                undo=lvm.remove(group, kept),
+                check=lvm.exists(group, kept),
+            )
+        )
+    was_alone = case.node(victim).resources[name].connection == "StandAlone"
+    steps += [
+        Step(victim, f"disconnect {name}", sides.disconnect(name), undo=None if was_alone else sides.connect(name)),
+        Step(victim, f"make {name} secondary", drbd.secondary(name)),
+        Step(victim, f"connect {name}, giving up what this side wrote", sides.connect_as_loser(name), pivot=True),
+        Step(keep, f"connect {name}", sides.connect_if_alone(name), pivot=True),
+    ]
+    ask = (
+        ""
+        if case.wishes.snapshot
+        else f"{name}: what {victim} wrote since the split is thrown away, without a snapshot"
+    )
+    return Ailment(CODE, text, tuple(steps), ask=ask, advice="does the replication network work between the nodes?")
+
+
+def rows(case: Case, text: bool) -> list[dict[str, Any]]:
+    """Both sides, with what is known about when each was written: DRBD itself does not keep it."""
+    return [_row(case, home, text) for home in case.homes]
+
+
+def _row(case: Case, home: str, text: bool) -> dict[str, Any]:
+    node, about = case.node(home), case.about.get(home, About())
+    now, past, domain = case.resource(home) or Resource(case.name), about.past, node.domains.get(case.name)
+    row: dict[str, Any] = {
+        "node": home, "vm": domain.state if domain else "not defined", "role": now.role, "disk": now.disk,
+        "connection": now.connection,
+    }  # fmt: skip
+    until = "now" if now.role == "Primary" else moment(past.demoted)
+    if text:
+        return row | {
+            "differs": show_size(now.out_of_sync), "lost its peer": moment(past.lost) or "not in the log",
+            "went on alone": moment(past.alone) or "not in the log", "could write until": until or "not in the log",
+        }  # fmt: skip
+    return row | {
+        "out_of_sync": now.out_of_sync, "size": now.size, "lost_peer": moment(past.lost),
+        "went_on_alone": moment(past.alone), "could_write_until": until, "split_found": moment(past.split),
+    }  # fmt: skip
+
+
+def moment(time: float | None) -> str:
+    """UTC; empty when it is not known."""
+    return "" if time is None else datetime.fromtimestamp(time, UTC).isoformat(timespec="seconds")
+
+
+def copied(abouts: Sequence[About]) -> int | None:
+    """Bytes that the last resync set out to copy, by the kernels' logs."""
+    return next((about.past.resync for about in abouts if about.past.resync is not None), None)

@@ -1,0 +1,152 @@
+"""vm.repair: one ailment after the other is mended, each after another look, until nothing is left to mend."""
+
+from __future__ import annotations
+
+import json as json_
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from pmc import drbd, looks
+from pmc.cluster import Cluster
+from pmc.errors import Interrupted, PmcError, Refused, StepFailed
+from pmc.plans import lost, refuse, splitbrain
+from pmc.plans import repair as plans
+from pmc.plans.ailment import Ailment, Case, Wishes
+from pmc.tasks.base import carry_out, confirm, lock, opened, task
+from pmc.units import show_size
+from pmc.view import note, show, table
+
+ROUNDS = 20  # more than a VM can have ailments: one that comes back for ever must end
+
+
+@task(
+    place="name",
+    name="the VM",
+    keep="of a split brain: the node whose data stays; what the other wrote meanwhile is overwritten",
+    no_snapshot="do not keep a snapshot of the side that is overwritten",
+    new_disk="make a new volume where DRBD has lost its disk, and copy all of it from the other side",
+    drop="mend nothing; remove this snapshot of a side that was overwritten (vm.backups lists them)",
+    json="show what is wrong as JSON and mend nothing",
+)
+def repair(
+    c: Any, name: str = "", keep: str = "", no_snapshot: bool = False, new_disk: bool = False, drop: str = "",
+    yes: bool = False, json: bool = False, conf: str = "", dry_run: bool = False,
+) -> None:  # fmt: skip
+    """Mend a VM whose two sides are not equal, not connected or not alike: vm.repair NAME [--keep NODE]
+
+    A split brain is shown, and mended when you say whose data stays; a snapshot of the other side is kept. What must be
+    decided by a person is told and left as it is.
+    """
+    with opened(conf) as cluster:
+        refuse.check_name("vm.repair", name)
+        if keep:
+            cluster.settings.node("--keep", keep)
+        lock(c, cluster, dry_run or json, name)
+        sure = yes or dry_run or bool(c.config.run.dry)
+        if drop:
+            return _drop(c, cluster, name, drop, sure, dry_run)
+        wishes = Wishes(datetime.now(UTC), keep, not no_snapshot, new_disk)
+        case, found = _look(cluster, name, wishes)
+        if json:
+            facts = [{"code": a.code, "text": a.text, "refused": a.refusal, "steps": len(a.steps)} for a in found]
+            return show(
+                json_.dumps({"vm": name, "ailments": facts, "sides": splitbrain.rows(case, text=False)}, indent=2)
+            )
+        if any(each.code == splitbrain.CODE for each in found):
+            show(table(splitbrain.rows(case, text=True), False, splitbrain.COLUMNS))
+            if not keep and not sure and sys.stdin is not None and sys.stdin.isatty():
+                wishes = replace(wishes, keep=_chosen(case))
+                case, found = _look(cluster, name, wishes)
+        if refused := [each.refusal for each in found if each.refusal]:
+            raise Refused(f"{name}: {refused[0]}")
+        if dry_run or c.config.run.dry:
+            return show("\n".join(str(each.plan(name)) for each in found) or f"# {name}: nothing to mend")
+        asks = {each.ask for each in found if each.ask}
+        for ask in sorted(asks) if not yes else ():
+            confirm(ask, name)
+        with cluster.interruptible():
+            _mend(cluster, case, found, wishes, asks if not yes else None)
+
+
+def _look(cluster: Cluster, name: str, wishes: Wishes) -> tuple[Case, list[Ailment]]:
+    state = cluster.state()
+    homes = plans.homes(name, state, cluster.settings)
+    about = looks.sides(cluster, state, name, homes)
+    case = Case(name, homes, state, about, cluster.settings, wishes)
+    return case, plans.ailments(name, state, about, cluster.settings, wishes)
+
+
+def _chosen(case: Case) -> str:
+    note(f"Whose data stays? The other side's is overwritten (a snapshot is kept). Type {' or '.join(case.homes)}:")
+    answer = sys.stdin.readline().strip()
+    if answer not in case.homes:
+        raise Refused("none of the two was chosen; nothing was touched")
+    return answer
+
+
+def _mend(cluster: Cluster, case: Case, found: list[Ailment], wishes: Wishes, asked: set[str] | None) -> None:
+    """The first ailment is mended, then one looks again: nothing is done that was not just seen to be needed. What must
+    be confirmed and was not (`asked`; None: all is) ends it."""
+    name, done = case.name, list[str]()
+    if not found:
+        return note(f"{name}: nothing to mend")
+    while found:
+        first = found[0]
+        if first.refusal or (first.steps and first.text in done) or len(done) > ROUNDS:
+            raise PmcError(f"{name}: {first.refusal or f'still: {first.text}; {first.advice}'}")
+        if first.ask and asked is not None and first.ask not in asked:
+            raise PmcError(f"{first.ask}: run this again to decide it")
+        note(f"{name}: {first.text}")
+        done.append(first.text)
+        if first.steps:
+            try:
+                cluster.apply(first.plan(name))
+            except StepFailed as error:
+                raise PmcError(f"{error}\n  {first.advice}" if first.advice else str(error)) from error
+        stalled = _watch(cluster, name, case.homes)
+        if first.code == splitbrain.CODE:
+            _tell(cluster, case)
+        wishes = replace(wishes, stalled=stalled, keep="" if first.code == splitbrain.CODE else wishes.keep)
+        case, found = _look(cluster, name, wishes)
+    note(f"{name} is whole again")
+
+
+def _watch(cluster: Cluster, name: str, homes: Sequence[str]) -> bool:
+    """Until both sides are equal, or one needs mending. True: nothing got better for `deadlines.peer` seconds."""
+    best, since, told = (-1, -1, 0), time.monotonic(), time.monotonic()
+    while True:
+        resources = [cluster.ask(home, drbd.status(name))[0].get(name) for home in homes]
+        if plans.outlook(resources) != plans.WAITS:
+            return False
+        now = time.monotonic()
+        if (score := plans.score(resources)) > best:
+            best, since = score, now
+        if now - since > cluster.settings.deadlines.peer:
+            return True
+        if now - told > 10:
+            told = now
+            note(f"{name}: {min(r.percent for r in resources if r):.1f} % in sync")
+        if cluster.stop.wait(0.5):
+            raise Interrupted()
+
+
+def _tell(cluster: Cluster, case: Case) -> None:
+    """How much was copied, and what became of the side that lost."""
+    about = looks.sides(cluster, case.state, case.name, case.homes)
+    size = max((r.size for home in case.homes if (r := case.resource(home))), default=0)
+    if (copied := splitbrain.copied(list(about.values()))) is not None:
+        note(f"{case.name}: {show_size(copied)} of {show_size(size)} were copied")
+    for each in lost.snapshots(cluster.state(), case.name):
+        note(lost.advice(each, cluster.settings))
+
+
+def _drop(c: Any, cluster: Cluster, name: str, snapshot: str, sure: bool, dry_run: bool) -> None:
+    plan = lost.drop(name, snapshot, cluster.state(), cluster.settings)
+    if not sure:
+        confirm(f"{snapshot} is removed for good, and with it what that side wrote", name)
+    if carry_out(c, cluster, plan, dry_run):
+        note(f"{snapshot} is removed")

@@ -1,0 +1,372 @@
+"""vm.repair: what is found, what is refused, and in which order it is mended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pmc import definition, lvm, sides
+from pmc.errors import NodeDown, Refused
+from pmc.model import ClusterState, Resource, Volume
+from pmc.plans import lost, repair, splitbrain
+from pmc.plans.ailment import About, Ailment, Case, Wishes
+from pmc.sides import Generation, Past
+from pmc.units import GiB, MiB
+from tests.unit.samples import SETTINGS, XML, alone, changed, cluster, data, home, running, stopped, with_resource
+from tests.unit.stories import ALIKE, NOW, PARTED
+
+AHEAD = {"pm-1": About(Generation(0x20, 0x10), xml=XML), "pm-2": About(Generation(0x10), xml=XML)}
+UNKNOWN = {"pm-1": About(xml=XML), "pm-2": About(Generation(0x10), xml=XML)}
+KEPT = "web.lost-20260102T030405Z"
+
+
+def both(state: ClusterState, **changes: Any) -> ClusterState:
+    return with_resource(with_resource(state, "pm-1", **changes), "pm-2", **changes)
+
+
+def apart(state: ClusterState) -> ClusterState:
+    return both(state, connection="StandAlone", replication="Off", peer_disk="DUnknown", out_of_sync=40 * MiB)
+
+
+def found(state: ClusterState, about: Mapping[str, About] = ALIKE, **wishes: Any) -> list[Ailment]:
+    return repair.ailments("web", state, about, SETTINGS, Wishes(NOW, **wishes))
+
+
+def codes(state: ClusterState, about: Mapping[str, About] = ALIKE, **wishes: Any) -> list[str]:
+    return [each.code for each in found(state, about, **wishes)]
+
+
+def lines(ailment: Ailment) -> list[tuple[str, str]]:
+    return [(step.node, str(step.do)) for step in ailment.steps]
+
+
+def without(state: ClusterState, place: str, **kinds: Any) -> ClusterState:
+    return changed(state, place, **{kind: {} for kind in kinds if kinds[kind]})
+
+
+# -- what is found --
+
+
+@pytest.mark.parametrize("state", [running(), stopped(), alone(active=True), alone(active=False)])
+def test_what_is_well_needs_nothing(state: ClusterState) -> None:
+    assert codes(state) == []
+    assert codes(state, keep="pm-1") == []
+
+
+@pytest.mark.parametrize(
+    ("state", "about", "expected"),
+    [
+        (apart(running()), PARTED, ["split-brain"]),
+        (with_resource(running(), "pm-1", connection="StandAlone"), PARTED, ["split-brain"]),
+        (both(running(), connection="WFConnection"), PARTED, ["split-brain"]),
+        (apart(running()), ALIKE, ["standalone"]),
+        (apart(running()), AHEAD, ["standalone"]),
+        (both(running(), connection="WFConnection"), AHEAD, ["connecting"]),
+        (apart(running()), UNKNOWN, ["unrelated"]),
+        (apart(running()), {**AHEAD, "pm-2": About(Generation(0x70, 0x60), xml=XML)}, ["unrelated"]),
+        (apart(running()), {"pm-1": AHEAD["pm-2"], "pm-2": AHEAD["pm-1"]}, ["stale-primary"]),
+        (with_resource(running(), "pm-2", disk="Inconsistent"), ALIKE, ["syncing"]),
+        (both(running(), disk="Inconsistent"), ALIKE, ["no-good-side"]),
+        (both(running(), disk="Outdated"), ALIKE, ["no-good-side"]),
+        (with_resource(running(), "pm-2", disk="Inconsistent", replication="PausedSyncT"), ALIKE, ["paused"]),
+        (with_resource(running(), "pm-2", disk="Diskless"), ALIKE, ["diskless"]),
+        (with_resource(running(), "pm-1", disk="Diskless"), ALIKE, ["diskless"]),
+        (with_resource(running(), "pm-2", disk="Failed", connection="StandAlone"), ALIKE, ["standalone", "diskless"]),
+        (without(running(), "pm-2", resources=True), ALIKE, ["not-up"]),
+        (without(running(), "pm-2", resources=True, volumes=True), ALIKE, ["no-volume"]),
+        (without(running(), "pm-2", domains=True), ALIKE, ["undefined"]),
+        (without(without(stopped(), "pm-2", domains=True), "pm-1", domains=True), ALIKE, ["undefined"]),
+        (both(running(), two_primaries=True), ALIKE, ["two-primaries"]),
+        (with_resource(running(), "pm-2", role="Primary"), ALIKE, ["two-primaries"]),
+        (without(with_resource(running(), "pm-1", two_primaries=True), "pm-2", domains=True), ALIKE,
+         ["undefined", "two-primaries"]),
+    ],
+)  # fmt: skip
+def test_found(state: ClusterState, about: Mapping[str, About], expected: list[str]) -> None:
+    assert codes(state, about) == expected
+
+
+def test_a_difference_of_definitions_is_found_and_passwords_are_not_shown() -> None:
+    other = XML.replace("1048576", "524288").replace("<devices>", '<devices><graphics type="vnc" passwd="hunter2"/>')
+    [ailment] = found(running(), {**ALIKE, "pm-2": About(xml=other)})
+    assert ailment.code == "definitions-differ"
+    assert "domain/memory: 1048576 on pm-1, 524288 on pm-2" in ailment.ask
+    assert "hunter2" not in f"{ailment}{ailment.plan('web')}"
+    assert lines(ailment)[0][0] == "pm-2", "it runs on pm-1, which is left alone"
+
+
+def test_definitions_come_from_where_it_runs() -> None:
+    moved = cluster(home("pm-1", active=False, primary=False), home("pm-2", active=True, primary=True))
+    [ailment] = found(moved, {**ALIKE, "pm-2": About(xml=XML.replace("1048576", "524288"))})
+    assert [step.node for step in ailment.steps] == ["pm-1"]
+    assert "524288" in str(ailment.steps[0].do)
+
+
+def test_the_emulator_may_be_elsewhere_and_order_of_attributes_does_not_matter() -> None:
+    one = "<domain type='kvm' id='1'><devices><emulator>/usr/bin/a</emulator><disk a='1' b='2'/></devices></domain>"
+    other = "<domain id='1' type='kvm'>\n<devices><emulator>/b</emulator> <disk b='2' a='1'/></devices></domain>"
+    assert definition.differences(one, other) == []
+    more = other.replace("</devices>", "<disk/></devices>")
+    assert definition.differences(one, more) == [("domain/devices/disk[2]", "", "")]
+
+
+# -- a split brain --
+
+
+def test_the_losers_side_is_kept_before_anything_of_it_is_given_up() -> None:
+    [ailment] = found(apart(running()), PARTED, keep="pm-1")
+    steps = lines(ailment)
+    kept = next(number for number, (_, line) in enumerate(steps) if f"--name {KEPT} vg/web" in line)
+    given_up = next(number for number, (_, line) in enumerate(steps) if "--discard-my-data" in line)
+    assert kept < given_up
+    assert {steps[kept][0], steps[given_up][0]} == {"pm-2"}
+    assert "domstate web" in str(steps[0]), "looked at again: the VM must not run on it"
+    assert not any("--discard" in line for at, line in steps if at == "pm-1")
+
+
+def test_the_snapshot_holds_all_that_the_resync_overwrites() -> None:
+    size = int(next(line for _, line in lines(found(apart(running()), PARTED, keep="pm-1")[0]) if "--size" in line)
+               .split("--size ")[1].split("b ")[0])  # fmt: skip
+    assert size >= 2 * 40 * MiB + 2 * GiB
+    whole = both(apart(running()), out_of_sync=10 * GiB)
+    size = int(next(line for _, line in lines(found(whole, PARTED, keep="pm-1")[0]) if "--size" in line)
+               .split("--size ")[1].split("b ")[0])  # fmt: skip
+    assert 10 * GiB + 8 * MiB < size < 10 * GiB + 128 * MiB, "never more than the whole volume and its table"
+
+
+def test_without_a_snapshot_it_is_asked() -> None:
+    [ailment] = found(apart(running()), PARTED, keep="pm-1", snapshot=False)
+    assert "without a snapshot" in ailment.ask
+    assert not any("lvcreate" in line for _, line in lines(ailment))
+
+
+@pytest.mark.parametrize(
+    ("state", "wishes", "words"),
+    [
+        (apart(running()), {}, "--keep pm-1 or --keep pm-2"),
+        (
+            apart(running()),
+            {"keep": "pm-2"},
+            "it runs on pm-1, whose disk would be overwritten under it; stop it",
+        ),
+        (with_resource(apart(running()), "pm-1", disk="Outdated"), {"keep": "pm-1"}, "its disk is Outdated there"),
+        (changed(apart(running()), "pm-2", group_free=MiB), {"keep": "pm-1"}, "give --no-snapshot"),
+        (without(apart(running()), "pm-2", volumes=True), {"keep": "pm-1"}, "no snapshot of it can be kept"),
+    ],
+)
+def test_a_split_brain_is_left_alone(state: ClusterState, wishes: dict[str, Any], words: str) -> None:
+    [ailment] = found(state, PARTED, **wishes)
+    assert words in ailment.refusal
+    assert ailment.steps == ()
+
+
+def test_both_sides_are_shown_with_what_is_known() -> None:
+    about = {
+        "pm-1": About(PARTED["pm-1"].generation, Past(lost=1767322800.0, alone=1767322805.5), XML),
+        "pm-2": About(PARTED["pm-2"].generation, Past(demoted=1767322900.0), XML),
+    }
+    state = apart(running())
+    case = Case("web", ("pm-1", "pm-2"), state, about, SETTINGS, Wishes(NOW))
+    first, second = splitbrain.rows(case, text=True)
+    assert (first["vm"], first["could write until"], first["differs"]) == ("running", "now", "40 MiB")
+    assert first["lost its peer"] == "2026-01-02T03:00:00+00:00"
+    assert (second["could write until"], second["went on alone"]) == ("2026-01-02T03:01:40+00:00", "not in the log")
+    assert splitbrain.rows(case, text=False)[1]["went_on_alone"] == ""
+
+
+# -- refused before anything is looked at further --
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (changed(running(), "pm-2", down="no ssh within 10 s"), "pm-2: no ssh within 10 s"),
+        (changed(running(), "pm-3", down="no ssh"), "pm-3: no ssh"),
+        (changed(running(), "pm-2", failures={"drbd status": "not found"}), "pm-2: drbd status"),
+        (cluster(home("pm-1", active=True, primary=True), home("pm-2", active=True, primary=True)), "RUNS TWICE"),
+        (changed(running(), "pm-3", domains=running().nodes["pm-1"].domains), "pm-3 knows it"),
+        (without(running(), "pm-2", files=True), "/etc/drbd.d/web.res is missing on pm-2; copy it there from pm-1"),
+        (cluster(), "no such VM"),
+    ],
+)
+def test_refused(state: ClusterState, words: str) -> None:
+    with pytest.raises((Refused, NodeDown)) as caught:
+        found(state)
+    assert words in str(caught.value)
+    assert caught.value.code == 2
+
+
+def test_a_node_that_is_no_side_cannot_be_kept() -> None:
+    with pytest.raises(Refused, match="--keep pm-3: web has its disks on pm-1 and pm-2"):
+        found(apart(running()), PARTED, keep="pm-3")
+
+
+@pytest.mark.parametrize(
+    ("state", "wishes", "words"),
+    [
+        (both(running(), disk="Inconsistent"), {}, "no side is up to date"),
+        (with_resource(with_resource(running(), "pm-2", disk="Diskless"), "pm-1", disk="Inconsistent"), {},
+         "nothing is attached until it is UpToDate"),
+        (both(running(), disk="Diskless"), {}, "nothing is attached until it is UpToDate"),
+        (with_resource(running(), "pm-1", disk="Inconsistent"), {"stalled": True}, "pm-1 is primary"),
+        (both(running(), connection="WFConnection"), {"stalled": True}, "do not find each other"),
+        (without(running(), "pm-2", resources=True, volumes=True), {}, "fab vm.repair web --new-disk"),
+        (without(running(), "pm-1", resources=True, volumes=True), {"new_disk": True}, ""),
+        (changed(without(running(), "pm-2", resources=True, volumes=True), "pm-2", group_free=GiB),
+         {"new_disk": True}, "pm-2 has 1 GiB free"),
+        (with_resource(without(running(), "pm-2", resources=True, volumes=True), "pm-1", disk="Inconsistent"),
+         {"new_disk": True}, "mend that one first"),
+        (without(alone(active=False), "pm-1", resources=True, volumes=True), {"new_disk": True}, "restore a backup"),
+        (changed(without(running(), "pm-2", resources=True), "pm-2", drbd=""), {}, "fab pm.ready_drbd pm-2"),
+        (without(without(stopped(), "pm-2", domains=True), "pm-1", domains=True), {}, "defined on no node"),
+    ],
+)  # fmt: skip
+def test_left_to_a_person(state: ClusterState, wishes: dict[str, Any], words: str) -> None:
+    ailments = found(state, **wishes)
+    assert words in ailments[0].refusal
+    assert not words or ailments[0].steps == ()
+
+
+def test_another_machines_definition_is_not_replaced() -> None:
+    other = XML.replace("00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000009")
+    [ailment] = found(running(), {**ALIKE, "pm-2": About(xml=other)})
+    assert "not the same machine" in ailment.refusal
+
+
+def test_a_detached_disk_is_attached_only_while_the_good_side_is_seen() -> None:
+    state = with_resource(running(), "pm-2", disk="Diskless")
+    [ailment] = found(state)
+    assert [step.node for step in ailment.steps] == ["pm-1", "pm-2"]
+    assert lines(ailment)[-1] == ("pm-2", "drbdadm attach web")
+    [ailment] = found(both(state, connection="WFConnection"))[1:]
+    assert ailment.steps == (), "connected first"
+
+
+def test_a_new_disk_is_asked_and_never_takes_a_snapshot_with_it() -> None:
+    state = with_resource(running(), "pm-2", disk="Diskless")
+    [ailment] = found(state, new_disk=True)
+    assert ailment.ask
+    volumes = {**state.nodes["pm-2"].volumes, KEPT: Volume(KEPT, "vg", GiB, ("pmc",), "web")}
+    [ailment] = found(changed(state, "pm-2", volumes=volumes), new_disk=True)
+    assert f"has the snapshot {KEPT}" in ailment.refusal
+
+
+def test_the_only_copy_is_attached_again() -> None:
+    [ailment] = found(with_resource(alone(active=True), "pm-1", disk="Diskless"))
+    assert lines(ailment) == [("pm-1", "drbdadm attach web")]
+
+
+# -- waiting --
+
+WELL = running().nodes["pm-1"].resources["web"]
+
+
+@pytest.mark.parametrize(
+    ("resources", "expected"),
+    [
+        ([WELL, WELL], "well"),
+        ([WELL, replace(WELL, disk="Inconsistent")], "waits"),
+        ([WELL, replace(WELL, connection="WFConnection")], "waits"),
+        ([WELL, replace(WELL, connection="StandAlone")], "broken"),
+        ([replace(WELL, disk="Diskless"), WELL], "broken"),
+        ([replace(WELL, disk="Diskless"), replace(WELL, connection="Connecting")], "waits"),
+        ([WELL, None], "broken"),
+        ([replace(WELL, connection="StandAlone")], "well"),
+        ([replace(WELL, disk="Diskless")], "broken"),
+    ],
+)
+def test_outlook(resources: list[Resource | None], expected: str) -> None:
+    assert repair.outlook(resources) == expected
+
+
+def test_a_resync_that_goes_on_is_not_stalled() -> None:
+    begun, later = replace(WELL, disk="Inconsistent", out_of_sync=9), replace(WELL, disk="Inconsistent", out_of_sync=5)
+    lonely = replace(WELL, connection="WFConnection", out_of_sync=0)
+    steps = [[lonely, lonely], [begun, begun], [later, begun], [later, later], [WELL, later], [WELL, WELL]]
+    scores = [repair.score(each) for each in steps]
+    assert scores == sorted(scores)
+    assert len(set(scores)) == len(scores)
+    assert repair.score([replace(lonely, out_of_sync=99)] * 2) == repair.score([lonely] * 2), "flapping is no progress"
+
+
+# -- snapshots of those who lost --
+
+
+def with_kept(attributes: str = "swi-a-s---", tags: tuple[str, ...] = (lvm.TAG,), name: str = KEPT) -> ClusterState:
+    kept = Volume(name, "vg", 2 * GiB, tags, "web", attributes, 25.0)
+    return changed(running(), "pm-2", volumes={**running().nodes["pm-2"].volumes, name: kept})
+
+
+def test_they_are_listed_beside_the_backups() -> None:
+    [kept] = lost.snapshots(with_kept())
+    [row] = lost.rows([kept], text=True)
+    assert (row["id"], row["kind"], row["node"]) == (KEPT, "lost", "pm-2")
+    assert (row["stored"], row["time"]) == ("512 MiB of 2 GiB", "2026-01-02T03:04:05+00:00")
+    assert f"fab vm.repair web --drop {KEPT}" in lost.advice(kept, SETTINGS)
+    assert KEPT in lost.warning(with_kept(), "web")
+    assert lost.warning(running(), "web") == ""
+
+
+def test_one_that_overflowed_is_shown_as_such() -> None:
+    [kept] = lost.snapshots(with_kept("swi-I-s---"))
+    assert lost.rows([kept], text=True)[0]["kind"].startswith("BROKEN: it overflowed")
+    assert lost.rows([kept], text=False)[0]["broken"]
+    assert "is read as" not in lost.advice(kept, SETTINGS)
+
+
+@pytest.mark.parametrize("state", [with_kept(tags=()), with_kept(name="web.backup"), running()])
+def test_what_is_no_such_snapshot_is_not_listed(state: ClusterState) -> None:
+    assert lost.snapshots(state) == []
+    with pytest.raises(Refused, match="on no node that answers"):
+        lost.drop("web", KEPT, state, SETTINGS)
+
+
+def test_dropping_removes_that_snapshot_only() -> None:
+    plan = lost.drop("web", KEPT, with_kept(), SETTINGS)
+    assert [(step.node, str(step.do)) for step in plan.steps] == [("pm-2", f"lvremove --yes vg/{KEPT}")]
+
+
+@pytest.mark.parametrize("name", ["web", "", "web.backup", "db.lost-20260102T030405Z", f"{KEPT};id", "../web"])
+def test_nothing_else_can_be_dropped(name: str) -> None:
+    with pytest.raises(Refused, match=r"no snapshot that vm\.repair keeps of web"):
+        lost.drop("web", name, with_kept(), SETTINGS)
+
+
+# -- generation identifiers --
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "verdict"),
+    [
+        (Generation(2, 0), Generation(2, 0), "equal"),
+        (Generation(6, 2), Generation(2, 0), "ahead"),
+        (Generation(8, 6, (2, 0)), Generation(2, 0), "ahead"),
+        (Generation(8, 2), Generation(10, 2), "split"),
+        (Generation(8, 6, (2, 0)), Generation(10, 12, (2, 0)), "split"),
+        (Generation(8, 0), Generation(10, 0), "unrelated"),
+        (Generation(8, 6), Generation(4, 0), "ahead"),
+    ],
+)
+def test_generations(one: Generation, other: Generation, verdict: str) -> None:
+    assert sides.compare(one, other) == verdict
+    assert sides.compare(other, one) == {"ahead": "behind", "behind": "ahead"}.get(verdict, verdict)
+
+
+def test_what_is_no_generation_is_an_error() -> None:
+    for text in ("", "web not configured", "0000:0000"):
+        with pytest.raises(ValueError, match="not generation"):
+            sides.parse_generation(text)
+
+
+def generation(what: str) -> Generation:
+    return sides.parse_generation(data(f"drbdadm-9.22.0-module-8.4.11-get-gi-{what}.txt"))
+
+
+def test_disconnected_by_hand_is_no_split_brain_whatever_the_primary_wrote() -> None:
+    primary, secondary = generation("disconnected-primary"), generation("disconnected-secondary")
+    assert sides.compare(primary, secondary) == "ahead"
+    assert sides.compare(secondary, primary) == "behind"
+    assert primary.bitmap == secondary.current, "the bit that says primary is no part of an identifier"
