@@ -27,12 +27,13 @@ def unknown(node: NodeState) -> str:
     return node.down or "; ".join(f"{what}: {node.failures[what]}" for what in needed if what in node.failures)
 
 
-def ready(node: NodeState, settings: Settings) -> list[Plan]:
-    """What brings the node's resources up. A plan for each resource and nothing to undo: one that fails must not keep
-    the others down."""
+def ready(node: NodeState, settings: Settings, state: ClusterState) -> list[Plan]:
+    """What brings the node's resources up, but never an old copy. A plan for each resource and nothing to undo: one
+    that fails must not keep the others down."""
     if unknown(node):
         return []
-    files = [file for _, file in sorted(node.files.items()) if node.hostname in file.hosts]
+    mine = [file for _, file in sorted(node.files.items()) if node.hostname in file.hosts]
+    files = [file for file in mine if node.name not in state.strays(file.name)]
     ground = []
     if not node.drbd:
         ground.append(Step(node.name, "load DRBD's module", command("modprobe", "drbd")))
@@ -87,6 +88,8 @@ def sides(state: ClusterState, names: Sequence[str]) -> list[Side]:
 def _side(node: NodeState, name: str, state: ClusterState) -> Side:
     now, file = node.resources.get(name), node.files.get(name)
     alone = file is not None and len(file.hosts) == 1
+    if node.name in state.strays(name):
+        return Side(node.name, name, now, alone, note=f"an old copy, no part of it now; fab vm.peer {name} --cleanup")
     if now is None:
         return Side(node.name, name, None, alone, note="not up")
     if now.healthy or (alone and now.disk == "UpToDate"):

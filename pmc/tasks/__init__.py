@@ -3,8 +3,10 @@ found."""
 
 from invoke.collection import Collection
 
-from pmc.tasks import pm, vm
+from pmc.tasks import ha, pm, vm
 
 ns = Collection(auto_dash_names=False)
 ns.add_collection(Collection.from_module(pm, auto_dash_names=False))
-ns.add_collection(Collection.from_module(vm, auto_dash_names=False))
+machines = Collection.from_module(vm, auto_dash_names=False)
+machines.add_task(ha.peer)
+ns.add_collection(machines)

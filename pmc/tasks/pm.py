@@ -118,7 +118,7 @@ def ready_drbd(c: Any, node: str = "", json: bool = False, conf: str = "", dry_r
         state = cluster.state()
         if node and state.nodes[node].down:
             raise NodeDown(f"{node}: {state.nodes[node].down}")
-        todo = [plan for name in names for plan in plans.ready(state.nodes[name], cluster.settings)]
+        todo = [plan for name in names for plan in plans.ready(state.nodes[name], cluster.settings, state)]
         failures = [failure for plan in todo if (failure := _attempt(c, cluster, plan, dry_run))]
         if dry_run or c.config.run.dry:
             return None if todo else show("# nothing to do")

@@ -18,7 +18,7 @@ FILES = {
 LAYERS = [
     {"pmc", "pmc.units", "pmc.errors", "pmc.command"},
     {"pmc.model", "pmc.settings"},
-    {"pmc.drbd", "pmc.lvm", "pmc.virsh", "pmc.backup", "pmc.allocate"},
+    {"pmc.drbd", "pmc.drbd_peer", "pmc.lvm", "pmc.virsh", "pmc.backup", "pmc.allocate"},
     {"pmc.plan"},
     {"pmc.plans", "pmc.plans.*", "pmc.checks", "pmc.checks.*", "pmc.trust", "pmc.rows"},
     {"pmc.view"},

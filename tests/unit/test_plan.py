@@ -18,7 +18,9 @@ from tests.unit.stories import STORIES, Story
 ONE_WAY = {"vm.rm", "vm.rm-half", "vm.mv-close"}
 # Stopping has no undo: what was shut down is not started again. A volume that is reused stays grown.
 NOT_UNDONE = {"vm.stop", "vm.stop-force", "vm.add-reuse"}
-UNDONE = [name for name in STORIES if name not in ONE_WAY | NOT_UNDONE]
+# These are undone up to a point, and go on from it: test_peer holds them.
+BOTH_WAYS = {name for name in STORIES if name.startswith("vm.peer")}
+UNDONE = [name for name in STORIES if name not in ONE_WAY | NOT_UNDONE | BOTH_WAYS]
 
 
 def broken(story: Story, at: int, how: str, stuck: bool = False) -> tuple[World, str]:
