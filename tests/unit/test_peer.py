@@ -13,6 +13,7 @@ from pmc.model import ClusterState, Domain, NodeState, ResourceFile, Volume
 from pmc.plan import apply
 from pmc.plans import clear, peer, vm
 from pmc.plans import pm as nodes
+from pmc.rows import vm_rows
 from pmc.units import GiB, MiB
 from tests.unit.fake import Faulty, World, done
 from tests.unit.samples import SETTINGS, XML, alone, changed, cluster, home, node, running, stopped, with_resource
@@ -96,6 +97,14 @@ def test_a_stray_is_not_brought_up_after_a_boot() -> None:
     (side,) = nodes.sides(state, ["pm-2"])
     assert not side.waiting
     assert "fab vm.peer web --cleanup" in side.note
+
+
+def test_a_stray_is_listed_as_what_it_is() -> None:
+    state = with_stray().state()
+    assert vm_rows(state, text=True)[0]["secondary"] == "pm-3 (old copy: pm-2)"
+    assert vm_rows(state, text=False)[0]["old_copies"] == ["pm-2"]
+    silent = cluster(node("pm-1", down=DOWN), says("pm-2", "pm-1", "pm-2"), says("pm-3", "pm-1", "pm-3"))
+    assert vm_rows(silent, text=True)[0]["state"] == "CONTRADICTED"
 
 
 def test_removing_the_vm_removes_its_strays() -> None:
