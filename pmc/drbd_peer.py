@@ -16,7 +16,9 @@ from pmc.command import Command, bash, command
 
 # Arguments of both: the resource's file and name.
 _BACK = (
-    "p=$(drbdsetup show \"$2\" | sed -n 's/.*_remote_host[[:space:]]*\\(.*\\);.*/\\1/p'); "
+    'r=$(drbdsetup show "$2"); '
+    "p=$(sed -n '/_remote_host/,/}/s/.*address[[:space:]]*\\(.*\\);.*/\\1/p' <<<\"$r\"); "
+    'case $r in *_remote_host*) [ -n "$p" ];; esac; '
     'if [ -z "$p" ] || ! grep -F "address $p;" "$1.old" >/dev/null; then '
     '[ -z "$p" ] || drbdadm disconnect --force "$2"; '
     '[ "$(grep -c "^ *on " "$1.old")" = 1 ] || drbdadm invalidate-remote "$2"; fi; '

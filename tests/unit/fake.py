@@ -383,7 +383,7 @@ EFFECTS: list[tuple[str, Effect]] = [
     (BASH + r"'umask 077; rm -f .* pmc (\S+)(?: .*)?", store),
     (BASH + r"'umask 077; i=.*' pmc (\S+) (\S+) (\S+) (\S+)", seal),
     (BASH + r"'umask 077; cat >\"\$1.new\".* pmc (\S+) (\S+)", switch),
-    (BASH + r"'p=\$\(drbdsetup show .*invalidate-remote.* pmc (\S+) (\S+)", switch_back),
+    (BASH + r"'r=\$\(drbdsetup show .*invalidate-remote.* pmc (\S+) (\S+)", switch_back),
     (BASH + r"'rm -f \"\$1.old\" .* pmc (\S+)", forget_kept),
     (BASH + r"'grep -Fq \"on .* pmc (\S+) (\S+)", names_host),
     (r"drbdadm adjust (\S+)", connect),
