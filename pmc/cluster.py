@@ -71,7 +71,8 @@ class Cluster:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         config = configuration(settings)
-        self.nodes = {name: Node(spec, settings, config) for name, spec in settings.nodes.items()}
+        # Each its own: Fabric's configuration is empty for a moment while another thread reads it in anew.
+        self.nodes = {name: Node(spec, settings, config.clone()) for name, spec in settings.nodes.items()}
         self.stop = threading.Event()
         self.applied: list[Plan] = []  # what was done by this command, for the audit log
         self.locked: list[Lock] = []

@@ -30,7 +30,7 @@ def given(state: ClusterState, settings: Settings, address: str) -> Given:
         allocate.minor(state),
         allocate.port(state, settings),
         allocate.mac(state, settings, address, secrets.randbelow),
-        secrets.token_hex(24),
+        new_secret(),
     )
 
 
@@ -89,6 +89,16 @@ def disk_of(cluster: Cluster, name: str, state: ClusterState) -> tuple[int, str]
             size, xml = cluster.ask(home, drbd.size_of(resource.minor), virsh.dumpxml(name))
             return size, xml
     raise Refused(f"{name}: its DRBD resource is not up; fab pm.ready_drbd")
+
+
+def domain_of(cluster: Cluster, name: str, node: str, other: str) -> tuple[str, bool | None]:
+    """The domain's XML as `node` has it, and whether `other` can run it (None: libvirt cannot tell)."""
+    xml: str = cluster.ask(node, virsh.dumpxml(name))[0]
+    return xml, cluster.ask(other, virsh.can_run(xml, cluster.settings.virt_type))[0]
+
+
+def new_secret() -> str:
+    return secrets.token_hex(24)
 
 
 def stored(cluster: Cluster, state: ClusterState, vm: str = "") -> list[Stored]:

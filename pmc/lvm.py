@@ -9,27 +9,18 @@ from pmc.model import Volume
 
 # On every volume that pmc makes, so that it never takes another's volume of the same name for its own.
 TAG = "pmc"
+# Beside it while the volume is a copy that is not yet complete: whatever is on it may go.
+UNFINISHED = "pmc.unfinished"
 
 
 def path(group: str, name: str) -> str:
     return f"/dev/{group}/{name}"
 
 
-def create(group: str, name: str, size: int) -> Command:
-    """Not activated over old signatures: -W n, because the whole volume is zeroed in the next step."""
-    return command(
-        "lvcreate",
-        "--yes",
-        "--wipesignatures",
-        "n",
-        "--addtag",
-        TAG,
-        "--size",
-        f"{size}b",
-        "--name",
-        name,
-        group,
-    )
+def create(group: str, name: str, size: int, *tags: str) -> Command:
+    """Not activated over old signatures: -W n, because all of it is written before anybody reads it."""
+    marks = [word for tag in (TAG, *tags) for word in ("--addtag", tag)]
+    return command("lvcreate", "--yes", "--wipesignatures", "n", *marks, "--size", f"{size}b", "--name", name, group)
 
 
 def zero(group: str, name: str) -> Command:
@@ -81,8 +72,8 @@ def grow(group: str, name: str, more: int) -> Command:
     return command("lvextend", "--size", f"+{more}b", f"{group}/{name}")
 
 
-def mark(group: str, name: str, ours: bool) -> Command:
-    return command("lvchange", "--addtag" if ours else "--deltag", TAG, f"{group}/{name}")
+def mark(group: str, name: str, on: bool, tag: str = TAG) -> Command:
+    return command("lvchange", "--addtag" if on else "--deltag", tag, f"{group}/{name}")
 
 
 def activate(group: str) -> Command:

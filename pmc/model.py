@@ -118,14 +118,37 @@ class ClusterState:
         return sorted({name for node in self for name in (*node.domains, *node.files, *node.resources)})
 
     def homes(self, vm: str) -> list[str]:
-        """The nodes a VM lives on: those its resource file names, first the one it was made on, then any other
-        that knows it (half-made, half-removed)."""
-        homes: list[str] = []
-        for node in self:
-            if vm in node.files:
-                homes += [host for host in node.files[vm].hosts if host not in homes]
-        homes += [n.name for n in self if n.name not in homes and (vm in n.domains or vm in n.resources)]
-        return homes
+        """The nodes a VM lives on: those its resource files name, first the one it was made on. When files contradict
+        each other and nothing decides between them, all that they name (see `contradicted`). Without any file, the
+        nodes that know a domain or a resource of that name (half-made, half-removed)."""
+        named = list(dict.fromkeys(host for claim in self._claims(vm) for host in claim))
+        return named or [node.name for node in self if vm in node.domains or vm in node.resources]
+
+    def contradicted(self, vm: str) -> bool:
+        """Its resource files name different nodes and it cannot be told which are right: nothing may be started."""
+        return len(self._claims(vm)) > 1
+
+    def strays(self, vm: str) -> list[str]:
+        """The nodes that know the VM but that it does not live on: what is there is old, or half made."""
+        homes = self.homes(vm)
+        return [node.name for node in self if node.name not in homes and node.knows(vm)]
+
+    def _claims(self, vm: str) -> list[tuple[str, ...]]:
+        """Where the VM lives by its resource files. They differ when the VM got another secondary while a node was
+        away, which then comes back with its old file. That one is known by what the other nodes say: a node that it
+        names has a file that names others. Of those left the one that most of its nodes agree on counts, then the one
+        where the VM runs or is primary. More than one: nothing decides."""
+        said = {node.name: node.files[vm].hosts for node in self if vm in node.files}
+        claims = {frozenset(hosts): hosts for hosts in said.values()}
+        busy = {*self.active_on(vm), *self.primaries(vm)}
+
+        def weight(hosts: frozenset[str]) -> tuple[bool, int, bool]:
+            agreeing = {host for host in hosts if host in said and frozenset(said[host]) == hosts}
+            denied = any(host in said and host not in agreeing for host in hosts)
+            return not denied, len(agreeing), bool(busy & agreeing)
+
+        best = max(map(weight, claims), default=None)
+        return [hosts for key, hosts in claims.items() if weight(key) == best]
 
     def active_on(self, vm: str) -> list[str]:
         """The nodes where the domain runs (or is paused): one at most, when all is well."""

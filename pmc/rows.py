@@ -42,6 +42,9 @@ def _vm_row(state: ClusterState, name: str, text: bool) -> dict[str, Any]:
     else:
         now = domain.state if domain else "not defined"
     size = resource.size if resource else 0
+    if state.contradicted(name):
+        now = "CONTRADICTED"
+    strays = state.strays(name)
     row = {
         "vm": name, "state": now, "on": ",".join(active), "secondary": ",".join(others),
         "size": size, "memory": domain.memory if domain else 0, "minor": minor,
@@ -53,10 +56,12 @@ def _vm_row(state: ClusterState, name: str, text: bool) -> dict[str, Any]:
             "size": show_size(size) if size else "",
             "memory": show_size(domain.memory) if domain else "",
             "minor": minor if minor >= 0 else "",
+            "secondary": ",".join(others) + "".join(f" (old copy: {stray})" for stray in strays),
         }
     facts = resource or Resource(name)
     return {
-        **row, "nodes": homes, "cpus": domain.cpus if domain else 0, "connection": facts.connection, "disk": facts.disk,
+        **row, "nodes": homes, "old_copies": strays,
+        "cpus": domain.cpus if domain else 0, "connection": facts.connection, "disk": facts.disk,
         "peer_disk": facts.peer_disk, "sync_percent": round(facts.percent, 1), "two_primaries": facts.two_primaries,
     }  # fmt: skip
 

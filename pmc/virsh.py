@@ -106,6 +106,18 @@ def baseline(cpus: Sequence[str], virt_type: str) -> Query[str]:
     return Query(virsh(*argv, stdin=text), str)
 
 
+def can_run(xml: str, virt_type: str) -> Query[bool | None]:
+    """Whether this node can give the domain's CPU; None when libvirt cannot tell."""
+    query = virsh("hypervisor-cpu-compare", "--virttype", virt_type, "/dev/stdin", stdin=xml)
+    return Query(replace(query, secrets=passwords(xml)), parse_compared, fine=(0, 1))
+
+
+def parse_compared(text: str) -> bool | None:
+    if "incompatible" in text:
+        return False
+    return True if "superset" in text or "identical" in text else None
+
+
 def virt_install(
     *, name: str, memory: int, cpus: int, bridge: str, mac: str, virt_type: str, boot: str, extra: str
 ) -> Query[str]:

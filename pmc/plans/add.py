@@ -155,11 +155,11 @@ def from_image(request: Add, settings: Settings, device: str) -> list[Step]:
     ]  # fmt: skip
 
 
-def receive(path: str, mode: str) -> Command:
-    """Under another name until it is whole."""
+def receive(path: str, mode: str, reader: str = "cat") -> Command:
+    """What `reader` prints (shell text; its stdin is the command's). Under another name until it is whole."""
     script = (
         "umask 077; trap 'rm -f \"$1.part\"' EXIT; "
-        'cat >"$1.part"; sync "$1.part"; chmod "$2" "$1.part"; mv "$1.part" "$1"'
+        f'{reader} >"$1.part"; sync "$1.part"; chmod "$2" "$1.part"; mv "$1.part" "$1"'
     )
     return bash(script, path, mode, long=True)
 

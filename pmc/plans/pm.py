@@ -28,12 +28,13 @@ def unknown(node: NodeState) -> str:
     return node.down or "; ".join(f"{what}: {node.failures[what]}" for what in needed if what in node.failures)
 
 
-def ready(node: NodeState, settings: Settings) -> list[Plan]:
-    """What brings the node's resources up. A plan for each resource and nothing to undo: one that fails must not keep
-    the others down."""
+def ready(node: NodeState, settings: Settings, state: ClusterState) -> list[Plan]:
+    """What brings the node's resources up, but never an old copy. A plan for each resource and nothing to undo: one
+    that fails must not keep the others down."""
     if unknown(node):
         return []
-    files = [file for _, file in sorted(node.files.items()) if node.hostname in file.hosts]
+    mine = [file for _, file in sorted(node.files.items()) if node.hostname in file.hosts]
+    files = [file for file in mine if node.name not in state.strays(file.name)]
     ground = []
     if not node.drbd:
         ground.append(Step(node.name, "load DRBD's module", command("modprobe", "drbd")))
@@ -51,7 +52,7 @@ def ready_all(names: Sequence[str], state: ClusterState, settings: Settings) -> 
     sleeping = sorted({vm for name in names for vm in asleep(state.nodes[name])})
     opened = {vm: [n.name for n in state if vm in n.resources and n.resources[vm].two_primaries] for vm in sleeping}
     closing = [plan(f"pm.ready_drbd: close {vm}", one_primary(vm, where)) for vm, where in opened.items() if where]
-    return [*closing, *(plan for name in names for plan in ready(state.nodes[name], settings))]
+    return [*closing, *(plan for name in names for plan in ready(state.nodes[name], settings, state))]
 
 
 def asleep(node: NodeState) -> list[str]:
@@ -103,6 +104,8 @@ def sides(state: ClusterState, names: Sequence[str]) -> list[Side]:
 def _side(node: NodeState, name: str, state: ClusterState) -> Side:
     now, file = node.resources.get(name), node.files.get(name)
     alone = file is not None and len(file.hosts) == 1
+    if node.name in state.strays(name):
+        return Side(node.name, name, now, alone, note=f"an old copy, no part of it now; fab vm.peer {name} --cleanup")
     if now is None:
         return Side(node.name, name, None, alone, note="not up")
     if now.healthy or (alone and now.disk == "UpToDate"):

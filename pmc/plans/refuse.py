@@ -51,6 +51,7 @@ def found(state: ClusterState, vm: str) -> list[str]:
 def whole(state: ClusterState, vm: str) -> list[str]:
     """A VM whose nodes all answer, are configured, and define it. Its nodes, the one it was made on first."""
     homes = found(state, vm)
+    one_truth(state, vm)
     for home in homes:
         if home not in state.nodes:
             raise Refused(f"{vm}: lives on {home}, which is not in pmc.conf; add it there")
@@ -61,6 +62,15 @@ def whole(state: ClusterState, vm: str) -> list[str]:
                 f"{vm}: is not defined on {home}, so it is half made or half removed; fab vm.rm {vm} removes it"
             )
     return homes
+
+
+def one_truth(state: ClusterState, vm: str) -> None:
+    """Its copies agree on where it lives, or it is known which of them is old."""
+    if state.contradicted(vm):
+        raise Refused(
+            f"{vm}: its copies contradict each other on where it lives ({' or '.join(state.homes(vm))}); one is old: "
+            f"bring all its nodes back, or compare {drbd.path(vm)} on each before anything is started"
+        )
 
 
 def healthy(node: NodeState, vm: str) -> None:

@@ -20,21 +20,24 @@ WELL, WAITS, BROKEN = "well", "waits", "broken"
 
 def homes(name: str, state: ClusterState, settings: Settings) -> tuple[str, ...]:
     """The VM's sides. Refused unless all nodes answer, no other node claims the VM, and it runs once at most."""
-    known = refuse.found(state, name)
-    named = next((node.files[name].hosts for node in state if name in node.files), ())
+    named = tuple(refuse.found(state, name))
     for home in named:
         if home not in state.nodes:
             raise Refused(f"{name}: lives on {home}, which is not in pmc.conf; add it there")
     refuse.relied_on(state, *state.nodes)
-    if stray := [node for node in known if node not in named]:
+    if stray := state.strays(name):
         raise Refused(
-            f"{name}: {stray[0]} knows it, but its resource file does not name that node; look there by hand: "
-            f"virsh dominfo {name}; drbdadm status {name}"
+            f"{name}: {stray[0]} knows it, but it does not live there; when that copy is old: "
+            f"fab vm.peer {name} --cleanup"
         )
+    if state.contradicted(name):
+        raise Refused(f"{name}: its resource files name different nodes; look which is right: {drbd.path(name)}")
+    there = [home for home in named if name in state.nodes[home].files]
+    if not there:
+        raise Refused(f"{name}: has no DRBD resource file, so it is half made or removed; fab vm.rm {name} removes it")
     for home in named:
-        if name not in state.nodes[home].files:
-            there = next(each for each in named if name in state.nodes[each].files)
-            raise Refused(f"{name}: {drbd.path(name)} is missing on {home}; copy it there from {there}, mode 600")
+        if home not in there:
+            raise Refused(f"{name}: {drbd.path(name)} is missing on {home}; copy it there from {there[0]}, mode 600")
     if len(active := state.active_on(name)) > 1:
         raise Refused(
             f"{name}: RUNS TWICE, on {' and '.join(active)}, each on its own disk; stop the one whose data is worth "

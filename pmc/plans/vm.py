@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pmc import drbd, lvm, virsh
-from pmc.command import Command, Query, bash, command
+from pmc import drbd, virsh
+from pmc.command import Query, command
 from pmc.errors import NodeDown, Refused
-from pmc.model import ClusterState, NodeState
+from pmc.model import ClusterState
 from pmc.plan import Plan, Step, Wait, Watch, on_each, plan
-from pmc.plans import make, refuse
-from pmc.plans.add import iso_path, upload_path
+from pmc.plans import clear, make, refuse
 from pmc.settings import Settings
 
 
@@ -24,6 +23,11 @@ def start(name: str, on: str, state: ClusterState, settings: Settings) -> Plan:
     if active:
         raise Refused(f"{name}: runs on {active[0]}; fab vm.mv {name} moves it while it runs")
     if on and on not in homes:
+        if on in state.strays(name):
+            raise Refused(
+                f"--on {on}: what is there of {name} is an old or half-made copy; {name} lives on "
+                f"{' and '.join(homes)}; fab vm.peer {name} --cleanup removes the old one"
+            )
         raise Refused(f"--on {on}: {name} has its disks on {' and '.join(homes)}; choose one of them")
     primaries = state.primaries(name)
     node = on or (primaries or homes)[0]
@@ -198,64 +202,9 @@ def closing(name: str, state: ClusterState) -> Plan:
 
 def remove(name: str, state: ClusterState, settings: Settings) -> Plan:
     """Everything of the VM on every node, also of one that was made or removed by half. There is no way back."""
-    group = settings.volume_group
     refuse.relied_on(state, *state.nodes)
-    refuse_foreign(name, state, settings)
+    clear.refuse_foreign(name, state, settings)
     holders = [node for node in state if node.knows(name)]
     if not holders:
         refuse.found(state, name)
-    active = [node.name for node in holders if name in node.domains and node.domains[name].active]
-    defined = [node.name for node in holders if name in node.domains]
-    up = [node.name for node in holders if name in node.resources]
-    files = unfinished(settings, name)
-    steps = [
-        *on_each(active, lambda node: Step(node, f"cut the power of {name}", virsh.destroy(name), pivot=True)),
-        *on_each(defined, lambda node: Step(node, f"undefine {name}", virsh.undefine(name), pivot=True)),
-        *on_each(
-            [node.name for node in holders],
-            lambda node: Step(node, "remove its ISO file and what is unfinished, if any", files, pivot=True),
-        ),
-        *on_each(up, lambda node: Step(node, f"take down {name}", drbd.down(name), pivot=True)),
-    ]
-    for volume in sorted({volume for node in holders for volume in [*snapshots(name, node), name]}, reverse=True):
-        steps += removed(group, volume, [node.name for node in holders if volume in node.volumes])
-    # Last, so that what failed before it is still known to be this VM's.
-    file = drbd.remove_file(name)
-    steps += on_each([n.name for n in holders], lambda node: Step(node, f"remove {drbd.path(name)}", file, pivot=True))
-    return plan(f"vm.rm {name}", steps)
-
-
-def unfinished(settings: Settings, name: str) -> Command:
-    """The VM's ISO file, uploads and backups that broke off. Its finished backups stay."""
-    iso, upload = iso_path(settings, name), upload_path(settings, name)
-    script = 'rm -f -- "${@:3}"; rm -f -- "$1"/."$2".????????T??????Z.*.part*'
-    return bash(script, settings.backup_dir, name, iso, f"{iso}.part", upload, f"{upload}.part")
-
-
-def removed(group: str, volume: str, nodes: Sequence[str]) -> list[Step]:
-    gone = lvm.remove(group, volume)
-    return on_each(nodes, lambda node: Step(node, f"remove the volume {group}/{volume}", gone, pivot=True))
-
-
-def snapshots(name: str, node: NodeState) -> list[str]:
-    """Those of the VM's volume; LVM would remove them with it."""
-    return sorted(volume.name for volume in node.volumes.values() if volume.origin == name)
-
-
-def refuse_foreign(name: str, state: ClusterState, settings: Settings) -> None:
-    """A volume of that name that is neither marked as pmc's nor the disk of the VM's resource is somebody else's."""
-    for node in state:
-        for snapshot in snapshots(name, node):
-            if lvm.TAG not in node.volumes[snapshot].tags:
-                raise Refused(
-                    f"{node.name}: {name} has a snapshot {snapshot} that pmc did not make; remove it there first"
-                )
-        volume = node.volumes.get(name)
-        if volume is None or lvm.TAG in volume.tags:
-            continue
-        file = node.files.get(name)
-        if file is None or file.disk != lvm.path(settings.volume_group, name):
-            raise Refused(
-                f"{node.name}: the volume {settings.volume_group}/{name} was not made by pmc and belongs to no DRBD "
-                f"resource, so it is not touched; if it is to go: lvremove {settings.volume_group}/{name} there"
-            )
+    return plan(f"vm.rm {name}", clear.steps(name, holders, settings))

@@ -3,14 +3,14 @@ found."""
 
 from invoke.collection import Collection
 
-from pmc.tasks import failover, pm, repair, verify, vm
+from pmc.tasks import failover, ha, pm, repair, verify, vm
 
 nodes = Collection.from_module(pm, auto_dash_names=False)
 nodes.add_task(failover.evacuate)
 nodes.add_task(verify.verify_, "verify")
 vms = Collection.from_module(vm, auto_dash_names=False)
-vms.add_task(failover.failover)
-vms.add_task(repair.repair)
+for each in (failover.failover, ha.peer, repair.repair):
+    vms.add_task(each)
 
 ns = Collection(auto_dash_names=False)
 ns.add_collection(nodes)

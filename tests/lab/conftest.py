@@ -1,4 +1,4 @@
-"""The lab that all tests here share: two nodes, made ready by pm.init --fix. Each test leaves the cluster clean."""
+"""The lab that most tests here share: two nodes, made ready by pm.init --fix. Each test leaves the cluster clean."""
 
 from __future__ import annotations
 
@@ -75,22 +75,24 @@ def things(state: ClusterState) -> list[str]:
     return sorted(found)
 
 
-@pytest.fixture(scope="session")
-def lab() -> Iterator[Pmc]:
-    name = os.environ.get("PMC_TEST_LAB", "test")
+def name_of_lab() -> str:
+    return os.environ.get("PMC_TEST_LAB", "test")
+
+
+def ready(name: str, nodes: int) -> Iterator[Pmc]:
+    """A lab of so many nodes, made ready; down again at the end."""
     made = Lab(name)
     made.down()
-    made.up(2)
+    made.up(nodes)
     try:
         pmc = Pmc(made)
-        pmc.ok("pm.init", "pm-1,pm-2", "--fix")
+        pmc.ok("pm.init", "all", "--fix")
         yield pmc
     finally:
         made.down()
 
 
-@pytest.fixture
-def clean(lab: Pmc) -> Iterator[Callable[[], list[str]]]:
+def left_clean(lab: Pmc) -> Iterator[Callable[[], list[str]]]:
     """For a test that makes VMs: after it the invariants hold, and `vm.rm` leaves nothing for the next."""
     yield lambda: things(lab.state())
     state = lab.state()
@@ -98,9 +100,19 @@ def clean(lab: Pmc) -> Iterator[Callable[[], list[str]]]:
     if names := sorted({*state.vm_names(), *(name for node in state for name in node.volumes)}):
         lab.ok(*(word for name in names for word in ("vm.rm", name, "--yes")))
         assert things(lab.state()) == []
-    for node in ("pm-1", "pm-2"):
+    for node in state.nodes:
         left = "ls /var/lib/libvirt/images; find /var/lib/pmc -name '*.part*'; rm -f /var/lib/pmc/backups/*"
-        assert lab.ssh(node, left) == ""
+        assert lab.ssh(node, f"{left}; cd /etc/drbd.d && ls | grep -v global_common.conf || :") == ""
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Pmc]:
+    yield from ready(name_of_lab(), 2)
+
+
+@pytest.fixture
+def clean(lab: Pmc) -> Iterator[Callable[[], list[str]]]:
+    yield from left_clean(lab)
 
 
 @pytest.fixture

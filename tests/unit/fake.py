@@ -33,6 +33,7 @@ class Kernel:
     two_primaries: bool = False
     alone: bool = False  # StandAlone
     split: bool = False  # written without the other, as the other was without it
+    hosts: tuple[str, ...] = ()  # what its resource file named when it was brought up
 
 
 @dataclass
@@ -108,11 +109,15 @@ class World:
         return machine.domains[vm] + "\n"
 
     def peer(self, name: str, vm: str) -> Kernel | None:
-        """The one that it is connected with."""
-        alive = {other: m for other, m in self.nodes.items() if other != name and other not in self.dead}
-        others = [m.resources[vm] for m in alive.values() if vm in m.resources]
+        """The one that it is connected with: both sides must name each other."""
         mine = self.nodes[name].resources.get(vm)
-        return others[0] if others and not others[0].alone and not (mine and mine.alone) else None
+        for other, machine in self.nodes.items():
+            kernel = machine.resources.get(vm)
+            if other == name or other in self.dead or not mine or not kernel or mine.alone or kernel.alone:
+                continue
+            if other in mine.hosts and set(kernel.hosts) == set(mine.hosts):
+                return kernel
+        return None
 
     def open(self, name: str, vm: str) -> bool:
         """A guest has the disk open."""
@@ -147,10 +152,10 @@ class World:
 Effect = Callable[..., None]
 
 
-def create(world: World, at: str, command: Command, size: str, name: str) -> None:
+def create(world: World, at: str, command: Command, tags: str, size: str, name: str) -> None:
     volumes = world.nodes[at].volumes
     need(name not in volumes, "already exists in volume group")
-    volumes[name] = Volume(name, "vg", int(size), ("pmc",))
+    volumes[name] = Volume(name, "vg", int(size), tuple(re.findall(r"--addtag (\S+)", tags)))
 
 
 def snapshot(world: World, at: str, command: Command, size: str, name: str, origin: str) -> None:
@@ -179,9 +184,10 @@ def grow(world: World, at: str, command: Command, more: str, name: str) -> None:
     volumes[name] = replace(volumes[name], size=volumes[name].size + int(more))
 
 
-def tag(world: World, at: str, command: Command, flag: str, name: str) -> None:
+def tag(world: World, at: str, command: Command, flag: str, tag: str, name: str) -> None:
     volumes = world.nodes[at].volumes
-    volumes[name] = replace(volumes[name], tags=("pmc",) if flag == "add" else ())
+    others = tuple(each for each in volumes[name].tags if each != tag)
+    volumes[name] = replace(volumes[name], tags=(*others, tag) if flag == "add" else others)
 
 
 def write(world: World, at: str, command: Command, path: str) -> None:
@@ -206,7 +212,42 @@ def metadata(world: World, at: str, command: Command, vm: str) -> None:
 def up(world: World, at: str, command: Command, vm: str) -> None:
     machine = world.nodes[at]
     need(drbd.path(vm) in machine.files and vm in machine.volumes, "no resource file, or no disk")
-    machine.resources.setdefault(vm, Kernel(drbd.parse_files(machine.files[drbd.path(vm)])[vm].minor))
+    file = drbd.parse_files(machine.files[drbd.path(vm)])[vm]
+    machine.resources.setdefault(vm, Kernel(file.minor, hosts=file.hosts))
+
+
+def switch(world: World, at: str, command: Command, path: str, vm: str) -> None:
+    files = world.nodes[at].files
+    need(path in files, "no such file")
+    files[f"{path}.old"], files[path] = files[path], command.stdin or ""
+    adjust(world, at, command, vm)
+
+
+def switch_back(world: World, at: str, command: Command, path: str, vm: str) -> None:
+    files = world.nodes[at].files
+    need(f"{path}.old" in files, "no such file")
+    files[path] = files.pop(f"{path}.old")
+    adjust(world, at, command, vm)
+
+
+def forget_kept(world: World, at: str, command: Command, path: str) -> None:
+    world.nodes[at].files.pop(f"{path}.old", None)
+
+
+def names_host(world: World, at: str, command: Command, path: str, host: str) -> None:
+    need(f"on {host} {{" in world.nodes[at].files[path], "")
+
+
+def adjust(world: World, at: str, command: Command, vm: str) -> None:
+    machine = world.nodes[at]
+    machine.resources[vm].hosts = drbd.parse_files(machine.files[drbd.path(vm)])[vm].hosts
+
+
+def copied(world: World, at: str, command: Command, vm: str) -> None:
+    peer = world.peer(at, vm)
+    need(peer and world.nodes[at].resources[vm].disk == "UpToDate", "the peer is away")
+    assert peer is not None
+    peer.disk = "UpToDate"
 
 
 def down(world: World, at: str, command: Command, vm: str) -> None:
@@ -354,7 +395,7 @@ def nothing(world: World, at: str, command: Command, *parts: str) -> None:
 VIRSH = "virsh --connect qemu:///system "
 BASH = "bash -euo pipefail -c "
 EFFECTS: list[tuple[str, Effect]] = [
-    (r"lvcreate --yes --wipesignatures n --addtag pmc --size (\d+)b --name (\S+) vg", create),
+    (r"lvcreate --yes --wipesignatures n ((?:--addtag \S+ )+)--size (\d+)b --name (\S+) vg", create),
     (r"lvcreate --yes --snapshot --addtag pmc --size (\d+)b --name (\S+) vg/(\S+)", snapshot),
     (r"blkdiscard .* /dev/vg/(\S+)", has_volume),
     (r"lvremove --yes vg/(\S+)", remove),
@@ -362,7 +403,7 @@ EFFECTS: list[tuple[str, Effect]] = [
     (BASH + r"'a=\$\(lvs .*' pmc vg/(\S+)", has_volume),
     (r"lvs --noheadings vg/(\S+)", has_volume),
     (r"lvextend --size \+(\d+)b vg/(\S+)", grow),
-    (r"lvchange --(add|del)tag pmc vg/(\S+)", tag),
+    (r"lvchange --(add|del)tag (\S+) vg/(\S+)", tag),
     (BASH + r"'.* \|\| install -d .*' pmc \S+ 7..", nothing),
     (BASH + r"'set -C; umask 077; cat >\"\$1\"' pmc (\S+)", write),
     (r"install -m 600 /dev/null (\S+)", write),
@@ -401,6 +442,12 @@ EFFECTS: list[tuple[str, Effect]] = [
     (BASH + r"'umask 077; trap .* pmc (\S+) 6..", write),
     (BASH + r"'umask 077; rm -f .* pmc (\S+)(?: .*)?", store),
     (BASH + r"'umask 077; i=.*' pmc (\S+) (\S+) (\S+) (\S+)", seal),
+    (BASH + r"'umask 077; cat >\"\$1.new\".* pmc (\S+) (\S+)", switch),
+    (BASH + r"'r=\$\(drbdsetup show .*invalidate-remote.* pmc (\S+) (\S+)", switch_back),
+    (BASH + r"'rm -f \"\$1.old\" .* pmc (\S+)", forget_kept),
+    (BASH + r"'grep -Fq \"on .* pmc (\S+) (\S+)", names_host),
+    (r"drbdadm adjust (\S+)", adjust),
+    (BASH + r".*stands still since.* pmc (\S+) \d+ \d+", copied),
     (BASH + r"'free=.*' pmc \S+ \d+", nothing),
     (BASH + r"'rm -f -- .*part\*' pmc (\S+) (\S+)(?: /.*)?", delete_unfinished),
 ]

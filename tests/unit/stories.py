@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from pmc.backup import Backup, Stored
 from pmc.model import Volume
 from pmc.plan import Plan, apply
-from pmc.plans import add, backup, clone, failover, repair, vm
+from pmc.plans import add, backup, clear, clone, failover, peer, repair, vm
 from pmc.plans.ailment import About, Wishes
 from pmc.plans.make import Given
 from pmc.plans.request import Add, Image
 from pmc.sides import Generation
 from pmc.units import GiB, MiB
-from tests.unit.fake import World, done
+from tests.unit.fake import Machine, World, done
 from tests.unit.samples import SETTINGS, XML
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -179,9 +179,49 @@ def repaired(about: Mapping[str, About] = ALIKE, **wishes: object) -> Callable[[
 
 OTHER = {**ALIKE, "pm-2": replace(ALIKE["pm-2"], xml=XML.replace("1048576", "524288"))}
 
+
+def peered(world: World, name: str = "pm-3", xml: str = XML) -> Plan:
+    state = world.state()
+    return peer.peer(peer.choose("web", name, state, SETTINGS), xml, "hunter2", state, SETTINGS)
+
+
+def without_pm_2() -> World:
+    """web runs on pm-1; pm-2 was made anew and knows nothing."""
+    world = with_web()
+    world.nodes["pm-2"] = Machine()
+    return world
+
+
+def half_peered() -> World:
+    """web's second copy is on its way to pm-3 when the manager dies; pm-2 knows nothing."""
+    world = without_pm_2()
+    plan = peered(world)
+    stop = next(number for number, step in enumerate(plan.steps) if "wait until pm-3 has all" in step.note)
+    apply(Plan("half", plan.steps[:stop]), world.carry_out)
+    return world
+
+
+def half_made_peer() -> World:
+    """The manager died before pm-1 was told of pm-3."""
+    world = with_web("")
+    apply(Plan("half", peered(world).steps[:4]), world.carry_out)
+    return world
+
+
+def with_stray() -> World:
+    """web lives on pm-1 and pm-3; pm-2 comes back with what it had."""
+    world = with_web()
+    before = world.copy().nodes["pm-2"]
+    after = done(world, peered(world))
+    after.nodes["pm-2"] = before
+    return after
+
+
 RAW = Image("/images/web.raw", "raw", GiB, GiB)
 QCOW2 = Image("/images/web.qcow2", "qcow2", GiB, 300 * MiB)
 ISO = Image("/iso/debian.iso", "iso", 600 * MiB, 600 * MiB)
+
+XML_ISO = XML.replace("<interface", '<disk><source file="/var/lib/libvirt/images/web.pmc.iso"/></disk>\n    <interface')
 
 STORIES: dict[str, Callable[[], Story]] = {
     "vm.add": new(),
@@ -213,4 +253,11 @@ STORIES: dict[str, Callable[[], Story]] = {
     "vm.repair-undefined": of_web(repaired(), without_domain),
     "vm.repair-definitions": of_web(repaired(OTHER)),
     "vm.repair-two-primaries": of_web(repaired(), changed_web(two_primaries=True)),
+    "vm.peer": of_web(peered),
+    "vm.peer-alone": of_web(peered, lambda: with_web("")),
+    "vm.peer-dead": of_web(peered, without_pm_2),
+    "vm.peer-iso": of_web(lambda world: peered(world, xml=XML_ISO)),
+    "vm.peer-again": of_web(peered, half_made_peer),
+    "vm.peer-finish": of_web(peered, half_peered),
+    "vm.peer-cleanup": of_web(lambda world: clear.cleanup("web", world.state(), SETTINGS), with_stray),
 }

@@ -20,6 +20,7 @@ LAYERS = [
     {"pmc.model", "pmc.settings"},
     {
         "pmc.drbd",
+        "pmc.drbd_peer",
         "pmc.lvm",
         "pmc.virsh",
         "pmc.backup",

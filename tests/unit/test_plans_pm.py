@@ -13,7 +13,7 @@ from pmc.command import command
 from pmc.model import ClusterState, NodeState, Resource, ResourceFile, Volume
 from pmc.plan import Step
 from pmc.plans import pm
-from tests.unit.samples import SETTINGS, changed, node, running, with_resource
+from tests.unit.samples import SETTINGS, changed, cluster, node, running, with_resource
 
 WELL = Resource("web", 1, "Secondary", "UpToDate", "Connected", "Established", "Secondary", "UpToDate", size=1 << 30)
 LONELY = replace(WELL, connection="WFConnection", replication="Off", peer_disk="DUnknown")
@@ -28,7 +28,7 @@ def home(name: str, resource: Resource | None = WELL, file: ResourceFile = FILE,
 
 
 def steps(state: NodeState) -> list[list[tuple[str, str]]]:
-    return [[(step.node, str(step.do)) for step in plan.steps] for plan in pm.ready(state, SETTINGS)]
+    return [[(step.node, str(step.do)) for step in plan.steps] for plan in pm.ready(state, SETTINGS, cluster(state))]
 
 
 def side(first: NodeState, second: NodeState | None = None) -> pm.Side:
@@ -72,7 +72,7 @@ def test_after_a_boot_module_and_volumes_come_first() -> None:
 
 def test_each_resource_has_its_own_plan_and_no_undo() -> None:
     files = {name: replace(FILE, name=name) for name in ("b", "a")}
-    plans = pm.ready(node("pm-1", files=files), SETTINGS)
+    plans = pm.ready(node("pm-1", files=files), SETTINGS, cluster(node("pm-1", files=files)))
     assert [str(plan.steps[0].do) for plan in plans] == ["drbdadm up a", "drbdadm up b"]
     assert all(step.undo is None for plan in plans for step in plan.steps)
 

@@ -212,3 +212,18 @@ def test_further_arguments_for_virt_install_are_split_as_by_a_shell() -> None:
     assert query.command.argv[-3:] == ("--cloud-init", "user-data=/a b", ";id")
     assert query.command.argv[query.command.argv.index("--memory") + 1] == "1", "rounded up to whole MiB"
     assert "hd,network" in query.command.argv
+
+
+@pytest.mark.parametrize(
+    ("said", "fits"),
+    [
+        ("The CPU provided by hypervisor on the host is a superset of CPU described in /dev/stdin\n", True),
+        ("CPU described in /dev/stdin is identical to the CPU provided by hypervisor on the host\n", True),
+        ("CPU described in /dev/stdin is incompatible with the CPU provided by hypervisor on the host\n", False),
+        ("", None),
+    ],
+)
+def test_whether_a_node_can_give_a_guest_its_cpu(said: str, fits: bool | None) -> None:
+    query = virsh.can_run('<domain><graphics passwd="hunter2"/></domain>', "qemu")
+    assert query.parse(said) is fits
+    assert "hunter2" not in str(query.command)

@@ -1,0 +1,249 @@
+"""vm.peer: another secondary for a VM that runs. State in, plan out. Pure.
+
+All that can be made ready on the new node is made ready before the old copy is let go; that is removed only when the
+new one is complete. DRBD 8.4 has one peer for a volume, so from the change to the end of the copy there is one good
+disk: where the old copy still is one, a failure brings it back. DRBD 9 is refused: nothing was tried with it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+
+from pmc import allocate, backup, drbd, drbd_peer, lvm
+from pmc.command import command
+from pmc.errors import Refused
+from pmc.model import ClusterState, NodeState, ResourceFile
+from pmc.plan import Plan, Step, Watch, plan
+from pmc.plans import clear, make, refuse
+from pmc.plans.add import iso_path, receive
+from pmc.settings import Settings
+from pmc.units import show_size
+
+
+@dataclass(frozen=True)
+class Change:
+    """A checked `vm.peer`: the VM runs on `primary`; `new` takes the place of `old` (empty: there is none)."""
+
+    name: str
+    primary: str
+    old: str
+    new: str
+    file: ResourceFile
+    ask: str = ""  # what a person must agree to
+
+    @property
+    def there(self) -> bool:
+        """The change was made before; what is missing of it is to be done."""
+        return self.old == self.new
+
+
+def choose(name: str, new: str, state: ClusterState, settings: Settings) -> Change:
+    primary = runs_on(name, state)
+    homes = state.homes(name)
+    if new == primary:
+        raise Refused(f"--secondary {new}: {name} runs there; the second copy belongs on another node")
+    refuse.relied_on(state, new)
+    file = state.nodes[primary].files[name]
+    old = next((home for home in homes if home != primary), "")
+    if len(homes) > 2:
+        raise Refused(f"{name}: lives on {', '.join(homes)}; vm.peer is for a VM with one or two nodes")
+    if file.disk != lvm.path(settings.volume_group, name) or name not in state.nodes[primary].volumes:
+        raise Refused(f"{name}: its disk {file.disk} on {primary} is not {settings.volume_group}/{name}")
+    for node in (state.nodes[primary], state.nodes[new]):
+        _eight(node)
+    change = Change(name, primary, old, new, file)
+    if change.there and name in state.nodes[new].volumes:
+        return change
+    _fits(change, state, settings)
+    return replace(change, ask="; ".join(filter(None, (_old_goes(change, state), _new_goes(change, state)))))
+
+
+def runs_on(name: str, state: ClusterState) -> str:
+    """The one node where it runs, its disk there good: all else is for vm.start, vm.mv and vm.failover first."""
+    refuse.found(state, name)
+    refuse.one_truth(state, name)
+    active = state.active_on(name)
+    if len(active) != 1:
+        where = " and ".join(active) or "nowhere"
+        raise Refused(f"{name}: runs {'on ' if active else ''}{where}; vm.peer is for a VM that runs on one node")
+    primary = active[0]
+    refuse.relied_on(state, primary)
+    resource = state.nodes[primary].resources.get(name)
+    if primary not in state.homes(name) or resource is None or name not in state.nodes[primary].files:
+        raise Refused(f"{name}: runs on {primary}, which has no part in its DRBD resource; look at it by hand")
+    if state.primaries(name) != [primary]:
+        raise Refused(f"{name}: DRBD is primary on {state.primaries(name)}; fab vm.mv {name} --cleanup")
+    if resource.disk != "UpToDate":
+        raise Refused(
+            f"{name}: its disk on {primary} is {resource.disk}, so it cannot be copied from; "
+            f"move it to its other node first: fab vm.mv {name}"
+        )
+    return primary
+
+
+def _eight(node: NodeState) -> None:
+    if not node.drbd:
+        raise Refused(f"{node.name}: DRBD's module is not loaded; fab pm.ready_drbd --node {node.name}")
+    if not node.drbd.startswith("8."):
+        raise Refused(f"{node.name}: has DRBD {node.drbd}; vm.peer is made for 8.4 and was not tried with 9")
+
+
+def _fits(change: Change, state: ClusterState, settings: Settings) -> None:
+    node, name, minor = state.nodes[change.new], change.name, change.file.minor
+    clear.refuse_foreign(name, [node], settings)
+    if node.hostname != change.new:
+        raise Refused(f"{node.name}: its host name is {node.hostname!r}; DRBD needs it to be {node.name!r}")
+    taken = {each.name: each.minor for each in node.files.values()}
+    taken |= {each.name: each.minor for each in node.resources.values()}
+    if other := [each for each, its in taken.items() if its == minor and each != name]:
+        raise Refused(
+            f"{node.name}: DRBD's minor {minor} is {other[0]}'s there, and a VM's cannot change while it runs; "
+            f"choose another node"
+        )
+    size = state.nodes[change.primary].volumes[name].size
+    if name not in node.volumes:
+        refuse.space(node, size, f"the copy of {name}")
+    if node.memory < (needed := state.nodes[change.primary].domains[name].memory):
+        raise Refused(f"{node.name}: has {show_size(node.memory)} of memory, {name} needs {show_size(needed)}")
+
+
+def _old_goes(change: Change, state: ClusterState) -> str:
+    """What is lost with the old copy, if there still is one; refused when its writes may be wanted."""
+    seen = state.nodes[change.primary].resources[change.name]
+    node = state.nodes.get(change.old)
+    there = node.resources.get(change.name) if node else None
+    if there and there.disk not in ("Diskless", "Failed") and "StandAlone" in (seen.connection, there.connection):
+        raise Refused(
+            f"{change.name}: DRBD is StandAlone between {change.primary} and {change.old}, which may have writes of "
+            f"its own (split brain): see to that first (docs/failover.md)"
+        )
+    if seen.healthy:
+        return (
+            f"{change.name} has no second copy from now until the one on {change.new} is complete; then the one on "
+            f"{change.old} is removed"
+        )
+    if node and not node.down and change.name in node.volumes:
+        return f"the copy of {change.name} on {change.old} is removed when the one on {change.new} is complete"
+    return ""
+
+
+def _new_goes(change: Change, state: ClusterState) -> str:
+    """A copy that was never complete may go unasked."""
+    volume = state.nodes[change.new].volumes.get(change.name)
+    if volume is None or lvm.UNFINISHED in volume.tags:
+        return ""
+    return f"what {change.new} has of {change.name} is removed first"
+
+
+def peer(change: Change, xml: str, secret: str, state: ClusterState, settings: Settings) -> Plan:
+    if change.there and change.name in state.nodes[change.new].volumes:
+        return finish(change, xml, state, settings)
+    name, new, primary = change.name, change.new, change.primary
+    node = state.nodes[new]
+    port = change.file.ports[0]
+    if port in node.ports and name not in node.resources:
+        port = allocate.port(state, settings)
+    hosts = [(each, settings.nodes[each].replication) for each in (primary, new)]
+    text = drbd.resource_text(name, change.file.minor, port, change.file.disk, hosts, secret, state.nodes[primary].drbd)
+    group, size = settings.volume_group, state.nodes[primary].volumes[name].size
+    return plan(
+        f"vm.peer {name}",
+        [replace(step, pivot=False) for step in clear.steps(name, [node] if node.knows(name) else [], settings)],
+        Step(
+            new,
+            f"make the volume {group}/{name} ({show_size(size)}), marked as unfinished",
+            lvm.create(group, name, size, lvm.UNFINISHED),
+            undo=lvm.remove(group, name),
+            check=lvm.exists(group, name),
+        ),
+        Step(
+            new,
+            f"write {drbd.path(name)}",
+            drbd.write_file(name, text, secret),
+            undo=drbd.remove_file(name),
+            check=command("test", "-e", drbd.path(name)),
+        ),
+        Step(new, f"make DRBD's metadata on {name}", drbd.create_metadata(name)),
+        Step(
+            new,
+            f"bring up {name} (minor {change.file.minor}, port {port})",
+            drbd.up_or_down(name, alone=False),
+            undo=drbd.down(name),
+            check=drbd.is_up(name),
+        ),
+        defined(change, xml, settings),
+        Step(
+            primary,
+            f"connect {name} to {new}" + (f" in place of {change.old}" if change.old else "") + ", while it runs",
+            drbd_peer.switch(name, text, secret),
+            undo=drbd_peer.switch_back(name),
+            check=drbd_peer.file_names(name, new),
+        ),
+        # Nothing is lost by going on from here, unless the old copy is still a good one.
+        replace(make.wait_connected(settings, primary, name), pivot=not state.nodes[primary].resources[name].healthy),
+        complete(change, state, settings),
+        clear.steps(name, old_side(change, state), settings),
+    )
+
+
+def old_side(change: Change, state: ClusterState) -> list[NodeState]:
+    """The old secondary, when it answers; else what it has stays there, a stray."""
+    node = state.nodes.get(change.old)
+    return [node] if node and not node.trouble and not change.there and node.knows(change.name) else []
+
+
+def defined(change: Change, xml: str, settings: Settings) -> list[Step]:
+    """The domain as on the primary; and its CD, without which it could not move there."""
+    name, new, iso = change.name, change.new, iso_path(settings, change.name)
+    steps = make.defined([new], name, xml)
+    if iso in xml:
+        reader = backup.remotely(settings.nodes[change.primary].replication, f"cat {shlex.quote(iso)}")
+        steps += [
+            make.folder(new, settings.image_dir, "755"),
+            Step(
+                new,
+                f"copy {iso} from {change.primary}",
+                receive(iso, "644", reader),
+                undo=command("rm", "-f", iso),
+                check=command("test", "-e", iso),
+            ),
+        ]
+    return steps
+
+
+def complete(change: Change, state: ClusterState, settings: Settings) -> list[Step]:
+    """Only what is equal on both sides, seen at that moment, is called a second copy."""
+    name, primary, new = change.name, change.primary, change.new
+    limits = settings.deadlines
+    size = state.nodes[primary].resources[name].size
+    mark = lvm.mark(settings.volume_group, name, False, lvm.UNFINISHED)
+    return [
+        Step(
+            primary,
+            f"wait until {new} has all of {name} ({show_size(size)})",
+            drbd_peer.copied(name, limits.peer, limits.sync),
+            watch=Watch("bytes", name, size),
+        ),
+        make.see_equal(primary, name),
+        Step(primary, f"remove the old {drbd.path(name)}", drbd_peer.forget_kept(name), pivot=True),
+        Step(new, f"mark the volume {settings.volume_group}/{name} as complete", mark, pivot=True),
+    ]
+
+
+def finish(change: Change, xml: str, state: ClusterState, settings: Settings) -> Plan:
+    """What an earlier vm.peer that broke off left to do."""
+    name, new = change.name, change.new
+    title, node = f"vm.peer {name}", state.nodes[new]
+    if lvm.UNFINISHED not in node.volumes[name].tags:
+        refuse.healthy(state.nodes[change.primary], name)
+        return plan(title, [] if name in node.domains else defined(change, xml, settings))
+    up = Step(new, f"bring up {name}", drbd.up(name))
+    return plan(
+        title,
+        [] if name in node.resources else [up],
+        [] if name in node.domains else defined(change, xml, settings),
+        Step(change.primary, f"connect {name} to {new}, while it runs", drbd_peer.adjust(name)),
+        make.wait_connected(settings, change.primary, name),
+        complete(change, state, settings),
+    )

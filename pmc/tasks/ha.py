@@ -1,0 +1,63 @@
+"""vm.*: what keeps a VM's second copy. Each task: check the words, look, plan, apply, show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pmc import looks
+from pmc.errors import Refused
+from pmc.plans import clear, refuse
+from pmc.plans import peer as plans
+from pmc.tasks.base import carry_out, confirm, lock, opened, task
+from pmc.view import note
+
+
+@task(
+    place="name",
+    name="the VM, which runs",
+    secondary="the node for its second copy",
+    cleanup="change nothing of the VM; remove an old copy from a node that is no part of it any more",
+)
+def peer(
+    c: Any, name: str = "", secondary: str = "", cleanup: bool = False, yes: bool = False, conf: str = "",
+    dry_run: bool = False,
+) -> None:  # fmt: skip
+    """Give a VM another secondary while it runs: vm.peer NAME --secondary NODE, or vm.peer NAME --cleanup
+
+    For a dead node or disk, or a VM that never had a second copy. The old copy, if its node answers, is removed when
+    the new one is complete. Run again after it broke off, it does what is missing.
+    """
+    with opened(conf) as cluster:
+        refuse.check_name("vm.peer", name)
+        if bool(secondary) == cleanup:
+            raise Refused("vm.peer: give --secondary NODE or --cleanup")
+        lock(c, cluster, dry_run, name)
+        sure = yes or dry_run or c.config.run.dry
+        if cleanup:
+            state = cluster.state()
+            plan = clear.cleanup(name, state, cluster.settings)
+            strays = " and ".join(state.strays(name))
+            if plan.steps and not sure:
+                confirm(f"the old copy of {name} on {strays} is removed for good", name)
+            if carry_out(c, cluster, plan, dry_run):
+                note(f"{name} has no old copy on {strays} any more" if plan.steps else f"{name} has no old copy")
+            return
+        cluster.settings.node("--secondary", secondary)
+        state = cluster.state(allocating=True)
+        change = plans.choose(name, secondary, state, cluster.settings)
+        xml, fits = looks.domain_of(cluster, name, change.primary, secondary)
+        if fits is False:
+            raise Refused(f"--secondary {secondary}: it cannot give {name} the CPU that it has; choose another node")
+        plan = plans.peer(change, xml, looks.new_secret(), state, cluster.settings)
+        if fits is None:
+            note(f"{secondary}: libvirt does not tell whether it can give {name} its CPU; try a vm.mv when it is done")
+        if change.ask and not sure:
+            confirm(change.ask, name)
+        if carry_out(c, cluster, plan, dry_run):
+            note(f"{name} has its second copy on {secondary}" + ("" if plan.steps else " already"))
+            _tell_strays(cluster.state().strays(name), name)
+
+
+def _tell_strays(strays: list[str], name: str) -> None:
+    for stray in strays:
+        note(f"{stray} has an old copy of {name}; fab vm.peer {name} --cleanup removes it")
