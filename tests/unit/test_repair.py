@@ -15,8 +15,9 @@ from pmc.plans import lost, repair, splitbrain
 from pmc.plans.ailment import About, Ailment, Case, Wishes
 from pmc.sides import Generation, Past
 from pmc.units import GiB, MiB
+from tests.unit.fake import done
 from tests.unit.samples import SETTINGS, XML, alone, changed, cluster, data, home, running, stopped, with_resource
-from tests.unit.stories import ALIKE, NOW, PARTED
+from tests.unit.stories import ALIKE, NOW, PARTED, STORIES
 
 AHEAD = {"pm-1": About(Generation(0x20, 0x10), xml=XML), "pm-2": About(Generation(0x10), xml=XML)}
 UNKNOWN = {"pm-1": About(xml=XML), "pm-2": About(Generation(0x10), xml=XML)}
@@ -257,6 +258,16 @@ def test_a_new_disk_is_asked_and_never_takes_a_snapshot_with_it() -> None:
 def test_the_only_copy_is_attached_again() -> None:
     [ailment] = found(with_resource(alone(active=True), "pm-1", disk="Diskless"))
     assert lines(ailment) == [("pm-1", "drbdadm attach web")]
+
+
+REPAIRS = [name for name in STORIES if name.startswith("vm.repair-")]
+
+
+@pytest.mark.parametrize("name", REPAIRS)
+def test_it_is_mended_once_and_then_there_is_nothing_to_mend(name: str) -> None:
+    """At most a resync goes on, which is watched."""
+    story = STORIES[name]()
+    assert set(codes(done(story.world, story.plan).state())) <= {"syncing"}
 
 
 # -- waiting --
