@@ -381,3 +381,16 @@ def test_disconnected_by_hand_is_no_split_brain_whatever_the_primary_wrote() -> 
     assert sides.compare(primary, secondary) == "ahead"
     assert sides.compare(secondary, primary) == "behind"
     assert primary.bitmap == secondary.current, "the bit that says primary is no part of an identifier"
+
+
+def test_a_split_brain_is_told_as_the_kernel_told_it() -> None:
+    """uuid_compare()=100 by rule 90, it said."""
+    assert sides.compare(generation("split-primary"), generation("split-secondary")) == "split"
+    assert sides.compare(generation("split-primary"), generation("disconnected-secondary")) == "unrelated"
+
+
+def test_what_the_kernels_log_tells_of_a_split_brain() -> None:
+    primary = sides.parse_past(data("journalctl-252-module-8.4.11-split-primary.txt"))
+    assert primary == Past(lost=1795424149.445427, alone=1795424149.445810, split=1795424173.075492)
+    secondary = sides.parse_past(data("journalctl-252-module-8.4.11-split-secondary.txt"))
+    assert secondary == Past(1795424150.641664, 1795424154.376252, 1795424157.387498, 1795424171.913507)
