@@ -95,9 +95,13 @@ def parse_past(text: str) -> Past:
     return Past(**now)  # type: ignore[arg-type]
 
 
+# drbdadm cannot disconnect what is StandAlone, nor connect what is not: an error each.
+_ALONE = 'drbdsetup events2 --now "$1" | grep connection:StandAlone >/dev/null'
+
+
 def disconnect(name: str) -> Command:
     """Harmless when it is disconnected already."""
-    return command("drbdadm", "disconnect", name)
+    return bash(f'{_ALONE} || drbdadm disconnect "$1"', name)
 
 
 def connect(name: str) -> Command:
@@ -114,8 +118,8 @@ def resume(name: str) -> Command:
 
 
 def connect_if_alone(name: str) -> Command:
-    """One that still looks for its peer is told nothing: it would be an error."""
-    return bash('[ "$(drbdadm cstate "$1")" != StandAlone ] || drbdadm connect "$1"', name)
+    """One that still looks for its peer is told nothing."""
+    return bash(f'{{ ! {_ALONE}; }} || drbdadm connect "$1"', name)
 
 
 def detach(name: str) -> Command:

@@ -15,8 +15,9 @@ from pmc.plans import lost, repair, splitbrain
 from pmc.plans.ailment import About, Ailment, Case, Wishes
 from pmc.sides import Generation, Past
 from pmc.units import GiB, MiB
+from tests.unit.fake import done
 from tests.unit.samples import SETTINGS, XML, alone, changed, cluster, data, home, running, stopped, with_resource
-from tests.unit.stories import ALIKE, NOW, PARTED
+from tests.unit.stories import ALIKE, NOW, PARTED, STORIES
 
 AHEAD = {"pm-1": About(Generation(0x20, 0x10), xml=XML), "pm-2": About(Generation(0x10), xml=XML)}
 UNKNOWN = {"pm-1": About(xml=XML), "pm-2": About(Generation(0x10), xml=XML)}
@@ -259,6 +260,16 @@ def test_the_only_copy_is_attached_again() -> None:
     assert lines(ailment) == [("pm-1", "drbdadm attach web")]
 
 
+REPAIRS = [name for name in STORIES if name.startswith("vm.repair-")]
+
+
+@pytest.mark.parametrize("name", REPAIRS)
+def test_it_is_mended_once_and_then_there_is_nothing_to_mend(name: str) -> None:
+    """At most a resync goes on, which is watched."""
+    story = STORIES[name]()
+    assert set(codes(done(story.world, story.plan).state())) <= {"syncing"}
+
+
 # -- waiting --
 
 WELL = running().nodes["pm-1"].resources["web"]
@@ -370,3 +381,16 @@ def test_disconnected_by_hand_is_no_split_brain_whatever_the_primary_wrote() -> 
     assert sides.compare(primary, secondary) == "ahead"
     assert sides.compare(secondary, primary) == "behind"
     assert primary.bitmap == secondary.current, "the bit that says primary is no part of an identifier"
+
+
+def test_a_split_brain_is_told_as_the_kernel_told_it() -> None:
+    """uuid_compare()=100 by rule 90, it said."""
+    assert sides.compare(generation("split-primary"), generation("split-secondary")) == "split"
+    assert sides.compare(generation("split-primary"), generation("disconnected-secondary")) == "unrelated"
+
+
+def test_what_the_kernels_log_tells_of_a_split_brain() -> None:
+    primary = sides.parse_past(data("journalctl-252-module-8.4.11-split-primary.txt"))
+    assert primary == Past(lost=1795424149.445427, alone=1795424149.445810, split=1795424173.075492)
+    secondary = sides.parse_past(data("journalctl-252-module-8.4.11-split-secondary.txt"))
+    assert secondary == Past(1795424150.641664, 1795424154.376252, 1795424157.387498, 1795424171.913507)
