@@ -265,6 +265,15 @@ def test_a_taken_port_is_replaced() -> None:
     assert any("port 7801" in step.note for step in plan.steps)
 
 
+def test_the_new_pair_has_a_port_that_the_old_peer_does_not_call() -> None:
+    """Seen on the lab: `Authentication of peer failed`, `Discarding network configuration`, StandAlone."""
+    for name in ("vm.peer", "vm.peer-dead"):
+        plan = STORIES[name]().plan
+        assert any("port 7801" in step.note for step in plan.steps)
+        assert not any(":7800" in str(step.do) for step in plan.steps)
+    assert any("port 7800" in step.note for step in STORIES["vm.peer-alone"]().plan.steps)
+
+
 FOREIGN = Volume("web", "vg", GiB)
 
 
