@@ -18,6 +18,7 @@ FILES = {
 LAYERS = [
     {"pmc", "pmc.units", "pmc.errors", "pmc.command"},
     {"pmc.model", "pmc.settings"},
+    {"pmc.events2"},
     {"pmc.drbd", "pmc.lvm", "pmc.virsh", "pmc.backup", "pmc.allocate"},
     {"pmc.plan"},
     {"pmc.plans", "pmc.plans.*", "pmc.checks", "pmc.checks.*", "pmc.trust", "pmc.rows"},
@@ -27,7 +28,7 @@ LAYERS = [
     {"pmc.tasks", "pmc.tasks.*"},
     {"pmc.main", "fabfile"},
 ]
-PURE = 5  # the first so many layers
+PURE = 6  # the first so many layers
 IMPURE = {
     "fabric", "paramiko", "libvirt", "threading", "concurrent", "multiprocessing", "asyncio", "time", "random",
     "secrets", "socket", "select", "subprocess", "signal", "tqdm", "tabulate",
