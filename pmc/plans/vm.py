@@ -151,7 +151,7 @@ def move(name: str, to: str, state: ClusterState, settings: Settings) -> Plan:
         Step(
             source,
             f"migrate {name} to {target}",
-            virsh.migrate(name, settings.nodes[target].replication),
+            virsh.migrate(name, target, settings.nodes[target].replication, settings.migration),
             watch=Watch("migration", name),
         ),
     )

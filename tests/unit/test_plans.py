@@ -136,6 +136,12 @@ def test_moving_and_closing_leaves_one_primary_and_two_allowed_nowhere() -> None
     assert not vm.settle("web", closed).steps
 
 
+def test_a_vm_moves_by_the_way_that_is_configured() -> None:
+    for way, word in (("tcp", "tcp://10.0.0.2"), ("tunnelled", "--tunnelled"), ("tls", "--tls-destination pm-2")):
+        plan = vm.move("web", "", running(), replace(SETTINGS, migration=way))
+        assert word in str(plan.steps[-1].do)
+
+
 def test_what_dry_run_says_of_closing_is_what_closing_does() -> None:
     story = STORIES["vm.mv"]()
     moved = done(story.world, story.plan)

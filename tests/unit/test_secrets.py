@@ -146,6 +146,13 @@ def test_a_secret_that_a_tool_read_elsewhere_is_not_shown(words: str) -> None:
     assert all("***" in shown for shown in errors)
 
 
+def test_the_secret_of_a_question_is_not_shown_in_its_answer() -> None:
+    asked = Query(command("cat", stdin="hunter2", secrets=("hunter2",)), str)
+    with pytest.raises(CommandFailed) as caught:
+        Echo("cat: hunter2: no such file").ask(asked)
+    assert "hunter2" not in texts(caught.value)
+
+
 def _cannot(text: str) -> str:
     raise ValueError(text)
 
