@@ -38,8 +38,9 @@ def start(name: str, on: str, state: ClusterState, settings: Settings) -> Plan:
             f"{name}: needs {show_size(memory)} of memory, {node} has {show_size(there.memory_available)} free; "
             f"move another VM away first, or start it with --on another node"
         )
-    steps = [] if primaries else [*one_primary(name, _opened(name, homes, state)), make.promote(node, name)]
-    return plan(f"vm.start {name}", steps, make.started(node, name))
+    closing = one_primary(name, _opened(name, homes, state))
+    promoting = [] if primaries else [make.promote(node, name)]
+    return plan(f"vm.start {name}", closing, promoting, make.started(node, name))
 
 
 def _seen(name: str, state: ClusterState) -> None:

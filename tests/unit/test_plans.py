@@ -174,6 +174,14 @@ def test_a_vm_starts_where_its_drbd_is_primary() -> None:
     assert [(step.node, str(step.do)) for step in steps] == [("pm-2", "virsh --connect qemu:///system start web")]
 
 
+def test_starting_closes_what_a_migration_left_open_also_where_drbd_is_primary_already() -> None:
+    for primary in (False, True):
+        state = with_resource(stopped(), "pm-1", two_primaries=True, role="Primary" if primary else "Secondary")
+        lines = [str(step.do) for step in vm.start("web", "", state, SETTINGS).steps]
+        assert lines[0] == "drbdadm net-options --protocol=C --allow-two-primaries=no web"
+        assert ("drbdadm primary web" in lines) != primary
+
+
 def test_a_vm_on_one_node_starts_without_a_peer() -> None:
     assert [step.node for step in vm.start("web", "", alone(active=False), SETTINGS).steps] == ["pm-1", "pm-1"]
 
