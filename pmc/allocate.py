@@ -12,7 +12,8 @@ from pmc.settings import Settings
 
 def minor(state: ClusterState) -> int:
     """From 1 on; taken are those of the kernel and of the resource files of any node."""
-    taken = {r.minor for n in state for r in n.resources.values()} | {f.minor for n in state for f in n.files.values()}
+    taken = {minor for n in state for r in n.resources.values() for minor in (r.minor, *r.more_minors)}
+    taken |= {minor for n in state for f in n.files.values() for minor in (f.minor, *f.more_minors)}
     return next(number for number in range(1, 1 << 20) if number not in taken)
 
 

@@ -73,7 +73,7 @@ def from_json(text: str) -> Backup:
     sums = _SHA256.fullmatch(backup.image_sha256) and _SHA256.fullmatch(backup.file_sha256)
     if not match or match["vm"] != backup.vm or match["kind"] != backup.kind or not sums:
         raise ValueError(f"manifest of {backup.id!r} contradicts itself")
-    if backup.kind == "delta" and (not base or base["kind"] != "base" or base["vm"] != backup.vm):
+    if (backup.kind == "delta" or backup.base) and (not base or base["kind"] != "base" or base["vm"] != backup.vm):
         raise ValueError(f"manifest of {backup.id}: its base {backup.base!r} is no base")
     if (
         not isinstance(backup.size, int)

@@ -39,6 +39,21 @@ class Command:
         return f"{line} <<'{end}'\n{text.removesuffix(chr(10))}\n{end}"
 
 
+# What a tool may say of a secret in its error: the line of a resource file, the drbdsetup call that drbdadm could not
+# carry out (it names all its options), an attribute of a domain's XML, and a secret as pmc makes them (48 hex digits).
+_TOLD = re.compile(
+    r"""(shared-secret(?:\s*=\s*|\s+)|\bpasswd=)(?:\\*"[^"\n]*"?|\\*'[^'\n]*'?|[^\s;>]+)|\b[0-9a-f]{48}\b"""
+)
+
+
+def masked(text: str, command: Command | None = None) -> str:
+    """What a tool printed, fit to be shown: without the secrets of the command, and without any that can be told by
+    its form, since a tool may read one from a file that an earlier command wrote."""
+    for secret in command.secrets if command else ():
+        text = text.replace(secret, "***")
+    return _TOLD.sub(lambda found: f"{found[1] or ''}***", text)
+
+
 def command(*argv: str, stdin: str | None = None, secrets: tuple[str, ...] = (), long: bool = False) -> Command:
     return Command(argv, stdin, secrets, long)
 

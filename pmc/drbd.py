@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 
 from pmc.command import Command, Query, bash, command
+from pmc.events2 import parse_status as parse_status
 from pmc.model import Resource, ResourceFile
 from pmc.units import MiB
 
@@ -194,37 +194,6 @@ def files() -> Query[dict[str, ResourceFile]]:
     return Query(bash(script, DIRECTORY), parse_files)
 
 
-def parse_status(text: str) -> dict[str, Resource]:
-    """The lines of `drbdsetup events2 --now --statistics`. Sizes come in KiB. A VM has one volume and one peer.
-    The last line is `exists -`; without it (and without any, when no module is loaded) the answer is cut short."""
-    found: dict[str, Resource] = {}
-    if text.strip() and text.split()[-2:] != ["exists", "-"]:
-        raise ValueError("the list of DRBD's resources is cut short")
-    for line in text.splitlines():
-        words = line.split()
-        if len(words) < 3 or words[0] != "exists":
-            continue
-        fact = dict(word.partition(":")[::2] for word in words[2:])
-        name = fact.get("name", "")
-        now = found.get(name, Resource(name))
-        if words[1] == "resource":
-            found[name] = replace(now, role=fact["role"])
-        elif words[1] == "connection":
-            found[name] = replace(now, connection=fact["connection"], peer_role=fact.get("role", "Unknown"))
-        elif words[1] == "device":
-            found[name] = replace(
-                now, minor=int(fact["minor"]), disk=fact["disk"], size=int(fact.get("size", 0)) * 1024
-            )
-        elif words[1] == "peer-device":
-            found[name] = replace(
-                now,
-                replication=fact["replication"],
-                peer_disk=fact["peer-disk"],
-                out_of_sync=int(fact.get("out-of-sync", 0)) * 1024,
-            )
-    return found
-
-
 def parse_open(text: str) -> frozenset[str]:
     name, names = "", set()
     for line in text.splitlines():
@@ -239,22 +208,32 @@ def parse_open(text: str) -> frozenset[str]:
 
 
 def parse_files(text: str) -> dict[str, ResourceFile]:
-    """Of each `resource NAME { ... }` what allocation needs; written by pmc or by hand."""
+    """Of each `resource NAME { ... }` what allocation needs; written by pmc or by hand, in the words of 8.4 or 9
+    (volumes, `connection { host ... port ... }`, `connection-mesh`, `floating`)."""
     found = {}
     before, *parts = re.split(r"^\s*resource\s+", re.sub(r"#.*", "", text), flags=re.M)
     if before.strip() and not parts:
         raise ValueError("no resource in the resource files")
     for part in parts:
         name = part.split(None, 1)[0].strip('"{')
-        minor = re.search(r"\bminor\s+(\d+)|\bdevice\s+/dev/drbd(\d+)", part)
-        if minor is None:
+        minors = [int(a or b) for a, b in re.findall(r"\bminor\s+(\d+)|\bdevice\s+/dev/drbd(\d+)\s*;", part)]
+        if not minors:
             raise ValueError(f"resource {name}: no minor found")
-        disk = re.search(r"\bdisk\s+(/[^;\s]+)\s*;", part)
+        disk = re.search(r'\bdisk\s+"?(/[^;\s"]+)"?\s*;', part)
+        first, *more = dict.fromkeys(minors)
         found[name] = ResourceFile(
             name,
-            int(minor[1] or minor[2]),
+            first,
             disk[1] if disk else "",
-            tuple(re.findall(r"\bon\s+\"?([^\s\"{]+)", part)),
-            tuple(sorted({int(port) for port in re.findall(r"\baddress\s+[^;]*:(\d+)\s*;", part)})),
+            tuple(dict.fromkeys(re.findall(r"\bon\s+\"?([^\s\"{]+)", part))),
+            _ports(part),
+            tuple(more),
         )
     return found
+
+
+def _ports(part: str) -> tuple[int, ...]:
+    """Those of every address, also the ones that are given per connection."""
+    addresses = re.findall(r"\b(?:address|floating)\s+([^;{}]*)", part)
+    ports = [port for text in addresses for port in re.findall(r"[\d\]]:(\d+)\b", re.sub(r"\[[^]]*\]", "0", text))]
+    return tuple(sorted({int(port) for port in [*ports, *re.findall(r"\bhost\s+\S+\s+port\s+(\d+)", part)]}))

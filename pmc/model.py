@@ -22,7 +22,8 @@ class Domain:
 
 @dataclass(frozen=True)
 class Resource:
-    """A DRBD resource as one node's kernel knows it, in DRBD's own words. Empty fields: not known to the kernel."""
+    """A DRBD resource as one node's kernel knows it, in DRBD's own words. Empty fields: not known to the kernel. With
+    several volumes or peers each field says the worst of them (pmc/events2.py)."""
 
     name: str
     minor: int = -1
@@ -35,6 +36,7 @@ class Resource:
     size: int = 0
     out_of_sync: int = 0
     two_primaries: bool = False
+    more_minors: tuple[int, ...] = ()  # of further volumes (pmc makes none)
 
     @property
     def healthy(self) -> bool:
@@ -56,6 +58,7 @@ class ResourceFile:
     disk: str
     hosts: tuple[str, ...]
     ports: tuple[int, ...]
+    more_minors: tuple[int, ...] = ()  # of further volumes (pmc makes none)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import IO, Any
 import paramiko
 
 from pmc import lock
-from pmc.command import ENVIRONMENT, Answer, Command, Query, frame, unframe
+from pmc.command import ENVIRONMENT, Answer, Command, Query, frame, masked, unframe
 from pmc.errors import CommandFailed, InDoubt, Interrupted, NodeDown
 from pmc.settings import NodeSettings, Settings
 from pmc.ssh import Connection, connect
@@ -73,20 +73,21 @@ class Node:
         if got.exit == 124:
             raise CommandFailed(self.name, "the questions of pmc", 124, f"no answer within {limit:g} s")
         if got.exit != 0 and mark not in got.stdout:
-            raise CommandFailed(self.name, whole, got.exit, got.stderr)
+            raise CommandFailed(self.name, whole, got.exit, masked(got.stderr))
         try:
-            answers = unframe(got.stdout, got.stderr, mark, len(queries))
+            answers = unframe(got.stdout, masked(got.stderr), mark, len(queries))
         except ValueError as error:
             raise CommandFailed(self.name, "the questions of pmc", got.exit, str(error)) from None
         return [self._parsed(query, answer) for query, answer in zip(queries, answers, strict=True)]
 
     def _parsed(self, query: Query[Any], answer: Answer) -> Any:
         if answer.exit not in query.fine:
-            return CommandFailed(self.name, str(query.command), answer.exit, answer.stderr)
+            return CommandFailed(self.name, str(query.command), answer.exit, masked(answer.stderr, query.command))
         try:
             return query.parse(answer.stdout)
         except (ValueError, KeyError, IndexError, TypeError, SyntaxError) as error:
-            said = f"its answer is not understood ({type(error).__name__}: {error}): {answer.stdout[:200]!r}"
+            shown = masked(answer.stdout, query.command)[:200]
+            said = masked(f"its answer is not understood ({type(error).__name__}: {error}): {shown!r}", query.command)
             return CommandFailed(self.name, str(query.command), answer.exit, said)
 
     def run(
@@ -112,7 +113,7 @@ class Node:
             stopped=stopped if command.long else lambda: False,
         )  # fmt: skip
         if got.exit != 0:
-            raise CommandFailed(self.name, str(command), got.exit, got.stderr)
+            raise CommandFailed(self.name, str(command), got.exit, masked(got.stderr, command))
         return got.stdout
 
     def _sudo(self) -> bool:

@@ -61,6 +61,7 @@ class Settings:
     mac_prefix: str = "52:54:00:00"
     ports: str = "7800-7999"  # for DRBD, one a VM
     virt_type: str = "kvm"
+    migration: str = "tcp"  # how a guest's memory travels: in the clear, in libvirt's ssh connection, or in TLS
     ssh_config: str = ""  # in place of ~/.ssh/config
     audit_log: str = "/var/log/pmc.jsonl"  # on the manager; empty: none
     deadlines: Deadlines = Deadlines()
@@ -179,6 +180,7 @@ _RULES = {
     ),
     "ports": (r"[1-9][0-9]{3,4}-[1-9][0-9]{3,4}", "a range like 7800-7999"),
     "virt_type": (r"kvm|qemu", "kvm, or qemu (emulation, slow)"),
+    "migration": (r"tcp|tunnelled|tls", "tcp, tunnelled or tls"),
 }
 
 

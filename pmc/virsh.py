@@ -60,13 +60,22 @@ def is_active(name: str) -> Command:
     return bash('virsh --connect qemu:///system list --name | grep -Fx -- "$1" >/dev/null', name)
 
 
-def migrate(name: str, address: str) -> Command:
-    """Live, to the node with that replication address. Peer to peer: the two libvirtd talk to each other and
-    notice when the link is lost. Never with --unsafe: libvirt then checks that the disk's cache is off."""
+def migrate(name: str, node: str, address: str, transport: str = "tcp") -> Command:
+    """Live, to `node`, which has that replication address. Peer to peer: the two libvirtd talk to each other (by ssh)
+    and notice when the link is lost. Never with --unsafe: libvirt then checks that the disk's cache is off.
+
+    The guest's memory travels by `transport` (virsh(1), migrate): tcp is QEMU's own connection, in the clear;
+    tunnelled goes through the ssh connection of the libvirtd, which takes no address of its own; tls is QEMU's
+    connection in TLS, the certificate being that of `node`."""
     host = f"[{address}]" if ":" in address else address
+    way = {
+        "tcp": ("--migrateuri", f"tcp://{host}"),
+        "tunnelled": ("--tunnelled",),
+        "tls": ("--tls", "--tls-destination", node, "--migrateuri", f"tcp://{host}"),
+    }[transport]
     return virsh(
         "migrate", "--live", "--p2p", "--persistent", "--auto-converge", name,
-        f"qemu+ssh://root@{host}/system", "--migrateuri", f"tcp://{host}",
+        f"qemu+ssh://root@{host}/system", *way,
         long=True,
     )  # fmt: skip
 

@@ -28,6 +28,7 @@ CHECKS = (
     Check("global_filter", lvm.query_filter, lvm.judge_filter, "Debian: apt install lvm2"),
     Check("libvirt", libvirt.query_libvirt, libvirt.judge_libvirt, _NO_LIBVIRT),
     Check("libvirt at boot", libvirt.query_libvirt_boot, libvirt.judge_libvirt_boot),
+    Check("migration", libvirt.query_transport, libvirt.judge_transport),
     Check("bridge", network.query_bridge, network.judge_bridge),
     machine.has("xdelta3", "xdelta3"),
     machine.has("virt-install", "virt-install"),

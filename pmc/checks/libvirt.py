@@ -1,4 +1,4 @@
-"""Checks of libvirt: it answers, and is started at boot. Pure."""
+"""Checks of libvirt: it answers, is started at boot, and has what migrations are configured to need. Pure."""
 
 from __future__ import annotations
 
@@ -49,3 +49,36 @@ def judge_libvirt_boot(found: dict[str, str], about: About) -> Verdict:
     fix = command("systemctl", "enable", "--now", able[0])
     step = Step(about.node, f"start {able[0]}, now and at boot", fix, undo=command("systemctl", "disable", able[0]))
     return bad(f"{able[0]} is not started at boot", str(fix), step)
+
+
+# qemu.conf: migrate_tls_x509_cert_dir, and where QEMU looks when there is none of its own.
+TLS_FOLDERS = ("/etc/pki/libvirt-migrate", "/etc/pki/qemu")
+TLS_FILES = ("ca-cert.pem", "server-cert.pem", "server-key.pem")
+
+
+def query_transport(about: About) -> Query[frozenset[str]]:
+    """The files of TLS that are there; asked only when migrations need them."""
+    paths = [f"{folder}/{file}" for folder in TLS_FOLDERS for file in TLS_FILES if about.settings.migration == "tls"]
+    script = 'for f in "$@"; do if [ -e "$f" ]; then echo "$f"; fi; done; echo end'
+    return Query(bash(script, *paths), parse_transport)
+
+
+def parse_transport(text: str) -> frozenset[str]:
+    *paths, end = text.splitlines() or [""]
+    if end != "end":
+        raise ValueError("the list of files is cut short")
+    return frozenset(paths)
+
+
+def judge_transport(found: frozenset[str], about: About) -> Verdict:
+    way = about.settings.migration
+    if way != "tls":
+        return good(f"{way}{', in the clear on the replication network' if way == 'tcp' else ''}")
+    for folder in TLS_FOLDERS:
+        if all(f"{folder}/{file}" in found for file in TLS_FILES):
+            return good(f"tls, certificate in {folder}")
+    needed = ", ".join(TLS_FILES)
+    return bad(
+        f'migration = "tls", but neither {" nor ".join(TLS_FOLDERS)} has all of {needed}',
+        f"put them into {TLS_FOLDERS[0]} (the certificate's name: {about.node}), or choose another way in pmc.conf",
+    )

@@ -36,8 +36,9 @@ def start(name: str, on: str, state: ClusterState, settings: Settings) -> Plan:
     _usable(state, name, homes, node)
     there, advice = state.nodes[node], "move another VM away first, or start it with --on another node"
     refuse.memory(there, name, there.domains[name].memory, advice)
-    steps = [] if primaries else [*one_primary(name, _opened(name, homes, state)), make.promote(node, name)]
-    return plan(f"vm.start {name}", steps, make.started(node, name))
+    closing = one_primary(name, _opened(name, homes, state))
+    promoting = [] if primaries else [make.promote(node, name)]
+    return plan(f"vm.start {name}", closing, promoting, make.started(node, name))
 
 
 def _seen(name: str, state: ClusterState) -> None:
@@ -150,7 +151,7 @@ def move(name: str, to: str, state: ClusterState, settings: Settings, room: bool
         Step(
             source,
             f"migrate {name} to {target}",
-            virsh.migrate(name, settings.nodes[target].replication),
+            virsh.migrate(name, target, settings.nodes[target].replication, settings.migration),
             watch=Watch("migration", name),
         ),
     )

@@ -42,6 +42,8 @@ def _handle(machine: Any, token: str, original: Any = ParseMachine.handle) -> No
 
 def _error(machine: Any, message: str) -> None:
     context = getattr(machine.context, "name", None)
+    if len(message) > 200:  # a word that was never meant to be one
+        message = f"{message[:150]}... {message[-30:]}"
     raise Refused(f"{message} Try: --help {context}" if context else message)
 
 

@@ -90,3 +90,9 @@ def test_a_node_that_is_down_hides_what_it_has_so_add_refuses_earlier() -> None:
     """Allocation counts what it is shown; `add.check_new` sees to it that all nodes answer."""
     silent = replace(TAKEN.nodes["pm-2"], macs=frozenset(), down="no ssh")
     assert allocate.mac(cluster(silent), SETTINGS, "10.0.3.7", chance()) == "52:54:00:77:03:07"
+
+
+def test_the_minors_of_further_volumes_are_taken() -> None:
+    file = ResourceFile("old", 1, "/dev/vg/old", ("pm-1", "pm-2"), (7790,), (2,))
+    up = Resource("new", 3, more_minors=(4,))
+    assert allocate.minor(cluster(node("pm-1", files={"old": file}), node("pm-2", resources={"new": up}))) == 5

@@ -401,3 +401,22 @@ def test_a_node_that_is_down_is_a_line() -> None:
         "pm-2 could not be asked: no ssh within 10 s", "mend that first"
     )
     assert "pm-1 could not be asked" in ssh("x", GOOD_2).text
+
+
+def test_migration_in_tls_needs_its_certificates() -> None:
+    tls = with_(migration="tls")
+    asked = checks.CHECKS[NAMES.index("migration")].query
+    assert "/etc/pki/qemu/ca-cert.pem" in asked(tls).command.argv
+    assert not any("pki" in word for word in asked(ABOUT).command.argv[5:])
+    found = verdict("migration", "end\n", tls)
+    assert not found.ok
+    assert "ca-cert.pem, server-cert.pem, server-key.pem" in found.text
+    assert "pm-1" in found.advice
+    qemu = "".join(f"/etc/pki/qemu/{name}.pem\n" for name in ("ca-cert", "server-cert", "server-key"))
+    assert verdict("migration", f"{qemu}end\n", tls).ok
+    mixed = qemu.replace("qemu/ca", "libvirt-migrate/ca")
+    assert not verdict("migration", f"{mixed}end\n", tls).ok
+    with pytest.raises(ValueError, match="cut short"):
+        verdict("migration", qemu, tls)
+    assert "in the clear" in verdict("migration", "end\n").text
+    assert "in the clear" not in verdict("migration", "end\n", with_(migration="tunnelled")).text

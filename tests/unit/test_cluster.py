@@ -150,7 +150,7 @@ class Migrating(Node):
 def migrate(node: Node, stopped: bool = False) -> None:
     cluster = Cluster(SETTINGS)
     with cluster._linked(node, "web") as lost:
-        cluster._migrate(node, virsh.migrate("web", "10.0.0.2"), lambda: stopped, lost)
+        cluster._migrate(node, virsh.migrate("web", "pm-2", "10.0.0.2"), lambda: stopped, lost)
 
 
 @pytest.mark.parametrize("seen", [("Connecting",), ("Connected", "WFConnection"), ("no answer", "StandAlone"), ("",)])

@@ -15,7 +15,9 @@ from tests.unit.samples import data
 
 EVENTS_84 = data("drbdsetup-9.22.0-module-8.4.11-events2.txt")
 EVENTS_9 = data("drbdsetup-9-handwritten-events2.txt")
+EVENTS_9_MESH = data("drbdsetup-9-published-events2-three-nodes.txt")
 FILES = data("drbd-8.4.11-resource-files.txt")
+FILES_9 = data("drbd-utils-9-published-resource-files.txt")
 
 
 def test_status_of_8_4() -> None:
@@ -46,7 +48,83 @@ def test_status_without_the_module_or_without_resources() -> None:
     assert drbd.parse_status("exists -\n") == {}
 
 
-@pytest.mark.parametrize("events", [EVENTS_84, EVENTS_9])
+def mesh(*changes: tuple[str, str]) -> Resource:
+    """The three nodes' resource after changes of its lines: (how a line begins, its new word)."""
+    lines = EVENTS_9_MESH.splitlines()
+    for start, word in changes:
+        key = word.partition(":")[0]
+        number = next(n for n, line in enumerate(lines) if line.startswith(f"exists {start} "))
+        lines[number] = " ".join(word if part.startswith(f"{key}:") else part for part in lines[number].split())
+    return drbd.parse_status("\n".join(lines))["drbd1"]
+
+
+FIRST, SECOND = "name:drbd1 peer-node-id:0", "name:drbd1 peer-node-id:1"
+
+
+def test_three_nodes_of_9_are_one_resource_and_healthy_when_all_are() -> None:
+    assert mesh() == Resource(
+        "drbd1", 1, "Secondary", "UpToDate", "Connected", "Established", "Primary", "UpToDate", 765868 * KiB
+    )
+    assert mesh().healthy
+
+
+@pytest.mark.parametrize("peer", [FIRST, SECOND])
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ([("connection", "connection:StandAlone")], {"connection": "StandAlone"}),
+        ([("connection", "connection:Connecting")], {"connection": "Connecting"}),
+        ([("connection", "connection:NoSuchWord")], {"connection": "NoSuchWord"}),
+        ([("peer-device", "peer-disk:Outdated")], {"peer_disk": "Outdated"}),
+        ([("peer-device", "peer-disk:NoSuchWord")], {"peer_disk": "NoSuchWord"}),
+        ([("peer-device", "peer-disk:Inconsistent"), ("peer-device", "replication:SyncSource"),
+          ("peer-device", "out-of-sync:4")],
+         {"peer_disk": "Inconsistent", "replication": "SyncSource", "out_of_sync": 4 * KiB}),
+    ],
+)  # fmt: skip
+def test_of_several_peers_the_worst_is_told(
+    peer: str, changes: list[tuple[str, str]], shown: dict[str, object]
+) -> None:
+    """Whichever of the two it is."""
+    resource = mesh(*[(f"{kind} {peer}", word) for kind, word in changes])
+    assert {key: getattr(resource, key) for key in shown} == shown
+    assert not resource.healthy
+    assert resource.peer_role == "Primary"
+
+
+def test_a_split_brain_with_one_peer_is_not_hidden_by_a_sync_with_the_other() -> None:
+    resource = mesh(
+        (f"connection {SECOND}", "connection:StandAlone"), (f"peer-device {SECOND}", "peer-disk:DUnknown"),
+        (f"peer-device {SECOND}", "replication:Off"), (f"peer-device {FIRST}", "replication:SyncTarget"),
+    )  # fmt: skip
+    assert (resource.connection, resource.peer_disk, resource.replication) == ("StandAlone", "DUnknown", "SyncTarget")
+
+
+def test_a_peer_that_tells_nothing_of_its_disk_has_no_known_copy() -> None:
+    lines = [line for line in EVENTS_9_MESH.splitlines() if not line.startswith(f"exists peer-device {SECOND}")]
+    assert drbd.parse_status("\n".join(lines))["drbd1"].peer_disk == "DUnknown"
+
+
+def test_a_tiebreaker_has_no_copy_and_is_missed_when_it_is_away() -> None:
+    """`peer-client:yes`: diskless on purpose, as its resource file says `disk none`."""
+    without = [(f"peer-device {SECOND}", "peer-client:yes"), (f"peer-device {SECOND}", "peer-disk:Diskless")]
+    assert mesh(*without).healthy
+    assert not mesh(*without, (f"connection {SECOND}", "connection:Connecting")).healthy
+    both = [(f"peer-device {FIRST}", "peer-client:yes"), (f"peer-device {FIRST}", "peer-disk:Diskless")]
+    assert not mesh(*without, *both).healthy, "no copy anywhere"
+
+
+def test_of_several_volumes_the_worst_is_told() -> None:
+    more = EVENTS_9_MESH.replace("exists -", "exists device name:drbd1 volume:1 minor:7 disk:Inconsistent size:10")
+    for peer in ("0", "1"):
+        line = f"exists peer-device name:drbd1 peer-node-id:{peer} volume:1 replication:SyncTarget"
+        more += f"{line} peer-disk:UpToDate peer-client:no out-of-sync:{peer}\n"
+    resource = drbd.parse_status(more + "exists -")["drbd1"]
+    assert (resource.minor, resource.more_minors, resource.disk) == (1, (7,), "Inconsistent")
+    assert (resource.size, resource.out_of_sync) == (765878 * KiB, KiB)
+
+
+@pytest.mark.parametrize("events", [EVENTS_84, EVENTS_9, EVENTS_9_MESH])
 def test_status_cut_short_anywhere_is_an_error(events: str) -> None:
     for length in range(1, len(events.rstrip())):
         with pytest.raises((ValueError, KeyError)):
@@ -97,6 +175,26 @@ def test_a_file_written_by_hand() -> None:
     }
     """
     assert drbd.parse_files(text) == {"old": ResourceFile("old", 7, "/dev/sdb1", ("alpha", "beta"), (7790, 7791))}
+
+
+def test_files_of_9() -> None:
+    assert drbd.parse_files(FILES_9) == {
+        "tiebreaker-test": ResourceFile(
+            "tiebreaker-test", 43, "/dev/foo/bar42", ("undertest", "other", "witness"), (7000,)
+        ),
+        "nat-address": ResourceFile("nat-address", 99, "/dev/foo/bar4", ("undertest", "other"), (7001, 7002)),
+        "r0": ResourceFile("r0", 1, "/dev/sda7", ("undertest", "bob"), (7003, 7004)),
+    }
+
+
+def test_a_file_with_several_volumes_holds_several_minors() -> None:
+    sides = "".join(
+        f"on {host} {{ address 10.0.0.{n}:7790; volume 0 {{ device /dev/drbd3; disk /dev/vg/a; }}\n"
+        "volume 1 { device minor 4; disk /dev/vg/b; } }\n"
+        for n, host in enumerate(("alpha", "beta"))
+    )
+    found = drbd.parse_files(f"resource old {{ {sides} }}")["old"]
+    assert found == ResourceFile("old", 3, "/dev/vg/a", ("alpha", "beta"), (7790,), (4,))
 
 
 @pytest.mark.parametrize("text", ["cannot open\n", "resource web {\n", "resource web {\n    device /dev/dr", "}"])

@@ -18,6 +18,7 @@ FILES = {
 LAYERS = [
     {"pmc", "pmc.units", "pmc.errors", "pmc.command"},
     {"pmc.model", "pmc.settings"},
+    {"pmc.events2"},
     {
         "pmc.drbd",
         "pmc.drbd_peer",
@@ -37,7 +38,7 @@ LAYERS = [
     {"pmc.tasks", "pmc.tasks.*"},
     {"pmc.main", "fabfile"},
 ]
-PURE = 5  # the first so many layers
+PURE = 6  # the first so many layers
 IMPURE = {
     "fabric", "paramiko", "libvirt", "threading", "concurrent", "multiprocessing", "asyncio", "time", "random",
     "secrets", "socket", "select", "subprocess", "signal", "tqdm", "tabulate",

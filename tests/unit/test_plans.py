@@ -136,6 +136,12 @@ def test_moving_and_closing_leaves_one_primary_and_two_allowed_nowhere() -> None
     assert not vm.settle("web", closed).steps
 
 
+def test_a_vm_moves_by_the_way_that_is_configured() -> None:
+    for way, word in (("tcp", "tcp://10.0.0.2"), ("tunnelled", "--tunnelled"), ("tls", "--tls-destination pm-2")):
+        plan = vm.move("web", "", running(), replace(SETTINGS, migration=way))
+        assert word in str(plan.steps[-1].do)
+
+
 def test_what_dry_run_says_of_closing_is_what_closing_does() -> None:
     story = STORIES["vm.mv"]()
     moved = done(story.world, story.plan)
@@ -166,6 +172,14 @@ def test_a_vm_starts_where_its_drbd_is_primary() -> None:
     state = cluster(home("pm-1", active=False, primary=False), home("pm-2", active=False, primary=True))
     steps = vm.start("web", "", state, SETTINGS).steps
     assert [(step.node, str(step.do)) for step in steps] == [("pm-2", "virsh --connect qemu:///system start web")]
+
+
+def test_starting_closes_what_a_migration_left_open_also_where_drbd_is_primary_already() -> None:
+    for primary in (False, True):
+        state = with_resource(stopped(), "pm-1", two_primaries=True, role="Primary" if primary else "Secondary")
+        lines = [str(step.do) for step in vm.start("web", "", state, SETTINGS).steps]
+        assert lines[0] == "drbdadm net-options --protocol=C --allow-two-primaries=no web"
+        assert ("drbdadm primary web" in lines) != primary
 
 
 def test_a_vm_on_one_node_starts_without_a_peer() -> None:

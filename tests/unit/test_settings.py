@@ -120,6 +120,7 @@ def test_the_shipped_file_parses_and_shows_the_defaults() -> None:
         (f'ports = "7999-7800"\n{NODES}', "must rise"),
         (f'ports = "30000-40000"\n{NODES}', "stay below 32768"),
         (f'ports = "80-90"\n{NODES}', "ports"),
+        (f'migration = "ssh"\n{NODES}', "migration = 'ssh': must be tcp, tunnelled or tls"),
         (f'virt_type = "xen"\n{NODES}', "virt_type = 'xen': must be kvm, or qemu"),
     ],
 )

@@ -196,12 +196,21 @@ def test_a_driver_that_knows_no_jobs_says_so(driver: Any) -> None:
 # -- commands --
 
 
-def test_migration_never_skips_libvirts_check_of_the_cache() -> None:
-    line = str(virsh.migrate("web", "10.0.0.2"))
+@pytest.mark.parametrize("transport", ["tcp", "tunnelled", "tls"])
+def test_migration_never_skips_libvirts_check_of_the_cache(transport: str) -> None:
+    line = str(virsh.migrate("web", "pm-2", "10.0.0.2", transport))
     assert "--unsafe" not in line
+    assert "--live --p2p --persistent" in line
     assert "qemu+ssh://root@10.0.0.2/system" in line
-    assert "tcp://10.0.0.2" in line
-    assert "qemu+ssh://root@[2001:db8::2]/system" in str(virsh.migrate("web", "2001:db8::2"))
+    assert "qemu+ssh://root@[2001:db8::2]/system" in str(virsh.migrate("web", "pm-2", "2001:db8::2", transport))
+
+
+def test_the_ways_of_a_migration() -> None:
+    """virsh(1): a tunnelled migration takes no --migrateuri; TLS compares the certificate with --tls-destination."""
+    lines = {way: str(virsh.migrate("web", "pm-2", "10.0.0.2", way)) for way in ("tcp", "tunnelled", "tls")}
+    assert ["--tunnelled" in line for line in lines.values()] == [False, True, False]
+    assert ["--tls --tls-destination pm-2" in line for line in lines.values()] == [False, False, True]
+    assert ["--migrateuri tcp://10.0.0.2" in line for line in lines.values()] == [True, False, True]
 
 
 def test_further_arguments_for_virt_install_are_split_as_by_a_shell() -> None:
