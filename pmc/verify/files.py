@@ -15,7 +15,8 @@ def half_made(facts: Facts) -> Iterator[Finding]:
     for vm in sorted(facts.half_made):
         nodes = [node.name for node in facts.state if node.knows(vm)]
         text = "has a DRBD resource or its file, and no domain on any node: made or removed by half"
-        yield Finding("VM_HALF_MADE", text, f"fab vm.rm {vm}", ",".join(nodes), vm)
+        advice = f"fab vm.rm {vm}, unless something else than a VM uses it"
+        yield Finding("VM_HALF_MADE", text, advice, ",".join(nodes), vm)
 
 
 def unknown_nodes(facts: Facts) -> Iterator[Finding]:

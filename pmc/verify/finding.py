@@ -26,7 +26,7 @@ CODES = {
     "DOMAIN_TWICE": (ERROR, "a domain runs on two nodes"),
     "DOMAIN_ONE_SIDE": (ERROR, "a domain is defined on one of its VM's nodes only"),
     "DOMAIN_DIFFERS": (WARNING, "a domain's XML differs between its VM's nodes"),
-    "DOMAIN_NO_DRBD": (WARNING, "a domain without a DRBD resource"),
+    "DOMAIN_NO_DRBD": (NOTE, "a domain without a DRBD resource"),
     "DOMAIN_AUTOSTART": (ERROR, "libvirt starts a VM at boot by itself"),
     "DUPLICATE_MAC": (ERROR, "two VMs have the same MAC address"),
     # resource files

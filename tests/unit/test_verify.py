@@ -317,7 +317,7 @@ def test_memory_counts_all_vms_that_would_come_together() -> None:
 @pytest.mark.parametrize(
     ("changes", "remedies"),
     [
-        ((without_domains,), ["fab vm.rm web"]),
+        ((without_domains,), ["fab vm.rm web, unless something else than a VM uses it"]),
         ((drbd_on("pm-2", two_primaries=True),), ["fab vm.mv web --cleanup"]),
         ((lambda f: healthy(stopped()), drbd_on("pm-2", role="Primary", two_primaries=True)),
          ["fab vm.stop web; then fab vm.mv web --cleanup", "fab vm.stop web"]),

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pmc import verify
+from pmc.command import Answer
+from pmc.errors import NodeDown
 from pmc.model import ClusterState, NodeState, Volume
+from pmc.node import Node
+from pmc.tasks.verify import _ask
 from pmc.verify import deep, questions
 from pmc.verify.deep import Log, Pass
 from pmc.verify.facts import Facts
@@ -114,6 +119,54 @@ def test_further_questions_are_asked_only_when_they_matter() -> None:
     assert set(questions.questions(lonely, SETTINGS)) - usual == {"generations"}
     aged = replace(SETTINGS, verify=replace(SETTINGS.verify, backup_max_age_days=1))
     assert set(questions.questions(seen, aged)) - usual == {"backups"}
+
+
+class Told(Node):
+    """A node whose answers are given; those it has none to are failures."""
+
+    def __init__(self, said: dict[str, str] | None) -> None:
+        super().__init__(SETTINGS.nodes["pm-1"], SETTINGS, None)
+        self.said = said
+
+    def ask_each(self, *queries: Any, seconds: float | None = None) -> list[Any]:
+        if self.said is None:
+            raise NodeDown("pm-1: the connection was lost")
+        names = questions.questions(running().nodes["pm-1"], SETTINGS)
+        answers = (
+            Answer(0, self.said[name], "") if name in self.said else Answer(1, "", "no such tool") for name in names
+        )
+        return [self._parsed(query, answer) for query, answer in zip(queries, answers, strict=True)]
+
+
+SAID = {
+    "domains": f"== manual\n{DOMAIN}",
+    "files": framed(data("drbd-8.4.11-resource-files.txt")),
+    "filter": 'global_filter="r|^/dev/drbd|"\ngiven\n  /dev/vdb\n',
+    "clock": "1800000000.5\n",
+    "folder_used": "25 75\n",
+    "parts": "/b/.web.part\n/b/.a.part\n",
+}
+
+
+def test_the_second_round_trip() -> None:
+    found = _ask(Told(SAID), running().nodes["pm-1"])
+    assert found.failures == {}
+    assert (set(found.domains), set(found.files)) == ({"web"}, {"web", "web2"})
+    assert (found.clock, found.folder_used, found.parts) == (1800000000.5, 25.0, ("/b/.a.part", "/b/.web.part"))
+    assert 0 < found.asked[0] <= found.asked[1]
+
+
+@pytest.mark.parametrize("what", SAID)
+def test_a_question_that_fails_is_unknown_and_hides_no_other(what: str) -> None:
+    found = _ask(Told({name: text for name, text in SAID.items() if name != what}), running().nodes["pm-1"])
+    assert found.failures == {what: "no such tool"}
+    assert getattr(found, what) == getattr(Extra(), what)
+    assert what == "domains" or found.domains
+
+
+def test_a_node_that_is_lost_between_the_two_round_trips() -> None:
+    found = _ask(Told(None), running().nodes["pm-1"])
+    assert found.failures == {"the questions": "pm-1: the connection was lost"}
 
 
 # -- deep --
