@@ -14,12 +14,13 @@ from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-from pmc import audit, drbd, hypervisor, lock, lvm, virsh
+from pmc import audit, drbd, hypervisor, lock
 from pmc import plan as planning
-from pmc.command import Command, Query, command
+from pmc.command import Command, Query
 from pmc.errors import CommandFailed, Interrupted, NodeDown, PmcError
 from pmc.lock import Holder
 from pmc.locks import Lock
+from pmc.look import node_state, state_queries
 from pmc.model import ClusterState, NodeState
 from pmc.node import Node
 from pmc.plan import Action, Plan, Relay, Transfer, Wait, Watch
@@ -32,37 +33,6 @@ R = TypeVar("R")
 
 # On a busy machine more threads only fight for the interpreter; measured: 32 are as good as 100.
 WORKERS = 32
-
-
-def state_queries(settings: Settings, allocating: bool = False) -> dict[str, Query[Any]]:
-    """What one look asks each node, by the name under which a failure is reported. What only a new VM needs to know
-    (`allocating`: the MAC addresses and ports in use) is not asked otherwise."""
-    queries: dict[str, Query[Any]] = {
-        "hostname": Query(command("uname", "-n"), str.strip),
-        "memory": Query(command("cat", "/proc/meminfo"), parse_meminfo),
-        "libvirt": virsh.domains(),
-        "drbd version": drbd.version(),
-        "drbd status": drbd.status(),
-        "drbd two-primaries": drbd.open_resources(),
-        "drbd files": drbd.files(),
-        "volume group": lvm.group(settings.volume_group),
-        "volumes": lvm.volumes(),
-    }
-    if allocating:
-        queries["macs"] = virsh.macs()
-        queries["ports"] = Query(command("ss", "-Hltn"), parse_ports)
-    return queries
-
-
-def parse_meminfo(text: str) -> tuple[int, int]:
-    """(total, available) in bytes, of /proc/meminfo."""
-    rows = {name: int(rest.split()[0]) * 1024 for name, _, rest in (row.partition(":") for row in text.splitlines())}
-    return rows["MemTotal"], rows["MemAvailable"]
-
-
-def parse_ports(text: str) -> frozenset[int]:
-    """Of `ss -Hltn`: the fourth column is address:port."""
-    return frozenset(int(row.split()[3].rpartition(":")[2]) for row in text.splitlines())
 
 
 class Cluster:
@@ -126,28 +96,7 @@ class Cluster:
         except PmcError as error:
             silent = isinstance(error, NodeDown) and not error.answered
             return NodeState(node.name, down=str(error).removeprefix(f"{node.name}: "), answers=not silent)
-        failures = {what: said_by(error) for what, error in answers.items() if isinstance(error, CommandFailed)}
-        good = {what: answer for what, answer in answers.items() if what not in failures}
-        opened = good.get("drbd two-primaries", frozenset())
-        memory, available = good.get("memory", (0, 0))
-        size, free = good.get("volume group", (0, 0))
-        mine = (v for v in good.get("volumes", {}).values() if v.group == self.settings.volume_group)
-        return NodeState(
-            node.name,
-            failures=failures,
-            hostname=good.get("hostname", ""),
-            drbd=good.get("drbd version", ""),
-            memory=memory,
-            memory_available=available,
-            group_size=size,
-            group_free=free,
-            domains=good.get("libvirt", {}),
-            resources={n: replace(r, two_primaries=n in opened) for n, r in good.get("drbd status", {}).items()},
-            files=good.get("drbd files", {}),
-            volumes={volume.name: volume for volume in mine},
-            ports=good.get("ports", frozenset()),
-            macs=good.get("macs", frozenset()),
-        )
+        return node_state(node.name, self.settings, answers)
 
     def ask(self, node: str, *queries: Query[Any]) -> list[Any]:
         return self.nodes[node].ask(*queries)
@@ -296,7 +245,3 @@ class Cluster:
             if time.monotonic() > deadline or self.stop.wait(0.3):
                 said = "interrupted" if self.stop.is_set() else f"{wait.otherwise} (waited {wait.seconds:g} s)"
                 raise CommandFailed(node.name, str(wait.query.command), 1, said)
-
-
-def said_by(error: CommandFailed) -> str:
-    return error.stderr.splitlines()[-1] if error.stderr else f"status {error.exit}"

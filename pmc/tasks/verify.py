@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from pmc import drbd, verify
-from pmc.cluster import Cluster, said_by
+from pmc.cluster import Cluster
 from pmc.errors import CommandFailed, InDoubt, Interrupted, NodeDown, PmcError, Refused
+from pmc.look import said_by
 from pmc.model import ClusterState, NodeState, Resource
 from pmc.node import Node
 from pmc.plan import Watch

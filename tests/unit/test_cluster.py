@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from pmc import virsh
-from pmc.cluster import Cluster, parse_meminfo, parse_ports, state_queries
+from pmc.cluster import Cluster
 from pmc.command import Answer
 from pmc.errors import CommandFailed, Interrupted, NodeDown, PmcError
+from pmc.look import parse_meminfo, parse_ports, state_queries
 from pmc.model import NodeState, Resource
 from pmc.node import Node
 from pmc.units import KiB

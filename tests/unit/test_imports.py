@@ -30,7 +30,7 @@ LAYERS = [
         "pmc.sides",
         "pmc.definition",
     },
-    {"pmc.plan"},
+    {"pmc.plan", "pmc.look"},
     {"pmc.plans", "pmc.plans.*", "pmc.checks", "pmc.checks.*", "pmc.trust", "pmc.rows", "pmc.verify", "pmc.verify.*"},
     {"pmc.view"},
     {"pmc.ssh", "pmc.node", "pmc.locks", "pmc.hypervisor", "pmc.cluster", "pmc.audit"},
