@@ -23,8 +23,8 @@ from pmc.tasks.arguments import ClusterTask
 from pmc.view import note, show
 
 _line: ContextVar[str] = ContextVar("line", default="a program of your own")
-# Tasks that are not in a module of their namespace's name.
-SPACES: dict[str, str] = {}
+# The namespace of the tasks that are not in a module of its name.
+SPACES = {"failover": "vm", "peer": "vm", "repair": "vm", "evacuate": "pm", "verify": "pm"}
 
 HELP = {
     "conf": "the configuration file, in place of $PMC_CONF or /etc/pmc.conf",
@@ -73,7 +73,8 @@ def _typed(body: Callable[..., Any], place: str, args: Sequence[Any], kwargs: Ma
     module = body.__module__.rpartition(".")[2]
     signature = inspect.signature(body)
     given = signature.bind_partial(None, *args, **kwargs).arguments
-    words = [f"{SPACES.get(module, module)}.{body.__name__}"]
+    name = body.__name__.strip("_")
+    words = [f"{SPACES.get(name, module)}.{name}"]
     for key, value in list(given.items())[1:]:
         if value in (None, signature.parameters[key].default) or key == "conf":
             continue
