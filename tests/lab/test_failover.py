@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from lab import witness
 from lab.witness import Guest
 
@@ -68,6 +70,7 @@ def back(lab: Pmc, guest: Guest, *nodes: str) -> None:
     assert broken_invariants(lab.state()) == []
 
 
+@pytest.mark.fault("primary killed while idle: vm.failover, and the node comes back")
 def test_a_dead_nodes_vm_starts_on_the_other(lab: Pmc, clean: Clean, tmp_path: Path) -> None:
     guest = lab.add("web")
     tick = guest.ticking(5)
@@ -118,6 +121,7 @@ def test_a_dead_nodes_vm_starts_on_the_other(lab: Pmc, clean: Clean, tmp_path: P
     assert broken_invariants(lab.state()) == []
 
 
+@pytest.mark.fault("a node that hangs is fenced: pm.evacuate --failover")
 def test_a_fence_command_is_the_proof(lab: Pmc, clean: Clean, tmp_path: Path) -> None:
     """The node hangs for the manager and the network alike; what is off for sure is what the script takes down."""
     guest = lab.add("web")
@@ -171,6 +175,7 @@ def until_it_moves(lab: Pmc, process: subprocess.Popen[str]) -> str:
     return seen
 
 
+@pytest.mark.fault("link cut during migration")
 def test_a_link_that_drops_during_a_migration(lab: Pmc, clean: Clean) -> None:
     guest = lab.add("web")
     tick = guest.ticking(5)

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import pytest
+
 from lab import witness
 from lab.tick import HEAD, Tick, read_head
 
@@ -67,6 +69,7 @@ def dead_disk(lab: Pmc, node: str) -> Iterator[None]:
         lab.ssh(node, f"{change} </root/table; dmsetup resume {VOLUME}")
 
 
+@pytest.mark.fault("link cut while idle, both sides written: split brain")
 def test_a_split_brain(lab: Pmc, clean: Clean) -> None:
     guest = lab.add("web")
     tick = guest.ticking(5)
@@ -126,6 +129,7 @@ def test_a_split_brain(lab: Pmc, clean: Clean) -> None:
     assert broken_invariants(lab.state()) == []
 
 
+@pytest.mark.fault("disk error under DRBD (dm-error), on either side")
 def test_dead_disks_and_lost_definitions(lab: Pmc, clean: Clean) -> None:
     guest = lab.add("web")
     tick = guest.ticking(5)

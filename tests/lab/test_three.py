@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
-from lab import witness
-
 from .conftest import Pmc, broken_invariants, left_clean, name_of_lab, ready
+from .rig import read_until, started
 
 Clean = Callable[[], list[str]]
 NODES = ("pm-1", "pm-2", "pm-3")
@@ -46,24 +42,8 @@ def slow(lab: Pmc, rate: str) -> Iterator[None]:
 GLOBAL = "/etc/drbd.d/global_common.conf"
 
 
-@contextmanager
-def peering(lab: Pmc, new: str) -> Iterator[subprocess.Popen[str]]:
-    program = str(Path(sys.executable).parent / "fab")
-    with subprocess.Popen(
-        [program, "vm.peer", "web", "--secondary", new, "--yes"], cwd=witness.ROOT,
-        env={**os.environ, "PMC_CONF": str(lab.conf)}, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        yield process
-
-
-def read_until(process: subprocess.Popen[str], word: str) -> str:
-    seen = ""
-    assert process.stderr is not None
-    for line in process.stderr:
-        seen += line
-        if word in line:
-            break
-    return seen
+def peering(lab: Pmc, new: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    return started(lab, "vm.peer", "web", "--secondary", new, "--yes")
 
 
 def paired(lab: Pmc, *nodes: str) -> None:
@@ -74,6 +54,7 @@ def paired(lab: Pmc, *nodes: str) -> None:
     assert broken_invariants(state) == []
 
 
+@pytest.mark.fault("secondary lost: a third node takes its place while the VM runs")
 def test_a_vm_on_one_node_gets_a_peer_and_a_dead_one_is_replaced(three: Pmc, clean: Clean) -> None:
     guest = three.add("web", secondary="")
     tick = guest.ticking(5)
@@ -120,6 +101,7 @@ def test_a_vm_on_one_node_gets_a_peer_and_a_dead_one_is_replaced(three: Pmc, cle
     assert guest.checked("pm-1").boots == 2
 
 
+@pytest.mark.fault("vm.peer broken off in the middle of the copy")
 def test_a_healthy_peer_that_is_given_up_comes_back_whole_when_the_copy_is_broken_off(three: Pmc, clean: Clean) -> None:
     guest = three.add("web")
     tick = guest.ticking(5)
@@ -154,6 +136,7 @@ def same(lab: Pmc, one: str, other: str) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.fault("manager killed (-9) between two steps: vm.peer")
 @pytest.mark.parametrize("secondary", ["", "pm-2"])
 def test_a_manager_that_dies_between_any_two_steps(three: Pmc, clean: Clean, secondary: str) -> None:
     """Running it again, and --cleanup, ends it; the guest never stops."""

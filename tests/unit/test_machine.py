@@ -456,10 +456,14 @@ def sequences(number: int, **more: Any) -> None:
     )  # fmt: skip
 
 
-def test_sequences_of_tasks_and_faults() -> None:
+@pytest.mark.fault("random sequences of commands and faults, on a model")
+def test_sequences_of_tasks_and_faults(record_property: Any) -> None:
     sequences(200, derandomize=True)
+    record_property("rounds", 200)
 
 
 @pytest.mark.long
-def test_many_sequences_of_tasks_and_faults() -> None:
+@pytest.mark.fault("random sequences of commands and faults, on a model")
+def test_many_sequences_of_tasks_and_faults(record_property: Any) -> None:
     sequences(1500)
+    record_property("rounds", 1500)
