@@ -29,7 +29,9 @@ def run_tests(c: Context, fast: bool = False, long: bool = False) -> None:
     lint(c)
     c.run(f"{PYTHON} -m pytest -m 'not long' tests/unit", pty=False)
     if not fast:
-        c.run(f"{PYTHON} -m pytest -v -m 'not long' --durations=0 --durations-min=5 tests/lab", pty=False)
+        # Two labs side by side. A file's tests stay together, and with them what they share.
+        options = "-n 2 --dist loadfile --durations=0 --durations-min=5"
+        c.run(f"{PYTHON} -m pytest -v -m 'not long' {options} tests/lab", pty=False)
 
 
 @task

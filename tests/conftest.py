@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,15 +13,17 @@ import pytest
 RESULTS = Path(__file__).parents[1] / ".reliability.json"
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    mark = item.get_closest_marker("fault")
-    if mark and (report.when == "call" or report.failed):
-        rounds = dict(item.user_properties).get("rounds", 1)
-        kind = "long" if item.get_closest_marker("long") else "each run"
-        _add(item.nodeid, {"fault": mark.args[0], "rounds": rounds, "passed": report.passed, "when": kind})
-    return report
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if mark := item.get_closest_marker("fault"):
+        item.user_properties.append(("fault", mark.args[0]))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    known = dict(report.user_properties)
+    # Tests run in several processes (xdist); all reports come together in the one that has no number.
+    if "PYTEST_XDIST_WORKER" in os.environ or "fault" not in known or not (report.when == "call" or report.failed):
+        return
+    _add(report.nodeid, {"fault": known["fault"], "rounds": known.get("rounds", 1), "passed": report.passed})
 
 
 def _add(test: str, row: dict[str, object]) -> None:

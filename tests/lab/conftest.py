@@ -76,7 +76,8 @@ def things(state: ClusterState) -> list[str]:
 
 
 def name_of_lab() -> str:
-    return os.environ.get("PMC_TEST_LAB", "test")
+    """One for each process of the test run (xdist: gw0, gw1)."""
+    return os.environ.get("PMC_TEST_LAB", "test") + os.environ.get("PYTEST_XDIST_WORKER", "")
 
 
 def ready(name: str, nodes: int) -> Iterator[Pmc]:
