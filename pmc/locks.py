@@ -12,7 +12,7 @@ from typing import Any
 import paramiko
 
 from pmc import lock
-from pmc.errors import CommandFailed, NodeDown, PmcError, Refused
+from pmc.errors import CommandFailed, InDoubt, NodeDown, PmcError, Refused
 from pmc.lock import Holder, Refusal
 from pmc.node import Node, command_line
 from pmc.view import note
@@ -118,15 +118,22 @@ class Lock:
 
     def ensure(self, node: Node) -> None:
         """Before each step: the node holds the locks still. A connection that was lost gave them away; they are taken
-        again unless somebody else has them by now."""
+        again unless somebody else has them by now. The command that the connection was lost with may run on: its end
+        is waited for, or what one sees would not be what it leaves. Raises InDoubt."""
+        deadline = time.monotonic() + node.settings.deadlines.command
         with self._one:
-            hold = self.holds.get(node.name)
-            if self._over.is_set() or (hold is not None and not hold.lost):
-                return
-            again = Hold(node, self.names, self.holder)
-            if again.refusal:
-                raise CommandFailed(node.name, f"flock {self.names[0]}", 1, lock.told(again.refusal, node.name))
-            self.holds[node.name] = again
+            while True:
+                hold = self.holds.get(node.name)
+                if self._over.is_set() or (hold is not None and not hold.lost):
+                    return
+                again = Hold(node, self.names, self.holder)
+                if not again.refusal:
+                    self.holds[node.name] = again
+                    return
+                if again.refusal.kind != "busy" or time.monotonic() > deadline:
+                    told = lock.told(again.refusal, node.name)
+                    raise InDoubt(node.name, f"flock {self.names[0]}", told)
+                time.sleep(0.3)
 
     def release(self, on_all: OnAll) -> None:
         if not self._over.is_set():

@@ -164,6 +164,9 @@ class Node:
                 if quiet:
                     time.sleep(0.01)
             exit = channel.recv_exit_status()
+            transport = channel.get_transport()
+            if exit == -1 and (transport is None or not transport.is_active()):
+                raise InDoubt(self.name, shown, "the connection was lost")
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise InDoubt(self.name, shown, f"the connection was lost ({error})") from None
         finally:
