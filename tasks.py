@@ -27,7 +27,7 @@ def run_tests(c: Context, fast: bool = False, long: bool = False) -> None:
         c.run(f"{PYTHON} -m pytest -v -m long tests", pty=False)
         return
     lint(c)
-    c.run(f"{PYTHON} -m pytest -m 'not long' tests/unit", pty=False)
+    c.run(f"{PYTHON} -m pytest -n 2 -m 'not long' tests/unit", pty=False)
     if not fast:
         # Two labs side by side. A file's tests stay together, and with them what they share.
         options = "-n 2 --dist loadfile --durations=0 --durations-min=5"

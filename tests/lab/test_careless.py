@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from lab import witness
 
 from .conftest import Pmc, things
@@ -100,6 +102,7 @@ def test_unknown_and_changed_host_keys_are_refused(lab: Pmc, tmp_path: Path) -> 
     assert (tmp_path / "known_hosts").read_text() == changed
 
 
+@pytest.mark.long
 def test_as_a_user_with_sudo_and_from_another_folder(lab: Pmc, tmp_path: Path, clean: Clean) -> None:
     mine = (lab.conf.parent / "ssh_config").read_text().replace("User root", "User admin")
     (tmp_path / "ssh_config").write_text(mine)

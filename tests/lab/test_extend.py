@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from lab import witness
 
 from .conftest import Pmc
@@ -37,6 +39,7 @@ def test_the_task_in_the_readme(lab: Pmc, tmp_path: Path, clean: Clean) -> None:
     assert '"kind": "base"' in lab.ok("vm.backups", "web", "--json")
 
 
+@pytest.mark.long
 def test_tasks_are_functions(lab: Pmc, clean: Clean) -> None:
     program = f"""
 from fabric import Config

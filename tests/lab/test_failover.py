@@ -121,6 +121,7 @@ def test_a_dead_nodes_vm_starts_on_the_other(lab: Pmc, clean: Clean, tmp_path: P
     assert broken_invariants(lab.state()) == []
 
 
+@pytest.mark.long
 @pytest.mark.fault("a node that hangs is fenced: pm.evacuate --failover")
 def test_a_fence_command_is_the_proof(lab: Pmc, clean: Clean, tmp_path: Path) -> None:
     """The node hangs for the manager and the network alike; what is off for sure is what the script takes down."""

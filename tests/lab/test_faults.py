@@ -22,7 +22,7 @@ def killed(after: bool) -> str:
 @pytest.mark.parametrize(
     ("node", "tool", "word", "after"),
     [
-        ("pm-2", "drbdadm", "up", True),
+        pytest.param("pm-2", "drbdadm", "up", True, marks=pytest.mark.long),
         ("pm-1", "virsh", "start", True),
         pytest.param("pm-2", "lvcreate", "web", True, marks=pytest.mark.long),
         pytest.param("pm-1", "drbdadm", "create-md", False, marks=pytest.mark.long),
@@ -42,6 +42,7 @@ def test_a_killed_step_of_vm_add_leaves_nothing(
     assert clean() == []
 
 
+@pytest.mark.long
 def test_a_migration_that_fails_is_closed_again(lab: Pmc, clean: Clean) -> None:
     guest = lab.add("web")
     tick = guest.ticking(5)
@@ -72,6 +73,7 @@ def test_ctrl_c_undoes_what_was_made(lab: Pmc, clean: Clean) -> None:
     assert clean() == []
 
 
+@pytest.mark.long
 @pytest.mark.fault("standby killed while idle")
 def test_a_node_that_loses_power(lab: Pmc, clean: Clean) -> None:
     guest = lab.add("web")

@@ -142,6 +142,7 @@ def test_ready_drbd_after_a_boot(lab: Pmc, clean: Clean) -> None:
     assert "[1/" not in again.stderr
 
 
+@pytest.mark.long
 def test_ready_drbd_brings_up_all_that_can_be(lab: Pmc, clean: Clean) -> None:
     """A resource whose volume is lost does not keep the others down, and is told."""
     for name in ("db", "web"):
@@ -156,6 +157,7 @@ def test_ready_drbd_brings_up_all_that_can_be(lab: Pmc, clean: Clean) -> None:
     assert lab.ok("pm.ready_drbd").count("UpToDate/UpToDate") == 4
 
 
+@pytest.mark.long
 def test_ready_drbd_does_not_wait_for_a_split_brain(lab: Pmc, clean: Clean) -> None:
     lab.add("web")
     lab.ok("vm.stop", "web", "--force")

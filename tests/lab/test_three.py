@@ -101,6 +101,7 @@ def test_a_vm_on_one_node_gets_a_peer_and_a_dead_one_is_replaced(three: Pmc, cle
     assert guest.checked("pm-1").boots == 2
 
 
+@pytest.mark.long
 @pytest.mark.fault("vm.peer broken off in the middle of the copy")
 def test_a_healthy_peer_that_is_given_up_comes_back_whole_when_the_copy_is_broken_off(three: Pmc, clean: Clean) -> None:
     guest = three.add("web")
