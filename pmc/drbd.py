@@ -49,6 +49,7 @@ def resource_text(
     kernel's module: 9 wants node ids, which 8.4 does not know. `mac` is the VM's address, for other managers to see
     before the domain is defined.
 
+    csums-alg decides which blocks a resync leaves out as equal: crc32c would be wrong for one in 2^32 that differ.
     Nothing is ever discarded by itself (after-sb-* disconnect); two primaries are allowed at run time only, while
     a VM migrates, and never from this file; the peer must know the secret.
     """
@@ -70,7 +71,7 @@ resource {name} {{
         cram-hmac-alg sha256;
         shared-secret "{secret}";
         verify-alg crc32c;
-        csums-alg crc32c;
+        csums-alg sha256;
         allow-two-primaries no;
         after-sb-0pri disconnect;
         after-sb-1pri disconnect;
