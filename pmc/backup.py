@@ -147,6 +147,13 @@ def remotely(address: str, script: str) -> str:
     return f"{{ {quiet}; {ssh} {shlex.quote(script)}; }}"
 
 
+# Tools say "write error" when there is no room, and not all say why: so the last word is ours.
+_FULL = (
+    'trap \'[ $? = 0 ] || [ "$(df --output=avail -B1 "${1%/*}" | tail -n 1)" -ge 1048576 ] '
+    '|| echo "No space left on device: ${1%/*} is full" >&2\' EXIT; '
+)
+
+
 def store(kind: str, reader: str, base: str, target: str) -> Command:
     """One pass: reads the disk, writes the base (holes for zeros) or the delta as `target`, and the SHA-256 of the disk
     and of the file beside it (target.image, target.file). xdelta3 since 3.2 wants regular files for its own
@@ -154,13 +161,13 @@ def store(kind: str, reader: str, base: str, target: str) -> Command:
     if kind == "base":
         # The disk and the file are the same bytes, so one sum serves both.
         script = (
-            f'umask 077; rm -f "$1".*; {{ {{ {reader} | tee /dev/fd/3 | sha256sum >"$1.image"; }} 3>&1 '
+            f'umask 077; rm -f "$1".*; {_FULL}{{ {{ {reader} | tee /dev/fd/3 | sha256sum >"$1.image"; }} 3>&1 '
             f'| dd of="$1" bs=64K iflag=fullblock conv=sparse,fsync status=none; }}; '
             f'cp "$1.image" "$1.file"'
         )
         return bash(script, target, long=True)
     script = (
-        f'umask 077; rm -f "$1".*; '
+        f'umask 077; rm -f "$1".*; {_FULL}'
         f'{{ {{ {reader} | tee /dev/fd/3 | sha256sum >"$1.image"; }} 3>&1 '
         f'| xdelta3 -e -c -f -S djw -s "$2" $({{ xdelta3 -h 2>&1 || :; }} | grep -- "-a " >/dev/null && echo -a) '
         f'| tee "$1" | sha256sum >"$1.file"; }}; sync "$1"'

@@ -105,27 +105,31 @@ def test_a_node_that_dies_while_a_vm_is_made(lab: Pmc, clean: Clean, step: str) 
 
 
 @pytest.mark.fault("standby killed during migration and during backup")
-def test_the_standby_dies_during_a_migration_and_a_backup(lab: Pmc, clean: Clean, record_property: Any) -> None:
+@pytest.mark.parametrize(
+    ("verb", "step"),
+    [("vm.mv", "migrate web"), pytest.param("vm.backup", "read the disk", marks=pytest.mark.long)],
+)
+def test_the_standby_dies_during_a_migration_or_a_backup(lab: Pmc, clean: Clean, verb: str, step: str) -> None:
     guest = lab.add("web")
     tick = guest.ticking(5)
-    for verb, step in (("vm.mv", "migrate web"), ("vm.backup", "read the disk")):
-        with started(lab, verb, "web") as process:
-            assert step in read_until(process, step)
-            lab.lab.kill("pm-2")
-            said = read_until(process, "no line has this")
-            assert process.wait(300) == 1, said
-        assert "Traceback" not in said
-        # The guest goes on from its own side, which has every write.
-        tick = guest.ticking(tick.counter)
-        assert tick.boots == 1
-        lab.lab.start("pm-2")
-        lab.ok("pm.ready_drbd", "vm.mv", "web", "--cleanup")
-        assert lab.state().active_on("web") == ["pm-1"]
-        assert not [r for n in lab.state() for r in n.resources.values() if r.two_primaries]
-    lab.ok("vm.backup", "web")
+    with started(lab, verb, "web") as process:
+        assert step in read_until(process, step)
+        lab.lab.kill("pm-2")
+        said = read_until(process, "no line has this")
+        assert process.wait(300) == 1, said
+    assert "Traceback" not in said
+    # The guest goes on from its own side, which has every write.
+    tick = guest.ticking(tick.counter)
+    assert tick.boots == 1
+    lab.lab.start("pm-2")
+    lab.ok("pm.ready_drbd", "vm.mv", "web", "--cleanup")
+    state = lab.state()
+    assert state.active_on("web") == ["pm-1"]
+    assert not [r for n in state for r in n.resources.values() if r.two_primaries]
+    if verb == "vm.backup":
+        lab.ok("vm.backup", "web")
     assert broken_invariants(lab.state()) == []
     assert guest.checked("pm-2").counter >= tick.counter
-    record_property("rounds", 2)
 
 
 @pytest.mark.fault("primary killed during migration")
@@ -147,6 +151,7 @@ def test_the_primary_dies_during_a_migration(lab: Pmc, clean: Clean, step: str) 
     assert guest.checked("pm-1").counter >= again.counter
 
 
+@pytest.mark.long
 @pytest.mark.fault("standby killed during resync")
 def test_the_standby_dies_during_a_resync(lab: Pmc, clean: Clean) -> None:
     guest = lab.add("web")

@@ -85,6 +85,7 @@ def test_backups_decode_to_what_the_disk_held(lab: Pmc, clean: Clean) -> None:
         assert clean() == before
 
 
+@pytest.mark.long
 def test_installs_from_an_iso(lab: Pmc, clean: Clean) -> None:
     guest = lab.add("inst", "--size", "64M", "--iso", "tick", primary="pm-2", secondary="pm-1")
     tick = guest.ticking(20)
@@ -108,6 +109,7 @@ def test_clones_a_running_vm(lab: Pmc, clean: Clean, primary: str, secondary: st
     assert guest.ticking(guest.now().counter).boots == 1
 
 
+@pytest.mark.long
 def test_one_node_and_a_reused_volume(lab: Pmc, clean: Clean) -> None:
     guest = lab.add("solo", secondary="")
     tick = guest.ticking(10)

@@ -47,6 +47,7 @@ def watched(lab: Pmc, node: str) -> list[str]:
     return lab.ssh(node, f"{waited}cat /run/watched; rm -f /run/watched").splitlines()
 
 
+@pytest.mark.long
 def test_secrets_addresses_and_a_tunnelled_migration(lab: Pmc, clean: Clean, tmp_path: Path) -> None:
     for node in ADDRESS:
         watch(lab, node)

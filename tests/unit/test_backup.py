@@ -265,3 +265,14 @@ def test_reading_on_another_node_quotes_twice() -> None:
     assert loud.returncode == 1
     assert loud.stdout == ""
     assert "prints something" in loud.stderr
+
+
+def test_a_directory_that_is_full_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a df that knows of no room: dd fails to write, whatever its own words are."""
+    (tmp_path / "df").write_text("#!/bin/sh\necho Avail; echo 4096\n")
+    (tmp_path / "df").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    command = backup.store("base", "printf disk", "", "/dev/full/x")
+    done = subprocess.run(command.argv, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1] == "No space left on device: /dev/full is full"
