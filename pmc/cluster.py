@@ -62,10 +62,10 @@ class Cluster:
     def lock(self, what: str, *names: str) -> Iterator[Lock]:
         """Keeps other managers away from these (VMs, or lock.ALLOCATION) on all nodes that answer. `what` is told to
         those who wait. Names that this command has locked already are its own."""
-        mine = {name for each in self.locked for name in each.names}
-        wanted = sorted(set(names) - mine)
+        mine = {name: each for each in self.locked for name in each.names}
+        wanted = sorted(set(names) - set(mine))
         if not wanted:
-            yield self.locked[-1]
+            yield mine[names[0]]
             return
         holder = Holder(audit.who(), os.getpid(), audit.now(), what[:200])
         with Lock(wanted, holder).taken(self.nodes, self.on_all, self.settings.deadlines.lock) as taken:

@@ -100,7 +100,7 @@ def opened(conf: str | None) -> Iterator[Cluster]:
 def lock(c: Any, cluster: Cluster, dry_run: bool, *names: str) -> None:
     """Keeps other managers away from these VMs until the task ends; before the look, so that what is seen stays true.
     A dry run changes nothing and waits for nobody."""
-    if not (dry_run or c.config.run.dry):
+    if names and not (dry_run or c.config.run.dry):
         cluster.lock_until_closed(_line.get(), *names)
 
 

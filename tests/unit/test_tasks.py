@@ -14,10 +14,12 @@ from fabric import Executor
 from invoke.collection import Collection
 from invoke.context import Context
 
+from pmc.cluster import Cluster
 from pmc.errors import Refused
 from pmc.main import PmcConfig, program
 from pmc.tasks import base, ns
 from pmc.tasks.base import confirm, task
+from tests.unit.samples import SETTINGS
 
 ROOT = Path(__file__).parents[2]
 TASKS = sorted(ns.task_names)
@@ -286,3 +288,8 @@ def test_a_command_is_named_as_it_was_typed_without_secrets() -> None:
     assert line == "vm.add web --size '50 G' --pxe --virt-install ***"
     for name in TASKS:
         assert base._typed(ns[name].body.__wrapped__, "", (), {}) == name
+
+
+def test_nothing_to_lock_locks_nothing() -> None:
+    """As when pm.ready_drbd has a volume to activate, and no VM to touch."""
+    base.lock(Context(), Cluster(SETTINGS), False)
