@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -88,6 +90,19 @@ def test_the_last_command_of_a_dead_manager_is_waited_for() -> None:
         running.communicate()
     with held(BOB, "web") as (_, said):
         assert said == "locked\n"
+
+
+def test_a_daemon_that_a_command_leaves_behind_is_not_waited_for() -> None:
+    with held(ANN, "web") as (session, _):
+        left = [*lock.busy(["web"]), "sh", "-c", "sleep 600 >/dev/null 2>&1 & echo $!"]
+        pid = int(subprocess.run(left, capture_output=True, text=True, check=True).stdout)
+        try:
+            session.stdin.close()  # type: ignore[union-attr]
+            session.wait(30)
+            with held(BOB, "web") as (_, said):
+                assert said == "locked\n"
+        finally:
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_a_command_keeps_its_arguments_and_its_status() -> None:
