@@ -37,7 +37,8 @@ def snapshots(facts: Facts) -> Iterator[Finding]:
             remove = f"on {node.name}: lvremove {path}"
             if _kept(volume):
                 text = f"{path} is the losing side of a split brain, kept by vm.repair"
-                yield Finding("SNAPSHOT_KEPT", text, f"when nothing in it is needed any more, {remove}", node.name, vm)
+                drop = f"when nothing in it is needed any more: fab vm.repair {vm} --drop {volume.name}"
+                yield Finding("SNAPSHOT_KEPT", text, drop, node.name, vm)
             elif volume.origin and volume.attributes[5:6] != "o":
                 text = f"{path} is a snapshot that a command left when it broke off"
                 yield Finding("SNAPSHOT_LEFT", text, remove, node.name, vm)
