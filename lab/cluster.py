@@ -22,7 +22,7 @@ from lab.ports import free_ports
 from lab.progress import phase
 from lab.reach import Conf
 
-RESTORED, BOOTED = 60.0, 120.0  # seconds until a node must answer; it takes 1 and 11
+RESTORED, BOOTED = 180.0, 300.0  # seconds until a node must answer; it takes 1 and 11, more beside another lab
 
 
 @dataclass(frozen=True)
