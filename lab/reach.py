@@ -75,9 +75,9 @@ mac_prefix = "52:54:00:77"
 ports = "7800-7899"
 virt_type = "qemu"
 [deadlines]
-connect = 10
+connect = 30
 command = 120
-shutdown = 60
+shutdown = 120
 migrate = 180
 sync = 180
 {nodes}"""
