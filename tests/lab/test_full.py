@@ -89,12 +89,13 @@ def test_the_link_is_cut_during_a_backup(lab: Pmc, web: witness.Guest) -> None:
         status = process.wait(300)
     assert status == 1, said
     assert "Traceback" not in said
-    tick = web.now()
-    assert web.ticking(tick.counter).boots == 1
+    # (The guest is not looked at before both sides have the same again: pm-1's is an older copy now.)
     lab.lab.heal()
     lab.ok("pm.ready_drbd")
+    tick = web.now()
+    assert web.ticking(tick.counter).boots == 1
     assert broken_invariants(lab.state()) == []
     for node in ("pm-1", "pm-2"):
         assert lab.ssh(node, f"find {BACKUPS} -name '*.part*'") == ""
-        assert web.checked(node).counter > tick.counter
+        assert web.checked(node).counter >= tick.counter
     lab.ok("vm.backup", "web")
