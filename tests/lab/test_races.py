@@ -105,7 +105,6 @@ def test_random_sequences(lab: Pmc, clean: Clean, seed: int) -> None:
         elif what == "link cut":
             lab.lab.cut("pm-1", "pm-2")
             assert lab.fab("vm.mv", "web").returncode != 0
-            guest.ticking(guest.now().counter, boots)
             lab.lab.heal()
         elif what == "manager dies in mv":
             die_at(lab, f"[{chance.randint(1, 5)}/5]", "vm.mv", "web")
