@@ -85,12 +85,14 @@ def test_the_link_is_cut_during_a_backup(lab: Pmc, web: witness.Guest) -> None:
     with started(lab, "vm.backup", "web") as process:
         assert "against" in read_until(process, "read the disk")
         lab.lab.cut("pm-1", "pm-2")
-        said = read_until(process, "no line has this")
-        status = process.wait(300)
+        try:
+            said = read_until(process, "no line has this")
+            status = process.wait(300)
+        finally:
+            lab.lab.heal()
     assert status == 1, said
     assert "Traceback" not in said
-    # (The guest is not looked at before both sides have the same again: pm-1's is an older copy now.)
-    lab.lab.heal()
+    # (The guest is not looked at before both sides have the same again: pm-1's is an older copy until then.)
     lab.ok("pm.ready_drbd")
     tick = web.now()
     assert web.ticking(tick.counter).boots == 1
