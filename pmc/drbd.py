@@ -88,9 +88,10 @@ resource {name} {{
 
 
 def write_file(name: str, text: str, secret: str) -> Command:
-    """Mode 600 from the first byte on: the file holds the secret. Never over a file that is there (set -C): it may
+    """On the disk when it returns: a node that loses power a moment later would come back without its VM. Mode 600 from
+    the first byte on: the file holds the secret. Never over a file that is there (set -C): it may
     hold another resource."""
-    return bash('set -C; umask 077; cat >"$1"', path(name), stdin=text, secrets=(secret,))
+    return bash('set -C; umask 077; cat >"$1"; sync "$1" "${1%/*}"', path(name), stdin=text, secrets=(secret,))
 
 
 def remove_file(name: str) -> Command:

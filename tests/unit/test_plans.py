@@ -414,3 +414,11 @@ def test_when_the_other_node_is_gone_this_side_is_closed_all_the_same() -> None:
     ]
     with pytest.raises(NodeDown):
         vm.settle("web", ClusterState({**stopped().nodes, "pm-2": node("pm-2", down="no ssh")}))
+
+
+def test_a_resource_file_is_on_the_disk_before_the_next_step() -> None:
+    """A node that lost power a moment after vm.add came back without the file, so without the VM."""
+    for name, tell in STORIES.items():
+        for step in tell().plan.steps:
+            if step.note.startswith("write /etc/drbd.d"):
+                assert 'sync "$1" "${1%/*}"' in str(step.do), name
