@@ -137,7 +137,7 @@ class Machine(RuleBasedStateMachine):
             self.made(lambda manager: self._add(manager, Add("mail", "pm-2", "pm-3", GiB, GiB)), Trouble())
 
     def task(self, work: Task, trouble: Trouble) -> str:
-        """How a task ends: done, refused (then nothing was touched), failed, died."""
+        """How a task ends: done, refused (then nothing was touched), failed, left (not all undone), died."""
         manager = Manager(self.world, trouble)
         self.guests_write()
         try:
@@ -145,8 +145,9 @@ class Machine(RuleBasedStateMachine):
         except Refused:
             assert manager.calls == 0, "refused after the first step"
             return "refused"
-        except PmcError:
-            return "failed"
+        except PmcError as error:
+            # A trouble that meets an undo, after a cut link has failed the task: what is left is told, as commands.
+            return "left" if "NOT undone" in str(error) else "failed"
         except Died:
             return "died"
         return "done"
