@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,13 +87,19 @@ def domain_files() -> Query[dict[str, DomainFile]]:
     return Query(bash(script, LIBVIRT), parse_domain_files)
 
 
+def _each_file(text: str, otherwise: str) -> Iterator[tuple[str, str]]:
+    """What stands behind '== ', and the file below it."""
+    before, *parts = re.split(r"^== ", text, flags=re.M)
+    if before.strip():
+        raise ValueError(otherwise)
+    for part in parts:
+        start, _, body = part.partition("\n")
+        yield start, body
+
+
 def parse_domain_files(text: str) -> dict[str, DomainFile]:
     found = {}
-    before, *texts = re.split(r"^== ", text, flags=re.M)
-    if before.strip():
-        raise ValueError("not the definitions of libvirt")
-    for part in texts:
-        start, _, xml = part.partition("\n")
+    for start, xml in _each_file(text, "not the definitions of libvirt"):
         domain = ET.fromstring(xml)  # noqa: S314 - libvirt wrote it
         macs = tuple(str(mac.get("address")).lower() for mac in domain.iter("mac"))
         plain = ET.canonicalize(xml, strip_text=True)
@@ -118,11 +124,7 @@ _SAFE = {"disconnect", "no", "C"}
 
 def parse_resource_files(text: str) -> dict[str, FileFacts]:
     found = {}
-    before, *texts = re.split(r"^== ", text, flags=re.M)
-    if before.strip():
-        raise ValueError("not the resource files")
-    for part in texts:
-        start, _, body = part.partition("\n")
+    for start, body in _each_file(text, "not the resource files"):
         mode, hash = start.split()
         body = re.sub(r"#.*", "", body)
         options = tuple(f"{key} {value}".strip() for key, value in _OPTIONS.findall(body) if value not in _SAFE)

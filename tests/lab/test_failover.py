@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from lab import witness
 from lab.witness import Guest
 
 from .conftest import Pmc, broken_invariants
+from .rig import read_until, started
 
 Clean = Callable[[], list[str]]
 
@@ -95,9 +95,9 @@ def test_a_dead_nodes_vm_starts_on_the_other(lab: Pmc, clean: Clean, tmp_path: P
     with dead(lab, "pm-1"):
         last = guest.now()  # read on pm-2
         assert (last.boots, last.counter >= before.counter) == (1, True), (before, last)
-        started = lab.fab("vm.start", "web")
-        assert started.returncode == 2
-        assert "fab vm.failover web" in started.stderr
+        refused = lab.fab("vm.start", "web")
+        assert refused.returncode == 2
+        assert "fab vm.failover web" in refused.stderr
         for flags in ((), ("--dead", "pm-2")):
             done = lab.fab("vm.failover", "web", *flags)
             assert done.returncode == 2, done.stderr
@@ -154,24 +154,9 @@ def test_a_fence_command_is_the_proof(lab: Pmc, clean: Clean, tmp_path: Path) ->
                 lab.lab.start("pm-1")
 
 
-@contextmanager
-def moving(lab: Pmc) -> Iterator[subprocess.Popen[str]]:
-    program = str(Path(sys.executable).parent / "fab")
-    with subprocess.Popen(
-        [program, "vm.mv", "web"], cwd=witness.ROOT, env={**os.environ, "PMC_CONF": str(lab.conf)},
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        yield process
-
-
 def until_it_moves(lab: Pmc, process: subprocess.Popen[str]) -> str:
     """Until the target's half-born domain is there."""
-    seen = ""
-    assert process.stderr is not None
-    for line in process.stderr:
-        seen += line
-        if "migrate web to pm-2" in line:
-            break
+    seen = read_until(process, "migrate web to pm-2")
     lab.ssh("pm-2", "for i in $(seq 300); do virsh domstate web | grep -q paused && exit; sleep 0.1; done; exit 1")
     return seen
 
@@ -181,7 +166,7 @@ def test_a_link_that_drops_during_a_migration(lab: Pmc, clean: Clean) -> None:
     guest = lab.add("web")
     tick = guest.ticking(5)
     lab.ssh("pm-1", "virsh migrate-setspeed web 1")  # MiB/s: so that there is a middle
-    with moving(lab) as process:
+    with started(lab, "vm.mv", "web") as process:
         seen = until_it_moves(lab, process)
         began = time.monotonic()
         lab.lab.cut("pm-1", "pm-2")

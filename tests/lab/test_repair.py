@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,6 +14,7 @@ from lab import witness
 from lab.tick import HEAD, Tick, read_head
 
 from .conftest import Pmc, broken_invariants
+from .rig import until
 
 Clean = Callable[[], list[str]]
 VOLUME = "/dev/mapper/vg-web"
@@ -28,13 +28,6 @@ def facts(lab: Pmc) -> dict[str, Any]:
 
 def codes(lab: Pmc) -> list[str]:
     return [each["code"] for each in facts(lab)["ailments"]]
-
-
-def until(holds: Callable[[], bool], what: str, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.5)
 
 
 def mended(lab: Pmc, *flags: str) -> str:
