@@ -101,7 +101,7 @@ def test_configuration_files(tmp_path: Path) -> None:
         "pm-2": {"replication": "10.77.0.2"},
     }
     assert settings["ssh_config"] == str(tmp_path / "ssh_config")
-    assert settings["deadlines"]["connect"] == 10
+    assert settings["deadlines"]["connect"] == 30
 
     host = SSHConfig.from_path(str(found.ssh)).lookup("pm-2")
     assert (host["hostname"], host["port"], host["user"]) == ("127.0.0.1", "22002", "root")
