@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
 from pmc import virsh
-from pmc.command import Command, Query, bash
+from pmc.command import Command, Query, bash, whole
 
 # A link that is cut shows after 30 seconds; without this a copy between nodes would wait for ever.
 QUIET = "-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=10 -o ServerAliveCountMax=3"
@@ -180,7 +180,8 @@ def seal(folder: str, target: str, backup: Backup) -> Command:
     text = to_json(backup)
     script = (
         'umask 077; i=$(cut -c1-64 "$1.image"); f=$(cut -c1-64 "$1.file"); [ ${#i} = 64 ]; [ ${#f} = 64 ]; '
-        f'sed -e "s/{IMAGE_SUM}/$i/" -e "s/{FILE_SUM}/$f/" >"$1.json"; sync "$1" "$1.json"; '
+        f'sed -e "s/{IMAGE_SUM}/$i/" -e "s/{FILE_SUM}/$f/" >"$1.json"; '
+        f'{whole("$1.json")}; sync "$1" "$1.json"; '
         'rm -f "$1.image" "$1.file"; mv "$1" "$2/$3"; mv "$1.json" "$2/$4.json"; sync "$2"'
     )
     return bash(script, target, folder, backup.file, backup.id, stdin=text, secrets=virsh.passwords(text))

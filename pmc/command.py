@@ -66,6 +66,12 @@ def bash(
     return Command(("bash", "-euo", "pipefail", "-c", script, "pmc", *arguments), stdin, secrets, long)
 
 
+def whole(path: str) -> str:
+    """Shell text: the file at `path`, written from stdin, ends with a brace. When the manager dies the stdin of its
+    last command ends early, which looks to the command like the end of the text."""
+    return f'[[ $(tail -c 2 "{path}") = *"}}" ]] || {{ echo "its text did not come whole" >&2; exit 1; }}'
+
+
 @dataclass(frozen=True)
 class Query(Generic[T]):
     """A command that changes nothing, and the pure parser of its output.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from pmc.command import Command, Query, bash, command
+from pmc.command import Command, Query, bash, command, whole
 from pmc.events2 import parse_status as parse_status
 from pmc.model import Resource, ResourceFile
 from pmc.units import MiB
@@ -89,9 +89,14 @@ resource {name} {{
 
 def write_file(name: str, text: str, secret: str) -> Command:
     """On the disk when it returns: a node that loses power a moment later would come back without its VM. Mode 600 from
-    the first byte on: the file holds the secret. Never over a file that is there (set -C): it may
-    hold another resource."""
-    return bash('set -C; umask 077; cat >"$1"; sync "$1" "${1%/*}"', path(name), stdin=text, secrets=(secret,))
+    the first byte on: the file holds the secret. Under another name, which drbdadm does not read, until it is whole: a
+    piece of one, or the nothing that a manager sends who dies right then, would be in the way of all resources, or of
+    this VM for ever. Never over a file that is there (ln): it may hold another resource."""
+    script = (
+        f'umask 077; trap \'rm -f "$1.new"\' EXIT; cat >"$1.new"; {whole("$1.new")}; '
+        'sync "$1.new"; ln -T "$1.new" "$1"; sync "${1%/*}"'
+    )
+    return bash(script, path(name), stdin=text, secrets=(secret,))
 
 
 def remove_file(name: str) -> Command:

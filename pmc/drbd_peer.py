@@ -12,7 +12,7 @@ DRBD 9 keeps a bitmap for each peer and binds it to a node id; nothing here was 
 from __future__ import annotations
 
 from pmc import drbd
-from pmc.command import Command, bash, command
+from pmc.command import Command, bash, command, whole
 
 # Arguments of both: the resource's file and name.
 _BACK = (
@@ -31,7 +31,8 @@ def switch(name: str, text: str, secret: str) -> Command:
     replaced all at once, mode 600; the one before it is kept as NAME.res.old, which drbdadm does not read. What fails
     by half is taken back."""
     script = (
-        'umask 077; cat >"$1.new"; sync "$1.new"; ln -f "$1" "$1.old"; mv "$1.new" "$1"; sync "${1%/*}"; '
+        f'umask 077; cat >"$1.new"; {whole("$1.new")}; '
+        'sync "$1.new"; ln -f "$1" "$1.old"; mv "$1.new" "$1"; sync "${1%/*}"; '
         f'drbdadm adjust "$2" || {{ s=$?; {_BACK}; exit $s; }}'
     )
     return bash(script, drbd.path(name), name, stdin=text, secrets=(secret,))

@@ -405,7 +405,7 @@ EFFECTS: list[tuple[str, Effect]] = [
     (r"lvextend --size \+(\d+)b vg/(\S+)", grow),
     (r"lvchange --(add|del)tag (\S+) vg/(\S+)", tag),
     (BASH + r"'.* \|\| install -d .*' pmc \S+ 7..", nothing),
-    (BASH + r"'set -C; umask 077; cat >\"\$1\"; sync .*' pmc (\S+)", write),
+    (BASH + r".*; ln -T .*' pmc (\S+)", write),
     (r"install -m 600 /dev/null (\S+)", write),
     (r"rm -f (.+)", delete),
     (r"test -e (\S+)", has_file),

@@ -122,6 +122,16 @@ def test_a_backup_without_its_sums_is_not_sealed(folder: Path) -> None:
     assert list(folder.glob("*.json")) == []
 
 
+def test_a_backup_whose_manifest_did_not_come_whole_is_not_sealed(folder: Path) -> None:
+    """The manager died before it had sent it."""
+    part = folder / ".x.part"
+    for end, text in (("", "disk"), (".image", "0" * 64), (".file", "0" * 64)):
+        Path(f"{part}{end}").write_text(text)
+    sealed = backup.seal(str(folder), str(part), replace(BASE, image_sha256=backup.IMAGE_SUM))
+    assert run(replace(sealed, stdin="")).returncode != 0
+    assert [path for path in folder.iterdir() if not path.name.startswith(".")] == []
+
+
 # A stand-in that "compresses" by upper case, so that it is seen to have been run, with which arguments.
 XDELTA3 = """#!/bin/sh
 echo "$@" >>"$XDELTA3_LOG"

@@ -232,6 +232,31 @@ def test_a_resource_file_is_for_root_only_and_never_written_over_another(tmp_pat
     done = subprocess.run(argv, input=write.stdin, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert mine.read_text() == "resource other {}"
+    assert list(tmp_path.iterdir()) == [mine]
+
+
+@pytest.mark.parametrize("came", ["", "resource web {\n    net {"])
+def test_a_piece_of_a_resource_file_gets_no_final_name(tmp_path: Path, came: str) -> None:
+    """As when the manager dies before it has sent the text: it would be in the way of drbdadm, or of vm.add."""
+    write = drbd.write_file("web", "resource web {\n}\n", "hunter2")
+    done = subprocess.run([*write.argv[:-1], str(tmp_path / "web.res")], input=came, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "its text did not come whole\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("tool", ["cat", "sync"])
+def test_a_resource_file_that_cannot_be_written_gets_no_final_name(tmp_path: Path, tool: str) -> None:
+    """As on a full disk."""
+    tools, folder = tmp_path / "tools", tmp_path / "drbd.d"
+    tools.mkdir()
+    folder.mkdir()
+    (tools / tool).write_text("#!/bin/sh\necho 'resource'; exit 1\n")
+    (tools / tool).chmod(0o755)
+    write = drbd.write_file("web", "resource web {\n}\n", "hunter2")
+    environment = {"PATH": f"{tools}:/usr/bin:/bin"}
+    argv = [*write.argv[:-1], str(folder / "web.res")]
+    assert subprocess.run(argv, input=write.stdin, text=True, env=environment, check=False).returncode == 1
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("size", [MiB, 10 * MiB, GiB, 50 * GiB, 1 << 40, 16 << 40])

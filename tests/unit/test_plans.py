@@ -421,4 +421,4 @@ def test_a_resource_file_is_on_the_disk_before_the_next_step() -> None:
     for name, tell in STORIES.items():
         for step in tell().plan.steps:
             if step.note.startswith("write /etc/drbd.d"):
-                assert 'sync "$1" "${1%/*}"' in str(step.do), name
+                assert 'sync "$1.new"; ln -T "$1.new" "$1"; sync "${1%/*}"' in str(step.do), name

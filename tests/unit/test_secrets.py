@@ -179,7 +179,7 @@ def test_a_drbd_secret_made_by_pmc_has_the_form_that_is_recognised() -> None:
     "made",
     [
         lambda path: replace(
-            drbd.write_file("web", "x", "x"), argv=(*drbd.write_file("web", "x", "x").argv[:-1], path)
+            drbd.write_file("web", "{}", "x"), argv=(*drbd.write_file("web", "x", "x").argv[:-1], path)
         ),
         lambda path: replace(receive(path, "600"), stdin="x"),
         lambda path: command("install", "-m", "600", "/dev/null", path),

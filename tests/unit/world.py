@@ -334,7 +334,7 @@ EFFECTS: list[tuple[str, Callable[..., None]]] = [
     (r"blkdiscard .* /dev/vg/(\S+)", zero),
     (r"lvremove --yes vg/(\S+)", remove),
     (r"lvcreate --yes --snapshot --addtag pmc --size (\d+)b --name (\S+) vg/(\S+)", snapshot),
-    (BASH + r"'set -C; umask 077; cat >\"\$1\"; sync .*' pmc (\S+)", write_new),
+    (BASH + r".*; ln -T .*' pmc (\S+)", write_new),
     (r"drbdadm create-md --force (\S+)", metadata),
     (r"drbdadm up (\S+)", up),
     (BASH + r".*drbdsetup down .* pmc (\S+) drbdadm up \S+", up),
