@@ -19,6 +19,7 @@ import libvirt
 import paramiko
 
 from pmc.node import Node, command_line
+from pmc.ssh import begin
 from pmc.view import Progress
 
 # Older libvirt (before 6.8) has no virt-ssh-helper; netcat reaches the same socket.
@@ -41,7 +42,8 @@ def opened(node: Node) -> Iterator[Any]:
         path = str(Path(folder, "libvirt"))
         listener.bind(path)
         listener.listen(1)
-        channel.exec_command(command_line(("sh", "-c", HELPER), sudo=node.connection.user != "root"))
+        line = command_line(("sh", "-c", HELPER), sudo=node.connection.user != "root")
+        begin(channel, line, node.settings.deadlines.command)
         threading.Thread(target=_join, args=(listener, channel), daemon=True).start()
         try:
             connection = libvirt.open(f"qemu+unix:///system?socket={path}")

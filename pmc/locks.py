@@ -15,6 +15,7 @@ from pmc import lock
 from pmc.errors import CommandFailed, InDoubt, NodeDown, PmcError, Refused
 from pmc.lock import Holder, Refusal
 from pmc.node import Node, command_line
+from pmc.ssh import begin
 from pmc.view import note
 
 OnAll = Callable[[Callable[[Node], Any]], list[Any]]
@@ -32,7 +33,7 @@ class Hold:
         try:
             self.channel.settimeout(seconds)
             argv = lock.hold(holder, names).argv
-            self.channel.exec_command(command_line(argv, sudo=node.connection.user != "root"))
+            begin(self.channel, command_line(argv, sudo=node.connection.user != "root"), seconds)
             said = b""
             while not said.endswith(b"\n") and (block := self.channel.recv(4096)):
                 said += block

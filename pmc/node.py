@@ -18,7 +18,7 @@ from pmc import lock
 from pmc.command import ENVIRONMENT, Answer, Command, Query, frame, masked, unframe
 from pmc.errors import CommandFailed, InDoubt, Interrupted, NodeDown
 from pmc.settings import NodeSettings, Settings
-from pmc.ssh import Connection, connect
+from pmc.ssh import Connection, begin, connect
 
 Show = Callable[[str], None]
 
@@ -140,7 +140,7 @@ class Node:
         ending = False
         deadline = time.monotonic() + limit
         try:
-            channel.exec_command(line)
+            begin(channel, line, self.settings.deadlines.command)
             feeder = threading.Thread(target=_feed, args=(channel, data, source, on_sent), daemon=True)
             feeder.start()
             while True:
@@ -188,7 +188,7 @@ class Node:
 
     def _end(self, pid: str) -> None:
         channel = self.channel()
-        channel.exec_command(command_line(("kill", "-INT", pid), self._sudo()))
+        begin(channel, command_line(("kill", "-INT", pid), self._sudo()), self.settings.deadlines.command)
         channel.close()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,11 @@ import fabric
 import paramiko
 
 from pmc.errors import NodeDown, SettingsError
+from pmc.lock import SILENCE
 from pmc.settings import NodeSettings, Settings
+
+# What goes wrong is said once, by pmc, in a line; without a handler Python prints paramiko's tracebacks on stderr.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 class Connection(fabric.Connection):  # type: ignore[misc]
@@ -46,6 +52,18 @@ class Connection(fabric.Connection):  # type: ignore[misc]
         return gateway
 
 
+def begin(channel: paramiko.Channel, line: str, seconds: float) -> None:
+    """Runs `line` on the channel. paramiko waits for the answer to that without a deadline: a node that hangs just then
+    would hold pmc for ever. Raises SSHException."""
+    late = threading.Timer(seconds, channel.close)
+    late.daemon = True
+    late.start()
+    try:
+        channel.exec_command(line)
+    finally:
+        late.cancel()
+
+
 def configuration(settings: Settings) -> Any:
     """Fabric's configuration with the ssh configuration that pmc.conf names, else the user's own."""
     try:
@@ -71,8 +89,11 @@ def connect(node: NodeSettings, settings: Settings, config: Any) -> Connection:
         transport = connection.client.get_transport()
         if transport is None:
             raise paramiko.SSHException("the connection closed at once")
-        # A node that loses power sends no goodbye: without this a silent connection would look alive for ever.
+        # A node that loses power sends no goodbye: without these a silent connection would look alive for ever, or for
+        # the quarter of an hour that the kernel goes on trying.
         transport.set_keepalive(5)
+        if isinstance(transport.sock, socket.socket):  # not behind a jump host
+            transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE * 1000)
         return connection
     except paramiko.BadHostKeyException as error:
         raise NodeDown(
@@ -88,6 +109,10 @@ def connect(node: NodeSettings, settings: Settings, config: Any) -> Connection:
                 f"{node.name}: its host key is not known; log in once by hand and compare it: ssh {host} true",
                 answered=True,
             ) from None
+        if str(error) in ("Error reading SSH protocol banner", "No existing session"):
+            error = paramiko.SSHException(
+                f"it took the connection and then said nothing for {seconds:g} s; does it hang?"
+            )
         raise NodeDown(f"{node.name}: no ssh: {error}; try: ssh {host} true") from None
     except paramiko.hostkeys.InvalidHostKey as error:
         raise NodeDown(f"{node.name}: a line of known_hosts is not right: {str(error)[:200]}", answered=True) from None

@@ -1,0 +1,158 @@
+"""Nodes that hang: whatever a node does not do, pmc goes on after a deadline and says so. Against real sockets, and a
+real ssh server that stops answering at the moment that a test names."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import paramiko
+import pytest
+
+from pmc.cluster import Cluster
+from pmc.command import command
+from pmc.errors import InDoubt
+from pmc.settings import Settings, parse
+
+CONNECT, COMMAND = 1, 2
+
+
+class Server(paramiko.ServerInterface):
+    """Lets everybody in. `hangs`: where it stops for good (exec: before it answers that a command runs; run: while it
+    runs), and with `lost` it goes away there."""
+
+    def __init__(self, hangs: str, over: threading.Event) -> None:
+        self.hangs, self.over = hangs, over
+
+    def get_allowed_auths(self, username: str) -> str:
+        return "publickey"
+
+    def check_auth_publickey(self, username: str, key: Any) -> int:
+        return paramiko.AUTH_SUCCESSFUL  # type: ignore[attr-defined, no-any-return]
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:
+        return paramiko.OPEN_SUCCEEDED  # type: ignore[attr-defined, no-any-return]
+
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        if self.hangs == "exec":
+            self.over.wait(60)
+        if self.hangs == "lost":
+            threading.Timer(0.3, channel.get_transport().close).start()
+        return True
+
+
+class Nodes:
+    """Sockets on this machine in place of nodes, and the configuration that reaches them."""
+
+    def __init__(self, folder: Path, over: threading.Event) -> None:
+        self.folder, self.over = folder, over
+        self.ports: list[int] = []
+        self.open: list[socket.socket] = []
+        for name in ("host", "user"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
+
+    def add(self, hangs: str = "") -> Nodes:
+        """One more; `hangs` is where its ssh server does, silence: it takes connections and says nothing."""
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.ports.append(listener.getsockname()[1])
+        if hangs != "silence":
+            threading.Thread(target=self._serve, args=(listener, hangs), daemon=True).start()
+        self.open.append(listener)
+        return self
+
+    def _serve(self, listener: socket.socket, hangs: str) -> None:
+        end, _ = listener.accept()
+        self.open.append(end)
+        transport = paramiko.Transport(end)
+        transport.add_server_key(paramiko.Ed25519Key(filename=str(self.folder / "host")))
+        transport.start_server(server=Server(hangs, self.over))
+        self.over.wait(60)
+        transport.close()
+
+    def conf(self) -> str:
+        key = " ".join((self.folder / "host.pub").read_text().split()[:2])
+        known = "".join(f"[127.0.0.1]:{port} {key}\n" for port in self.ports)
+        (self.folder / "known").write_text(known)
+        config = f"Host *\n  User root\n  IdentityFile {self.folder}/user\n  UserKnownHostsFile {self.folder}/known\n"
+        (self.folder / "config").write_text(config)
+        text = f'ssh_config = "{self.folder}/config"\n[deadlines]\nconnect = {CONNECT}\ncommand = {COMMAND}\n'
+        for number, port in enumerate(self.ports, 1):
+            text += f'[nodes.pm-{number}]\nreplication = "10.0.0.{number}"\nhost = "127.0.0.1:{port}"\n'
+        return text
+
+    @property
+    def settings(self) -> Settings:
+        return parse(self.conf(), "pmc.conf")
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Nodes]:
+    over = threading.Event()
+    made = Nodes(tmp_path, over)
+    yield made
+    over.set()
+    for each in made.open:
+        each.close()
+
+
+@contextmanager
+def within(low: float, high: float) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    assert low <= time.perf_counter() - began < high
+
+
+def test_nodes_that_say_nothing_cost_a_listing_the_connect_deadline_once(nodes: Nodes) -> None:
+    """Not once for each node, nor for each question."""
+    for _ in range(4):
+        nodes.add("silence")
+    with Cluster(nodes.settings) as cluster:
+        with within(CONNECT * 0.9, CONNECT + 2):
+            state = cluster.state()
+            cluster.state()
+        assert [node.name for node in state if node.down] == ["pm-1", "pm-2", "pm-3", "pm-4"]
+        assert all(f"took the connection and then said nothing for {CONNECT} s" in node.down for node in state)
+
+
+def test_a_node_that_hangs_is_a_line_and_no_traceback(nodes: Nodes, tmp_path: Path) -> None:
+    """In a process of its own, where nothing catches what Python prints by itself."""
+    (tmp_path / "pmc.conf").write_text(nodes.add("silence").conf())
+    pmc = Path(sys.executable).with_name("pmc")
+    done = subprocess.run([str(pmc), "pm.ls", "--conf", str(tmp_path / "pmc.conf")], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "down: no ssh" in done.stdout
+    assert done.stderr.startswith("pm-1: no ssh: it took the connection and then said nothing for 1 s")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("hangs", ["exec", "lost"])
+def test_a_command_on_a_node_that_hangs_or_goes_is_in_doubt(nodes: Nodes, hangs: str) -> None:
+    with Cluster(nodes.add(hangs).settings) as cluster:
+        node = cluster.nodes["pm-1"]
+        with within(0, COMMAND + 3), pytest.raises(InDoubt, match="pm-1: 'drbdadm up web': the connection was lost"):
+            node.run(command("drbdadm", "up", "web"))
+
+
+def test_a_command_that_has_no_end_is_given_up(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """timeout(1) on the node ends it; when that does not either, pmc waits no longer than half a minute more."""
+    real, began = time.monotonic, threading.Event()
+    monkeypatch.setattr("pmc.node.time.monotonic", lambda: real() + 29 * began.is_set())
+    with Cluster(nodes.add("run").settings) as cluster:
+        node = cluster.nodes["pm-1"]
+        node.connection.open()
+        threading.Timer(0.5, began.set).start()
+        with within(COMMAND, COMMAND + 4), pytest.raises(InDoubt, match=f"no end after {COMMAND + 30} s"):
+            node.run(command("drbdadm", "up", "web"))
+
+
+def test_a_connection_whose_other_end_lost_power_is_given_up_by_the_kernel(nodes: Nodes) -> None:
+    with Cluster(nodes.add("run").settings) as cluster:
+        sock = cluster.nodes["pm-1"].connection.client.get_transport().sock
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
