@@ -1,0 +1,134 @@
+"""Every task that changes something can be shown as commands, and nothing is touched by showing it; every listing comes
+as JSON. The tasks are run whole, in the fake world; whatever would reach a node is an error."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fabric import Config
+from invoke.context import Context
+
+from pmc.checks import Finding
+from pmc.checks.finding import bad
+from pmc.command import command
+from pmc.plan import Step
+from pmc.tasks import ns
+from pmc.units import GiB
+from tests.unit.fake import World
+from tests.unit.samples import XML
+from tests.unit.stories import (
+    ALIKE,
+    DELTA,
+    NEW,
+    PARTED,
+    STORED,
+    changed_web,
+    not_up,
+    orphaned_web,
+    parted_web,
+    stopped_web,
+    with_stray,
+    with_web,
+)
+
+ROOT = Path(__file__).parents[2]
+CONF = "".join(f'[nodes.pm-{n}]\nreplication = "10.0.0.{n}"\n' for n in (1, 2, 3))
+TASKS = sorted(ns.task_names)
+NEW_VM = {"name": "web2", "primary": "pm-1", "secondary": "pm-2", "size": "1G", "memory": "1G"}
+FLAGS = {name: {argument.attr_name or argument.name for argument in ns[name].get_arguments()} for name in TASKS}
+UNFIT = Finding("pm-1", "x", bad("x", "y", Step("pm-1", "mend it", command("mend", "it"))))
+
+# What is shown of each, in a world where there is something to do, and a command that must be in it.
+CHANGES: list[tuple[str, dict[str, Any], Callable[[], World], str]] = [
+    ("pm.init", {"nodes": "pm-1", "fix": True}, World, "mend it"),
+    ("pm.ready_drbd", {}, not_up, "drbdadm up web"),
+    ("pm.evacuate", {"node": "pm-1"}, with_web, "virsh --connect qemu:///system migrate"),
+    ("pm.evacuate", {"node": "pm-1", "failover": True}, orphaned_web, "drbdadm primary web"),
+    ("vm.add", NEW_VM, World, "lvcreate"),
+    ("vm.backup", {"name": "web"}, with_web, "xdelta3 -e"),
+    ("vm.failover", {"name": "web"}, orphaned_web, "drbdadm primary web"),
+    ("vm.mv", {"names": "web"}, with_web, "virsh --connect qemu:///system migrate"),
+    ("vm.mv", {"all_from": "pm-1"}, with_web, "virsh --connect qemu:///system migrate"),
+    ("vm.mv", {"names": "web", "cleanup": True}, changed_web(two_primaries=True), "--allow-two-primaries=no web"),
+    ("vm.peer", {"name": "web", "secondary": "pm-3"}, with_web, "drbdadm adjust"),
+    ("vm.peer", {"name": "web", "cleanup": True}, with_stray, "lvremove"),
+    ("vm.repair", {"name": "web", "keep": "pm-1"}, parted_web, "drbdadm connect --discard-my-data web"),
+    ("vm.restore", {"name": "web", "backup": DELTA.id, "as_": "web2"}, with_web, "xdelta3 -d"),
+    ("vm.rm", {"name": "web"}, with_web, "lvremove --yes vg/web"),
+    ("vm.start", {"name": "web"}, stopped_web, "virsh --connect qemu:///system start web"),
+    ("vm.stop", {"name": "web"}, with_web, "virsh --connect qemu:///system shutdown web"),
+]
+READERS = {"pm.ls", "pm.verify", "vm.backups", "vm.ls"}
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """A task in a world: what it prints on stdout."""
+    (tmp_path / "pmc.conf").write_text(f'audit_log = "{tmp_path}/audit"\n{CONF}')
+
+    def touched(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError(f"a node is touched: {args}")
+
+    for target in ("node.Node.run", "node.Node.channel", "cluster.Cluster.apply", "cluster.Cluster.lock", "fence.run"):
+        monkeypatch.setattr(f"pmc.{target}", touched)
+    for name, answer in {
+        "looks.disk_of": (GiB, XML), "looks.stored": list(STORED), "looks.given": NEW, "looks.address_of": "",
+        "looks.new_domain": XML, "looks.size_for": GiB, "looks.domain_of": (XML, True),
+        "tasks.pm._examine": [UNFIT], "tasks.failover._seen": {},
+    }.items():  # fmt: skip
+        monkeypatch.setattr(f"pmc.{name}", lambda *args, answer=answer: answer)
+
+    def call(task: str, world: World, **given: Any) -> str:
+        monkeypatch.setattr("pmc.cluster.Cluster.state", lambda *args, **kwargs: world.state())
+        monkeypatch.setattr("pmc.looks.sides", lambda *args: PARTED if world == parted_web() else ALIKE)
+        ns[task](Context(Config()), conf=str(tmp_path / "pmc.conf"), **given)
+        assert not (tmp_path / "audit").exists(), "what changed nothing is in the audit log"
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_each_task_either_only_reads_or_can_be_shown() -> None:
+    assert {name for name in TASKS if "dry_run" in FLAGS[name]} == {name for name, *_ in CHANGES}
+    assert {name for name in TASKS if "dry_run" not in FLAGS[name]} == READERS
+    assert {name for name in TASKS if "json" in FLAGS[name]} >= READERS
+
+
+@pytest.mark.parametrize(("task", "given", "begin", "holds"), CHANGES)
+@pytest.mark.parametrize("how", ["--dry-run", "fab --dry"])
+def test_a_dry_run_shows_commands_and_touches_nothing(
+    run: Callable[..., str], task: str, given: dict[str, Any], begin: Callable[[], World], holds: str, how: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    world, before = begin(), begin()
+    world.log.clear()
+    if how == "fab --dry":
+        monkeypatch.setattr(Context, "config", Config(overrides={"run": {"dry": True}}), raising=False)
+    shown = run(task, world, **given, **({"dry_run": True} if how == "--dry-run" else {}))
+    assert holds in shown
+    assert re.search(r"^# (vm|pm)\.\S+ .*\d+ steps$", shown, re.M), shown
+    assert world == before
+    assert world.log == []
+    # A shell understands all of it: what is no command is a comment.
+    checked = subprocess.run(["bash", "-n"], input=shown, capture_output=True, text=True)
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert "hunter2" not in shown
+
+
+@pytest.mark.parametrize("task", sorted(READERS - {"pm.verify"}))
+def test_listings_come_as_json(run: Callable[..., str], task: str) -> None:
+    rows = json.loads(run(task, with_web(), json=True))
+    assert rows
+    assert all(isinstance(row, dict) for row in rows)
+
+
+def test_the_readme_has_each_task() -> None:
+    table = (ROOT / "README.md").read_text().partition("## The tasks")[2].partition("\n## ")[0]
+    told = set(re.findall(r"`((?:vm|pm)\.\w+)", "\n".join(r for r in table.splitlines() if r.startswith("| `"))))
+    assert told == set(TASKS)
