@@ -40,9 +40,10 @@ class Command:
 
 
 # What a tool may say of a secret in its error: the line of a resource file, the drbdsetup call that drbdadm could not
-# carry out (it names all its options), an attribute of a domain's XML, and a secret as pmc makes them (48 hex digits).
+# carry out (it names all its options), an attribute of a domain's XML, an option of virt-install's, and a secret as pmc
+# makes them (48 hex digits).
 _TOLD = re.compile(
-    r"""(shared-secret(?:\s*=\s*|\s+)|\bpasswd=)(?:\\*"[^"\n]*"?|\\*'[^'\n]*'?|[^\s;>]+)|\b[0-9a-f]{48}\b"""
+    r"""(shared-secret(?:\s*=\s*|\s+)|\bpassw\w*=)(?:\\*"[^"\n]*"?|\\*'[^'\n]*'?|[^\s;>]+)|\b[0-9a-f]{48}\b"""
 )
 
 

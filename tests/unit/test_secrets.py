@@ -131,6 +131,8 @@ def test_the_stories_have_secrets_to_find() -> None:
         f"drbd.d/web.res:8: Parse error: '<option>' expected, but got '{REAL}'",
         "<graphics type='vnc' passwd='by-hand' passwdValidTo='2026-01-01'/>",
         'error: XML error: <graphics type="vnc" passwd="typed by hand">',
+        "ERROR    Unknown --graphics options: ['passwordd=by-hand']",
+        "ERROR    Error: --graphics vnc,password=by-hand,prot=1: Unknown options",
         'manifest: {"xml": "<graphics passwd=\\"by-hand\\"/>"}',
     ],
 )
