@@ -1,0 +1,114 @@
+"""Taking locks on several nodes: all or none, waiting for another manager and giving up, and what becomes of a lock
+whose connection was lost. The sessions that hold them are test_lock.py's; here they are stand-ins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pmc import locks
+from pmc.cluster import Cluster
+from pmc.errors import InDoubt, NodeDown, PmcError, Refused
+from pmc.lock import Holder, Refusal
+from pmc.locks import Lock
+from tests.unit.samples import SETTINGS
+
+ME = Holder("ann@here", 1, "2026-01-01T00:00:00+00:00", "vm.mv web")
+BOB = "bob@there (process 7) since 2026-01-01T00:00:00+00:00 for: vm.rm web"
+HELD, BUSY = Refusal("held", "web", BOB), Refusal("busy", "web", BOB)
+
+
+class Session:
+    """In place of locks.Hold. `answers` has for each node what its next sessions are told; then they get the locks."""
+
+    answers: dict[str, list[Refusal | PmcError]]
+    open: list[Session]
+
+    def __init__(self, node: Any, names: object, holder: object) -> None:
+        self.node, self.lost, self.refusal = node, False, None
+        told = self.answers.get(node.name)
+        answer = told.pop(0) if told else None
+        if isinstance(answer, PmcError):
+            raise answer
+        self.refusal = answer
+        if answer is None:
+            self.open.append(self)
+
+    def beat(self) -> None: ...
+
+    def release(self) -> None:
+        self.open.remove(self)
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Session]]:
+    Session.answers, Session.open = {}, []
+    monkeypatch.setattr(locks, "Hold", Session)
+    monkeypatch.setattr("pmc.locks.time.sleep", lambda seconds: None)
+    yield Session
+    assert Session.open == [], "a lock is left behind"
+
+
+def hold(seconds: float, work: Callable[[Lock, Cluster], object] = lambda lock, cluster: None) -> None:
+    with Cluster(SETTINGS) as cluster, Lock(["web"], ME).taken(cluster.nodes, cluster.on_all, seconds) as taken:
+        work(taken, cluster)
+
+
+def test_all_nodes_are_held_and_let_go(sessions: type[Session]) -> None:
+    hold(1, lambda lock, cluster: len(sessions.open) == 3 or pytest.fail("not on all nodes"))
+
+
+def test_who_waits_is_told_for_whom_once_and_goes_on(
+    sessions: type[Session], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All or none: while one node refuses, the others are let go, or two managers would wait for each other."""
+    sessions.answers["pm-2"] = [HELD, HELD, BUSY]
+    hold(60, lambda lock, cluster: len(sessions.open) == 3 or pytest.fail("not on all nodes"))
+    assert capsys.readouterr().err.splitlines() == [
+        f"waiting, at most 60 s: web: locked on pm-2 by {BOB}",
+        f"waiting, at most 60 s: web: a command on pm-2 still runs, of a manager that is gone: {BOB}",
+    ]
+
+
+def test_who_waits_gives_up_and_has_touched_nothing(sessions: type[Session]) -> None:
+    sessions.answers["pm-2"] = [HELD] * 1_000_000
+    with pytest.raises(Refused, match=r"locked on pm-2 by bob@there .* for: vm.rm web; gave up after 0.1 s, nothing"):
+        hold(0.1, lambda lock, cluster: pytest.fail("it was not given"))
+
+
+def test_a_node_that_is_down_does_not_stand_in_the_way_and_a_tool_that_fails_does(sessions: type[Session]) -> None:
+    sessions.answers["pm-2"] = [NodeDown("pm-2: no ssh")]
+    hold(1, lambda lock, cluster: len(sessions.open) == 2 or pytest.fail("not on the nodes that answer"))
+    sessions.answers["pm-2"] = [InDoubt("pm-2", "flock", "?")]
+    with pytest.raises(InDoubt):
+        hold(1)
+
+
+def test_a_lock_that_was_lost_with_its_connection_is_taken_again_before_the_next_step(sessions: type[Session]) -> None:
+    """What the connection was lost with may run on: its end is waited for."""
+
+    def work(lock: Lock, cluster: Cluster) -> None:
+        first = sessions.open[0]
+        lock.ensure(first.node)
+        assert sessions.open[0] is first, "it was held still"
+        first.lost = True
+        first.release()
+        sessions.answers[first.node.name] = [BUSY, BUSY]
+        lock.ensure(first.node)
+        assert sessions.answers[first.node.name] == []
+        assert len(sessions.open) == 3
+
+    hold(1, work)
+
+
+def test_a_lock_that_somebody_else_has_by_now_stops_the_command(sessions: type[Session]) -> None:
+    def work(lock: Lock, cluster: Cluster) -> None:
+        first = sessions.open[0]
+        first.lost = True
+        sessions.answers[first.node.name] = [HELD]
+        lock.ensure(first.node)
+
+    with pytest.raises(InDoubt, match=r"locked on pm-\d by bob@there"):
+        hold(1, work)
