@@ -54,7 +54,7 @@ def ailments(
     if wishes.keep and wishes.keep not in case.homes:
         raise Refused(f"--keep {wishes.keep}: {name} has its disks on {' and '.join(case.homes)}; choose one of them")
     apart = between(case) if len(case.homes) == 2 else []
-    return [*not_up(case), *apart, *disks(case), *defined(case), *two_primaries(case)]
+    return [*open_apart(case), *not_up(case), *apart, *disks(case), *defined(case), *two_primaries(case)]
 
 
 def outlook(resources: Sequence[Resource | None]) -> str:
@@ -158,12 +158,22 @@ def _connected(case: Case, up: Mapping[str, Resource]) -> list[Ailment]:
     return [Ailment("stalled", text, tuple(steps), advice=f"journalctl -k | grep {name} on both nodes")]
 
 
+def open_apart(case: Case) -> list[Ailment]:
+    """Before anything is connected: DRBD leaves two sides StandAlone of which only one allows two primaries."""
+    up = {home: resource for home in case.homes if (resource := case.resource(home))}
+    opened = [home for home, r in up.items() if r.two_primaries and r.connection != "StandAlone"]
+    if not opened or (len(up) == len(case.homes) and all(r.connection == "Connected" for r in up.values())):
+        return []
+    text = f"two primaries are allowed ({', '.join(opened)}), and the two sides are apart"
+    return [Ailment("two-primaries", text, tuple(vm.one_primary(case.name, opened)))]
+
+
 def two_primaries(case: Case) -> list[Ailment]:
     """Left by a migration that broke off. The side where it does not run is demoted first."""
     up = [home for home in case.homes if case.resource(home)]
     primaries = [home for home in up if case.node(home).resources[case.name].role == "Primary"]
     opened = [home for home in up if case.node(home).resources[case.name].two_primaries]
-    if not opened and len(primaries) < 2:
+    if (not opened and len(primaries) < 2) or open_apart(case):
         return []
     if any(case.node(home).resources[case.name].connection != "Connected" for home in up) and len(up) > 1:
         return []  # when they are connected again

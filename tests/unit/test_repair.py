@@ -48,6 +48,11 @@ def without(state: ClusterState, place: str, **kinds: Any) -> ClusterState:
     return changed(state, place, **{kind: {} for kind in kinds if kinds[kind]})
 
 
+OPEN_APART = with_resource(
+    with_resource(running(), "pm-1", two_primaries=True, connection="Connecting"), "pm-2", connection="StandAlone"
+)
+
+
 # -- what is found --
 
 
@@ -82,12 +87,22 @@ def test_what_is_well_needs_nothing(state: ClusterState) -> None:
         (without(without(stopped(), "pm-2", domains=True), "pm-1", domains=True), ALIKE, ["undefined"]),
         (both(running(), two_primaries=True), ALIKE, ["two-primaries"]),
         (with_resource(running(), "pm-2", role="Primary"), ALIKE, ["two-primaries"]),
+        (OPEN_APART, ALIKE, ["two-primaries", "standalone"]),
+        (without(with_resource(running(), "pm-1", two_primaries=True, connection="Connecting"), "pm-2", resources=True),
+         ALIKE, ["two-primaries", "not-up"]),
         (without(with_resource(running(), "pm-1", two_primaries=True), "pm-2", domains=True), ALIKE,
          ["undefined", "two-primaries"]),
     ],
 )  # fmt: skip
 def test_found(state: ClusterState, about: Mapping[str, About], expected: list[str]) -> None:
     assert codes(state, about) == expected
+
+
+def test_what_one_side_allows_is_taken_back_before_it_meets_the_other() -> None:
+    """DRBD would leave both StandAlone, again and again."""
+    first, second = found(OPEN_APART)
+    assert lines(first) == [("pm-1", "drbdadm net-options --protocol=C --allow-two-primaries=no web")]
+    assert lines(second) == [("pm-2", "drbdadm connect web")]
 
 
 def test_a_difference_of_definitions_is_found_and_passwords_are_not_shown() -> None:
