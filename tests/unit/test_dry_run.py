@@ -3,6 +3,7 @@ as JSON. The tasks are run whole, in the fake world; whatever would reach a node
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import subprocess
@@ -41,7 +42,7 @@ ROOT = Path(__file__).parents[2]
 CONF = "".join(f'[nodes.pm-{n}]\nreplication = "10.0.0.{n}"\n' for n in (1, 2, 3))
 TASKS = sorted(ns.task_names)
 NEW_VM = {"name": "web2", "primary": "pm-1", "secondary": "pm-2", "size": "1G", "memory": "1G"}
-FLAGS = {name: {argument.attr_name or argument.name for argument in ns[name].get_arguments()} for name in TASKS}
+FLAGS = {name: set(inspect.signature(ns[name].body).parameters) for name in TASKS}
 UNFIT = Finding("pm-1", "x", bad("x", "y", Step("pm-1", "mend it", command("mend", "it"))))
 
 # What is shown of each, in a world where there is something to do, and a command that must be in it.
