@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 
 from pmc.checks import lvm as lvm_checks
 from pmc.checks import machine
 from pmc.checks.finding import About
+from pmc.memory import Guest, falling
 from pmc.units import show_size
 from pmc.verify.facts import LIBVIRT, Facts
 from pmc.verify.finding import Finding
@@ -55,22 +55,25 @@ def clocks(facts: Facts) -> Iterator[Finding]:
 
 def memory(facts: Facts) -> Iterator[Finding]:
     """N+1: for each node that may be lost, what runs on it has to fit, together, on the nodes of the second copies."""
-    for lost in facts.telling(LIBVIRT):
-        needed: dict[str, dict[str, int]] = defaultdict(dict)
-        for vm in facts.whole:
-            domain = lost.domains.get(vm)
-            refuges = [home for home in facts.homes[vm] if home != lost.name and facts.tells(home, "memory")]
-            if domain and domain.active and refuges:
-                needed[refuges[0]][vm] = domain.memory
-        for refuge, vms in needed.items():
+    for refuge, losses in falling(_running(facts)).items():
+        for lost, vms in losses.items():
             total, there = sum(vms.values()), facts.state.nodes[refuge].memory_available
             if total > there:
                 yield Finding(
                     "MEMORY_N1",
-                    f"without {lost.name}, {', '.join(sorted(vms))} need {show_size(total)} here, and "
+                    f"without {lost}, {', '.join(sorted(vms))} need {show_size(total)} here, and "
                     f"{show_size(there)} are available",
                     f"move a VM away from {refuge} (fab vm.mv), or give it memory", refuge,
                 )  # fmt: skip
+
+
+def _running(facts: Facts) -> Iterator[Guest]:
+    for node in facts.telling(LIBVIRT):
+        for vm in facts.whole:
+            domain = node.domains.get(vm)
+            refuges = [home for home in facts.homes[vm] if home != node.name and facts.tells(home, "memory")]
+            if domain and domain.active and refuges:
+                yield Guest(vm, domain.memory, node.name, refuges[0])
 
 
 CHECKS = (answering, modules, filters, clocks, memory)

@@ -29,6 +29,8 @@ LAYERS = [
         "pmc.lock",
         "pmc.sides",
         "pmc.definition",
+        "pmc.memory",
+        "pmc.balance",
     },
     {"pmc.plan", "pmc.look"},
     {"pmc.plans", "pmc.plans.*", "pmc.checks", "pmc.checks.*", "pmc.trust", "pmc.rows", "pmc.verify", "pmc.verify.*"},
