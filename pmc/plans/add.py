@@ -35,6 +35,12 @@ def check_new(
     reuse: bool = False,
 ) -> None:
     """Refuses a name that is taken, nodes that cannot be relied on, too little space or memory."""
+    check_cluster(name, state, settings)
+    for place in nodes:
+        check_node(name, state.nodes[place], size, memory, settings, reuse and place == nodes[0])
+
+
+def check_cluster(name: str, state: ClusterState, settings: Settings) -> None:
     for node in state:
         if node.down:
             raise Refused(
@@ -44,35 +50,35 @@ def check_new(
     refuse.relied_on(state, *state.nodes)
     if name in state.vm_names():
         raise Refused(f"{name}: there is such a VM already, on {', '.join(state.homes(name))}; choose another name")
-    for place in nodes:
-        node = state.nodes[place]
-        if not node.drbd:
-            raise Refused(f"{place}: DRBD's module is not loaded; fab pm.ready_drbd --node {place}")
-        if node.hostname != place:
-            raise Refused(f"{place}: its host name is {node.hostname!r}; DRBD needs it to be {place!r}")
-        kept = reuse and place == nodes[0]
-        if kept and name in node.volumes:
-            _check_free(node, name)
-        if name in node.volumes and not kept:
-            raise Refused(
-                f"{place}: has a volume {settings.volume_group}/{name} already; choose another name, remove it there, "
-                f"or keep what is on it with --reuse (on the primary only)"
-            )
-        if kept and name not in node.volumes:
-            raise Refused(
-                f"--reuse: {place} has no volume {settings.volume_group}/{name}; leave --reuse out for a new one"
-            )
-        needed = drbd.metadata_size(size) if kept else make.volume_size(size)
-        if node.group_free < needed:
-            raise Refused(
-                f"--size: {place} has {show_size(node.group_free)} free in {settings.volume_group}, "
-                f"{show_size(needed)} are needed"
-            )
-        if node.memory_available < memory:
-            raise Refused(
-                f"--memory {show_size(memory)}: {place} has {show_size(node.memory_available)} free "
-                f"of {show_size(node.memory)}"
-            )
+
+
+def check_node(name: str, node: NodeState, size: int, memory: int, settings: Settings, kept: bool = False) -> None:
+    """`kept`: the volume is there, and is reused."""
+    place = node.name
+    if not node.drbd:
+        raise Refused(f"{place}: DRBD's module is not loaded; fab pm.ready_drbd --node {place}")
+    if node.hostname != place:
+        raise Refused(f"{place}: its host name is {node.hostname!r}; DRBD needs it to be {place!r}")
+    if kept and name in node.volumes:
+        _check_free(node, name)
+    if name in node.volumes and not kept:
+        raise Refused(
+            f"{place}: has a volume {settings.volume_group}/{name} already; choose another name, remove it there, "
+            f"or keep what is on it with --reuse (on the primary only)"
+        )
+    if kept and name not in node.volumes:
+        raise Refused(f"--reuse: {place} has no volume {settings.volume_group}/{name}; leave --reuse out for a new one")
+    needed = drbd.metadata_size(size) if kept else make.volume_size(size)
+    if node.group_free < needed:
+        raise Refused(
+            f"--size: {place} has {show_size(node.group_free)} free in {settings.volume_group}, "
+            f"{show_size(needed)} are needed"
+        )
+    if node.memory_available < memory:
+        raise Refused(
+            f"--memory {show_size(memory)}: {place} has {show_size(node.memory_available)} free "
+            f"of {show_size(node.memory)}"
+        )
 
 
 def _check_free(node: NodeState, name: str) -> None:

@@ -28,7 +28,8 @@ class Image:
 
 @dataclass(frozen=True)
 class Add:
-    """A checked `vm.add`. Sizes in bytes; size 0: as large as the image, clone or reused volume it is made from."""
+    """A checked `vm.add`. Sizes in bytes; size 0: as large as the image, clone or reused volume it is made from. Empty
+    primary: the nodes are still to be chosen (plans/placement.py), one alone when `single`."""
 
     name: str
     primary: str
@@ -43,6 +44,7 @@ class Add:
     address: str = ""
     virt_install: str = ""
     reuse: bool = False
+    single: bool = False
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -53,13 +55,18 @@ def add(settings: Settings, flags: Mapping[str, object]) -> Add:
     """From the flags as typed (None: not given); from Python numbers are welcome too."""
     text = {key: str(value) for key, value in flags.items() if value is not None and not isinstance(value, bool)}
     name = check_name("vm.add", text.get("name", ""))
-    if not text.get("primary"):
-        raise Refused(f"--primary is missing: the node to run {name} on, one of {', '.join(settings.nodes)}")
-    settings.node("--primary", text["primary"])
-    if secondary := text.get("secondary", ""):
-        settings.node("--secondary", secondary)
-        if secondary == text["primary"]:
-            raise Refused(f"--secondary {secondary}: is the primary as well; the second copy belongs on another node")
+    primary, secondary = text.get("primary", ""), text.get("secondary", "")
+    for flag, node in (("--primary", primary), ("--secondary", secondary)):
+        if node:
+            settings.node(flag, node)
+    if secondary and secondary == primary:
+        raise Refused(f"--secondary {secondary}: is the primary as well; the second copy belongs on another node")
+    if secondary and flags.get("single"):
+        raise Refused("--single and --secondary: choose one; --single is without a second copy")
+    if flags.get("reuse") and not primary:
+        raise Refused(
+            f"--primary is missing: with --reuse, the node that has the volume {settings.volume_group}/{name}"
+        )
     sources = [flag for flag in ("iso", "image", "clone", "pxe", "reuse") if flags.get(flag)]
     if len(sources) > 1:
         raise Refused(f"--{sources[0]} and --{sources[1]}: choose one; each says what the disk begins with")
@@ -78,7 +85,7 @@ def add(settings: Settings, flags: Mapping[str, object]) -> Add:
         raise Refused(f"--size {text['size']}: at least 1M")
     return Add(
         name=name,
-        primary=text["primary"],
+        primary=primary,
         secondary=secondary,
         size=size or (image.size if image else 0),
         memory=_size("memory", text, "4G"),
@@ -90,6 +97,7 @@ def add(settings: Settings, flags: Mapping[str, object]) -> Add:
         address=_address(text.get("address", "")),
         virt_install=_extra(text.get("virt_install", "")),
         reuse=reuse,
+        single=bool(flags.get("single")),
     )
 
 

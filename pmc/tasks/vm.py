@@ -12,7 +12,7 @@ from pmc.lock import ALLOCATION
 from pmc.plans import add as adding
 from pmc.plans import backup as backups_
 from pmc.plans import clone as cloning
-from pmc.plans import lost, refuse, request
+from pmc.plans import lost, placement, refuse, request
 from pmc.plans import vm as plans
 from pmc.rows import BACKUP_COLUMNS, VM_COLUMNS, backup_rows, vm_rows
 from pmc.tasks.base import carry_out, complain, confirm, lock, opened, task
@@ -23,8 +23,9 @@ from pmc.view import note, show, table
 @task(
     place="name",
     name="the new VM's name: a-z, 0-9, '-'",
-    primary="the node it runs on",
-    secondary="the node that holds the second copy; left out, there is none",
+    primary="the node it runs on; left out, both nodes are chosen (docs/placement.md)",
+    secondary="the node that holds the second copy; left out beside --primary, there is none",
+    single="without a second copy, so that --primary alone is chosen",
     size="its disk: 50G, 512M; a plain number is GiB",
     memory="4G, 512M; a plain number is GiB",
     cpus="how many virtual CPUs (1)",
@@ -39,11 +40,12 @@ from pmc.view import note, show, table
 def add(
     c: Any, name: str = "", primary: str = "", secondary: str = "", size: str = "", memory: str = "", cpus: str = "1",
     iso: str = "", image: str = "", clone: str = "", pxe: bool = False, address: str = "", virt_install: str = "",
-    reuse: bool = False, conf: str = "", dry_run: bool = False,
+    reuse: bool = False, single: bool = False, conf: str = "", dry_run: bool = False,
 ) -> None:  # fmt: skip
-    """Make a VM and start it: vm.add NAME --primary pm-1 --secondary pm-2 --size 50G --memory 4G --iso ubuntu
+    """Make a VM and start it: vm.add NAME --size 50G --memory 4G --iso ubuntu [--primary pm-1 --secondary pm-2]
 
     Its disk is new and empty (or begins with --iso, --image, --clone, --pxe), mirrored to the secondary by DRBD.
+    Without --primary the nodes are chosen: the least full ones, such that any one node may still be lost.
     If any step fails, everything made so far is removed.
     """
     flags = {key: value for key, value in locals().items() if key not in ("c", "conf", "dry_run")}
@@ -53,6 +55,9 @@ def add(
         lock(c, cluster, dry_run, ALLOCATION)
         state = cluster.state(allocating=True)
         disk = looks.size_for(cluster, wanted, state)
+        wanted, why = placement.choose(wanted, disk, state, cluster.settings)
+        if why:
+            note(why)
         adding.check_new(wanted.name, wanted.nodes, disk, wanted.memory, state, cluster.settings, wanted.reuse)
         given = looks.given(state, cluster.settings, wanted.address or looks.address_of(wanted.name))
         xml = looks.new_domain(cluster, wanted, given)

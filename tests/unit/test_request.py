@@ -48,6 +48,15 @@ def test_a_request_without_a_second_copy_and_with_what_is_left_out() -> None:
     assert (found.nodes, found.size, found.memory, found.cpus) == (("pm-1",), GiB, 512 * MiB, 1)
 
 
+def test_a_request_that_leaves_the_nodes_to_pmc() -> None:
+    for primary in ("", None):
+        found = add(primary=primary, secondary=None)
+        assert (found.primary, found.secondary, found.single) == ("", "", False)
+    assert add(primary="", secondary="pm-2").secondary == "pm-2"
+    assert add(primary="", secondary="", single=True).single
+    assert add(secondary="", single=True).nodes == ("pm-1",)
+
+
 def test_from_python_numbers_are_welcome() -> None:
     assert (add(size=50, memory=4, cpus=2).size, add(cpus=2).cpus) == (50 * GiB, 2)
 
@@ -61,8 +70,12 @@ def test_from_python_numbers_are_welcome() -> None:
         ({"name": "x" * 5000}, "vm.add 'xxx"),
         ({"name": "all"}, "choose another"),
         ({"name": 5}, "vm.add '5'"),
-        ({"primary": ""}, "--primary is missing: the node to run web on, one of pm-1, pm-2, pm-3"),
-        ({"primary": None}, "--primary is missing"),
+        (
+            {"primary": "", "secondary": "", "size": "", "reuse": True},
+            "--primary is missing: with --reuse, the node that",
+        ),
+        ({"single": True}, "--single and --secondary: choose one"),
+        ({"primary": "", "single": True}, "--single and --secondary: choose one"),
         ({"primary": "pm-9"}, "--primary 'pm-9': no such node; pmc.conf has pm-1, pm-2, pm-3"),
         ({"primary": "PM-1"}, "--primary 'PM-1'"),
         ({"secondary": "pm-9"}, "--secondary 'pm-9'"),
