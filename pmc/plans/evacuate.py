@@ -12,8 +12,6 @@ from pmc.plans import failover, refuse, vm
 from pmc.settings import Settings
 from pmc.units import show_size
 
-COLUMNS = ("vm", "from", "to", "result", "stood still")
-
 
 @dataclass(frozen=True)
 class Leaving:

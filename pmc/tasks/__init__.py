@@ -3,10 +3,11 @@ found."""
 
 from invoke.collection import Collection
 
-from pmc.tasks import failover, ha, pm, repair, verify, vm
+from pmc.tasks import balance, failover, ha, pm, repair, verify, vm
 
 nodes = Collection.from_module(pm, auto_dash_names=False)
 nodes.add_task(failover.evacuate)
+nodes.add_task(balance.balance)
 nodes.add_task(verify.verify_, "verify")
 vms = Collection.from_module(vm, auto_dash_names=False)
 for each in (failover.failover, ha.peer, repair.repair):

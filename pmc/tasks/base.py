@@ -24,7 +24,7 @@ from pmc.view import note, show
 
 _line: ContextVar[str] = ContextVar("line", default="a program of your own")
 # The namespace of the tasks that are not in a module of its name.
-SPACES = {"failover": "vm", "peer": "vm", "repair": "vm", "evacuate": "pm", "verify": "pm"}
+SPACES = {"failover": "vm", "peer": "vm", "repair": "vm", "evacuate": "pm", "verify": "pm", "balance": "pm"}
 
 HELP = {
     "conf": "the configuration file, in place of $PMC_CONF or /etc/pmc.conf",

@@ -15,10 +15,9 @@ from pmc.plans import refuse
 from pmc.plans import vm as moves
 from pmc.plans.evacuate import Evacuation, Leaving
 from pmc.tasks.base import carry_out, confirm, lock, opened, task
-from pmc.tasks.moving import moved
+from pmc.tasks.moving import COLUMNS, Row, attempt, failed, moved_unless_stopped, row
 from pmc.view import note, show, table
 
-Row = dict[str, str]
 DEAD = "its power is really off: the name of the dead node, in place of being asked for it"
 
 
@@ -97,34 +96,21 @@ def evacuate(
 
 
 def _report(node: str, wanted: Evacuation, rows: list[Row]) -> None:
-    rows = [*rows, *(_row(name, node, "", f"stays: {why}") for name, why in wanted.staying.items())]
+    rows = [*rows, *(row(name, node, "", f"stays: {why}") for name, why in wanted.staying.items())]
     if not rows:
         note(f"{node} has nothing that could leave it")
         return
-    show(table(rows, False, evacuations.COLUMNS))
-    if failed := [row["vm"] for row in rows if row["result"] not in ("moved", "started")]:
-        raise PmcError(f"{len(failed)} of {len(rows)} did not leave {node}: {', '.join(failed)}")
-
-
-def _row(name: str, source: str, target: str, result: str, still: str = "") -> Row:
-    return dict(zip(evacuations.COLUMNS, (name, source, target, result, still), strict=True))
+    show(table(rows, False, COLUMNS))
+    if names := failed(rows):
+        raise PmcError(f"{len(names)} of {len(rows)} did not leave {node}: {', '.join(names)}")
 
 
 def _attempt(each: Leaving, work: Callable[[], tuple[str, str]]) -> Row:
-    """The row of the report; the whole of an error goes on the terminal when it happens."""
-    try:
-        result, still = work()
-    except PmcError as error:
-        note(str(error))
-        result, still = str(error).splitlines()[0], ""
-    return _row(each.name, each.source, each.target, result, still)
+    return attempt(each.name, each.source, each.target, work)
 
 
 def _move(cluster: Cluster, each: Leaving) -> tuple[str, str]:
-    if cluster.stop.is_set():
-        return "not begun: interrupted", ""
-    done = moved(cluster, each.name, each.target, prefix=each.name)
-    return "moved", done.stood_still
+    return moved_unless_stopped(cluster, each.name, each.target, prefix=each.name)
 
 
 def _start(cluster: Cluster, each: Leaving) -> tuple[str, str]:

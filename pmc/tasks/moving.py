@@ -1,8 +1,9 @@
-"""Moving one VM, from the first look to the closed end: what vm.mv and pm.evacuate share."""
+"""Moving VMs, each from the first look to the closed end: what vm.mv, pm.evacuate and pm.balance share."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pmc import virsh
@@ -12,6 +13,11 @@ from pmc.locks import Lock
 from pmc.model import ClusterState
 from pmc.plans import broken
 from pmc.plans import vm as plans
+from pmc.view import note
+
+# A line of the report when several move.
+COLUMNS = ("vm", "from", "to", "result", "stood still")
+Row = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,31 @@ def moved(cluster: Cluster, name: str, to: str = "", prefix: str = "") -> Moved:
     except PmcError:
         still = None  # it has moved all the same
     return Moved(name, on, still)
+
+
+def row(name: str, source: str, target: str, result: str, still: str = "") -> Row:
+    return dict(zip(COLUMNS, (name, source, target, result, still), strict=True))
+
+
+def attempt(name: str, source: str, target: str, work: Callable[[], tuple[str, str]]) -> Row:
+    """The row of the report; the whole of an error goes on the terminal when it happens."""
+    try:
+        result, still = work()
+    except PmcError as error:
+        note(str(error))
+        result, still = str(error).splitlines()[0], ""
+    return row(name, source, target, result, still)
+
+
+def moved_unless_stopped(cluster: Cluster, name: str, to: str, prefix: str = "") -> tuple[str, str]:
+    """Its result and how long it stood still, for the report."""
+    if cluster.stop.is_set():
+        return "not begun: interrupted", ""
+    return "moved", moved(cluster, name, to, prefix).stood_still
+
+
+def failed(rows: list[Row]) -> list[str]:
+    return [each["vm"] for each in rows if each["result"] not in ("moved", "started")]
 
 
 def closed(cluster: Cluster, name: str, held: Lock, prefix: str = "", broken_off: bool = False) -> str:

@@ -63,7 +63,7 @@ def memory(facts: Facts) -> Iterator[Finding]:
                     "MEMORY_N1",
                     f"without {lost}, {', '.join(sorted(vms))} need {show_size(total)} here, and "
                     f"{show_size(there)} are available",
-                    f"move a VM away from {refuge} (fab vm.mv), or give it memory", refuge,
+                    f"move a VM away from {refuge} (fab vm.mv, or fab pm.balance), or give it memory", refuge,
                 )  # fmt: skip
 
 

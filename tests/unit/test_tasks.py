@@ -155,6 +155,8 @@ def test_fab_and_pmc_as_processes() -> None:
         ("pm.evacuate pm-1 --parallel many", "--parallel 'many'"),
         ("pm.evacuate pm-1 --dead pm-1", "--dead 'pm-1': goes with --failover"),
         ("pm.evacuate pm-1 --failover --dead pm-2", "--dead 'pm-2': goes with --failover, and names the same node"),
+        ("pm.balance --json", "--json: give --dry-run to see the moves, or --yes to carry them out"),
+        ("pm.balance pm-1", "No idea what 'pm-1' is"),
         ("vm.rm $(id) --yes", "vm.rm '$(id)'"),
     ],
 )
