@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +56,18 @@ class Connection(fabric.Connection):  # type: ignore[misc]
 def begin(channel: paramiko.Channel, line: str, seconds: float) -> None:
     """Runs `line` on the channel. paramiko waits for the answer to that without a deadline: a node that hangs just then
     would hold pmc for ever. Raises SSHException."""
-    late = threading.Timer(seconds, channel.close)
+    late = threading.Timer(seconds, _close, [channel])
     late.daemon = True
     late.start()
     try:
         channel.exec_command(line)
     finally:
         late.cancel()
+
+
+def _close(channel: paramiko.Channel) -> None:
+    with suppress(EOFError, OSError, paramiko.SSHException):  # the whole connection is gone already
+        channel.close()
 
 
 def configuration(settings: Settings) -> Any:
