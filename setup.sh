@@ -3,8 +3,9 @@
 set -eu
 venv=${1:-.venv}
 
-# The lab's nodes: QEMU, their image, their guests. libvirt-python is compiled against libvirt-dev.
-packages="qemu-system-x86 qemu-utils seabios mmdebstrap uidmap cpio e2fsprogs openssh-client nasm xorriso
+# The lab's nodes: QEMU, their image, their guests. The unit tests run the pipelines of backups: zstd, xdelta3.
+# libvirt-python is compiled against libvirt-dev.
+packages="qemu-system-x86 qemu-utils seabios mmdebstrap uidmap cpio e2fsprogs openssh-client nasm xorriso zstd xdelta3
     python3-venv python3-dev gcc pkg-config libvirt-dev"
 
 missing=

@@ -18,12 +18,13 @@ from pmc import audit, drbd, hypervisor, lock
 from pmc import plan as planning
 from pmc.command import Command, Query
 from pmc.errors import CommandFailed, Interrupted, NodeDown, PmcError
+from pmc.fetch import fetched
 from pmc.lock import Holder
 from pmc.locks import Lock
 from pmc.look import node_state, state_queries
 from pmc.model import ClusterState, NodeState
 from pmc.node import Node
-from pmc.plan import Action, Plan, Relay, Transfer, Wait, Watch
+from pmc.plan import Action, Fetch, Plan, Relay, Transfer, Wait, Watch
 from pmc.settings import Settings
 from pmc.ssh import configuration
 from pmc.view import Progress
@@ -185,6 +186,9 @@ class Cluster:
                 if source.tell() != action.size:
                     said = f"{action.source} has changed: {source.tell()} bytes, not {action.size}"
                     raise CommandFailed(name, str(action), 1, said)
+        elif isinstance(action, Fetch):
+            with fetched(name, action) as sink, progress.bytes(watch, action.size) as bar:
+                run(action.source, sink=lambda block: bar.add(sink(block)))
         elif isinstance(action, Relay):
             run(replace(action.target, stdin=self.nodes[action.source].run(action.reader)))
         elif watch is not None and watch.kind == "migration":

@@ -17,19 +17,23 @@ class Command:
 
     `stdin` is text given to it. `secrets` are parts of `stdin` that print as ***: a secret travels only there,
     never in `argv`, which everyone on the node can see in ps. `long` marks a command that may take minutes and
-    only changes what an earlier step made, so that Ctrl-C may end it midway.
+    only changes what an earlier step made, so that Ctrl-C may end it midway. `printer` is a line that prints `stdin`,
+    shown in its place where it is long.
     """
 
     argv: tuple[str, ...]
     stdin: str | None = field(default=None, repr=False)
     secrets: tuple[str, ...] = field(default=(), repr=False)
     long: bool = False
+    printer: str = ""
 
     def __str__(self) -> str:
         """A line, or a here-document, that a person can paste into a shell on the node."""
         line = shlex.join(self.argv)
         if self.stdin is None:
             return line
+        if self.printer:
+            return f"{self.printer} | {line}"
         text = self.stdin
         for secret in self.secrets:
             text = text.replace(secret, "***")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import secrets
 import socket
+import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from pmc import allocate, backup, drbd, virsh
+from pmc import allocate, backup, drbd, freeze, virsh
 from pmc import sides as sides_
 from pmc.backup import Stored
 from pmc.cluster import Cluster
@@ -18,6 +21,8 @@ from pmc.node import Node
 from pmc.plans import refuse
 from pmc.plans.add import iso_path
 from pmc.plans.ailment import About
+from pmc.plans.backup import Source
+from pmc.plans.copies import MANAGER
 from pmc.plans.make import Given
 from pmc.plans.request import Add
 from pmc.settings import Settings
@@ -91,6 +96,19 @@ def disk_of(cluster: Cluster, name: str, state: ClusterState) -> tuple[int, str]
     raise Refused(f"{name}: its DRBD resource is not up; fab pm.ready_drbd")
 
 
+def disk_at(cluster: Cluster, name: str, node: str, state: ClusterState) -> tuple[int, str]:
+    """As `disk_of`, asked of one node: its other side may be away."""
+    size, xml = cluster.ask(node, drbd.size_of(state.nodes[node].resources[name].minor), virsh.dumpxml(name))
+    return size, xml
+
+
+def agent(cluster: Cluster, name: str, source: Source, wanted: bool) -> Source:
+    """With what the guest's agent says, if there is one. `wanted`: it may be used."""
+    if not source.runs or not wanted:
+        return source
+    return replace(source, agent=bool(cluster.ask(source.runs, freeze.agent(name))[0]))
+
+
 def domain_of(cluster: Cluster, name: str, node: str, other: str) -> tuple[str, bool | None]:
     """The domain's XML as `node` has it, and whether `other` can run it (None: libvirt cannot tell)."""
     xml: str = cluster.ask(node, virsh.dumpxml(name))[0]
@@ -107,6 +125,17 @@ def stored(cluster: Cluster, state: ClusterState, vm: str = "") -> list[Stored]:
     names = [node.name for node in state.answering]
     found = cluster.on_all(lambda node: node.ask(backup.listing(folder, node.name, vm))[0], names)
     return [each for list_ in found for each in list_]
+
+
+def kept(directory: str, vm: str = "") -> list[Stored]:
+    """The backups in a directory of the manager, listed as on a node. Raises Refused."""
+    if not Path(directory).is_dir():
+        raise Refused(f"{directory[:200]}: no such directory on this machine")
+    query = backup.listing(directory, MANAGER, vm)
+    done = subprocess.run(query.command.argv, capture_output=True, text=True)
+    if done.returncode:
+        raise Refused(f"{directory[:200]}: cannot be read: {done.stderr.strip()[:200]}")
+    return query.parse(done.stdout)
 
 
 def sides(cluster: Cluster, state: ClusterState, vm: str, homes: Sequence[str]) -> dict[str, About]:

@@ -68,6 +68,10 @@ def exists(group: str, name: str) -> Command:
     return command("lvs", "--noheadings", f"{group}/{name}")
 
 
+def is_gone(group: str, name: str) -> Command:
+    return bash('! lvs "$1" >/dev/null 2>&1', f"{group}/{name}")
+
+
 def grow(group: str, name: str, more: int) -> Command:
     return command("lvextend", "--size", f"+{more}b", f"{group}/{name}")
 

@@ -21,6 +21,7 @@ from pmc.settings import NodeSettings, Settings
 from pmc.ssh import Connection, begin, connect
 
 Show = Callable[[str], None]
+Sink = Callable[[bytes], object]
 
 # Says its process id, so that it can be ended from a second channel: sshd forwards no signals.
 WRAPPER = f'echo "pid $$" >&2; {ENVIRONMENT}; exec timeout -s INT -k 20 "$@"'
@@ -99,17 +100,18 @@ class Node:
         on_stderr: Show | None = None,
         source: IO[bytes] | None = None,
         on_sent: Callable[[int], None] | None = None,
+        sink: Sink | None = None,
         locks: Sequence[str] = (),
     ) -> str:
         """Its stdout. Raises CommandFailed, InDoubt (connection or deadline lost), Interrupted (a `long` command was
         ended because `stopped()` turned true). The deadline holds on the node too: timeout(1) ends the command there,
-        whatever becomes of the manager. `source` is streamed to its stdin in place of `command.stdin`;
-        `locks` are busy until it ends."""
+        whatever becomes of the manager. `source` is streamed to its stdin in place of `command.stdin`,
+        its stdout to `sink`; `locks` are busy until it ends."""
         limit = seconds or (self.settings.deadlines.long if command.long else self.settings.deadlines.command)
         line = command_line(("sh", "-c", WRAPPER, "pmc", f"{limit:g}", *lock.busy(locks), *command.argv), self._sudo())
         data = (command.stdin or "").encode()
         got = self._exchange(
-            line, str(command), limit + 30, data=data, source=source, on_sent=on_sent, on_stderr=on_stderr,
+            line, str(command), limit + 30, data=data, source=source, on_sent=on_sent, on_stderr=on_stderr, sink=sink,
             stopped=stopped if command.long else lambda: False,
         )  # fmt: skip
         if got.exit != 0:
@@ -129,6 +131,7 @@ class Node:
         source: IO[bytes] | None = None,
         on_sent: Callable[[int], None] | None = None,
         on_stderr: Show | None = None,
+        sink: Sink | None = None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> Answer:
         """Runs `line` in the login shell on a channel of its own. Not Fabric's `run`: that feeds stdin byte by byte
@@ -146,7 +149,7 @@ class Node:
             while True:
                 # The exit status may overtake the last output: only the end of the stream says that all is there.
                 ended = channel.exit_status_ready() and (channel.eof_received or channel.closed)
-                quiet = _drain(channel, out, err, on_stderr)
+                quiet = _drain(channel, out, err, on_stderr, sink)
                 if ended:
                     break
                 if channel.closed and quiet:
@@ -214,11 +217,14 @@ def _feed(
             channel.shutdown_write()
 
 
-def _drain(channel: paramiko.Channel, out: list[bytes], err: list[bytes], on_stderr: Show | None) -> bool:
+def _drain(
+    channel: paramiko.Channel, out: list[bytes], err: list[bytes], on_stderr: Show | None, sink: Sink | None
+) -> bool:
     """Takes what has come; true when nothing had."""
     quiet = True
     while channel.recv_ready():
-        out.append(channel.recv(65536))
+        block = channel.recv(65536)
+        sink(block) if sink else out.append(block)
         quiet = False
     while channel.recv_stderr_ready():
         block = channel.recv_stderr(65536)

@@ -26,6 +26,18 @@ class Transfer:
 
 
 @dataclass(frozen=True)
+class Fetch:
+    """What a command on the node prints, kept as a file of the manager (mode 600); `size` bytes, 0 when not known."""
+
+    source: Command
+    target: str
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.source} > {shlex.quote(self.target)}"
+
+
+@dataclass(frozen=True)
 class Wait:
     """Ask until the answer is true, at most `seconds` long. `otherwise` is said when it never was; `line` is what a
     person would type to wait for the same."""
@@ -51,7 +63,7 @@ class Relay:
         return f"ssh {self.source} {shlex.quote(str(self.reader))} | {self.target}"
 
 
-Action = Command | Transfer | Wait | Relay
+Action = Command | Transfer | Fetch | Wait | Relay
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def _pm_row(node: NodeState, text: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-BACKUP_COLUMNS = ("id", "kind", "time", "disk", "stored", "base", "node")
+BACKUP_COLUMNS = ("id", "kind", "time", "disk", "stored", "base", "node", "source", "consistency", "verified")
 
 
 def backup_rows(stored: Sequence[Stored], text: bool) -> list[dict[str, Any]]:
@@ -129,13 +129,19 @@ def _backup_row(each: Stored, text: bool) -> dict[str, Any]:
         "time": made.time if made else "",
         "disk": made.size if made else 0,
         "base": made.base if made else "",
+        "consistency": made.consistency if made else "",
+        "verified": each.verified,
     }
     if text:
         return {**row, "kind": f"BROKEN: {each.broken}" if each.broken else row["kind"],
-                "stored": show_size(each.stored), "disk": show_size(row["disk"])}  # fmt: skip
+                "stored": show_size(each.stored), "disk": show_size(row["disk"]),
+                "source": f"{made.source} ({made.role})" if made else "",
+                "verified": each.verified or "never"}  # fmt: skip
     return {
         **row,
         "vm": made.vm if made else "",
         "broken": each.broken,
         "sha256": made.image_sha256 if made else "",
+        "source": made.source if made else "",
+        "role": made.role if made else "",
     }

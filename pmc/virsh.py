@@ -141,6 +141,8 @@ def virt_install(
     ]  # fmt: skip
     if boot:
         argv += ["--boot", boot]
+    if "--channel" not in extra:  # for a guest agent, which vm.backup asks to freeze the file systems
+        argv += ["--channel", "unix,target.type=virtio,target.name=org.qemu.guest_agent.0"]
     return Query(command(*argv, *shlex.split(extra)), str)
 
 

@@ -1,88 +1,159 @@
-"""vm.backup and vm.restore: state and the backups that lie on the nodes in, plan out. Pure."""
+"""vm.backup: state and the backups that lie on the nodes in, plan out. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from pmc import backup, drbd, lvm, virsh
+from pmc import backup, drbd, freeze, lvm, pipeline
 from pmc.backup import Backup, Stored
 from pmc.command import Command, bash, command
 from pmc.errors import Refused
 from pmc.model import ClusterState
+from pmc.pipeline import How
 from pmc.plan import Plan, Step, Watch, plan
 from pmc.plans import make, refuse
-from pmc.plans.add import check_new
-from pmc.plans.clone import drop, snapshot, standby
-from pmc.plans.make import Given
+from pmc.plans.clone import drop, snapshot
 from pmc.settings import Settings
 from pmc.units import show_size
 
 
+@dataclass(frozen=True)
+class Source:
+    """The node whose volume is read, and what it is to the VM: standby or primary. `runs`: the node where the guest
+    runs, if it does; `agent`: its guest agent answers there."""
+
+    node: str
+    role: str
+    runs: str = ""
+    agent: bool = False
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What vm.backup was asked for."""
+
+    name: str
+    base: bool = False
+    to: str = ""  # the node to keep it on; else where the disk is read, or where the base lies
+    compress: bool = True
+    limit: int = 0  # bytes a second; 0: none
+    freeze: bool = True  # when the guest has an agent
+
+    def named(self, name: str) -> Wish:
+        return replace(self, name=name)
+
+    @property
+    def how(self) -> How:
+        return How(self.compress, self.limit)
+
+
+def choose_source(name: str, state: ClusterState) -> Source:
+    """The standby, whose disk no guest waits for, when both sides are connected and equal. Otherwise the side where the
+    VM runs, or the only one there is. Refused when neither is known to be the newest."""
+    homes = refuse.found(state, name)
+    refuse.one_truth(state, name)
+    refuse.settled(state, name)
+    active = state.active_on(name)
+    if len(active) > 1:
+        raise Refused(f"{name}: runs on {' and '.join(active)} at once; fab vm.mv {name} --cleanup tells more")
+    runs = active[0] if active else ""
+    primary = runs or next(iter(state.primaries(name)), "")
+    here = [home for home in homes if home in state.nodes and not state.nodes[home].trouble]
+    sides = {home: state.nodes[home].resources[name] for home in here if name in state.nodes[home].resources}
+    equal = len(homes) == len(sides) == 2 and all(side.healthy for side in sides.values())
+    if equal:
+        chosen = next((home for home in homes if home != primary), homes[-1])
+        return Source(chosen, "standby", runs)
+    side = sides.get(runs or homes[0]) if runs or len(homes) == 1 else None
+    if side is not None and side.disk == "UpToDate":
+        return Source(runs or homes[0], "primary", runs)
+    refuse.relied_on(state, *(home for home in homes if home in state.nodes))
+    told = ", ".join(f"{side.connection} {side.disk} on {home}" for home, side in sides.items()) or "not up"
+    raise Refused(
+        f"{name}: DRBD is {told}, so it is not known which side is the newest; it must be Connected, "
+        f"UpToDate/UpToDate, or the VM must run: fab pm.ready_drbd, then fab vm.repair {name}"
+    )
+
+
 def make_backup(
-    name: str,
-    want_base: bool,
-    size: int,
-    xml: str,
-    stored: Sequence[Stored],
-    now: datetime,
-    state: ClusterState,
+    wish: Wish, source: Source, size: int, xml: str, stored: Sequence[Stored], now: datetime, state: ClusterState,
     settings: Settings,
-) -> tuple[Backup, Plan]:
+) -> tuple[Backup, Plan]:  # fmt: skip
     """A base when asked for, or when there is none yet; else a delta against the newest base, on the node where that
-    base lies. The disk (`size` bytes) is read from a snapshot of the standby's volume."""
-    source = standby(name, state)
-    base = None if want_base else backup.newest_base(stored, name)
+    base lies. The disk (`size` bytes) is read from a snapshot."""
+    name, folder = wish.name, settings.backup_dir
+    found = None if wish.base else backup.newest_base([s for s in stored if wish.to in ("", s.node)], name)
+    base = found.backup if found else None
     kind = "delta" if base else "base"
-    keeper = base.node if base else source
-    if base and base.backup and base.backup.size > size:
+    keeper = found.node if found else wish.to or source.node
+    refuse.relied_on(state, keeper)
+    if base and base.size > size:
         raise Refused(
             f"{name}: its disk is smaller than its newest base {base.id}; make a new one: fab vm.backup {name} --base"
         )
     id = backup.new_id(name, kind, now)
     if any(s.id == id for s in stored):
         raise Refused(f"{name}: there is a backup of this very second; try again")
-    device = drbd_device(name, state)
     made = Backup(
-        id=id,
-        vm=name,
-        kind=kind,
-        time=now.astimezone(UTC).isoformat(timespec="seconds"),
-        size=size,
-        device=device,
-        nodes=tuple(state.homes(name)),
-        source=source,
-        xml=xml,
-        base=base.id if base else "",
-    )
-    folder = settings.backup_dir
+        id=id, vm=name, kind=kind, time=now.astimezone(UTC).isoformat(timespec="seconds"), size=size,
+        device=drbd_device(name, state), nodes=tuple(state.homes(name)), source=source.node, role=source.role,
+        consistency=consistency(source), xml=xml, base=base.id if base else "",
+        compression="zstd" if wish.compress and not base else "none",
+    )  # fmt: skip
     target = f"{folder}/.{id}.part"
-    path = lvm.path(settings.volume_group, f"{name}.backup")
-    reader = backup.read_volume(path, size, "" if keeper == source else settings.nodes[source].replication)
-    remove = command("rm", "-f", target, *(f"{target}.{end}" for end in ("image", "file", "json")))
+    far = "" if keeper == source.node else settings.nodes[source.node].replication
+    reader = pipeline.read_volume(lvm.path(settings.volume_group, f"{name}.backup"), size, far)
+    if base:
+        store, into = pipeline.store_delta(reader, size, base, folder, target, wish.how), f"a delta against {base.id}"
+    else:
+        store, into = pipeline.store_base(reader, size, target, wish.how), "a base"
+    remove = command("rm", "-f", target, *(f"{target}.{end}" for end in ("index", "sums", "json")))
     steps = [
         make.folder(keeper, folder, "700"),
         Step(keeper, f"remove unfinished backups of {name}", remove_unfinished(folder, name)),
+        bring(keeper),
         *([] if base else [enough_space(keeper, folder, size)]),
-        *snapshot(name, "backup", source, state, settings),
+        *frozen(name, id, source, snapshot(name, "backup", source.node, state, settings)),
         Step(keeper, f"begin {target}", command("install", "-m", "600", "/dev/null", target), undo=remove),
         Step(
             keeper,
-            f"read the disk of {name} ({show_size(size)}) into {'a delta against ' + base.id if base else 'a base'}",
-            backup.store(kind, reader, f"{folder}/{base.id}.img" if base else "", target),
+            f"read the disk of {name} ({show_size(size)}) into {into}",
+            store,
             watch=Watch("bytes", id, size),
         ),
-        *drop(name, "backup", source, settings),
+        *drop(name, "backup", source.node, settings),
         Step(
             keeper,
             f"finish {id}",
-            backup.seal(folder, target, made),
+            pipeline.seal(folder, target, made),
             check=command("test", "-e", f"{folder}/{id}.json"),
             pivot=True,
         ),
     ]
     return made, plan(f"vm.backup {name}", steps)
+
+
+def consistency(source: Source) -> str:
+    return "off" if not source.runs else "frozen" if source.agent else "crash"
+
+
+def frozen(name: str, id: str, source: Source, steps: Sequence[Step]) -> list[Step]:
+    """The steps that take the snapshot, between freeze and thaw when the guest has an agent."""
+    if not source.agent:
+        return list(steps)
+    runs = source.runs
+    return [
+        Step(runs, f"freeze the file systems in {name}", freeze.freeze(name, id), undo=freeze.thaw(name),
+             check=command("test", "-e", freeze.path(name))),
+        *steps,
+        Step(runs, f"thaw the file systems in {name}", freeze.thaw_in_time(name, id)),
+    ]  # fmt: skip
+
+
+def bring(node: str) -> Step:
+    return Step(node, "make sure of the program that reads disks", pipeline.bring())
 
 
 def remove_unfinished(folder: str, name: str) -> Command:
@@ -104,67 +175,3 @@ def drbd_device(name: str, state: ClusterState) -> str:
         if name in node.files:
             return drbd.device(node.files[name].minor)
     raise Refused(f"{name}: has no DRBD resource file on any node that answers")
-
-
-@dataclass(frozen=True)
-class Restore:
-    """A checked `vm.restore`: `found` is the backup and the node it lies on."""
-
-    found: Stored
-    backup: Backup
-    name: str
-    primary: str
-    secondary: str
-
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        return (self.primary, self.secondary) if self.secondary else (self.primary,)
-
-
-def choose(id: str, new: str, primary: str, secondary: str, stored: Sequence[Stored], settings: Settings) -> Restore:
-    """The backup by its id, its base beside it, and the nodes for the new VM (those of the old one unless named)."""
-    refuse.check_name("--as", new)
-    if not backup.ID.fullmatch(id):
-        raise Refused(f"--backup {id[:90]!r}: no id of a backup; fab vm.backups NAME lists them")
-    found = next((s for s in stored if s.id == id), None)
-    if found is None:
-        raise Refused(f"--backup {id}: on no node that answers; fab vm.backups lists what there is")
-    if found.backup is None or found.broken:
-        raise Refused(f"--backup {id}: cannot be used: {found.broken}")
-    if found.backup.base:
-        base = next((s for s in stored if s.id == found.backup.base and s.node == found.node), None)
-        if base is None or base.broken or base.backup is None:
-            raise Refused(f"--backup {id}: its base {found.backup.base} is missing on {found.node} or cannot be used")
-    usual = [node for node in found.backup.nodes if node in settings.nodes]
-    for flag, node in (("--primary", primary), ("--secondary", secondary)):
-        if node:
-            settings.node(flag, node)
-    if primary and primary == secondary:
-        raise Refused(f"--secondary {secondary}: is the primary as well; the second copy belongs on another node")
-    first = primary or next((node for node in usual if node != secondary), found.node)
-    second = secondary or next((node for node in usual if node != first), "")
-    return Restore(found, found.backup, new, first, second)
-
-
-def restore(wanted: Restore, state: ClusterState, settings: Settings, given: Given, uuid: str) -> Plan:
-    """A new VM with the disk of the backup: own minor, port, MAC and UUID. Defined, not started: the old VM may
-    run, and both would have the same address inside. The disk's SHA-256 is compared while it is written."""
-    name, old = wanted.name, wanted.backup
-    check_new(name, wanted.nodes, old.size, 0, state, settings)  # no memory: it is not started
-    try:
-        xml = virsh.renamed(old.xml, name=name, uuid=uuid, mac=given.mac, old_device=old.device, device=given.device)
-    except (ValueError, SyntaxError) as error:
-        raise Refused(f"--backup {old.id}: its domain cannot be used: {error}") from None
-    far = "" if wanted.found.node == wanted.primary else settings.nodes[wanted.found.node].replication
-    steps = [
-        *make.disk(settings, wanted.nodes, name, old.size, given, state.nodes[wanted.primary].drbd),
-        Step(
-            wanted.primary,
-            f"write the disk ({show_size(old.size)}) from {old.id} on {wanted.found.node} and compare its SHA-256",
-            backup.give_back(old, settings.backup_dir, far, given.device),
-            watch=Watch("bytes", name, old.size),
-        ),
-        *make.defined(wanted.nodes, name, xml),
-        Step(wanted.primary, f"make {name} secondary until it is started", drbd.secondary(name)),
-    ]
-    return plan(f"vm.restore {name}", steps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pmc import backup, lvm
+from pmc import lvm, pipeline
 from pmc.command import bash
 from pmc.errors import Refused
 from pmc.model import ClusterState
@@ -20,6 +20,7 @@ def standby(name: str, state: ClusterState) -> str:
     """The node whose volume is read: the secondary, whose disk no guest waits for; else the only one. Both sides must
     be connected and equal, or it would be an old copy."""
     homes = refuse.whole(state, name)
+    refuse.settled(state, name)
     if len(homes) == 1:
         return homes[0]
     primaries = state.active_on(name) or state.primaries(name)
@@ -69,7 +70,7 @@ def copy(request: Add, size: int, state: ClusterState, settings: Settings, given
     source = standby(request.clone, state)
     path = lvm.path(settings.volume_group, f"{request.clone}.clone")
     far = "" if source == request.primary else settings.nodes[source].replication
-    reader = backup.read_volume(path, size, far)
+    reader = pipeline.read_volume(path, size, far)
     write = bash(f'{reader} | dd of="$1" bs=1M iflag=fullblock conv=sparse,fsync status=none', given.device, long=True)
     return [
         *snapshot(request.clone, "clone", source, state, settings),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, replace
 
-from pmc import allocate, backup, drbd, drbd_peer, lvm
+from pmc import allocate, drbd, drbd_peer, lvm, pipeline
 from pmc.command import command
 from pmc.errors import Refused
 from pmc.model import ClusterState, NodeState, ResourceFile
@@ -199,7 +199,7 @@ def defined(change: Change, xml: str, settings: Settings) -> list[Step]:
     name, new, iso = change.name, change.new, iso_path(settings, change.name)
     steps = make.defined([new], name, xml)
     if iso in xml:
-        reader = backup.remotely(settings.nodes[change.primary].replication, f"cat {shlex.quote(iso)}")
+        reader = pipeline.remotely(settings.nodes[change.primary].replication, f"cat {shlex.quote(iso)}")
         steps += [
             make.folder(new, settings.image_dir, "755"),
             Step(

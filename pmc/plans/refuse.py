@@ -73,6 +73,21 @@ def one_truth(state: ClusterState, vm: str) -> None:
         )
 
 
+def before(vm: str) -> str:
+    """The snapshot that an in-place restore keeps of what was on the disk, until it is complete."""
+    return f"{vm}.before"
+
+
+def settled(state: ClusterState, vm: str) -> None:
+    """No restore into its disk broke off half way: then it is neither the old nor the new one."""
+    for node in state:
+        if before(vm) in node.volumes:
+            raise Refused(
+                f"{vm}: a restore into its disk broke off, and what was on it is kept on {node.name}; put that back: "
+                f"fab vm.restore {vm} --put-back"
+            )
+
+
 def healthy(node: NodeState, vm: str) -> None:
     """DRBD's two sides see each other and both are up to date, as this node sees it."""
     resource = node.resources.get(vm)

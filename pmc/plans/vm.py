@@ -17,6 +17,7 @@ def start(name: str, on: str, state: ClusterState, settings: Settings) -> Plan:
     """On node `on`, or where its DRBD is primary already, or on the node it was made on."""
     _seen(name, state)
     homes = refuse.whole(state, name)
+    refuse.settled(state, name)
     active = state.active_on(name)
     if active and on in ("", *active):
         raise Refused(f"{name}: runs already, on {active[0]}")

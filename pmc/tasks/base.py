@@ -24,7 +24,10 @@ from pmc.view import note, show
 
 _line: ContextVar[str] = ContextVar("line", default="a program of your own")
 # The namespace of the tasks that are not in a module of its name.
-SPACES = {"failover": "vm", "peer": "vm", "repair": "vm", "evacuate": "pm", "verify": "pm", "balance": "pm"}
+SPACES = {
+    **dict.fromkeys(("failover", "peer", "repair", "backup", "backups", "verify_backup", "restore"), "vm"),
+    **dict.fromkeys(("evacuate", "verify", "balance"), "pm"),
+}
 
 HELP = {
     "conf": "the configuration file, in place of $PMC_CONF or /etc/pmc.conf",

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import uuid
-from datetime import UTC, datetime
 from typing import Any
 
 from pmc import looks
 from pmc.errors import PmcError, Refused
 from pmc.lock import ALLOCATION
 from pmc.plans import add as adding
-from pmc.plans import backup as backups_
 from pmc.plans import clone as cloning
 from pmc.plans import lost, placement, refuse, request
 from pmc.plans import vm as plans
-from pmc.rows import BACKUP_COLUMNS, VM_COLUMNS, backup_rows, vm_rows
+from pmc.rows import VM_COLUMNS, vm_rows
 from pmc.tasks.base import carry_out, complain, confirm, lock, opened, task
 from pmc.tasks.moving import moved
 from pmc.view import note, show, table
@@ -150,68 +147,6 @@ def mv(
             except Refused as error:
                 # Status 2 says that nothing was touched; after the first VM that is no longer so.
                 raise (PmcError(str(error)) if number else error) from None
-
-
-@task(place="name", name="the VM", base="a full image, in place of a delta against the newest one")
-def backup(c: Any, name: str = "", base: bool = False, conf: str = "", dry_run: bool = False) -> None:
-    """Back a VM up while it runs: vm.backup NAME [--base]
-
-    Reads a snapshot of the standby's volume. The first backup is a base, the next ones are deltas against it.
-    """
-    with opened(conf) as cluster:
-        refuse.check_name("vm.backup", name)
-        lock(c, cluster, dry_run, name)
-        state = cluster.state()
-        size, xml = looks.disk_of(cluster, name, state)
-        stored = looks.stored(cluster, state, name)
-        made, plan = backups_.make_backup(name, base, size, xml, stored, datetime.now(UTC), state, cluster.settings)
-        if carry_out(c, cluster, plan, dry_run):
-            note(f"{made.id} is complete on {plan.steps[-1].node}")
-
-
-@task(place="name", name="the VM; left out, all of them")
-def backups(c: Any, name: str = "", json: bool = False, conf: str = "") -> None:
-    """List the backups of a VM, or of all, over all nodes, and what vm.repair kept: vm.backups [NAME]"""
-    with opened(conf) as cluster:
-        if name:
-            refuse.check_name("vm.backups", name)
-        state = cluster.state()
-        kept = lost.snapshots(state, name)
-        rows = backup_rows(looks.stored(cluster, state, name), text=not json) + lost.rows(kept, text=not json)
-        show(table(rows, json, BACKUP_COLUMNS))
-        for each in kept:
-            note(lost.advice(each, cluster.settings))
-        complain(state)
-
-
-@task(
-    place="name",
-    name="the VM that was backed up",
-    backup="the id of the backup, from vm.backups",
-    as_="the name of the new VM",
-    primary="its node; left out, the old VM's",
-    secondary="the node of its second copy; left out, the old VM's",
-)
-def restore(
-    c: Any, name: str = "", backup: str = "", as_: str = "", primary: str = "", secondary: str = "", conf: str = "",
-    dry_run: bool = False,
-) -> None:  # fmt: skip
-    """Make a new VM from a backup: vm.restore NAME --backup ID --as NEW
-
-    The disk's checksum is verified. The new VM is not started.
-    """
-    with opened(conf) as cluster:
-        refuse.check_name("vm.restore", name)
-        refuse.check_name("--as", as_)
-        lock(c, cluster, dry_run, name, as_)
-        lock(c, cluster, dry_run, ALLOCATION)
-        state = cluster.state(allocating=True)
-        stored = looks.stored(cluster, state, name)
-        wanted = backups_.choose(backup, as_, primary, secondary, stored, cluster.settings)
-        given = looks.given(state, cluster.settings, looks.address_of(as_))
-        plan = backups_.restore(wanted, state, cluster.settings, given, str(uuid.uuid4()))
-        if carry_out(c, cluster, plan, dry_run):
-            note(f"{as_} is restored from {backup}; start it: fab vm.start {as_}")
 
 
 @task(place="name", name="the VM", yes="do not ask for the name again")

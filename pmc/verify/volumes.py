@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from pmc import lvm
 from pmc.model import Volume
+from pmc.plans import refuse
 from pmc.units import show_size
 from pmc.verify.facts import FILES, LIBVIRT, STATUS, VOLUMES, Facts
 from pmc.verify.finding import Finding
@@ -39,6 +40,9 @@ def snapshots(facts: Facts) -> Iterator[Finding]:
                 text = f"{path} is the losing side of a split brain, kept by vm.repair"
                 drop = f"when nothing in it is needed any more: fab vm.repair {vm} --drop {volume.name}"
                 yield Finding("SNAPSHOT_KEPT", text, drop, node.name, vm)
+            elif volume.name == refuse.before(vm):
+                text = f"{path} is the disk of {vm} before a restore into it that broke off, or is under way"
+                yield Finding("RESTORE_BROKEN", text, f"fab vm.restore {vm} --put-back", node.name, vm)
             elif volume.origin and volume.attributes[5:6] != "o":
                 text = f"{path} is a snapshot that a command left when it broke off"
                 yield Finding("SNAPSHOT_LEFT", text, remove, node.name, vm)

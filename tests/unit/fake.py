@@ -18,7 +18,7 @@ from pmc import drbd
 from pmc.command import Command
 from pmc.errors import CommandFailed, InDoubt, PmcError
 from pmc.model import ClusterState, Domain, NodeState, Resource, Volume
-from pmc.plan import Action, Plan, Wait, Watch, apply
+from pmc.plan import Action, Fetch, Plan, Wait, Watch, apply
 from pmc.units import GiB
 from tests.unit.samples import SETTINGS, node
 
@@ -76,6 +76,8 @@ class World:
             if isinstance(action, Wait):
                 need(action.query.parse(self._say(name, action.query.command)), action.otherwise)
                 return
+            if isinstance(action, Fetch):
+                return  # the manager's disk is not in this world
             self._effect(name, action if isinstance(action, Command) else action.target)
         except Impossible as error:
             raise CommandFailed(name, str(action), 1, str(error)) from None
@@ -177,6 +179,10 @@ def discard(world: World, at: str, command: Command, name: str) -> None:
 
 def has_volume(world: World, at: str, command: Command, name: str) -> None:
     need(name in world.nodes[at].volumes, "Failed to find logical volume")
+
+
+def has_no_volume(world: World, at: str, command: Command, name: str) -> None:
+    need(name not in world.nodes[at].volumes, "")
 
 
 def grow(world: World, at: str, command: Command, more: str, name: str) -> None:
@@ -367,16 +373,30 @@ def filled(world: World, at: str, command: Command, minor: str) -> None:
     need(kernels and kernels[0].role == "Primary", "Read-only file system")
 
 
+def put_back(world: World, at: str, command: Command, name: str, minor: str) -> None:
+    need(name in world.nodes[at].volumes, "Failed to find logical volume")
+    filled(world, at, command, minor)
+    del world.nodes[at].volumes[name]
+
+
+def frozen(world: World, at: str, command: Command, path: str, token: str, vm: str) -> None:
+    need(world.nodes[at].domains.get(vm) == "running", "domain is not running")
+    world.nodes[at].files[path] = token
+
+
+def thawed(world: World, at: str, command: Command, path: str, vm: str) -> None:
+    world.nodes[at].files.pop(path, None)
+
+
 def store(world: World, at: str, command: Command, path: str) -> None:
     need(path in world.nodes[at].files, "no such file")
-    for end in ("image", "file"):
-        world.nodes[at].files[f"{path}.{end}"] = "sum"
+    world.nodes[at].files[f"{path}.sums"] = "sum"
 
 
 def seal(world: World, at: str, command: Command, part: str, folder: str, file: str, id: str) -> None:
     files = world.nodes[at].files
-    need({part, f"{part}.image", f"{part}.file"} <= set(files), "not whole")
-    for path in (part, f"{part}.image", f"{part}.file"):
+    need({part, f"{part}.sums"} <= set(files), "not whole")
+    for path in (part, f"{part}.sums"):
         del files[path]
     files[f"{folder}/{file}"] = "disk"
     files[f"{folder}/{id}.json"] = command.stdin or ""
@@ -394,6 +414,7 @@ def nothing(world: World, at: str, command: Command, *parts: str) -> None:
 
 VIRSH = "virsh --connect qemu:///system "
 BASH = "bash -euo pipefail -c "
+IDLE = "ionice -c 3 nice -n 19 "
 EFFECTS: list[tuple[str, Effect]] = [
     (r"lvcreate --yes --wipesignatures n ((?:--addtag \S+ )+)--size (\d+)b --name (\S+) vg", create),
     (r"lvcreate --yes --snapshot --addtag pmc --size (\d+)b --name (\S+) vg/(\S+)", snapshot),
@@ -401,6 +422,7 @@ EFFECTS: list[tuple[str, Effect]] = [
     (r"lvremove --yes vg/(\S+)", remove),
     (BASH + r"'lvs .* lvremove .*' pmc vg/(\S+)", discard),
     (BASH + r"'a=\$\(lvs .*' pmc vg/(\S+)", has_volume),
+    (BASH + r"'! lvs .*' pmc vg/(\S+)", has_no_volume),
     (r"lvs --noheadings vg/(\S+)", has_volume),
     (r"lvextend --size \+(\d+)b vg/(\S+)", grow),
     (r"lvchange --(add|del)tag (\S+) vg/(\S+)", tag),
@@ -438,10 +460,17 @@ EFFECTS: list[tuple[str, Effect]] = [
     (r"dd of=/dev/drbd(\d+) .*", filled),
     (r"qemu-img convert .* /dev/drbd(\d+)", filled),
     (BASH + r"'(?:dd if=|\{ \[ -z ).* pmc /dev/drbd(\d+)", filled),
-    (BASH + r".*its manifest says.* pmc /dev/drbd(\d+) [0-9a-f]{64}", filled),
+    (BASH + r"'\[ ! -d .*awk .*' pmc /run/pmc/stream-[0-9a-f]{12}", nothing),
+    (BASH + r"'.* -m pmc\.stream put --size \d+ --expect .* --target .*' pmc /dev/drbd(\d+)", filled),
+    (BASH + r"'lvs .* put --size .* --compare; lvremove .*' pmc vg/(\S+) /dev/drbd(\d+)", put_back),
+    (IDLE + BASH + r"'.* put --size \d+ --expect .*date .*' pmc \S+ \S+", nothing),
+    (BASH + r"'umask 077; mkdir .* virsh --connect \S+ domfsfreeze .*' pmc \d+ (\S+) (\S+) (\S+) .*", frozen),
+    (BASH + r"'rm -f \"\$1\"; exec virsh --connect \S+ domfsthaw \"\$2\"' pmc (\S+) (\S+)", thawed),
+    (BASH + r"'late=; .* virsh --connect \S+ domfsthaw .*' pmc (\S+) (\S+) \S+", thawed),
     (BASH + r"'umask 077; trap .* pmc (\S+) 6..", write),
-    (BASH + r"'umask 077; rm -f .* pmc (\S+)(?: .*)?", store),
-    (BASH + r"'umask 077; i=.*' pmc (\S+) (\S+) (\S+) (\S+)", seal),
+    (IDLE + BASH + r"'umask 077; .* qemu-img convert .*' pmc (\S+)", has_file),
+    (IDLE + BASH + r"'umask 077; rm -f .* pmc (\S+)(?: .*)?", store),
+    (BASH + r"'umask 077; .* pmc\.stream seal .*' pmc (\S+) (\S+) (\S+) (\S+)", seal),
     (BASH + r"'umask 077; cat >\"\$1.new\".* pmc (\S+) (\S+)", switch),
     (BASH + r"'r=\$\(drbdsetup show .*invalidate-remote.* pmc (\S+) (\S+)", switch_back),
     (BASH + r"'rm -f \"\$1.old\" .* pmc (\S+)", forget_kept),

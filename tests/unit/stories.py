@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 from pmc.backup import Backup, Stored
-from pmc.model import Volume
+from pmc.model import ClusterState, Volume
 from pmc.plan import Plan, apply
-from pmc.plans import add, backup, clear, clone, failover, peer, repair, vm
+from pmc.plans import add, backup, clear, clone, failover, peer, repair, restore, vm
 from pmc.plans.ailment import About, Wishes
+from pmc.plans.backup import Wish
 from pmc.plans.make import Given
 from pmc.plans.request import Add, Image
 from pmc.sides import Generation
@@ -24,9 +26,17 @@ WEB = Given(1, 7800, "52:54:00:77:00:01", "hunter2")
 NEW = Given(2, 7801, "52:54:00:77:00:02", "hunter2")
 BASE = Backup(
     "web.20260101T000000Z.base", "web", "base", "2026-01-01T00:00:00+00:00", GiB, "/dev/drbd1", ("pm-1", "pm-2"),
-    "pm-2", XML, image_sha256="0" * 64, file_sha256="0" * 64,
+    "pm-2", "standby", "crash", XML, "zstd", image_sha256="0" * 64, stored=MiB,
 )  # fmt: skip
-DELTA = replace(BASE, id="web.20260102T000000Z.delta", kind="delta", base=BASE.id, image_sha256="1" * 64)
+DELTA = replace(
+    BASE,
+    id="web.20260102T000000Z.delta",
+    kind="delta",
+    base=BASE.id,
+    compression="none",
+    image_sha256="1" * 64,
+    file_sha256="2" * 64,
+)
 STORED = (Stored("pm-2", BASE.id, GiB, BASE), Stored("pm-2", DELTA.id, MiB, DELTA))
 
 
@@ -122,12 +132,31 @@ def of_web(build: Callable[[World], Plan], begin: Callable[[], World] = with_web
 
 
 def backed_up(stored: tuple[Stored, ...]) -> Callable[[World], Plan]:
-    return lambda world: backup.make_backup("web", False, GiB, XML, stored, NOW, world.state(), SETTINGS)[1]
+    return lambda world: taken(world.state(), stored)[1]
+
+
+def taken(
+    state: ClusterState, stored: Sequence[Stored] = (), size: int = GiB, agent: bool = False, **wish: Any
+) -> tuple[Backup, Plan]:
+    source = replace(backup.choose_source("web", state), agent=agent)
+    return backup.make_backup(Wish("web", **wish), source, size, XML, stored, NOW, state, SETTINGS)
 
 
 def restored(world: World) -> Plan:
-    chosen = backup.choose(DELTA.id, "web2", "pm-1", "pm-2", STORED, SETTINGS)
-    return backup.restore(chosen, world.state(), SETTINGS, NEW, UUID)
+    found = restore.find(DELTA.id, STORED)
+    return restore.as_new(found, "web2", ("pm-1", "pm-2"), world.state(), SETTINGS, NEW, UUID)
+
+
+def restored_in_place(world: World) -> Plan:
+    return restore.in_place(restore.find(DELTA.id, STORED), GiB, world.state(), SETTINGS)
+
+
+def half_restored_web() -> World:
+    """A restore into its disk broke off while it was written."""
+    world = stopped_web()
+    plan = restored_in_place(world)
+    until = next(number for number, step in enumerate(plan.steps) if "where it differs" in step.note)
+    return done(world, Plan("half", plan.steps[:until]))
 
 
 PARTED = {"pm-1": About(Generation(0x20, 0x10), xml=XML), "pm-2": About(Generation(0x30, 0x10), xml=XML)}
@@ -243,7 +272,14 @@ STORIES: dict[str, Callable[[], Story]] = {
     "vm.rm-half": of_web(lambda world: vm.remove("web", world.state(), SETTINGS), half_web),
     "vm.backup-base": of_web(backed_up(())),
     "vm.backup-delta": of_web(backed_up(STORED)),
+    "vm.backup-frozen": of_web(lambda world: taken(world.state(), agent=True)[1]),
     "vm.restore": of_web(restored),
+    "vm.restore-in-place": of_web(restored_in_place, stopped_web),
+    "vm.restore-to-file": of_web(lambda world: restore.to_file(restore.find(DELTA.id, STORED), "/tmp/x", SETTINGS)),
+    "vm.restore-to-qcow2": of_web(
+        lambda world: restore.to_file(restore.find(BASE.id, STORED), "/tmp/x.qcow2", SETTINGS)
+    ),
+    "vm.verify_backup": of_web(lambda world: restore.verified(restore.find(DELTA.id, STORED), SETTINGS)),
     "vm.repair-split": of_web(repaired(PARTED, keep="pm-1"), parted_web),
     "vm.repair-standalone": of_web(repaired(), changed_web(alone=True)),
     "vm.repair-not-up": of_web(repaired(), not_up),

@@ -1,4 +1,4 @@
-"""Manifests, the listing, and the pipelines: run here by the real bash, dd and sha256sum, on files."""
+"""Manifests, the listing, and the pipelines: run here by the real bash, dd, zstd and xdelta3, on files."""
 
 from __future__ import annotations
 
@@ -6,34 +6,45 @@ import base64
 import hashlib
 import json
 import os
+import random
+import shlex
 import subprocess
+import sys
+import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from pmc import backup
+from pmc import backup, blocks, pipeline, stream
 from pmc.backup import Backup, Stored
 from pmc.command import Command
+from pmc.manifest import manifest_sum
+from pmc.pipeline import How
 from tests.unit.samples import data
 from tests.unit.stories import BASE, DELTA
 
 LISTING = data("pmc-0.1.0-backup-listing.txt")
-DISK = b"boot" + bytes(300_000) + b"data" * 1000 + bytes(200_000)
+BLOCK = blocks.BLOCK
+DISK = b"boot" + bytes(300_000) + b"data" * 100_000 + bytes(200_000) + b"end"
+ROOT = Path(__file__).parents[2]
 METADATA = b"DRBD's metadata behind the guest's disk"
 
 
-def run(command: Command, **environment: str) -> subprocess.CompletedProcess[str]:
-    """As on a node, here."""
+def run(command: Command) -> subprocess.CompletedProcess[str]:
+    """As on a node, here. The program is there already: it is this very one."""
+    there = f"PYTHONPATH={pipeline.FOLDER} python3"
+    line = [word.replace(there, f"PYTHONPATH={ROOT} {sys.executable}") for word in command.argv]
     return subprocess.run(
-        command.argv, input=command.stdin or "", capture_output=True, text=True, timeout=30, check=False,
-        env={**os.environ, **environment},
+        line, input=command.stdin or "", capture_output=True, text=True, timeout=60, check=False
     )  # fmt: skip
 
 
-def fine(command: Command, **environment: str) -> str:
-    got = run(command, **environment)
+def fine(command: Command) -> str:
+    got = run(command)
     assert got.returncode == 0, got.stderr
     return got.stdout
 
@@ -52,15 +63,21 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def made(kind: str, disk: Path, folder: Path, **environment: str) -> Backup:
+def made(disk: Path, folder: Path, size: int = len(DISK), base: Backup | None = None, compress: bool = True) -> Backup:
     """A backup that the pipelines of pmc have made."""
-    meant = replace(BASE if kind == "base" else DELTA, size=len(DISK), image_sha256=backup.IMAGE_SUM,
-                    file_sha256=backup.FILE_SUM)  # fmt: skip
-    part = str(folder / f".{meant.id}.part")
-    reader = backup.read_volume(str(disk), meant.size)
-    fine(backup.store(kind, reader, str(folder / f"{meant.base}.img") if meant.base else "", part), **environment)
-    fine(backup.seal(str(folder), part, meant))
+    meant = replace(DELTA if base else BASE, size=size, compression="zstd" if compress and not base else "none")
+    part, how = str(folder / f".{meant.id}.part"), How(compress)
+    reader = pipeline.read_volume(str(disk), size)
+    if base:
+        fine(pipeline.store_delta(reader, size, base, str(folder), part, how))
+    else:
+        fine(pipeline.store_base(reader, size, part, how))
+    fine(pipeline.seal(str(folder), part, meant))
     return backup.from_json((folder / f"{meant.id}.json").read_text())
+
+
+def given_back(each: Backup, base: Backup | None, folder: Path, target: Path, compare: bool = False) -> Command:
+    return pipeline.give_back(each, pipeline.decoded(each, base, str(folder)), str(target), compare)
 
 
 def found(folder: Path, vm: str = "") -> list[Stored]:
@@ -68,100 +85,250 @@ def found(folder: Path, vm: str = "") -> list[Stored]:
     return query.parse(fine(query.command))
 
 
-def test_a_base_is_the_disk_alone_and_sparse(disk: Path, folder: Path) -> None:
-    whole = made("base", disk, folder)
+def tree(data: bytes) -> str:
+    """The checksum as the documentation says it, by other means."""
+    parts = [hashlib.sha256(data[at : at + BLOCK]).digest() for at in range(0, len(data), BLOCK)]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def written(disk: Path, seed: int = 1) -> bytes:
+    """A disk on which some pages changed, one block was emptied, and one of zeros was filled."""
+    rng, data = random.Random(seed), bytearray(DISK)
+    for _ in range(5):
+        at = rng.randrange(len(data) // 4096) * 4096
+        data[at : at + 700] = rng.randbytes(min(700, len(data) - at))
+    data[4 * BLOCK : 5 * BLOCK] = bytes(BLOCK)
+    data[2 * BLOCK : 3 * BLOCK] = rng.randbytes(BLOCK)
+    data[-1:] = b"!"
+    disk.write_bytes(bytes(data) + METADATA)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_a_base_is_the_disk_alone_and_small(disk: Path, folder: Path, compress: bool) -> None:
+    whole = made(disk, folder, compress=compress)
     image = folder / whole.file
-    assert image.read_bytes() == DISK
-    assert whole.image_sha256 == whole.file_sha256 == hashlib.sha256(DISK).hexdigest()
-    assert image.stat().st_blocks * 512 < len(DISK) / 2
-    assert sorted(path.name for path in folder.iterdir()) == [f"{BASE.id}.img", f"{BASE.id}.json"]
+    unpacked = subprocess.run(["zstd", "-dcq", image], capture_output=True, check=True).stdout if compress else b""
+    assert (unpacked or image.read_bytes()) == DISK
+    assert whole.image_sha256 == tree(DISK)
+    assert whole.stored == image.stat().st_size
+    assert image.stat().st_blocks * 512 < len(DISK) * 2 / 3
+    end = ".zst" if compress else ""
+    assert {path.name for path in folder.iterdir()} == {f"{BASE.id}.{e}" for e in (f"img{end}", "index", "json")}
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
 
 
+def test_the_line_of_the_documentation_gives_the_checksum(disk: Path) -> None:
+    line = (stream.__doc__ or "").partition("By hand: ")[2].splitlines()[0]
+    disk.write_bytes(DISK)
+    script = line.replace("DISK", shlex.quote(str(disk))).replace("xxd -r -p", UNHEX)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[0] == tree(DISK)
+
+
+# xxd -r -p, for machines without it.
+UNHEX = f"{sys.executable} -c 'import sys; sys.stdout.buffer.write(bytes.fromhex(sys.stdin.read()))'"
+
+
+def test_the_program_is_brought_once_and_runs(disk: Path, tmp_path: Path) -> None:
+    there = tmp_path / "run/stream-1"
+    bring = replace(pipeline.bring(), argv=tuple(w.replace(pipeline.FOLDER, str(there)) for w in pipeline.bring().argv))
+    for _ in range(2):
+        fine(bring)
+    assert {path.name for path in (there / "pmc").iterdir()} == {
+        "__init__.py", "blocks.py", "vcdiff.py", "manifest.py", "stream.py"
+    }  # fmt: skip
+    argv = [sys.executable, "-I", "-c", f"import sys; sys.path[:0] = [{str(there)!r}]; import pmc.stream as s; "
+            f"sys.exit(s.main(['put', '--size', '{len(DISK)}', '--expect', '{tree(DISK)}']))"]  # fmt: skip
+    assert subprocess.run(argv, input=DISK, check=False, capture_output=True).returncode == 0
+    assert subprocess.run(argv, input=DISK[:-1] + b"?", check=False, capture_output=True).returncode == 1
+    printed = subprocess.run([sys.executable, "-m", "pmc.pipeline"], capture_output=True, text=True, check=True).stdout
+    assert printed == pipeline.bring().stdin
+
+
 def test_a_base_is_listed(disk: Path, folder: Path) -> None:
-    whole = made("base", disk, folder)
+    whole = made(disk, folder)
     (folder / f".{DELTA.id}.part").write_text("begun and never finished")
     (listed,) = found(folder)
     assert listed == Stored("pm-1", BASE.id, (folder / whole.file).stat().st_blocks * 512, whole)
     assert found(folder, "web") == [listed]
     assert found(folder, "we") == []
     assert found(folder / "no such folder") == []
+    fine(pipeline.prove(whole, pipeline.decoded(whole, None, str(folder)), str(folder)))
+    assert found(folder)[0].verified.startswith("20")
     (folder / whole.file).unlink()
     assert found(folder)[0].broken == "its file is missing"
 
 
-def test_a_base_is_given_back(disk: Path, folder: Path, tmp_path: Path) -> None:
-    whole = made("base", disk, folder)
-    target = tmp_path / "device"
-    target.write_bytes(bytes(len(DISK)))
-    fine(backup.give_back(whole, str(folder), "", str(target)))
-    assert target.read_bytes()[: len(DISK)].rstrip(b"\0") == DISK.rstrip(b"\0")
+@pytest.mark.parametrize("compress", [True, False])
+def test_a_delta_is_for_plain_xdelta3_and_for_us(disk: Path, folder: Path, tmp_path: Path, compress: bool) -> None:
+    whole = made(disk, folder, compress=compress)
+    new = written(disk)
+    part = made(disk, folder, base=whole)
+    assert part.image_sha256 == tree(new)
+    assert part.stored < 2 * BLOCK + 20 * 4096
+    plain = tmp_path / "base.img"
+    plain.write_bytes(DISK)
+    by_hand = subprocess.run(["xdelta3", "-d", "-c", "-s", plain, folder / part.file], capture_output=True, check=True)
+    assert by_hand.stdout == new
+    device = tmp_path / "device"
+    device.write_bytes(bytes(len(DISK)))
+    fine(given_back(part, whole, folder, device))
+    assert device.read_bytes() == new
+    device.write_bytes(os.urandom(len(DISK)))
+    fine(given_back(part, whole, folder, device, compare=True))
+    assert device.read_bytes() == new
 
 
-def test_a_damaged_base_is_not_given_back_in_silence(disk: Path, folder: Path, tmp_path: Path) -> None:
-    whole = made("base", disk, folder)
-    image = folder / whole.file
-    image.write_bytes(b"B" + image.read_bytes()[1:])
-    got = run(backup.give_back(whole, str(folder), "", str(tmp_path / "device")))
+@given(old=st.integers(0, 5), new=st.integers(1, 5), tail=st.integers(0, 9000), seed=st.integers(0, 1 << 32))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_delta_of_any_disk_is_right(old: int, new: int, tail: int, seed: int) -> None:
+    """The disk may have grown since its base. Compared with plain xdelta3's decoder."""
+    rng = random.Random(seed)
+    before = rng.randbytes(old * BLOCK // 2 + 1) + bytes(old * BLOCK // 2)
+    after = bytearray(before + bytes(new * BLOCK // 2) + rng.randbytes(tail))
+    for _ in range(rng.randrange(6)):
+        at = rng.randrange(len(after))
+        after[at : at + rng.randrange(1, 3 * BLOCK)] = rng.choice((bytes, rng.randbytes))(rng.randrange(1, 3 * BLOCK))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "disk").write_bytes(before)
+        whole = made(folder / "disk", folder, len(before))
+        if len(after) < len(before):
+            after += bytes(len(before) - len(after))
+        (folder / "disk").write_bytes(after)
+        part = made(folder / "disk", folder, len(after), whole)
+        (folder / "base").write_bytes(before)
+        done = subprocess.run(["xdelta3", "-d", "-c", "-s", folder / "base", folder / part.file], capture_output=True)
+        assert (done.returncode, done.stdout == bytes(after)) == (0, True), done.stderr
+        assert part.image_sha256 == tree(bytes(after))
+        fine(pipeline.prove(part, pipeline.decoded(part, whole, name), name))
+
+
+@pytest.mark.parametrize("ranges", ["", "0 65536\n", "131072 70000\n262144 1\n", "400000 600000\n131072 65536\n"])
+def test_a_thin_delta_is_that_of_the_whole_disk(disk: Path, folder: Path, tmp_path: Path, ranges: str) -> None:
+    """What thin_delta lists is read, and nothing else; what is not listed is as in the base."""
+    whole, new = made(disk, folder), bytearray(DISK)
+    for line in ranges.splitlines():
+        start, length = map(int, line.split())
+        new[start : start + length] = os.urandom(min(length, len(DISK) - start))
+    old, now, listed = tmp_path / "old", tmp_path / "now", tmp_path / "ranges"
+    old.write_bytes(DISK)
+    now.write_bytes(new)
+    listed.write_text(ranges or "\n")
+    (tmp_path / "ranges").write_text(ranges)
+    delta, sums = tmp_path / "x.xd3", tmp_path / "sums"
+    with delta.open("wb") as out:
+        argv = [sys.executable, "-m", "pmc.stream", "delta", "--size", str(len(DISK)), "--base-sum",
+                whole.image_sha256, "--index", str(folder / f"{BASE.id}.index"), "--sums", str(sums),
+                "--old", str(old), "--source", str(now), "--ranges", str(listed)]  # fmt: skip
+        subprocess.run(argv, stdout=out, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True)
+    done = subprocess.run(["xdelta3", "-d", "-c", "-s", old, delta], capture_output=True, check=True)
+    assert done.stdout == bytes(new)
+    assert json.loads(sums.read_text())["image_sha256"] == tree(bytes(new))
+
+
+def test_a_thin_base_reads_only_what_is_there(disk: Path, tmp_path: Path) -> None:
+    image, sums, listed = tmp_path / "image", tmp_path / "sums", tmp_path / "ranges"
+    listed.write_text(f"{4 * BLOCK} {BLOCK}\n0 {BLOCK}\n")
+    with image.open("wb") as out:
+        argv = [sys.executable, "-m", "pmc.stream", "base", "--size", str(len(DISK)), "--index",
+                str(tmp_path / "index"), "--sums", str(sums), "--source", str(disk),
+                "--ranges", str(listed)]  # fmt: skip
+        subprocess.run(argv, stdout=out, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True)
+    meant = bytearray(len(DISK))
+    for at in (0, 4 * BLOCK):
+        meant[at : at + BLOCK] = DISK[at : at + BLOCK]
+    assert image.read_bytes() == meant
+    assert json.loads(sums.read_text())["image_sha256"] == tree(bytes(meant))
+
+
+PLACES = ["first", "middle", "last", "short", "missing"]
+
+
+def damage(path: Path, place: str) -> None:
+    data = bytearray(path.read_bytes())
+    if place == "missing":
+        path.unlink()
+        return
+    if place == "short":
+        del data[-3:]
+    else:
+        data[{"first": 0, "middle": len(data) // 2, "last": -1}[place]] ^= 0x20
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("what", ["manifest", "base", "raw base", "delta"])
+def test_damage_is_found_out(disk: Path, folder: Path, tmp_path: Path, what: str, place: str) -> None:
+    """By the listing, or when it is read back; and nothing wrong is ever given back in silence."""
+    whole = made(disk, folder, compress=what != "raw base")
+    new = written(disk)
+    part = made(disk, folder, base=whole)
+    victim = part if what in ("delta", "manifest") else whole
+    damage(folder / (f"{victim.id}.json" if what == "manifest" else victim.file), place)
+    listed = {each.id: each for each in found(folder)}
+    known = victim.id not in listed or listed[victim.id].broken != ""
+    if place in ("short", "missing") or what == "manifest":
+        assert known
+        return
+    base = whole if victim is part else None
+    got = run(pipeline.prove(victim, pipeline.decoded(victim, base, str(folder)), str(folder)))
+    assert known or got.returncode != 0, got
+    device = tmp_path / "device"
+    device.write_bytes(bytes(len(DISK)))
+    if run(given_back(part, whole, folder, device)).returncode == 0:
+        assert device.read_bytes() == new, "right in spite of the damage: what it hit was not needed"
+
+
+def test_a_damaged_index_makes_no_delta(disk: Path, folder: Path) -> None:
+    whole = made(disk, folder)
+    damage(folder / f"{BASE.id}.index", "middle")
+    reader = pipeline.read_volume(str(disk), len(DISK))
+    got = run(pipeline.store_delta(reader, len(DISK), whole, str(folder), str(folder / ".x.part"), How()))
     assert got.returncode != 0
-    assert whole.image_sha256 in got.stderr
-    image.unlink()
-    assert run(backup.give_back(whole, str(folder), "", str(tmp_path / "device"))).returncode != 0
+    assert "make a new base" in got.stderr
 
 
 def test_a_disk_that_cannot_be_read_is_no_backup(folder: Path, tmp_path: Path) -> None:
     part = str(folder / ".x.part")
-    assert run(backup.store("base", backup.read_volume(str(tmp_path / "none"), 10), "", part)).returncode != 0
+    for path in (tmp_path / "none", folder):
+        assert run(pipeline.store_base(pipeline.read_volume(str(path), 10), 10, part, How())).returncode != 0
+    (tmp_path / "short").write_bytes(b"123")
+    got = run(pipeline.store_base(pipeline.read_volume(str(tmp_path / "short"), 10), 10, part, How()))
+    assert "the disk ends after 3 bytes of 10" in got.stderr
+    assert got.returncode != 0
 
 
 def test_a_backup_without_its_sums_is_not_sealed(folder: Path) -> None:
     part = folder / ".x.part"
-    for end, text in (("", "disk"), (".image", ""), (".file", "0" * 64)):
-        Path(f"{part}{end}").write_text(text)
-    assert run(backup.seal(str(folder), str(part), replace(BASE, image_sha256=backup.IMAGE_SUM))).returncode != 0
+    part.write_text("disk")
+    assert run(pipeline.seal(str(folder), str(part), BASE)).returncode != 0
+    Path(f"{part}.sums").write_text("")
+    assert run(pipeline.seal(str(folder), str(part), BASE)).returncode != 0
     assert list(folder.glob("*.json")) == []
 
 
 def test_a_backup_whose_manifest_did_not_come_whole_is_not_sealed(folder: Path) -> None:
-    """The manager died before it had sent it."""
+    """The manager died before it had sent all of it."""
     part = folder / ".x.part"
-    for end, text in (("", "disk"), (".image", "0" * 64), (".file", "0" * 64)):
-        Path(f"{part}{end}").write_text(text)
-    sealed = backup.seal(str(folder), str(part), replace(BASE, image_sha256=backup.IMAGE_SUM))
-    assert run(replace(sealed, stdin="")).returncode != 0
+    part.write_text("disk")
+    Path(f"{part}.sums").write_text(json.dumps({"image_sha256": "0" * 64, "file_sha256": ""}))
+    sealed = pipeline.seal(str(folder), str(part), BASE)
+    for text in ("", (sealed.stdin or "")[:-3]):
+        got = run(replace(sealed, stdin=text))
+        assert (got.returncode, got.stderr.strip()) == (1, "the manifest did not come whole")
     assert [path for path in folder.iterdir() if not path.name.startswith(".")] == []
+    fine(sealed)
 
 
-# A stand-in that "compresses" by upper case, so that it is seen to have been run, with which arguments.
-XDELTA3 = """#!/bin/sh
-echo "$@" >>"$XDELTA3_LOG"
-case " $* " in
-    *" -h "*) [ "$XDELTA3_VERSION" = new ] && echo "   -a     use an adler32 of its own"; echo "   -S djw"; exit 1;;
-    *" -e "*) exec tr a-z A-Z;;
-    *" -d "*) exec tr A-Z a-z <"$5";;
-esac
-"""
-
-
-@pytest.mark.parametrize("version", ["old", "new"])
-def test_a_delta_is_made_with_any_xdelta3(disk: Path, folder: Path, tmp_path: Path, version: str) -> None:
-    """xdelta3 -h has exit status 1, and tells whether there is -a."""
-    tool = tmp_path / "xdelta3"
-    tool.write_text(XDELTA3)
-    tool.chmod(0o755)
-    log = tmp_path / "log"
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "XDELTA3_LOG": str(log), "XDELTA3_VERSION": version}
-    part = made("delta", disk, folder, **environment)
-    used = next(line for line in log.read_text().splitlines() if line.startswith("-e"))
-    assert used.endswith(" -a") == (version == "new")
-    assert f"-s {folder}/{BASE.id}.img" in used
-    stored = (folder / f"{DELTA.id}.xd3").read_bytes()
-    assert stored == DISK.upper()
-    assert part.image_sha256 == hashlib.sha256(DISK).hexdigest()
-    assert part.file_sha256 == hashlib.sha256(stored).hexdigest()
-    device = tmp_path / "device"
-    fine(backup.give_back(part, str(folder), "", str(device)), **environment)
-    assert device.read_bytes().rstrip(b"\0") == DISK.rstrip(b"\0")
+def test_reading_can_be_slowed_down(disk: Path, folder: Path) -> None:
+    """The clock is that of the pace, not ours: what is asserted is how long it slept."""
+    slept = list[float]()
+    pace = blocks.Pace(1000, clock=lambda: sum(slept), sleep=slept.append)
+    for _ in range(5):
+        pace.add(500)
+    assert sum(slept) == pytest.approx(2.5)
 
 
 # -- manifests --
@@ -169,35 +336,37 @@ def test_a_delta_is_made_with_any_xdelta3(disk: Path, folder: Path, tmp_path: Pa
 
 def test_a_captured_listing() -> None:
     base, delta = backup.parse_listing(LISTING, "pm-1")
-    assert (base.id, base.stored, base.broken) == ("web.20261123T050944Z.base", 2176 * 512, "")
+    assert (base.id, base.stored, base.broken) == ("web.20261125T045844Z.base", 8 * 512, "")
     assert base.backup is not None
     assert delta.backup is not None
-    assert (base.backup.kind, base.backup.size, base.backup.device) == ("base", 71262208, "/dev/drbd1")
+    assert (base.backup.kind, base.backup.size, base.backup.device) == ("base", 8347648, "/dev/drbd1")
     assert base.backup.nodes == ("pm-1", "pm-2")
     assert delta.backup.base == base.id
+    assert (delta.verified, delta.backup.role) == ("2026-11-25T05:00:23Z", "standby")
     assert base.backup.xml.startswith("<domain")
 
 
 @pytest.mark.parametrize("manifest", [BASE, DELTA])
 def test_a_manifest_is_read_as_it_was_written(manifest: Backup) -> None:
-    assert backup.from_json(backup.to_json(replace(manifest, file_sha256="2" * 64))) == replace(
-        manifest, file_sha256="2" * 64
-    )
+    assert backup.from_json(changed(manifest)) == manifest
 
 
 def changed(manifest: Backup, **fields: object) -> str:
-    return json.dumps({**json.loads(backup.to_json(replace(manifest, file_sha256="2" * 64))), **fields})
+    """As it is sealed, but for these fields; its sum is right."""
+    table = {**backup.to_table(manifest), **fields}
+    return json.dumps({**table, "manifest_sha256": manifest_sum(table)})
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "", "x", "[]", "{}", "null", '{"pmc": 1}', changed(BASE, pmc=2), changed(BASE, more="x"),
+        "", "x", "[]", "{}", "null", '{"pmc": 1}', changed(BASE, pmc=1), changed(BASE, more="x"),
         changed(BASE, id="web2.20260101T000000Z.base"), changed(BASE, id="../../etc/passwd"),
         changed(BASE, id=BASE.id + "\n"),
         changed(BASE, kind="delta"), changed(BASE, vm="web;id"), changed(BASE, size=0), changed(BASE, size="1"),
         changed(BASE, device="/dev/drbd1; id"), changed(BASE, device="drbd1"), changed(BASE, image_sha256="$(id)"),
-        changed(BASE, image_sha256=backup.IMAGE_SUM), changed(DELTA, base=""), changed(DELTA, base=DELTA.id),
+        changed(BASE, image_sha256=""), changed(BASE, stored="1"), changed(BASE, compression="lzma"),
+        changed(DELTA, base=""), changed(DELTA, base=DELTA.id),
         changed(DELTA, base="mail.20260101T000000Z.base"), changed(DELTA, base="/etc/shadow"),
         changed(BASE, nodes=None), changed(BASE, id=None), changed(BASE, id=7), changed(BASE, image_sha256=7),
         changed(DELTA, base=None), changed(BASE, device=None),
@@ -208,8 +377,17 @@ def test_what_is_no_manifest_is_refused(text: str) -> None:
         backup.from_json(text)
 
 
+def test_a_manifest_that_was_changed_is_no_manifest() -> None:
+    text = changed(BASE)
+    for old, new in (("2026-01-01T", "2026-01-02T"), ("pm-2", "pm-1"), ("<name>", "<name >")):
+        other = text.replace(old, new)
+        assert other != text
+        with pytest.raises(ValueError, match="damaged"):
+            backup.from_json(other)
+
+
 def row(name: str, text: str) -> str:
-    return f"{name} 8 512 {BASE.size} {base64.b64encode(text.encode()).decode()}\n"
+    return f"{name} 8 512 {BASE.stored} - {base64.b64encode(text.encode()).decode()}\n"
 
 
 def test_a_manifest_that_is_broken_is_listed_as_such_and_hides_no_other() -> None:
@@ -218,8 +396,8 @@ def test_a_manifest_that_is_broken_is_listed_as_such_and_hides_no_other() -> Non
     assert [(each.id, bool(each.broken)) for each in listed] == [
         (BASE.id, False), ("odd", True), ("web.20260103T000000Z.base", True),
     ]  # fmt: skip
-    assert backup.parse_listing(f"{BASE.id} 8 512 4096 \n", "pm-1")[0].broken
-    assert backup.parse_listing(f"{BASE.id} 8 512 4096 ???\n", "pm-1")[0].broken
+    assert backup.parse_listing(f"{BASE.id} 8 512 4096 - \n", "pm-1")[0].broken
+    assert backup.parse_listing(f"{BASE.id} 8 512 4096 - ???\n", "pm-1")[0].broken
 
 
 @pytest.mark.parametrize("text", ["garbage\n", "web.base 8\n", "web.base a b c d\n"])
@@ -229,7 +407,7 @@ def test_a_listing_that_is_none_is_an_error(text: str) -> None:
 
 
 def test_a_base_that_was_cut_short_is_broken_and_no_new_delta_is_made_against_it() -> None:
-    [listed] = backup.parse_listing(row(BASE.id, changed(BASE)).replace(f" {BASE.size} ", " 4096 "), "pm-1")
+    [listed] = backup.parse_listing(row(BASE.id, changed(BASE)).replace(f" {BASE.stored} ", " 4096 "), "pm-1")
     assert "4096 bytes" in listed.broken
     assert backup.newest_base([listed], "web") is None
 
@@ -263,13 +441,13 @@ def test_an_id_has_the_time_in_utc() -> None:
 
 
 def test_reading_on_another_node_quotes_twice() -> None:
-    line = backup.read_volume("/dev/vg/it's", 5, "10.0.0.2")
+    line = pipeline.read_volume("/dev/vg/it's", 5, "10.0.0.2")
     assert "ssh -o BatchMode=yes" in line
     assert "root@10.0.0.2" in line
     # What the remote shell gets is again a line of which it makes the same path.
     as_ssh = 'ssh() { [ "${@: -1}" = true ] || printf %s "${@: -1}"; }'
     words = subprocess.run(["bash", "-c", f"{as_ssh}; {line}"], capture_output=True, text=True, check=True)
-    assert words.stdout == backup.read_volume("/dev/vg/it's", 5)
+    assert words.stdout == "ionice -c 3 " + pipeline.read_volume("/dev/vg/it's", 5)
     # A login script that prints would put its words before the disk.
     loud = subprocess.run(["bash", "-c", f"ssh() {{ echo Welcome; }}; {line}"], capture_output=True, text=True)
     assert loud.returncode == 1
@@ -282,7 +460,7 @@ def test_a_directory_that_is_full_is_said_to_be(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "df").write_text("#!/bin/sh\necho Avail; echo 4096\n")
     (tmp_path / "df").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    command = backup.store("base", "printf disk", "", "/dev/full/x")
+    command = pipeline.store_base("printf disk", 4, "/dev/full/x", How())
     done = subprocess.run(command.argv, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert done.stderr.splitlines()[-1] == "No space left on device: /dev/full is full"

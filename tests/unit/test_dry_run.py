@@ -30,6 +30,7 @@ from tests.unit.stories import (
     PARTED,
     STORED,
     changed_web,
+    half_restored_web,
     not_up,
     orphaned_web,
     parted_web,
@@ -52,7 +53,8 @@ CHANGES: list[tuple[str, dict[str, Any], Callable[[], World], str]] = [
     ("pm.evacuate", {"node": "pm-1"}, with_web, "virsh --connect qemu:///system migrate"),
     ("pm.evacuate", {"node": "pm-1", "failover": True}, orphaned_web, "drbdadm primary web"),
     ("vm.add", NEW_VM, World, "lvcreate"),
-    ("vm.backup", {"name": "web"}, with_web, "xdelta3 -e"),
+    ("vm.backup", {"name": "web"}, with_web, "pmc.stream delta"),
+    ("vm.backup", {"all": True}, with_web, "pmc.stream delta"),
     ("vm.failover", {"name": "web"}, orphaned_web, "drbdadm primary web"),
     ("vm.mv", {"names": "web"}, with_web, "virsh --connect qemu:///system migrate"),
     ("vm.mv", {"all_from": "pm-1"}, with_web, "virsh --connect qemu:///system migrate"),
@@ -61,6 +63,10 @@ CHANGES: list[tuple[str, dict[str, Any], Callable[[], World], str]] = [
     ("vm.peer", {"name": "web", "cleanup": True}, with_stray, "lvremove"),
     ("vm.repair", {"name": "web", "keep": "pm-1"}, parted_web, "drbdadm connect --discard-my-data web"),
     ("vm.restore", {"name": "web", "backup": DELTA.id, "as_": "web2"}, with_web, "xdelta3 -d"),
+    ("vm.restore", {"name": "web", "backup": DELTA.id, "in_place": True}, stopped_web, "--compare"),
+    ("vm.restore", {"name": "web", "backup": DELTA.id, "to": "/tmp/never.img"}, with_web, "xdelta3 -d"),
+    ("vm.restore", {"name": "web", "put_back": True}, half_restored_web, "web.before"),
+    ("vm.verify_backup", {"name": "web", "backup": DELTA.id}, with_web, "xdelta3 -d"),
     ("vm.rm", {"name": "web"}, with_web, "lvremove --yes vg/web"),
     ("vm.start", {"name": "web"}, stopped_web, "virsh --connect qemu:///system start web"),
     ("vm.stop", {"name": "web"}, with_web, "virsh --connect qemu:///system shutdown web"),
@@ -79,11 +85,12 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
     for target in ("node.Node.run", "node.Node.channel", "cluster.Cluster.apply", "cluster.Cluster.lock", "fence.run"):
         monkeypatch.setattr(f"pmc.{target}", touched)
     for name, answer in {
-        "looks.disk_of": (GiB, XML), "looks.stored": list(STORED), "looks.given": NEW, "looks.address_of": "",
-        "looks.new_domain": XML, "looks.size_for": GiB, "looks.domain_of": (XML, True),
+        "looks.disk_of": (GiB, XML), "looks.disk_at": (GiB, XML), "looks.stored": list(STORED), "looks.given": NEW,
+        "looks.address_of": "", "looks.new_domain": XML, "looks.size_for": GiB, "looks.domain_of": (XML, True),
         "tasks.pm._examine": [UNFIT], "tasks.failover._seen": {},
     }.items():  # fmt: skip
         monkeypatch.setattr(f"pmc.{name}", lambda *args, answer=answer: answer)
+    monkeypatch.setattr("pmc.looks.agent", lambda cluster, name, source, wanted: source)
 
     def call(task: str, world: World, **given: Any) -> str:
         monkeypatch.setattr("pmc.cluster.Cluster.state", lambda *args, **kwargs: world.state())

@@ -18,13 +18,13 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from pmc import backup, lvm, virsh
+from pmc import backup, lvm, pipeline, virsh
 from pmc import settings as configuration
 from pmc.command import Command, bash, command, frame, unframe
 from pmc.errors import PmcError, Refused, SettingsError
+from pmc.manifest import manifest_sum
 from pmc.node import WRAPPER, command_line
-from pmc.plans import backup as backups
-from pmc.plans import refuse, request
+from pmc.plans import refuse, request, restore
 from tests.unit.fake import World
 from tests.unit.samples import SETTINGS
 from tests.unit.stories import BASE, NEW, STORED, UUID
@@ -118,7 +118,7 @@ def test_what_is_nested_for_another_node_arrives_unchanged(tools: dict[str, str]
     ssh = Path(tools["HOME"], "ssh")
     ssh.write_text('#!/bin/sh\nfor line; do :; done\nexec sh -c "$line"\n')
     ssh.chmod(0o755)
-    each = bash(backup.remotely("10.0.0.1", quoted))
+    each = bash(pipeline.remotely("10.0.0.1", quoted))
     assert logged_in("sh", as_node_runs(each, False), tools) == text.encode() + b"\0"
 
 
@@ -198,7 +198,7 @@ def test_any_text_as_configuration_is_refused_in_one_line(text: str) -> None:
 @MANY
 def test_the_id_of_a_backup_is_one_or_refused(text: str) -> None:
     with pytest.raises(Refused) as caught:
-        backups.choose(text, "new", "", "", STORED, SETTINGS)
+        restore.find(text, STORED)
     one_line(caught.value)
 
 
@@ -206,7 +206,8 @@ def test_the_id_of_a_backup_is_one_or_refused(text: str) -> None:
 @MANY
 def test_a_manifest_from_a_stranger_is_plain_or_no_manifest(key: str, value: object) -> None:
     """Whoever can write into a backup directory writes what ends in commands."""
-    text = json.dumps({"pmc": 1, **asdict(BASE), key: value})
+    table = {**backup.to_table(BASE), key: value}
+    text = json.dumps({**table, "manifest_sha256": manifest_sum(table)})
     try:
         found = backup.from_json(text)
     except ValueError:
@@ -220,9 +221,9 @@ def test_a_manifest_from_a_stranger_is_plain_or_no_manifest(key: str, value: obj
 @FEW
 def test_the_xml_of_a_backup_is_a_domains_or_refused(junk: str) -> None:
     stored = replace(STORED[0], backup=replace(BASE, xml=BASE.xml.replace("<name>", f"<name>{junk}")))
-    wanted = backups.choose(BASE.id, "new", "pm-1", "pm-2", [stored], SETTINGS)
+    found = restore.find(BASE.id, [stored])
     try:
-        plan = backups.restore(wanted, World().state(), SETTINGS, NEW, UUID)
+        plan = restore.as_new(found, "new", ("pm-1", "pm-2"), World().state(), SETTINGS, NEW, UUID)
     except Refused as error:
         one_line(error)
         return

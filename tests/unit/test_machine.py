@@ -34,7 +34,8 @@ from pmc.backup import Stored
 from pmc.errors import CommandFailed, InDoubt, PmcError, Refused
 from pmc.model import ClusterState
 from pmc.plan import Action, Plan, Watch, apply
-from pmc.plans import add, backup, clone, pm, vm
+from pmc.plans import add, backup, clone, pm, restore, vm
+from pmc.plans.backup import Wish
 from pmc.plans.make import Given
 from pmc.plans.request import Add
 from pmc.units import GiB
@@ -248,9 +249,10 @@ class Machine(RuleBasedStateMachine):
             stored = [each for each in self.stored if each.node not in silent]
             device = next((f.minor for n in state for f in n.files.values() if f.name == name), 0)
             xml = XML.replace("web", name).replace("/dev/drbd1", drbd.device(device))
-            made, plan = backup.make_backup(name, base, GiB, xml, stored, self.now, state, SETTINGS)
+            wish, source = Wish(name, base), backup.choose_source(name, state)
+            made, plan = backup.make_backup(wish, source, GiB, xml, stored, self.now, state, SETTINGS)
             manager.carry_out(plan)
-            sums = replace(made, image_sha256="0" * 64, file_sha256="0" * 64)
+            sums = replace(made, image_sha256="0" * 64, stored=GiB)
             self.stored.append(Stored(plan.steps[-1].node, made.id, GiB, sums))
 
         self.task(work, trouble)
@@ -262,9 +264,10 @@ class Machine(RuleBasedStateMachine):
 
         def work(manager: Manager) -> None:
             state = self.state()
-            wanted = backup.choose(found.id, new, "", "", self.stored, SETTINGS)
-            add.check_new(new, wanted.nodes, GiB, 0, state, SETTINGS)
-            manager.carry_out(backup.restore(wanted, state, SETTINGS, self.given(state), UUID))
+            wanted = restore.find(found.id, self.stored)
+            nodes = restore.nodes_for(wanted, "", "", SETTINGS)
+            add.check_new(new, nodes, GiB, 0, state, SETTINGS)
+            manager.carry_out(restore.as_new(wanted, new, nodes, state, SETTINGS, self.given(state), UUID))
 
         self.made(work, trouble)
 

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
+from pmc import pipeline
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, Domain, ResourceFile, Volume
 from pmc.plan import Plan
-from pmc.plans import add, backup, clone, refuse, vm
+from pmc.plans import add, clone, refuse, restore, vm
 from pmc.units import GiB, MiB
 from tests.unit.fake import done
 from tests.unit.samples import (
@@ -34,7 +35,19 @@ from tests.unit.samples import (
     stopped,
     with_resource,
 )
-from tests.unit.stories import BASE, DELTA, NEW, NOW, STORED, STORIES, UUID, WEB, moved_web, wanted
+from tests.unit.stories import (
+    BASE,
+    DELTA,
+    NEW,
+    STORED,
+    STORIES,
+    UUID,
+    WEB,
+    half_restored_web,
+    moved_web,
+    taken,
+    wanted,
+)  # fmt: skip
 
 
 def shown(plan: Plan) -> str:
@@ -45,7 +58,7 @@ def shown(plan: Plan) -> str:
         lines += [f"  undo:  {step.undo}"] if step.undo else []
         lines += [f"  check: {step.check}"] if step.check else []
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join(lines).replace(pipeline.FOLDER, "/run/pmc/stream-VERSION")
 
 
 @pytest.mark.parametrize("name", STORIES)
@@ -102,7 +115,7 @@ def test_only_migration_opens_two_primaries_and_each_opening_has_the_undo_that_c
 
 
 def test_a_backup_reads_a_snapshot_of_the_standby_cut_to_the_disks_size() -> None:
-    made, plan = backup.make_backup("web", True, 10 * GiB, XML, (), NOW, running(), SETTINGS)
+    made, plan = taken(running(), size=10 * GiB, base=True)
     read = next(str(step.do) for step in plan.steps if "dd if=" in str(step.do))
     assert "if=/dev/vg/web.backup" in read
     assert f"count={10 * GiB} iflag=fullblock,count_bytes" in read
@@ -112,9 +125,9 @@ def test_a_backup_reads_a_snapshot_of_the_standby_cut_to_the_disks_size() -> Non
 
 def test_a_delta_lies_where_its_base_lies() -> None:
     stored = [replace(STORED[0], node="pm-1")]
-    made, plan = backup.make_backup("web", False, 10 * GiB, XML, stored, NOW, running(), SETTINGS)
+    made, plan = taken(running(), stored, 10 * GiB)
     assert (made.kind, made.base) == ("delta", BASE.id)
-    read = next(step for step in plan.steps if "xdelta3" in str(step.do))
+    read = next(step for step in plan.steps if " delta --size" in str(step.do))
     assert read.node == "pm-1"
     assert "root@10.0.0.2" in str(read.do), "the standby is read over the replication network"
 
@@ -226,7 +239,7 @@ def make(state: ClusterState, size: int = GiB, **flags: Any) -> Plan:
 
 
 def take(state: ClusterState) -> Plan:
-    return backup.make_backup("web", False, 10 * GiB, XML, (), NOW, state, SETTINGS)[1]
+    return taken(state, size=10 * GiB)[1]
 
 
 def without_domain(state: ClusterState, place: str) -> ClusterState:
@@ -277,8 +290,11 @@ def without_domain(state: ClusterState, place: str) -> ClusterState:
         (lambda: make(cluster(node("pm-1", memory_available=MiB))), "--memory 1 GiB: pm-1 has 1 MiB free"),
         (lambda: make(cluster(node("pm-3", down="no ssh"))), "pm-3: no ssh; a new VM needs"),
         (lambda: make(cluster(node("pm-3", failures={"ports": "ss: not found"}))), "pm-3: ports: ss: not found"),
-        (lambda: take(with_resource(running(), "pm-2", connection="StandAlone")), "Connected, UpToDate/UpToDate"),
-        (lambda: take(with_resource(running(), "pm-2", disk="Inconsistent")), "Inconsistent/UpToDate"),
+        (lambda: take(with_resource(stopped(), "pm-2", connection="StandAlone")), "Connected, UpToDate/UpToDate"),
+        (lambda: take(with_resource(stopped(), "pm-2", disk="Inconsistent")), "Inconsistent on pm-2"),
+        (lambda: take(with_resource(alone(active=True), "pm-1", disk="Diskless")), "Diskless on pm-1"),
+        (lambda: take(half_restored_web().state()), "fab vm.restore web --put-back"),
+        (lambda: start(half_restored_web().state()), "fab vm.restore web --put-back"),
         (lambda: take(changed(running(), "pm-2", group_free=MiB)), "a snapshot of web needs"),
     ],
 )  # fmt: skip
@@ -291,10 +307,10 @@ def test_refused(build: Callable[[], Plan], words: str) -> None:
 
 @pytest.mark.parametrize("build", [start, stop, move, settle, remove, make, take])
 def test_a_node_that_is_needed_and_down_is_named(build: Callable[[ClusterState], Plan]) -> None:
-    """Only stopping and closing go without the secondary: they must work when that node is dead."""
-    if build in (stop, settle):
+    """Only stopping, closing and a backup go without the secondary: they must work when that node is dead."""
+    if build in (stop, settle, take):
         assert {step.node for step in build(DOWN).steps} <= {"pm-1"}
-        assert bool(build(DOWN).steps) == (build is stop)
+        assert bool(build(DOWN).steps) == (build is not settle)
         return
     with pytest.raises(Refused, match="pm-2: no ssh within 10 s"):
         build(DOWN)
@@ -345,16 +361,18 @@ def test_names(name: str, fits: bool) -> None:
 
 
 def choose(id: str = DELTA.id, new: str = "web2", primary: str = "", secondary: str = "", stored: Any = STORED) -> Any:
-    return backup.choose(id, new, primary, secondary, stored, SETTINGS)
+    refuse.check_name("--as", new)
+    found = restore.find(id, stored)
+    return found, new, restore.nodes_for(found, primary, secondary, SETTINGS)
 
 
 def test_a_restored_vm_goes_where_the_old_one_was_unless_told() -> None:
-    assert choose().nodes == ("pm-1", "pm-2")
-    assert choose(primary="pm-3").nodes == ("pm-3", "pm-1")
-    assert choose(secondary="pm-1").nodes == ("pm-2", "pm-1")
-    assert choose(primary="pm-3", secondary="pm-1").nodes == ("pm-3", "pm-1")
+    assert choose()[2] == ("pm-1", "pm-2")
+    assert choose(primary="pm-3")[2] == ("pm-3", "pm-1")
+    assert choose(secondary="pm-1")[2] == ("pm-2", "pm-1")
+    assert choose(primary="pm-3", secondary="pm-1")[2] == ("pm-3", "pm-1")
     gone = [replace(each, backup=replace(each.backup, nodes=("old-1", "old-2"))) for each in STORED if each.backup]
-    assert choose(stored=gone).nodes == ("pm-2",), "neither node is left: where the backup lies"
+    assert choose(stored=gone)[2] == ("pm-2",), "neither node is left: where the backup lies"
 
 
 @pytest.mark.parametrize(
@@ -372,7 +390,10 @@ def test_a_restored_vm_goes_where_the_old_one_was_unless_told() -> None:
         (lambda: choose(stored=[replace(STORED[0], node="pm-1"), STORED[1]]), "is missing on pm-2"),
         (lambda: choose(stored=[replace(STORED[0], broken="its file is missing"), STORED[1]]), "cannot be used"),
         (lambda: choose(stored=[STORED[0], replace(STORED[1], broken="x", backup=None)]), "cannot be used: x"),
-        (lambda: backup.restore(choose(new="web"), running(), SETTINGS, NEW, UUID), "there is such a VM already"),
+        (
+            lambda: restore.as_new(choose()[0], "web", ("pm-1", "pm-2"), running(), SETTINGS, NEW, UUID),
+            "there is such a VM already",
+        ),
     ],
 )
 def test_a_backup_that_cannot_be_restored(ask: Callable[[], Any], words: str) -> None:
@@ -383,7 +404,7 @@ def test_a_backup_that_cannot_be_restored(ask: Callable[[], Any], words: str) ->
 
 def test_a_delta_of_a_disk_that_shrank_is_refused() -> None:
     with pytest.raises(Refused, match=r"fab vm\.backup web --base"):
-        backup.make_backup("web", False, GiB - 1, XML, STORED, NOW, running(), SETTINGS)
+        taken(running(), STORED, GiB - 1)
 
 
 def test_a_clone_reads_the_side_that_no_guest_waits_for() -> None:
@@ -396,14 +417,14 @@ def test_a_snapshot_that_a_broken_command_left_is_removed_first_and_anothers_is_
     left = Volume("web.backup", "vg", GiB, ("pmc",), "web")
     state = running()
     state = changed(state, "pm-1", volumes={**state.nodes["pm-1"].volumes, "web.backup": left})
-    _, plan = backup.make_backup("web", True, 10 * GiB, XML, (), NOW, state, SETTINGS)
+    _, plan = taken(state, size=10 * GiB, base=True)
     notes = [f"{step.node}: {step.note}" for step in plan.steps]
     removed = "pm-1: remove the snapshot vg/web.backup of a command that broke off"
     assert notes.index(removed) < notes.index("pm-2: take the snapshot vg/web.backup")
     for foreign in (replace(left, tags=()), replace(left, origin="db")):
         state = changed(running(), "pm-2", volumes={**running().nodes["pm-2"].volumes, "web.backup": foreign})
         with pytest.raises(Refused, match="was not made by pmc"):
-            backup.make_backup("web", True, 10 * GiB, XML, (), NOW, state, SETTINGS)
+            taken(state, size=10 * GiB, base=True)
 
 
 def test_when_the_other_node_is_gone_this_side_is_closed_all_the_same() -> None:

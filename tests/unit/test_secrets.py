@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from pmc import backup, drbd, virsh
+from pmc import backup, drbd, pipeline, virsh
 from pmc.command import Answer, Command, Query, bash, command, masked
 from pmc.errors import CommandFailed, PmcError, StepFailed
 from pmc.node import Node, command_line
+from pmc.pipeline import How
 from pmc.plan import Action, Plan, Relay, Step, Transfer, Wait, Watch, apply
 from pmc.plans.add import receive
 from tests.unit.samples import SETTINGS, XML
@@ -65,9 +66,19 @@ def plans() -> dict[str, Plan]:
     world = with_web()
     found["define"] = Plan("define", (Step("pm-1", "define", virsh.define(WITH_PASSWORD)),))
     kept = backup.Backup(
-        "web.20260102T030405Z.base", "web", "base", "2026-01-02", 1, "/dev/drbd1", ("pm-1",), "pm-1", WITH_PASSWORD
+        "web.20260102T030405Z.base",
+        "web",
+        "base",
+        "2026-01-02",
+        1,
+        "/dev/drbd1",
+        ("pm-1",),
+        "pm-1",
+        "primary",
+        "crash",
+        WITH_PASSWORD,
     )
-    found["seal"] = Plan("seal", (Step("pm-1", "seal", backup.seal("/b", "/b/.part", kept)),))
+    found["seal"] = Plan("seal", (Step("pm-1", "seal", pipeline.seal("/b", "/b/.part", kept)),))
     return found | {"vm.backup again": backed_up(())(world)}
 
 
@@ -200,14 +211,25 @@ def test_a_backup_is_for_its_owner_only_with_all_that_lies_beside_it(tmp_path: P
     part, kept = tmp_path / "disk.part", tmp_path / "kept"
     kept.mkdir()
     whole = backup.Backup(
-        "web.20260102T030405Z.base", "web", "base", f"{NOW}", 4096, "/dev/drbd1", ("pm-1",), "pm-1", WITH_PASSWORD
+        "web.20260102T030405Z.base",
+        "web",
+        "base",
+        f"{NOW}",
+        4096,
+        "/dev/drbd1",
+        ("pm-1",),
+        "pm-1",
+        "primary",
+        "crash",
+        WITH_PASSWORD,
     )
     (tmp_path / "volume").write_bytes(b"x" * 4096)
-    reader = backup.read_volume(str(tmp_path / "volume"), 4096)
+    reader = pipeline.read_volume(str(tmp_path / "volume"), 4096)
     for each in (
         command("install", "-m", "600", "/dev/null", str(part)),
-        backup.store("base", reader, "", str(part)),
-        backup.seal(str(kept), str(part), whole),
+        pipeline.bring(),
+        pipeline.store_base(reader, 4096, str(part), How()),
+        pipeline.seal(str(kept), str(part), whole),
     ):
         script = bash('umask 000; exec "$@"', *each.argv)
         subprocess.run(script.argv, input=each.stdin or "", text=True, check=True, capture_output=True)

@@ -74,7 +74,7 @@ def test_help(pmc: Pmc, name: str) -> None:
     assert made.__doc__.splitlines()[0] in out
     for argument in made.get_arguments():
         flag = argument.name.strip("_").replace("_", "-")
-        assert re.search(rf"^  --{flag}(=STRING)?\s+[^-\s]", out, re.M), f"--{flag} has no help"
+        assert re.search(rf"^  --(\[no-\])?{flag}(=STRING)?\s+[^-\s]", out, re.M), f"--{flag} has no help"
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -139,7 +139,21 @@ def test_fab_and_pmc_as_processes() -> None:
         ("vm.peer web", "vm.peer: give --secondary NODE or --cleanup"),
         ("vm.peer web --secondary pm-2 --cleanup", "vm.peer: give --secondary NODE or --cleanup"),
         ("vm.peer web --secondary pm-9", "--secondary 'pm-9': no such node"),
-        ("vm.backup", "vm.backup ''"),
+        ("vm.backup", "vm.backup: name the VM, or give --all"),
+        ("vm.backup web --all", "vm.backup: name the VM, or give --all"),
+        ("vm.backup Web", "vm.backup 'Web'"),
+        ("vm.backup web --to pm-9", "--to 'pm-9': no such node"),
+        ("vm.backup web --limit 50", "--limit '50': bytes a second with a unit"),
+        ("vm.backup web --limit fast", "--limit 'fast'"),
+        ("vm.backup --all --jobs 0", "--jobs '0'"),
+        ("vm.verify_backup", "vm.verify_backup: name the VM, or give --all"),
+        ("vm.verify_backup web --backup x --all", "--backup and --all: choose one"),
+        ("vm.restore web", "give one of --as NEW, --in-place, --to FILE"),
+        ("vm.restore web --as new --in-place", "give one of --as NEW, --in-place, --to FILE"),
+        ("vm.restore web --in-place --primary pm-1", "go with --as, not with --in-place"),
+        ("vm.restore web --to /no/such/folder/x", "--to '/no/such/folder/x': must be a new file"),
+        ("vm.restore web --to /etc/hostname", "--to '/etc/hostname': must be a new file"),
+        ("vm.restore web --as Web", "--as 'Web'"),
         ("vm.backups all", "vm.backups 'all'"),
         ("vm.restore", "vm.restore ''"),
         ("pm.verify --vm all", "--vm 'all'"),

@@ -101,7 +101,17 @@ def backed_up(days: float, broken: str = "") -> Change:
 
     time = datetime.fromtimestamp(NOW - days * 86400, UTC).isoformat(timespec="seconds")
     made = Backup(
-        "web.20260101T000000Z.base", "web", "base", time, GiB, "/dev/drbd1", ("pm-1", "pm-2"), "pm-2", "<domain/>"
+        "web.20260101T000000Z.base",
+        "web",
+        "base",
+        time,
+        GiB,
+        "/dev/drbd1",
+        ("pm-1", "pm-2"),
+        "pm-2",
+        "standby",
+        "crash",
+        "<domain/>",
     )
     return asked("pm-2", backups=(Stored("pm-2", made.id, GiB, made, broken),))
 
@@ -226,6 +236,7 @@ CASES: list[tuple[str, tuple[Change, ...]]] = [
     ("LV_SIZE", (volumes("pm-2", Volume("web", "vg", 11 * GiB, ("pmc",))),)),
     ("SNAPSHOT_LEFT", (volumes("pm-2", SNAPSHOT),)),
     ("SNAPSHOT_LEFT", (volumes("pm-2", replace(SNAPSHOT, name="web.clone")),)),
+    ("RESTORE_BROKEN", (volumes("pm-2", replace(SNAPSHOT, name="web.before")),)),
     ("SNAPSHOT_KEPT", (volumes("pm-2", replace(SNAPSHOT, name="web.lost-20260101T000000Z")),)),
     ("SNAPSHOT_KEPT", (volumes("pm-2", replace(SNAPSHOT, name="web.lost-1", origin="", attributes="-wi-a-----")),)),
     ("SNAPSHOT_FULL", (volumes("pm-2", replace(UNTAGGED, data_percent=90.5)),)),

@@ -1,0 +1,131 @@
+"""A disk as blocks, their checksums, and how they are written. Runs on the nodes, as pmc/stream.py does."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import BinaryIO
+
+BLOCK = 64 * 1024  # of which the checksums are
+CHUNK = 4 * 1024 * 1024  # read at once
+ZERO = bytes(BLOCK)
+ZERO_SUM = hashlib.sha256(ZERO).digest()
+SUM = 32  # bytes
+
+
+class Failure(Exception):
+    """Told in one line; status 1."""
+
+
+def block_sum(block: bytes) -> bytes:
+    return ZERO_SUM if block == ZERO else hashlib.sha256(block).digest()
+
+
+def block_sums(chunk: bytes) -> list[bytes]:
+    return [block_sum(chunk[at : at + BLOCK]) for at in range(0, len(chunk), BLOCK)]
+
+
+def full(source: BinaryIO, size: int) -> bytes:
+    """As much as asked for, unless it ends before."""
+    data = source.read(size)
+    while 0 < len(data) < size and (more := source.read(size - len(data))):
+        data += more
+    return data
+
+
+class Pace:
+    """No more than `limit` bytes a second (0: as fast as it goes), and a sign of progress a second, as dd gives it."""
+
+    def __init__(
+        self, limit: int, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], object] = time.sleep
+    ) -> None:
+        self.limit, self.clock, self.sleep, self.done = limit, clock, sleep, 0
+        self.began = self.told = clock()
+
+    def add(self, count: int) -> None:
+        self.done += count
+        now = self.clock()
+        if self.limit and (early := self.began + self.done / self.limit - now) > 0:
+            self.sleep(early)
+        if now - self.told >= 1:
+            self.told = now
+            self.tell()
+
+    def tell(self) -> None:
+        sys.stderr.write(f"{self.done} bytes\n")
+        sys.stderr.flush()
+
+
+def chunks(source: BinaryIO, size: int, pace: Pace, unit: int = CHUNK) -> Iterator[bytes]:
+    """All `size` bytes; Failure when there are fewer."""
+    left = size
+    while left:
+        chunk = full(source, min(unit, left))
+        if not chunk:
+            raise Failure(f"the disk ends after {size - left} bytes of {size}")
+        left -= len(chunk)
+        pace.add(len(chunk))
+        yield chunk
+
+
+def summed(data: Iterable[bytes]) -> Iterator[tuple[bytes, list[bytes]]]:
+    """Each chunk with its block sums, computed beside the reading (hashlib lets other threads run)."""
+    waiting: deque[tuple[bytes, Future[list[bytes]]]] = deque()
+    with ThreadPoolExecutor(2) as pool:
+        for chunk in data:
+            waiting.append((chunk, pool.submit(block_sums, chunk)))
+            if len(waiting) > 3:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        for done, future in waiting:
+            yield done, future.result()
+
+
+class Sparse:
+    """Writes a file or a device in order, and leaves out blocks of zeros (what is there is zeros already), or with
+    `compare` what is there already."""
+
+    def __init__(self, file: BinaryIO, compare: bool = False) -> None:
+        self.fd, self.compare, self.at = file.fileno(), compare, 0
+
+    def write(self, chunk: bytes) -> None:
+        for start in range(0, len(chunk), BLOCK):
+            block = chunk[start : start + BLOCK]
+            there = os.pread(self.fd, len(block), self.at) if self.compare else ZERO[: len(block)]
+            if block != there:
+                view = memoryview(block)
+                while view:
+                    count = os.pwrite(self.fd, view, self.at)
+                    self.at += count
+                    view = view[count:]
+            else:
+                self.at += len(block)
+
+
+def is_file(out: BinaryIO) -> bool:
+    return stat.S_ISREG(os.fstat(out.fileno()).st_mode)
+
+
+class Holes:
+    """The disk as a stream, of which only the ranges are read."""
+
+    def __init__(self, source: BinaryIO, size: int, ranges: list[tuple[int, int]]) -> None:
+        self.fd, self.size, self.ranges, self.at = source.fileno(), size, deque(ranges), 0
+
+    def read(self, count: int) -> bytes:
+        count = min(count, self.size - self.at)
+        while self.ranges and sum(self.ranges[0]) <= self.at:
+            self.ranges.popleft()
+        first, length = self.ranges[0] if self.ranges else (self.size, 0)
+        if first > self.at:
+            data = bytes(min(count, first - self.at))
+        else:
+            data = os.pread(self.fd, min(count, first + length - self.at), self.at)
+        self.at += len(data)
+        return data

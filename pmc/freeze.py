@@ -1,0 +1,49 @@
+"""A guest's file systems, frozen for the moment of a snapshot by its guest agent. Pure. Source: virsh(1), domfsfreeze.
+
+The node itself thaws when nobody did in time: a manager that dies in between must not leave a guest that cannot write.
+"""
+
+from __future__ import annotations
+
+from pmc.command import Command, Query, bash
+from pmc.virsh import CONNECT, virsh
+
+SECONDS = 30  # after which the node thaws
+VIRSH = " ".join(CONNECT)
+
+
+def agent(name: str) -> Query[bool]:
+    """Whether a guest agent answers in the running guest."""
+    ping = virsh("qemu-agent-command", name, '{"execute": "guest-ping"}', "--timeout", "5")
+    return Query(ping, lambda text: '"return"' in text, fine=(0, 1))
+
+
+def path(name: str) -> str:
+    return f"/run/pmc/{name}.frozen"
+
+
+def freeze(name: str, token: str) -> Command:
+    """The watch over it begins first. `token` tells this freeze from any other."""
+    watch = (
+        'sleep "$1"; [ "$(cat "$2" 2>/dev/null)" = "$3" ] || exit 0; '
+        f'for n in 1 2 3; do {VIRSH} domfsthaw "$4" && break; sleep 2; done; rm -f "$2"'
+    )
+    script = (
+        'umask 077; mkdir -p "${2%/*}"; printf "%s\\n" "$3" >"$2"; '
+        f'setsid -f bash -c "$5" pmc "$@" </dev/null >/dev/null 2>&1; exec {VIRSH} domfsfreeze "$4"'
+    )
+    return bash(script, str(SECONDS), path(name), token, name, watch)
+
+
+def thaw(name: str) -> Command:
+    """On every way out; of one that is not frozen it thaws nothing."""
+    return bash(f'rm -f "$1"; exec {VIRSH} domfsthaw "$2"', path(name), name)
+
+
+def thaw_in_time(name: str, token: str) -> Command:
+    """Fails when the node had thawed already: then the snapshot may be of a guest that wrote."""
+    script = (
+        f'late=; [ "$(cat "$1" 2>/dev/null)" = "$3" ] || late=1; rm -f "$1"; {VIRSH} domfsthaw "$2"; '
+        '[ -z "$late" ] || { echo "the snapshot took too long, the guest was thawed before" >&2; exit 1; }'
+    )
+    return bash(script, path(name), name, token)

@@ -1,0 +1,145 @@
+"""The pipelines that read a disk into a backup, give it back and prove it. Pure.
+
+They run on a node, in bash; pmc/stream.py, brought there before, reads each disk once. At idle priority.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pmc import virsh
+from pmc.backup import Backup, to_json
+from pmc.command import Command, bash
+
+# A link that is cut shows after 30 seconds; without this a copy between nodes would wait for ever.
+QUIET = "-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=10 -o ServerAliveCountMax=3"
+IDLE = ("ionice", "-c", "3", "nice", "-n", "19")
+
+
+def _program() -> str:
+    """What a node needs to run stream.py, each file under a line with its name."""
+    here = Path(__file__).parent
+    files = [here / name for name in ("blocks.py", "vcdiff.py", "manifest.py", "stream.py")]
+    return "#== __init__.py\n" + "".join(f"#== {path.name}\n{path.read_text()}" for path in files)
+
+
+PROGRAM = _program()
+FOLDER = f"/run/pmc/stream-{hashlib.sha256(PROGRAM.encode()).hexdigest()[:12]}"  # its version is in its name
+STREAM = f"PYTHONPATH={FOLDER} python3 -m pmc.stream"
+
+
+def bring() -> Command:
+    """The program onto the node, unless it is there."""
+    script = (
+        '[ ! -d "$1" ] || exit 0; umask 077; p=$1.$$; mkdir -p "$p/pmc"; cd "$p/pmc"; '
+        """awk '/^#== /{f = $2; printf "" >f; next} {print >f}'; cd /; mv -T "$p" "$1" 2>/dev/null || rm -rf "$p" """
+    )
+    return replace(bash(script.strip(), FOLDER, stdin=PROGRAM), printer="python3 -m pmc.pipeline")
+
+
+def read_volume(path: str, size: int, ssh: str = "") -> str:
+    """Shell text: the first `size` bytes (DRBD's metadata lies behind them), reported as dd does; `ssh` is the
+    address of the node to read on, when not the one that runs the pipeline."""
+    dd = f"dd if={shlex.quote(path)} bs=1M count={size} iflag=fullblock,count_bytes status=progress"
+    return remotely(ssh, f"ionice -c 3 {dd}") if ssh else dd
+
+
+def remotely(address: str, script: str) -> str:
+    """Shell text. What a login script there prints would come before the disk, and be taken for it: so it is seen first
+    that nothing does."""
+    ssh = f"ssh {QUIET} {shlex.quote('root@' + address)}"
+    quiet = f'[ -z "$({ssh} true)" ] || {{ echo "the login shell of root on {address} prints something" >&2; exit 1; }}'
+    return f"{{ {quiet}; {ssh} {shlex.quote(script)}; }}"
+
+
+def idle(command: Command) -> Command:
+    return replace(command, argv=(*IDLE, *command.argv))
+
+
+# Tools say "write error" when there is no room, and not all say why: so the last word is ours.
+_FULL = (
+    'trap \'[ $? = 0 ] || [ "$(df --output=avail -B1 "${1%/*}" | tail -n 1)" -ge 1048576 ] '
+    '|| echo "No space left on device: ${1%/*} is full" >&2\' EXIT; '
+)
+
+
+@dataclass(frozen=True)
+class How:
+    """`limit` in bytes a second, 0 for none."""
+
+    compress: bool = True
+    limit: int = 0
+
+
+def store_base(reader: str, size: int, target: str, how: How) -> Command:
+    """The disk as `target` (compressed, or with holes for zeros), its block sums as target.index, its sum in
+    target.sums."""
+    image = f'{STREAM} base --size {size} --limit {how.limit} --index "$1.index" --sums "$1.sums"'
+    end = '| zstd -q -3 -c >"$1"' if how.compress else '>"$1"'
+    script = f'umask 077; rm -f "$1".*; {_FULL}{reader} | {image} {end}; sync "$1" "$1.index"'
+    return idle(bash(script, target, long=True))
+
+
+def store_delta(reader: str, size: int, base: Backup, folder: str, target: str, how: How) -> Command:
+    """What differs from the base, as `target`."""
+    delta = (
+        f"{STREAM} delta --size {size} --base-size {base.size} --base-sum {base.image_sha256} --limit {how.limit} "
+        f'--index {shlex.quote(f"{folder}/{base.id}.index")} --sums "$1.sums" --old {_image(base, folder)}'
+    )
+    script = f'umask 077; rm -f "$1".*; {_FULL}{reader} | {delta} >"$1"; sync "$1"'
+    return idle(bash(script, target, long=True))
+
+
+def _image(base: Backup, folder: str) -> str:
+    """Shell text (bash): a file name under which the base's image is read from its begin to its end."""
+    path = shlex.quote(f"{folder}/{base.file}")
+    return f"<(zstd -dcq {path})" if base.compression == "zstd" else path
+
+
+def seal(folder: str, target: str, backup: Backup) -> Command:
+    """Puts what the reading found into the manifest, then gives the files their final names, the manifest last."""
+    text = to_json(backup)
+    script = (
+        f'umask 077; {STREAM} seal --target "$1" --sums "$1.sums" --manifest "$1.json"; rm "$1.sums"; '
+        'if [ -e "$1.index" ]; then mv "$1.index" "$2/$4.index"; fi; '
+        'mv "$1" "$2/$3"; mv "$1.json" "$2/$4.json"; sync "$2"'
+    )
+    return bash(script, target, folder, backup.file, backup.id, stdin=text, secrets=virsh.passwords(text))
+
+
+def decoded(backup: Backup, base: Backup | None, folder: str, ssh: str = "") -> str:
+    """Shell text (bash): the disk of a backup on stdout. xdelta3 reads a base from a pipe as long as the delta's copies
+    go forward, which ours do, so it needs no space to unpack it; -B holds two of its windows."""
+    path = shlex.quote(f"{folder}/{backup.file}")
+    if base is not None:
+        whole = f'[ "$(sha256sum <{path} | cut -c1-64)" = {backup.file_sha256} ]'
+        reader = (
+            f'{{ {whole} || {{ echo "{backup.file} is damaged" >&2; exit 1; }}; '
+            f"xdelta3 -d -c -B 16777216 -s {_image(base, folder)} {path}; }}"
+        )
+    else:
+        reader = f"zstd -dcq {path}" if backup.compression == "zstd" else f"cat {path}"
+    return remotely(ssh, f"bash -o pipefail -c {shlex.quote(reader)}") if ssh else reader
+
+
+def give_back(backup: Backup, reader: str, device: str, compare: bool = False) -> Command:
+    """The disk that `reader` decodes, written to `device`: which is all zeros, or (`compare`) only where it differs.
+    Fails unless its checksum is the manifest's."""
+    put = f'{STREAM} put --size {backup.size} --expect {backup.image_sha256} --target "$1"'
+    return bash(f"{reader} | {put}{' --compare' if compare else ''}", device, long=True)
+
+
+def prove(backup: Backup, reader: str, folder: str) -> Command:
+    """Reads the backup back, needs no space, and notes when that went well."""
+    script = (
+        f"{reader} | {STREAM} put --size {backup.size} --expect {backup.image_sha256}; umask 077; "
+        'date -u +%Y-%m-%dT%H:%M:%SZ >"$1/.$2.part"; mv "$1/.$2.part" "$1/$2.verified"'
+    )
+    return idle(bash(script, folder, backup.id, long=True))
+
+
+if __name__ == "__main__":
+    print(PROGRAM, end="")

@@ -1,0 +1,95 @@
+"""Backups that go to a directory of the manager (vm.backup --to DIR) and come back (vm.restore --from DIR). Pure.
+
+They are the same files there as on a node, so everything that reads them by hand does so there, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from pmc.backup import Backup
+from pmc.command import bash, command
+from pmc.errors import Refused
+from pmc.plan import Fetch, Plan, Step, Transfer, Watch, plan
+from pmc.plans import make
+from pmc.plans.backup import enough_space
+from pmc.plans.restore import Found
+from pmc.settings import Settings
+from pmc.units import show_size
+
+# A manager that dies ends the stdin of its last command: the size tells what came whole.
+WHOLE = (
+    'umask 077; cat >"$1"; [ "$(stat -c %s "$1")" = "$3" ] || { echo "it did not come whole" >&2; exit 1; }; '
+    'sync "$1"; mv "$1" "$2"; sync "${2%/*}"'
+)
+MANAGER = "manager"  # in place of a node's name, of what lies there
+
+
+def is_directory(to: str) -> bool:
+    """What --to names: a directory of the manager has a slash in it, a node has none."""
+    return "/" in to
+
+
+def parts(found: Found) -> list[Backup]:
+    """What must be there to restore it: its base comes first."""
+    return [*([found.base] if found.base else []), found.backup]
+
+
+def files(backup: Backup) -> list[str]:
+    """The manifest last: what has none is no backup. When it was verified is known of that copy only."""
+    manifest, *others = (name for name in backup.files if not name.endswith(".verified"))
+    return [*others, manifest]
+
+
+def to_manager(found: Found, directory: str, there: Collection[str], settings: Settings) -> Plan:
+    """All files of a backup, and of its base, that are not in the directory yet."""
+    steps = []
+    for each in parts(found):
+        if f"{each.id}.json" in there:
+            continue
+        for name in files(each):
+            source = command("cat", f"{settings.backup_dir}/{name}", long=True)
+            size = each.stored if name == each.file else 0
+            steps.append(
+                Step(
+                    found.node,
+                    f"copy {name} to {directory}",
+                    Fetch(source, f"{directory}/{name}", size),
+                    watch=Watch("bytes", name, each.stored) if size else None,
+                )
+            )
+    return plan(f"copy {found.backup.id} to {directory}", steps)
+
+
+def to_node(
+    found: Found, node: str, directory: str, sizes: Mapping[str, int], there: Collection[str], settings: Settings
+) -> Plan:
+    """The files of a backup, and of its base, that are not on the node yet; `sizes` of those in the directory."""
+    folder, steps = settings.backup_dir, [make.folder(node, settings.backup_dir, "700")]
+    missing = [each for each in parts(found) if f"{each.id}.json" not in there]
+    needed = sum(each.stored for each in missing)
+    if missing:
+        steps.append(enough_space(node, folder, needed))
+    for each in missing:
+        for name in files(each):
+            if name not in sizes:
+                raise Refused(f"--from {directory}: {name} is missing there")
+            target, part = f"{folder}/{name}", f"{folder}/.{name}.part"
+            put = bash(WHOLE, part, target, str(sizes[name]), long=True)
+            steps.append(
+                Step(
+                    node,
+                    f"copy {name} ({show_size(sizes[name])}) to {node}",
+                    Transfer(f"{directory}/{name}", sizes[name], put),
+                    undo=command("rm", "-f", part, target),
+                    check=command("test", "-e", target),
+                    watch=Watch("bytes", name, sizes[name]),
+                )
+            )
+    return plan(f"copy {found.backup.id} from {directory} to {node}", steps)
+
+
+def on(node: str, found: Found) -> Found:
+    """The same backup where it was copied to."""
+    return replace(found, node=node)

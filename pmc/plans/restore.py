@@ -1,0 +1,217 @@
+"""vm.restore and vm.verify_backup: a backup that lies on a node in, plan out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pmc import backup, drbd, lvm, pipeline, virsh
+from pmc.backup import Backup, Stored
+from pmc.command import Command, bash, command
+from pmc.errors import Refused
+from pmc.model import ClusterState
+from pmc.plan import Fetch, Plan, Step, Watch, plan
+from pmc.plans import make, refuse
+from pmc.plans.add import check_new
+from pmc.plans.backup import bring, drbd_device
+from pmc.plans.make import Given
+from pmc.settings import Settings
+from pmc.units import MiB, show_size
+
+
+@dataclass(frozen=True)
+class Found:
+    """A usable backup, the node it lies on, and its base beside it, if it is a delta."""
+
+    node: str
+    backup: Backup
+    base: Backup | None
+
+    def decoded(self, settings: Settings, at: str) -> str:
+        """Shell text that prints its disk on the node `at`."""
+        far = "" if at == self.node else settings.nodes[self.node].replication
+        return pipeline.decoded(self.backup, self.base, settings.backup_dir, far)
+
+
+def find(id: str, stored: Sequence[Stored], flag: str = "--backup") -> Found:
+    """The backup by its id; where it lies on several nodes, one where it can be used."""
+    if not backup.ID.fullmatch(id):
+        raise Refused(f"{flag} {id[:90]!r}: no id of a backup; fab vm.backups NAME lists them")
+    there = [s for s in stored if s.id == id]
+    if not there:
+        raise Refused(f"{flag} {id}: on no node that answers; fab vm.backups lists what there is")
+    why = ""
+    for each in there:
+        if each.backup is None or each.broken:
+            why = f"cannot be used: {each.broken}"
+            continue
+        base = backup.base_of(each, stored) if each.backup.base else None
+        if each.backup.base and base is None:
+            why = f"its base {each.backup.base} is missing on {each.node} or cannot be used"
+            continue
+        return Found(each.node, each.backup, base.backup if base else None)
+    raise Refused(f"{flag} {id}: {why}")
+
+
+def prove(found: Found, settings: Settings) -> Step:
+    """Read back where it lies, to its checksum; it needs no space."""
+    reader = found.decoded(settings, found.node)
+    return Step(
+        found.node,
+        f"read {found.backup.id} back ({show_size(found.backup.size)}) and compare its checksum",
+        pipeline.prove(found.backup, reader, settings.backup_dir),
+        watch=Watch("bytes", found.backup.id, found.backup.size),
+    )
+
+
+def verified(found: Found, settings: Settings) -> Plan:
+    return plan(f"vm.verify_backup {found.backup.id}", [bring(found.node), prove(found, settings)])
+
+
+def nodes_for(found: Found, primary: str, secondary: str, settings: Settings) -> tuple[str, ...]:
+    """Of the new VM: those named, else those of the old one."""
+    usual = [node for node in found.backup.nodes if node in settings.nodes]
+    for flag, node in (("--primary", primary), ("--secondary", secondary)):
+        if node:
+            settings.node(flag, node)
+    if primary and primary == secondary:
+        raise Refused(f"--secondary {secondary}: is the primary as well; the second copy belongs on another node")
+    first = primary or next((node for node in usual if node != secondary), found.node)
+    second = secondary or next((node for node in usual if node != first), "")
+    return (first, second) if second else (first,)
+
+
+def as_new(
+    found: Found, name: str, nodes: Sequence[str], state: ClusterState, settings: Settings, given: Given, uuid: str
+) -> Plan:
+    """A new VM with the disk of the backup: own minor, port, MAC and UUID. Defined, not started: the old VM may
+    run, and both would have the same address inside. The disk's checksum is compared while it is written."""
+    old = found.backup
+    check_new(name, nodes, old.size, 0, state, settings)  # no memory: it is not started
+    try:
+        xml = virsh.renamed(old.xml, name=name, uuid=uuid, mac=given.mac, old_device=old.device, device=given.device)
+    except (ValueError, SyntaxError) as error:
+        raise Refused(f"--backup {old.id}: its domain cannot be used: {error}") from None
+    steps = [
+        *make.disk(settings, nodes, name, old.size, given, state.nodes[nodes[0]].drbd),
+        bring(nodes[0]),
+        Step(
+            nodes[0],
+            f"write the disk ({show_size(old.size)}) from {old.id} on {found.node} and compare its checksum",
+            pipeline.give_back(old, found.decoded(settings, nodes[0]), given.device),
+            watch=Watch("bytes", name, old.size),
+        ),
+        *make.defined(nodes, name, xml),
+        Step(nodes[0], f"make {name} secondary until it is started", drbd.secondary(name)),
+    ]
+    return plan(f"vm.restore {name}", steps)
+
+
+def in_place(found: Found, size: int, state: ClusterState, settings: Settings) -> Plan:
+    """The VM's own disk (`size` bytes) becomes that of the backup, which is proved before anything is written. What was
+    on it stays in a snapshot until the end, and is put back when something fails."""
+    old, name = found.backup, found.backup.vm
+    homes = refuse.whole(state, name)
+    refuse.settled(state, name)
+    if active := state.active_on(name):
+        raise Refused(f"{name}: runs on {active[0]}; its disk is only written when it is off: fab vm.stop {name}")
+    if len(homes) > 1:
+        refuse.healthy(state.nodes[homes[0]], name)
+    if old.size != size:
+        raise Refused(
+            f"{name}: its disk has {size} bytes, that of {old.id} {old.size}; restore it as a new VM: --as NEW"
+        )
+    node, device, group = homes[0], drbd_device(name, state), settings.volume_group
+    kept, room = refuse.before(name), state.nodes[node].volumes[name].size * 65 // 64 // MiB * MiB + 16 * MiB
+    refuse.space(state.nodes[node], room, f"a snapshot of all of {name}, until it is restored,")
+    steps = [
+        *[bring(each) for each in dict.fromkeys((found.node, node))],
+        prove(found, settings),
+        make.promote(node, name),
+        Step(
+            node,
+            f"keep what is on the disk as the snapshot {group}/{kept}",
+            lvm.snapshot(group, kept, name, room),
+            undo=put_back(group, name, size, device),
+            check=lvm.exists(group, kept),
+        ),
+        Step(
+            node,
+            f"write the disk ({show_size(size)}) from {old.id} where it differs",
+            pipeline.give_back(old, found.decoded(settings, node), device, compare=True),
+            watch=Watch("bytes", name, size),
+        ),
+        Step(node, f"make {name} secondary until it is started", drbd.secondary(name), undo=drbd.primary(name)),
+        Step(
+            node,
+            f"remove the snapshot {group}/{kept}",
+            lvm.discard(group, kept),
+            check=lvm.is_gone(group, kept),
+            pivot=True,
+        ),
+    ]
+    return plan(f"vm.restore {name} --in-place", steps)
+
+
+def put_back(group: str, name: str, size: int, device: str) -> Command:
+    """The disk as its snapshot has it, through DRBD, so that both sides get it; then the snapshot is not needed."""
+    kept = refuse.before(name)
+    reader = pipeline.read_volume(lvm.path(group, kept), size)
+    write = f'{pipeline.STREAM} put --size {size} --target "$2" --compare'
+    script = f'lvs "$1" >/dev/null; {reader} | {write}; lvremove --yes "$1"'
+    return bash(script, f"{group}/{kept}", device, long=True)
+
+
+def undo_in_place(name: str, size: int, state: ClusterState, settings: Settings) -> Plan:
+    """After an in-place restore that broke off: the disk as it was before."""
+    homes = refuse.whole(state, name)
+    kept = refuse.before(name)
+    there = [home for home in homes if kept in state.nodes[home].volumes]
+    if not there:
+        raise Refused(f"{name}: no restore of it broke off; there is nothing to put back")
+    if active := state.active_on(name):
+        raise Refused(f"{name}: runs on {active[0]}; first: fab vm.stop {name}")
+    node, device = there[0], drbd_device(name, state)
+    if len(homes) > 1:
+        refuse.healthy(state.nodes[node], name)
+    steps = [
+        bring(node),
+        make.promote(node, name),
+        Step(
+            node,
+            f"put the disk of {name} back ({show_size(size)})",
+            put_back(settings.volume_group, name, size, device),
+        ),
+        Step(node, f"make {name} secondary", drbd.secondary(name)),
+    ]
+    return plan(f"vm.restore {name} --put-back", steps)
+
+
+def to_file(found: Found, path: str, settings: Settings) -> Plan:
+    """The disk as a file on the manager: qcow2 when its name ends so, else raw with holes."""
+    old, node = found.backup, found.node
+    reader = found.decoded(settings, node)
+    put = f"{pipeline.STREAM} put --size {old.size} --expect {old.image_sha256}"
+    title = f"vm.restore --backup {old.id} --to {path}"
+    watch = Watch("bytes", path.rpartition("/")[2], old.size)
+    if not path.endswith(".qcow2"):
+        raw = bash(f"{reader} | {put} --pass-on", long=True)
+        note = f"copy the disk ({show_size(old.size)}) of {old.id} to {path} and compare its checksum"
+        return plan(title, [bring(node), Step(node, note, Fetch(raw, path, old.size), watch=watch)])
+    folder = settings.backup_dir
+    part = f"{folder}/.{old.id}.part.qcow2"
+    remove = command("rm", "-f", part, f"{part}.raw")
+    convert = bash(
+        f'umask 077; {reader} | {put} --target "$1.raw"; '
+        'qemu-img convert -q -f raw -O qcow2 "$1.raw" "$1"; rm "$1.raw"',
+        part,
+        long=True,
+    )
+    steps = [
+        bring(node),
+        Step(node, f"begin {part}", command("install", "-m", "600", "/dev/null", part), undo=remove),
+        Step(node, f"make a qcow2 file of {old.id} there", pipeline.idle(convert), watch=watch),
+        Step(node, f"copy it to {path}", Fetch(command("cat", part, long=True), path, 0), watch=watch),
+        Step(node, f"remove {part}", remove),
+    ]
+    return plan(title, steps)

@@ -1,0 +1,238 @@
+"""vm.backup, vm.backups, vm.verify_backup: making backups, listing and proving them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pmc import looks
+from pmc.backup import Stored
+from pmc.cluster import Cluster
+from pmc.errors import PmcError, Refused
+from pmc.model import ClusterState
+from pmc.plan import Plan
+from pmc.plans import backup as plans
+from pmc.plans import copies, lost, refuse, restore
+from pmc.plans.backup import Wish
+from pmc.rows import BACKUP_COLUMNS, backup_rows
+from pmc.tasks.base import carry_out, complain, lock, opened, task
+from pmc.units import parse_size
+from pmc.view import note, show, table
+
+Row = dict[str, str]
+
+
+@task(
+    place="name",
+    name="the VM",
+    base="a full image, in place of a delta against the newest one",
+    all="every VM; goes on past one that fails, and tells at the end",
+    jobs="with --all: how many at the same time on a node (1)",
+    to="the node to keep a new base on (left out: where the disk is read), or a directory of this machine for a copy",
+    compress="zstd for a base; --no-compress: as it is, with holes",
+    limit="read no more than this a second: 50M",
+    freeze="have the guest agent, if there is one, freeze the file systems meanwhile",
+)
+def backup(
+    c: Any, name: str = "", base: bool = False, all: bool = False, jobs: str = "1", to: str = "", compress: bool = True,
+    limit: str = "", freeze: bool = True, conf: str = "", dry_run: bool = False,
+) -> None:  # fmt: skip
+    """Back a VM up while it runs: vm.backup NAME [--base], or all: vm.backup --all [--jobs N]
+
+    Reads a snapshot of the standby's volume. The first backup is a base, the next ones are deltas against it.
+    """
+    with opened(conf) as cluster:
+        if bool(name) == all:
+            raise Refused("vm.backup: name the VM, or give --all")
+        directory = _directory(to) if copies.is_directory(to) else ""
+        if to and not directory:
+            cluster.settings.node("--to", to)
+        wish = Wish(name, base, "" if directory else to, compress, _rate(limit), freeze)
+        number = _count("--jobs", jobs)
+        if all:
+            _all(c, cluster, wish, number, directory, dry_run)
+            return
+        refuse.check_name("vm.backup", name)
+        lock(c, cluster, dry_run, name)
+        state = cluster.state()
+        id, plan = _planned(cluster, wish, state, looks.stored(cluster, state, name))
+        if carry_out(c, cluster, plan, dry_run):
+            note(f"{id} is complete on {plan.steps[-1].node}")
+            if directory and carry_out(c, cluster, _copy(cluster, id, state, directory), dry_run):
+                note(f"{id} is complete in {directory}")
+
+
+def _directory(to: str) -> str:
+    path = Path(to).expanduser().absolute()
+    if not to.isprintable() or not path.is_dir() or not os.access(path, os.W_OK):
+        raise Refused(f"--to {to[:200]!r}: must be a node, or a directory of this machine that you may write to")
+    return str(path)
+
+
+def _copy(cluster: Cluster, id: str, state: ClusterState, directory: str) -> Plan:
+    """Of a backup that is complete on a node, with its base."""
+    found = restore.find(id, looks.stored(cluster, state, id.partition(".")[0]))
+    return copies.to_manager(found, directory, os.listdir(directory), cluster.settings)
+
+
+def _planned(cluster: Cluster, wish: Wish, state: ClusterState, stored: Sequence[Stored]) -> tuple[str, Plan]:
+    source = looks.agent(cluster, wish.name, plans.choose_source(wish.name, state), wish.freeze)
+    size, xml = looks.disk_at(cluster, wish.name, source.node, state)
+    made, plan = plans.make_backup(wish, source, size, xml, stored, datetime.now(UTC), state, cluster.settings)
+    return made.id, plan
+
+
+def _rate(text: str) -> int:
+    if not text:
+        return 0
+    try:
+        if not text[-1].isdigit():
+            return parse_size(text)
+    except ValueError:
+        pass
+    raise Refused(f"--limit {text[:40]!r}: bytes a second with a unit, such as 50M")
+
+
+def _count(flag: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:4]) <= 32 and len(text) <= 4):
+        raise Refused(f"{flag} {text[:40]!r}: must be a number from 1 to 32")
+    return int(text)
+
+
+def _all(c: Any, cluster: Cluster, wish: Wish, jobs: int, directory: str, dry_run: bool) -> None:
+    """A node's disk is read by `jobs` backups at a time; nodes side by side."""
+    state = cluster.state()
+    stored = looks.stored(cluster, state)
+    dry, queues, rows = bool(dry_run or c.config.run.dry), dict[str, list[str]](), list[Row]()
+    for name in sorted({name for node in state for name in node.domains}):
+        try:
+            queues.setdefault(plans.choose_source(name, state).node, []).append(name)
+        except PmcError as error:
+            rows.append(_row(name, "", str(error)))
+
+    def one(name: str) -> Row:
+        mine = [each for each in stored if each.id.startswith(f"{name}.")]
+        wanted = wish.named(name)
+        if dry:
+            return _attempt(name, lambda: _shown(*_planned(cluster, wanted, state, mine)))
+        if cluster.stop.is_set():
+            return _row(name, "", "not begun: interrupted")
+        return _attempt(name, lambda: _locked(cluster, wanted, state, mine, directory))
+
+    with cluster.interruptible():
+        parts = [names[start::jobs] for names in queues.values() for start in range(jobs)]
+        done = cluster.at_once(lambda part: [one(name) for name in part], parts, max(len(parts), 1))
+    rows = sorted([*rows, *(row for part in done for row in part)], key=lambda row: row["vm"])
+    if dry:
+        show("\n".join(row["result"] for row in rows))
+    else:
+        show(table(rows, False, ("vm", "backup", "result")))
+    if failed := [row["vm"] for row in rows if not row["backup"]]:
+        raise PmcError(f"{len(failed)} of {len(rows)} were not backed up: {', '.join(failed)}")
+    complain(state)
+
+
+def _shown(id: str, plan: Plan) -> tuple[str, str]:
+    return id, str(plan)
+
+
+def _locked(
+    cluster: Cluster, wish: Wish, state: ClusterState, stored: Sequence[Stored], directory: str
+) -> tuple[str, str]:
+    """Only the VM's own nodes are looked at again, under its lock."""
+    with cluster.lock(f"vm.backup {wish.name}", wish.name) as held:
+        homes = [home for home in state.homes(wish.name) if home in cluster.nodes]
+        id, plan = _planned(cluster, wish, cluster.state(homes), stored)
+        cluster.apply(plan, prefix=wish.name, under=[held])
+        if directory:
+            cluster.apply(_copy(cluster, id, state, directory), prefix=wish.name, under=[held])
+        return id, f"complete on {plan.steps[-1].node}"
+
+
+def _attempt(name: str, work: Callable[[], tuple[str, str]]) -> Row:
+    try:
+        id, result = work()
+        return _row(name, id, result)
+    except PmcError as error:
+        note(str(error))
+        return _row(name, "", str(error).splitlines()[0])
+
+
+def _row(name: str, id: str, result: str) -> Row:
+    return {"vm": name, "backup": id, "result": result}
+
+
+@task(place="name", name="the VM; left out, all of them", from_="those in this directory of this machine")
+def backups(c: Any, name: str = "", from_: str = "", json: bool = False, conf: str = "") -> None:
+    """List the backups of a VM, or of all, over all nodes, and what vm.repair kept: vm.backups [NAME]"""
+    with opened(conf) as cluster:
+        if name:
+            refuse.check_name("vm.backups", name)
+        if from_:
+            show(table(backup_rows(looks.kept(from_, name), text=not json), json, BACKUP_COLUMNS))
+            return
+        state = cluster.state()
+        kept = lost.snapshots(state, name)
+        rows = backup_rows(looks.stored(cluster, state, name), text=not json) + lost.rows(kept, text=not json)
+        show(table(rows, json, BACKUP_COLUMNS))
+        for each in kept:
+            note(lost.advice(each, cluster.settings))
+        complain(state)
+
+
+@task(
+    place="name",
+    name="the VM; left out with --all, every VM",
+    backup="the id of the backup; left out, its newest",
+    all="every backup of it",
+)
+def verify_backup(
+    c: Any, name: str = "", backup: str = "", all: bool = False, json: bool = False, conf: str = "",
+    dry_run: bool = False,
+) -> None:  # fmt: skip
+    """Read a backup back and compare its checksum; needs no space: vm.verify_backup NAME [--backup ID | --all]"""
+    with opened(conf) as cluster:
+        if name:
+            refuse.check_name("vm.verify_backup", name)
+        elif not all:
+            raise Refused("vm.verify_backup: name the VM, or give --all")
+        if backup and all:
+            raise Refused("--backup and --all: choose one")
+        state = cluster.state()
+        stored = looks.stored(cluster, state, name)
+        ids = [backup] if backup else sorted({each.id for each in stored}, key=lambda id: id.split(".")[:2])
+        if not ids:
+            raise Refused(f"vm.verify_backup {name}: there is no backup on any node that answers")
+        rows = list[Row]()
+        with cluster.interruptible():
+            for id in ids if all else ids[-1:]:
+                rows += _proved(c, cluster, id, stored, dry_run)
+        if not rows:
+            return
+        show(table(rows, json, ("backup", "node", "result")))
+        if failed := [row["backup"] for row in rows if row["result"] != "right"]:
+            raise PmcError(f"{len(failed)} of {len(rows)} cannot be used: {', '.join(failed)}")
+
+
+def _proved(c: Any, cluster: Cluster, id: str, stored: Sequence[Stored], dry_run: bool) -> list[Row]:
+    """A row for each node that the backup lies on; none for a dry run."""
+    rows = []
+    nodes = [each.node for each in stored if each.id == id]
+    if not nodes:
+        restore.find(id, stored)  # says what is wrong with the id
+    for node in nodes:
+        try:
+            found = restore.find(id, [each for each in stored if each.node == node])
+            if not carry_out(c, cluster, restore.verified(found, cluster.settings), dry_run):
+                continue
+            result = "right"
+        except Refused as error:
+            result = str(error)
+        except PmcError as error:
+            note(str(error))
+            result = next((row.strip() for row in str(error).splitlines()[1:2]), str(error))
+        rows.append({"backup": id, "node": node, "result": result})
+    return rows

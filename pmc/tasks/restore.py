@@ -1,0 +1,131 @@
+"""vm.restore: a backup as a new VM, into the VM itself, or as a file."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+from pmc import looks
+from pmc.cluster import Cluster
+from pmc.errors import Refused
+from pmc.lock import ALLOCATION
+from pmc.model import ClusterState
+from pmc.plan import Plan
+from pmc.plans import copies, refuse
+from pmc.plans import restore as plans
+from pmc.plans.restore import Found
+from pmc.tasks.base import carry_out, confirm, lock, opened, task
+from pmc.view import note
+
+
+@task(
+    place="name",
+    name="the VM that was backed up",
+    backup="the id of the backup, from vm.backups",
+    as_="the name of a new VM to make of it",
+    in_place="into the VM itself, which must be off; what it has now is lost",
+    to="as this file of the manager; raw, or qcow2 when its name ends so",
+    from_="the directory of this machine in which the backup lies; left out, a node",
+    put_back="after --in-place that broke off: the disk as it was before",
+    primary="with --as: its node; left out, the old VM's",
+    secondary="with --as: the node of its second copy; left out, the old VM's",
+)
+def restore(
+    c: Any, name: str = "", backup: str = "", as_: str = "", in_place: bool = False, to: str = "", from_: str = "",
+    put_back: bool = False, primary: str = "", secondary: str = "", yes: bool = False, conf: str = "",
+    dry_run: bool = False,
+) -> None:  # fmt: skip
+    """Give a backup back: vm.restore NAME --backup ID with --as NEW, --in-place, or --to FILE
+
+    The disk's checksum is verified: before the first write when it goes into the VM itself. Nothing is started.
+    """
+    with opened(conf) as cluster:
+        refuse.check_name("vm.restore", name)
+        choice = (("--as", as_), ("--in-place", in_place), ("--to", to), ("--put-back", put_back))
+        ways = [flag for flag, given in choice if given]
+        if len(ways) != 1:
+            raise Refused("vm.restore: give one of --as NEW, --in-place, --to FILE (or --put-back)")
+        if (primary or secondary) and not as_:
+            raise Refused(f"--primary and --secondary go with --as, not with {ways[0]}")
+        dry = bool(dry_run or c.config.run.dry)
+        if put_back:
+            _put_back(c, cluster, name, dry)
+        elif as_:
+            _as_new(c, cluster, name, (backup, from_), as_, primary, secondary, dry)
+        elif to:
+            _to_file(c, cluster, name, (backup, from_), to, dry)
+        else:
+            _in_place(c, cluster, name, (backup, from_), dry, yes)
+
+
+# The id of a backup, and the directory of the manager in which it lies, if not on a node.
+Which = tuple[str, str]
+
+
+def _found(cluster: Cluster, state: ClusterState, name: str, which: Which) -> tuple[Found, Plan]:
+    """The backup on a node, and what brings it there."""
+    id, directory = which
+    stored = looks.stored(cluster, state, name)
+    if not directory:
+        return plans.find(id, stored), Plan("", ())
+    found = plans.find(id, looks.kept(directory, name))
+    answering = [node.name for node in state.answering]
+    refuse.relied_on(state, *(() if answering else state.nodes))
+    node = next((node for node in found.backup.nodes if node in answering), answering[0])
+    sizes = {path.name: path.stat().st_size for path in Path(directory).iterdir() if path.is_file()}
+    there = [f"{each.id}.json" for each in stored if each.node == node and not each.broken]
+    source = str(Path(directory).absolute())
+    return copies.on(node, found), copies.to_node(found, node, source, sizes, there, cluster.settings)
+
+
+def _both(first: Plan, then: Plan) -> Plan:
+    return Plan(then.title, (*first.steps, *then.steps))
+
+
+def _as_new(
+    c: Any, cluster: Cluster, name: str, which: Which, new: str, primary: str, secondary: str, dry: bool
+) -> None:
+    refuse.check_name("--as", new)
+    lock(c, cluster, dry, name, new)
+    lock(c, cluster, dry, ALLOCATION)
+    state = cluster.state(allocating=True)
+    found, copy = _found(cluster, state, name, which)
+    nodes = plans.nodes_for(found, primary, secondary, cluster.settings)
+    given = looks.given(state, cluster.settings, looks.address_of(new))
+    plan = plans.as_new(found, new, nodes, state, cluster.settings, given, str(uuid.uuid4()))
+    if carry_out(c, cluster, _both(copy, plan), dry):
+        note(f"{new} is restored from {found.backup.id}; start it: fab vm.start {new}")
+
+
+def _in_place(c: Any, cluster: Cluster, name: str, which: Which, dry: bool, yes: bool) -> None:
+    lock(c, cluster, dry, name)
+    state = cluster.state()
+    found, copy = _found(cluster, state, name, which)
+    size, _ = looks.disk_of(cluster, name, state)
+    plan = plans.in_place(found, size, state, cluster.settings)
+    if not (dry or yes):
+        confirm(f"the disk of {name} becomes that of {found.backup.time}; what was written since then is lost", name)
+    if carry_out(c, cluster, _both(copy, plan), dry):
+        note(f"{name} has the disk of {found.backup.id}; start it: fab vm.start {name}")
+
+
+def _put_back(c: Any, cluster: Cluster, name: str, dry: bool) -> None:
+    lock(c, cluster, dry, name)
+    state = cluster.state()
+    size, _ = looks.disk_of(cluster, name, state)
+    if carry_out(c, cluster, plans.undo_in_place(name, size, state, cluster.settings), dry):
+        note(f"{name} has the disk that it had before the restore")
+
+
+def _to_file(c: Any, cluster: Cluster, name: str, which: Which, to: str, dry: bool) -> None:
+    path = Path(to).expanduser().absolute()
+    if not to.isprintable() or len(to) > 1000 or path.exists() or not path.parent.is_dir():
+        raise Refused(f"--to {to[:200]!r}: must be a new file in a folder that is there")
+    if not os.access(path.parent, os.W_OK):
+        raise Refused(f"--to {to[:200]!r}: you may not write there")
+    state = cluster.state()
+    found, copy = _found(cluster, state, name, which)
+    if carry_out(c, cluster, _both(copy, plans.to_file(found, str(path), cluster.settings)), dry):
+        note(f"{path} is the disk of {found.backup.id}")

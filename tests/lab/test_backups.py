@@ -1,0 +1,191 @@
+"""Backups on real nodes: chains over migrations, decoded by hand and by pmc; damage of all kinds; in place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import witness
+from lab.tick import Tick, check
+
+from .conftest import Pmc, broken_invariants
+from .rig import die_at, started
+
+Clean = Callable[[], list[str]]
+FOLDER = "/var/lib/pmc/backups"
+DIRECT = "direct,fullblock,count_bytes"
+
+
+def listed(lab: Pmc, task: str, *argv: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(lab.ok(task, *argv, "--json"))
+    return rows
+
+
+def hashed(lab: Pmc, node: str, name: str, size: int) -> str:
+    """SHA-256 of the disk as the volume holds it. Past the node's page cache: DRBD writes below it, so that what is
+    cached of the volume's own device may be from before."""
+    read = f"dd if=/dev/vg/{name} bs=1M count={size} iflag={DIRECT} status=none"
+    return lab.ssh(node, f"{read} | sha256sum").split()[0]
+
+
+def tree(image: bytes) -> str:
+    """The checksum in a manifest, as docs/backups.md describes it."""
+    blocks = (image[at : at + 65536] for at in range(0, len(image), 65536))
+    return hashlib.sha256(b"".join(hashlib.sha256(block).digest() for block in blocks)).hexdigest()
+
+
+def test_a_chain_while_the_guest_writes(lab: Pmc, clean: Clean, tmp_path: Path) -> None:
+    """A base and three deltas, the VM moved in between; each decoded with the plain tools, to a file, and as a VM."""
+    guest = lab.add("web")
+    ticks: list[Tick] = []
+    for before in ((), (), ("vm.mv", "web"), ("vm.mv", "web", "vm.stop", "web")):
+        ticks.append(guest.ticking(ticks[-1].counter + 20 if ticks else 20))
+        lab.ok(*before, "vm.backup", "web")
+    rows = listed(lab, "vm.backups", "web")
+    assert [(row["kind"], row["base"]) for row in rows] == [("base", ""), *[("delta", rows[0]["id"])] * 3]
+    # All lie beside their base; the disk is read where the guest does not run.
+    assert [row["node"] for row in rows] == ["pm-2"] * 4
+    assert [row["source"] for row in rows[:3]] == ["pm-2", "pm-2", "pm-1"]
+    assert [row["consistency"] for row in rows] == ["crash"] * 3 + ["off"]
+    base, last, size = rows[0], rows[3], rows[0]["disk"]
+    disk = hashed(lab, "pm-1", "web", size)
+    # By hand, as the documentation promises.
+    lab.ssh("pm-2", f"cd /root; zstd -dq {FOLDER}/{base['id']}.img.zst -o base.img")
+    by_hand = {
+        row["id"]: lab.ssh("pm-2", f"xdelta3 -d -c -s /root/base.img {FOLDER}/{row['id']}.xd3 | sha256sum").split()[0]
+        for row in rows[1:]
+    }
+    by_hand[base["id"]] = lab.ssh("pm-2", "sha256sum /root/base.img; rm /root/base.img").split()[0]
+    assert by_hand[last["id"]] == disk
+    assert lab.ssh("pm-2", f"stat -c %a {FOLDER} {FOLDER}/*").split() == ["700"] + ["600"] * 9
+    for number, row in enumerate(rows):
+        name = f"web-{number}"
+        lab.ok("vm.restore", "web", "--backup", row["id"], "--as", name)
+        image = guest.read("pm-1", f"dd if=/dev/vg/{name} bs=1M count={size} iflag={DIRECT} status=none")
+        assert hashlib.sha256(image).hexdigest() == by_hand[row["id"]] == hashed(lab, "pm-2", name, size)
+        assert tree(image) == row["sha256"]
+        assert check(image).counter >= ticks[number].counter
+    assert len({lab.ssh("pm-1", f"virsh dumpxml web-{n} | grep 'mac address'") for n in range(4)}) == 4
+    lab.ok("vm.restore", "web", "--backup", last["id"], "--to", str(tmp_path / "image"))
+    assert hashlib.sha256((tmp_path / "image").read_bytes()).hexdigest() == disk
+    lab.ok("vm.verify_backup", "web", "--all")
+    assert all(row["verified"] for row in listed(lab, "vm.backups", "web"))
+
+
+PLACES = {"first": "0", "middle": "$(($(stat -c %s $f) / 2))", "last": "$(($(stat -c %s $f) - 1))"}
+
+
+@pytest.mark.fault("corrupted, truncated or missing manifest, base or delta")
+def test_damage_is_found_before_anything_is_overwritten(
+    lab: Pmc, clean: Clean, record_property: Callable[[str, object], None]
+) -> None:
+    guest = lab.add("web")
+    tick = guest.ticking(5)
+    lab.ok("vm.backup", "web")
+    guest.ticking(tick.counter + 10)
+    lab.ok("vm.backup", "web", "vm.stop", "web")
+    base, delta = listed(lab, "vm.backups", "web")
+    disk = hashed(lab, "pm-1", "web", base["disk"])
+    ways = {place: f'printf "\\\\$(printf %o $((255 - $(od -An -tu1 -j {at} -N 1 $f))))" '
+                   f"| dd of=$f bs=1 seek={at} conv=notrunc status=none" for place, at in PLACES.items()}  # fmt: skip
+    ways |= {"truncated": "truncate -s -3 $f", "missing": "rm $f"}
+    files = {
+        "manifest": f"{delta['id']}.json", "base": f"{base['id']}.img.zst", "base's manifest": f"{base['id']}.json",
+        "delta": f"{delta['id']}.xd3",
+    }  # fmt: skip
+    tried = 0
+    for what, file in files.items():
+        for how, damage in ways.items():
+            lab.ssh("pm-2", f"f={FOLDER}/{file}; cp -p $f /root/kept; {damage}; ! cmp -s $f /root/kept")
+            done = lab.fab("vm.restore", "web", "--backup", delta["id"], "--in-place", "--yes")
+            lab.ssh("pm-2", f"mv /root/kept {FOLDER}/{file}")
+            assert done.returncode in (1, 2), f"{what} {how}: {done.stderr}"
+            assert "Traceback" not in done.stderr
+            assert "[4/" not in done.stderr, f"{what} {how}: it went on to the disk: {done.stderr}"
+            tried += 1
+    assert hashed(lab, "pm-1", "web", base["disk"]) == disk
+    assert broken_invariants(lab.state()) == []
+    record_property("rounds", tried)
+    # The index serves new deltas only: they say what to do, restores do not need it.
+    lab.ssh("pm-2", f"printf xx | dd of={FOLDER}/{base['id']}.index bs=1 seek=100 conv=notrunc status=none")
+    done = lab.fab("vm.backup", "web")
+    assert done.returncode == 1
+    assert "make a new base" in done.stderr
+    lab.ok("vm.restore", "web", "--backup", delta["id"], "--as", "again")
+
+
+@pytest.mark.fault("manager killed (-9) during a restore in place, and a restore that fails half way")
+def test_a_restore_in_place(lab: Pmc, clean: Clean) -> None:
+    guest = lab.add("web")
+    old = guest.ticking(10)
+    lab.ok("vm.backup", "web")
+    [base] = listed(lab, "vm.backups", "web")
+    done = lab.fab("vm.restore", "web", "--backup", base["id"], "--in-place", "--yes")
+    assert done.returncode == 2
+    assert "runs on pm-1" in done.stderr
+    new = guest.ticking(old.counter + 50)
+    lab.ok("vm.stop", "web")
+    disk = hashed(lab, "pm-1", "web", base["disk"])
+    back = ("vm.restore", "web", "--backup", base["id"], "--in-place", "--yes")
+    # Nobody confirms it.
+    assert lab.fab(*back[:-1]).returncode != 0
+    assert hashed(lab, "pm-1", "web", base["disk"]) == disk
+
+    # The manager dies while the disk is written.
+    assert die_at(lab, "where it differs", *back)
+    for verb in ("vm.start", "vm.backup"):
+        done = lab.fab(verb, "web")
+        assert done.returncode == 2, done.stderr
+        assert "--put-back" in done.stderr
+    done = lab.fab("pm.verify", "--json")
+    assert "RESTORE_BROKEN" in {row["code"] for row in json.loads(done.stdout)}
+    lab.ok("vm.restore", "web", "--put-back")
+    assert [hashed(lab, node, "web", base["disk"]) for node in ("pm-1", "pm-2")] == [disk, disk]
+    assert broken_invariants(lab.state()) == []
+
+    lab.ok(*back)
+    assert guest.checked("pm-1").counter < new.counter
+    assert hashed(lab, "pm-2", "web", base["disk"]) == hashed(lab, "pm-1", "web", base["disk"]) != disk
+    lab.ok("vm.start", "web")
+    assert guest.ticking(old.counter, boots=2).boots == 2
+
+
+@pytest.mark.fault("two backups of one VM at once")
+def test_two_at_once_and_all_with_copies(lab: Pmc, clean: Clean, tmp_path: Path) -> None:
+    lab.add("web").ticking(5)
+    lab.add("mail", primary="pm-2", secondary="pm-1")
+    with started(lab, "vm.backup", "web") as one, started(lab, "vm.backup", "web", "--base") as other:
+        said = [process.communicate(timeout=300)[1] for process in (one, other)]
+    assert [one.returncode, other.returncode] == [0, 0], said
+    assert any("waits" in each or "wait" in each for each in said), said
+    rows = listed(lab, "vm.backups", "web")
+    assert len({row["id"] for row in rows}) == 2
+    assert not any(row["broken"] for row in rows)
+    # One that cannot be backed up does not hold up the others.
+    lab.ssh("pm-1", "virsh destroy mail || :")
+    lab.ssh("pm-2", "virsh destroy mail; drbdadm secondary mail; drbdadm disconnect mail")
+    done = lab.fab("vm.backup", "--all", "--to", str(tmp_path))
+    assert done.returncode == 1, done.stderr
+    assert "1 of 2 were not backed up: mail" in done.stderr
+    rows = listed(lab, "vm.backups", "web")
+    assert len(rows) == 3
+    lab.ok("vm.repair", "mail")
+    assert listed(lab, "vm.backups", "mail") == []
+    # The nodes lose theirs; the manager has a copy of the last one and of its base.
+    last = rows[-1]
+    assert [row["id"] for row in listed(lab, "vm.backups", "web", "--from", str(tmp_path))] == [
+        last["base"],
+        last["id"],
+    ]
+    for node in ("pm-1", "pm-2"):
+        lab.ssh(node, f"rm -f {FOLDER}/*")
+    lab.ok("vm.restore", "web", "--backup", last["id"], "--from", str(tmp_path), "--as", "web-old")
+    (tmp_path / "image").unlink(missing_ok=True)
+    lab.ok("vm.restore", "web", "--backup", last["id"], "--to", str(tmp_path / "image"))
+    assert tree((tmp_path / "image").read_bytes()) == last["sha256"]
+    assert witness.Guest(lab.lab, "web-old").checked("pm-1").boots == 1

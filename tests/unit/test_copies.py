@@ -1,0 +1,69 @@
+"""Copies of backups in a directory of the manager, and back."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pmc.command import bash
+from pmc.errors import Refused
+from pmc.plan import Fetch, Plan, Transfer
+from pmc.plans import copies
+from pmc.plans.restore import Found
+from tests.unit.samples import SETTINGS
+from tests.unit.stories import BASE, DELTA
+
+FOUND = Found("pm-2", DELTA, BASE)
+BASE_FILES = [BASE.file, f"{BASE.id}.index", f"{BASE.id}.json"]
+DELTA_FILES = [DELTA.file, f"{DELTA.id}.json"]
+SIZES = dict.fromkeys((*BASE_FILES, *DELTA_FILES), 7)
+
+
+def taken(plan: Plan) -> list[str]:
+    return [str(step.do).rpartition("/")[2] for step in plan.steps if isinstance(step.do, Fetch)]
+
+
+def given(plan: Plan) -> list[str]:
+    return [step.do.source.rpartition("/")[2] for step in plan.steps if isinstance(step.do, Transfer)]
+
+
+def test_a_backup_and_its_base_are_copied_each_manifest_last() -> None:
+    assert taken(copies.to_manager(FOUND, "/srv", [], SETTINGS)) == [*BASE_FILES, *DELTA_FILES]
+    back = copies.to_node(FOUND, "pm-1", "/srv", SIZES, [], SETTINGS)
+    assert given(back) == [*BASE_FILES, *DELTA_FILES]
+    assert {step.node for step in back.steps} == {"pm-1"}
+    assert all(step.undo for step in back.steps if isinstance(step.do, Transfer))
+
+
+def test_what_is_there_is_not_copied_again() -> None:
+    assert taken(copies.to_manager(FOUND, "/srv", [f"{BASE.id}.json"], SETTINGS)) == DELTA_FILES
+    # Files without their manifest are what a copy left that broke off.
+    assert taken(copies.to_manager(FOUND, "/srv", BASE_FILES[:2], SETTINGS)) == [*BASE_FILES, *DELTA_FILES]
+    both = [f"{BASE.id}.json", f"{DELTA.id}.json"]
+    assert given(copies.to_node(FOUND, "pm-1", "/srv", {}, both, SETTINGS)) == []
+
+
+def test_a_file_that_is_missing_is_named_before_anything_is_done() -> None:
+    short = {name: 7 for name in SIZES if name != f"{BASE.id}.index"}
+    with pytest.raises(Refused, match=rf"--from /srv: {BASE.id}.index is missing"):
+        copies.to_node(FOUND, "pm-1", "/srv", short, [], SETTINGS)
+
+
+def test_what_did_not_come_whole_gets_no_final_name(tmp_path: Path) -> None:
+    """The manager died: its last command sees the end of its stdin."""
+    part, target = tmp_path / ".x.part", tmp_path / "x"
+    put = bash(copies.WHOLE, str(part), str(target), "7")
+    for text, ends in (("1234567", True), ("123456", False)):
+        target.unlink(missing_ok=True)
+        done = subprocess.run(replace(put, stdin=text).argv, input=text, text=True, capture_output=True)
+        assert (done.returncode == 0) == ends, done.stderr
+        assert target.exists() == ends
+        assert ends or "did not come whole" in done.stderr
+
+
+@pytest.mark.parametrize(("to", "directory"), [("pm-1", False), ("/srv", True), ("./x", True), ("~/b", True)])
+def test_a_node_or_a_directory(to: str, directory: bool) -> None:
+    assert copies.is_directory(to) == directory
