@@ -8,7 +8,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,18 @@ class Verify:
 
 
 @dataclass(frozen=True)
+class Keep:
+    """How many backups vm.prune keeps, in the order in which its rules count (pmc/retention.py)."""
+
+    last: int = 0
+    hourly: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+    yearly: int = 0
+
+
+@dataclass(frozen=True)
 class NodeSettings:
     name: str
     replication: str  # address of DRBD and of migrations
@@ -66,6 +78,7 @@ class Settings:
     audit_log: str = "/var/log/pmc.jsonl"  # on the manager; empty: none
     deadlines: Deadlines = Deadlines()
     verify: Verify = Verify()
+    keep: Keep = Keep()
     source: str = ""  # the file it came from
 
     @property
@@ -112,12 +125,16 @@ def parse(text: str, source: str) -> Settings:
         raise SettingsError(
             f"{source}: verify.backup_max_age_days = {verify.backup_max_age_days}: must be days, or 0 for no check"
         )
+    keep = _fill(Keep, table.pop("keep", {}), source, "keep.")
+    for rule, number in asdict(keep).items():
+        if number < 0:
+            raise SettingsError(f"{source}: keep.{rule} = {number}: must be 0 or more")
     nodes = {name: _node(name, value, source) for name, value in nodes_table.items()}
-    for forbidden in ("nodes", "deadlines", "verify", "source"):
+    for forbidden in ("nodes", "deadlines", "verify", "keep", "source"):
         if forbidden in table:
             raise SettingsError(f"{source}: unknown key '{forbidden}'")
     settings: Settings = _fill(
-        Settings, table, source, "", nodes=nodes, deadlines=deadlines, verify=verify, source=source
+        Settings, table, source, "", nodes=nodes, deadlines=deadlines, verify=verify, keep=keep, source=source
     )
     _check(settings)
     return settings
@@ -149,6 +166,12 @@ def _words(line: str) -> list[str]:
         return []
 
 
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "float": ((int, float), "a number"),
+    "int": ((int,), "a whole number"),
+}
+
+
 def _fill(kind: Any, value: object, origin: str, prefix: str, **given: object) -> Any:
     """A dataclass from a TOML table: every key known, every type right, nothing required left out."""
     if not isinstance(value, dict):
@@ -157,9 +180,8 @@ def _fill(kind: Any, value: object, origin: str, prefix: str, **given: object) -
     for key, entry in value.items():
         if key not in known:
             raise SettingsError(f"{origin}: unknown key '{prefix}{key[:70]}'; known: {', '.join(sorted(known))}")
-        wanted = (int, float) if known[key].type == "float" else (str,)
+        wanted, name = _TYPES.get(str(known[key].type), ((str,), "text in quotes"))
         if not isinstance(entry, wanted) or isinstance(entry, bool):
-            name = "a number" if float in wanted else "text in quotes"
             shown = "" if key == "fence" else f" = {str(entry)[:70]!r}"  # it may hold a password
             raise SettingsError(f"{origin}: {prefix}{key}{shown}: must be {name}")
     try:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pmc import drbd, virsh
+from pmc.backup import Stored
 from pmc.command import Query, command
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState
 from pmc.plan import Plan, Step, Wait, Watch, on_each, plan
-from pmc.plans import clear, make, refuse
+from pmc.plans import clear, make, prune, refuse
 from pmc.settings import Settings
 
 
@@ -202,11 +203,20 @@ def closing(name: str, state: ClusterState) -> Plan:
     )
 
 
-def remove(name: str, state: ClusterState, settings: Settings) -> Plan:
-    """Everything of the VM on every node, also of one that was made or removed by half. There is no way back."""
+def remove(
+    name: str, state: ClusterState, settings: Settings, stored: Sequence[Stored] = (), backups: bool = False
+) -> Plan:
+    """Everything of the VM on every node, also of one that was made or removed by half; with `backups`
+    those that are `stored` as well, last; the VM itself may be gone then. There is no way back."""
     refuse.relied_on(state, *state.nodes)
     clear.refuse_foreign(name, state, settings)
     holders = [node for node in state if node.knows(name)]
-    if not holders:
+    if not holders and stored and not backups:
+        raise Refused(
+            f"{name}: no such VM, but {prune.lying(name, stored)}; to remove them: fab vm.rm {name} --backups"
+        )
+    if not holders and not stored:
         refuse.found(state, name)
-    return plan(f"vm.rm {name}", clear.steps(name, holders, settings))
+    others = [node.name for node in state if node not in holders]
+    last = prune.all_removed(name, stored, others, settings) if backups else []
+    return plan(f"vm.rm {name}", clear.steps(name, holders, settings), last)

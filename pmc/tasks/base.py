@@ -25,7 +25,7 @@ from pmc.view import note, show
 _line: ContextVar[str] = ContextVar("line", default="a program of your own")
 # The namespace of the tasks that are not in a module of its name.
 SPACES = {
-    **dict.fromkeys(("failover", "peer", "repair", "backup", "backups", "verify_backup", "restore"), "vm"),
+    **dict.fromkeys(("failover", "peer", "repair", "backup", "backups", "verify_backup", "restore", "prune"), "vm"),
     **dict.fromkeys(("evacuate", "verify", "balance"), "pm"),
 }
 

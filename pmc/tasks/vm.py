@@ -9,7 +9,7 @@ from pmc.errors import PmcError, Refused
 from pmc.lock import ALLOCATION
 from pmc.plans import add as adding
 from pmc.plans import clone as cloning
-from pmc.plans import lost, placement, refuse, request
+from pmc.plans import lost, placement, prune, refuse, request
 from pmc.plans import vm as plans
 from pmc.rows import VM_COLUMNS, vm_rows
 from pmc.tasks.base import carry_out, complain, confirm, lock, opened, task
@@ -149,19 +149,29 @@ def mv(
                 raise (PmcError(str(error)) if number else error) from None
 
 
-@task(place="name", name="the VM", yes="do not ask for the name again")
-def rm(c: Any, name: str = "", yes: bool = False, conf: str = "", dry_run: bool = False) -> None:
-    """Remove a VM for good, with its disks on every node; also one half made: vm.rm NAME
+@task(
+    place="name",
+    name="the VM",
+    backups="its backups too, on all nodes; also of a VM that is gone already",
+    yes="do not ask for the name again",
+)
+def rm(c: Any, name: str = "", backups: bool = False, yes: bool = False, conf: str = "", dry_run: bool = False) -> None:
+    """Remove a VM for good, with its disks on every node; also one half made: vm.rm NAME [--backups]
 
-    Its backups stay.
+    Its backups stay, unless --backups is given.
     """
     with opened(conf) as cluster:
         refuse.check_name("vm.rm", name)
         lock(c, cluster, dry_run, name)
         state = cluster.state()
-        plan = plans.remove(name, state, cluster.settings)
+        stored = looks.stored(cluster, state, name)
+        plan = plans.remove(name, state, cluster.settings, stored, backups)
+        left = prune.lying(name, stored) if stored else ""
+        known = any(node.knows(name) for node in state)
+        going = " and ".join([f"{name} and its disk"] * known + [left] * (backups and bool(left)))
         if not (dry_run or c.config.run.dry or yes):
             runs = "".join(f"; it RUNS on {node}" for node in state.active_on(name))
-            confirm(f"{name} and its disk are removed for good{lost.warning(state, name)}{runs}", name)
+            confirm(f"removed for good: {going}{lost.warning(state, name)}{runs}", name)
         if carry_out(c, cluster, plan, dry_run):
-            note(f"{name} is removed")
+            stays = f"; what stays: {left}, see fab vm.backups {name}" if left and not backups else ""
+            note(f"removed: {going}" if backups else f"{name} is removed{stays}")

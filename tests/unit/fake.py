@@ -209,6 +209,10 @@ def has_file(world: World, at: str, command: Command, path: str) -> None:
     need(path in world.nodes[at].files, "")
 
 
+def has_no_file(world: World, at: str, command: Command, path: str) -> None:
+    need(path not in world.nodes[at].files, "")
+
+
 def metadata(world: World, at: str, command: Command, vm: str) -> None:
     machine = world.nodes[at]
     need(drbd.path(vm) in machine.files and vm in machine.volumes, "no resource file, or no disk")
@@ -408,6 +412,11 @@ def delete_unfinished(world: World, at: str, command: Command, folder: str, vm: 
         del files[path]
 
 
+def delete_backup(world: World, at: str, command: Command, folder: str, names: str) -> None:
+    for name in shlex.split(names):
+        world.nodes[at].files.pop(f"{folder}/{name}", None)
+
+
 def nothing(world: World, at: str, command: Command, *parts: str) -> None:
     pass
 
@@ -431,6 +440,7 @@ EFFECTS: list[tuple[str, Effect]] = [
     (r"install -m 600 /dev/null (\S+)", write),
     (r"rm -f (.+)", delete),
     (r"test -e (\S+)", has_file),
+    (r"test '!' -e (\S+)", has_no_file),
     (r"true", nothing),
     (r"drbdadm create-md --force (\S+)", metadata),
     (r"drbdadm up (\S+)", up),
@@ -478,6 +488,7 @@ EFFECTS: list[tuple[str, Effect]] = [
     (r"drbdadm adjust (\S+)", adjust),
     (BASH + r".*stands still since.* pmc (\S+) \d+ \d+", copied),
     (BASH + r"'free=.*' pmc \S+ \d+", nothing),
+    (BASH + r"'cd .* mv -- \"\$f\" \"\.\$f\.part\"; .*' pmc (\S+) (.+)", delete_backup),
     (BASH + r"'rm -f -- .*part\*' pmc (\S+) (\S+)(?: /.*)?", delete_unfinished),
 ]
 

@@ -10,11 +10,13 @@ from typing import Any
 from pmc.backup import Backup, Stored
 from pmc.model import ClusterState, Volume
 from pmc.plan import Plan, apply
-from pmc.plans import add, backup, clear, clone, failover, peer, repair, restore, vm
+from pmc.plans import add, backup, clear, clone, failover, peer, prune, repair, restore, vm
 from pmc.plans.ailment import About, Wishes
 from pmc.plans.backup import Wish
 from pmc.plans.make import Given
 from pmc.plans.request import Add, Image
+from pmc.retention import decide
+from pmc.settings import Keep
 from pmc.sides import Generation
 from pmc.units import GiB, MiB
 from tests.unit.fake import Machine, World, done
@@ -37,6 +39,7 @@ DELTA = replace(
     image_sha256="1" * 64,
     file_sha256="2" * 64,
 )
+NEWER = replace(BASE, id="web.20260103T000000Z.base", time="2026-01-03T00:00:00+00:00")
 STORED = (Stored("pm-2", BASE.id, GiB, BASE), Stored("pm-2", DELTA.id, MiB, DELTA))
 
 
@@ -159,6 +162,44 @@ def half_restored_web() -> World:
     return done(world, Plan("half", plan.steps[:until]))
 
 
+def stored_in(world: World) -> list[Stored]:
+    """What a listing of the backups of web would find: whatever has a manifest."""
+    return [
+        Stored(node, each.id, GiB, each)
+        for node, machine in world.nodes.items()
+        for each in (BASE, DELTA, NEWER)
+        if f"{SETTINGS.backup_dir}/{each.id}.json" in machine.files
+    ]
+
+
+def with_backups(world: World) -> World:
+    """web has two bases, one of them on both nodes, and a delta against the older one."""
+    for node, each in (("pm-2", BASE), ("pm-2", DELTA), ("pm-1", BASE), ("pm-2", NEWER)):
+        for name in each.files:
+            world.nodes[node].files[f"{SETTINGS.backup_dir}/{name}"] = name
+    return world
+
+
+def backed_up_web() -> World:
+    return with_backups(with_web())
+
+
+def gone_web() -> World:
+    """web was removed, its backups stayed; and a copy of the delta was removed by half."""
+    world = with_backups(World())
+    world.nodes["pm-1"].files[f"{SETTINGS.backup_dir}/.{DELTA.id}.json.part"] = "x"
+    return world
+
+
+def pruned(world: World) -> Plan:
+    """The newest one stays."""
+    return prune.prune("web", decide(stored_in(world), Keep(last=1)), SETTINGS)
+
+
+def removed_with_backups(world: World) -> Plan:
+    return vm.remove("web", world.state(), SETTINGS, stored_in(world), backups=True)
+
+
 PARTED = {"pm-1": About(Generation(0x20, 0x10), xml=XML), "pm-2": About(Generation(0x30, 0x10), xml=XML)}
 ALIKE = {"pm-1": About(Generation(0x20), xml=XML), "pm-2": About(Generation(0x20), xml=XML)}
 
@@ -270,6 +311,8 @@ STORIES: dict[str, Callable[[], Story]] = {
     "vm.failover-torn": of_web(lambda world: failover.failover("web", world.state(), SETTINGS), torn_web),
     "vm.rm": of_web(lambda world: vm.remove("web", world.state(), SETTINGS)),
     "vm.rm-half": of_web(lambda world: vm.remove("web", world.state(), SETTINGS), half_web),
+    "vm.rm-backups": of_web(removed_with_backups, backed_up_web),
+    "vm.rm-backups-gone": of_web(removed_with_backups, gone_web),
     "vm.backup-base": of_web(backed_up(())),
     "vm.backup-delta": of_web(backed_up(STORED)),
     "vm.backup-frozen": of_web(lambda world: taken(world.state(), agent=True)[1]),
@@ -280,6 +323,7 @@ STORIES: dict[str, Callable[[], Story]] = {
         lambda world: restore.to_file(restore.find(BASE.id, STORED), "/tmp/x.qcow2", SETTINGS)
     ),
     "vm.verify_backup": of_web(lambda world: restore.verified(restore.find(DELTA.id, STORED), SETTINGS)),
+    "vm.prune": of_web(pruned, backed_up_web),
     "vm.repair-split": of_web(repaired(PARTED, keep="pm-1"), parted_web),
     "vm.repair-standalone": of_web(repaired(), changed_web(alone=True)),
     "vm.repair-not-up": of_web(repaired(), not_up),

@@ -29,12 +29,14 @@ from tests.unit.stories import (
     NEW,
     PARTED,
     STORED,
+    backed_up_web,
     changed_web,
     half_restored_web,
     not_up,
     orphaned_web,
     parted_web,
     stopped_web,
+    stored_in,
     with_stray,
     with_web,
 )
@@ -61,6 +63,8 @@ CHANGES: list[tuple[str, dict[str, Any], Callable[[], World], str]] = [
     ("vm.mv", {"names": "web", "cleanup": True}, changed_web(two_primaries=True), "--allow-two-primaries=no web"),
     ("vm.peer", {"name": "web", "secondary": "pm-3"}, with_web, "drbdadm adjust"),
     ("vm.peer", {"name": "web", "cleanup": True}, with_stray, "lvremove"),
+    ("vm.prune", {"name": "web", "keep_last": "1"}, backed_up_web, DELTA.id),
+    ("vm.prune", {"all": True, "keep_last": "1"}, backed_up_web, DELTA.id),
     ("vm.repair", {"name": "web", "keep": "pm-1"}, parted_web, "drbdadm connect --discard-my-data web"),
     ("vm.restore", {"name": "web", "backup": DELTA.id, "as_": "web2"}, with_web, "xdelta3 -d"),
     ("vm.restore", {"name": "web", "backup": DELTA.id, "in_place": True}, stopped_web, "--compare"),
@@ -68,6 +72,7 @@ CHANGES: list[tuple[str, dict[str, Any], Callable[[], World], str]] = [
     ("vm.restore", {"name": "web", "put_back": True}, half_restored_web, "web.before"),
     ("vm.verify_backup", {"name": "web", "backup": DELTA.id}, with_web, "xdelta3 -d"),
     ("vm.rm", {"name": "web"}, with_web, "lvremove --yes vg/web"),
+    ("vm.rm", {"name": "web", "backups": True}, backed_up_web, DELTA.id),
     ("vm.start", {"name": "web"}, stopped_web, "virsh --connect qemu:///system start web"),
     ("vm.stop", {"name": "web"}, with_web, "virsh --connect qemu:///system shutdown web"),
 ]
@@ -85,7 +90,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
     for target in ("node.Node.run", "node.Node.channel", "cluster.Cluster.apply", "cluster.Cluster.lock", "fence.run"):
         monkeypatch.setattr(f"pmc.{target}", touched)
     for name, answer in {
-        "looks.disk_of": (GiB, XML), "looks.disk_at": (GiB, XML), "looks.stored": list(STORED), "looks.given": NEW,
+        "looks.disk_of": (GiB, XML), "looks.disk_at": (GiB, XML), "looks.given": NEW,
         "looks.address_of": "", "looks.new_domain": XML, "looks.size_for": GiB, "looks.domain_of": (XML, True),
         "tasks.pm._examine": [UNFIT], "tasks.failover._seen": {},
     }.items():  # fmt: skip
@@ -94,6 +99,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
 
     def call(task: str, world: World, **given: Any) -> str:
         monkeypatch.setattr("pmc.cluster.Cluster.state", lambda *args, **kwargs: world.state())
+        monkeypatch.setattr("pmc.looks.stored", lambda *args: stored_in(world) or list(STORED))
         monkeypatch.setattr("pmc.looks.sides", lambda *args: PARTED if world == parted_web() else ALIKE)
         ns[task](Context(Config()), conf=str(tmp_path / "pmc.conf"), **given)
         assert not (tmp_path / "audit").exists(), "what changed nothing is in the audit log"

@@ -27,6 +27,7 @@ LAYERS = [
         "pmc.backup",
         "pmc.pipeline",
         "pmc.freeze",
+        "pmc.retention",
         "pmc.allocate",
         "pmc.lock",
         "pmc.sides",

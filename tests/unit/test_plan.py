@@ -13,10 +13,18 @@ from pmc.plan import Calls, Plan, Step, apply, plan
 from pmc.plans import vm
 from tests.unit.fake import Faulty, World, done
 from tests.unit.samples import SETTINGS
-from tests.unit.stories import STORIES, Story
+from tests.unit.stories import STORIES, Story, pruned, removed_with_backups
 
 # These change what nobody could put back; their steps are pivots, so nothing of them is undone.
-ONE_WAY = {"vm.rm", "vm.rm-half", "vm.mv-close", "vm.repair-two-primaries"}
+ONE_WAY = {
+    "vm.rm",
+    "vm.rm-half",
+    "vm.rm-backups",
+    "vm.rm-backups-gone",
+    "vm.mv-close",
+    "vm.prune",
+    "vm.repair-two-primaries",
+}
 # These have their point of no return in the middle.
 HALF_WAY = {"vm.repair-split", "vm.repair-new-disk", "vm.repair-stalled"}
 # Stopping has no undo: what was shut down is not started again. A volume that is reused stays grown. What a migration
@@ -156,7 +164,12 @@ def test_past_a_pivot_there_is_no_way_back_and_the_same_again_goes_on(name: str)
         if world == done(story.world, story.plan):
             continue  # only files that were not there were left to remove
         state = world.state()
-        again = vm.settle("web", state) if name == "vm.mv-close" else vm.remove("web", state, SETTINGS)
+        if name == "vm.prune":
+            again = pruned(world)
+        elif name.startswith("vm.rm-backups"):
+            again = removed_with_backups(world)
+        else:
+            again = vm.settle("web", state) if name == "vm.mv-close" else vm.remove("web", state, SETTINGS)
         assert done(world, again) == done(story.world, story.plan)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from pmc import settings
 from pmc.errors import Refused, SettingsError
-from pmc.settings import Deadlines, Verify, load, parse
+from pmc.settings import Deadlines, Keep, Verify, load, parse
 
 SHIPPED = Path(__file__).parents[2] / "etc" / "pmc.conf"
 NODES = '[nodes.pm-1]\nreplication = "10.0.0.1"\n[nodes.pm-2]\nreplication = "10.0.0.2"\n'
@@ -31,6 +31,7 @@ def test_nodes_are_enough() -> None:
     assert (found.volume_group, found.bridge, found.virt_type, found.source) == ("vg", "br0", "kvm", "pmc.conf")
     assert found.deadlines == Deadlines()
     assert found.verify == Verify(full_percent=90, backup_max_age_days=0)
+    assert found.keep == Keep(0, 0, 0, 0, 0, 0)
     assert found.port_range == range(7800, 8000)
 
 
@@ -39,11 +40,13 @@ def test_all_keys() -> None:
         'volume_group = "data"\nbridge = "br1"\nbackup_dir = "/b"\nimage_dir = "/i"\niso_dir = "~/iso"\n'
         'mac_prefix = "52:54:00:77"\nports = "7000-7001"\nvirt_type = "qemu"\nssh_config = "/s"\n'
         "[deadlines]\nconnect = 3\nlong = 1.5\n[verify]\nfull_percent = 80\nbackup_max_age_days = 1.5\n"
+        "[keep]\nlast = 3\nhourly = 0\ndaily = 13\nweekly = 8\nmonthly = 11\nyearly = 9\n"
         '[nodes.pm-1]\nreplication = "2001:db8::1"\nhost = "pm-1.example.org"\n',
         "x",
     )
     assert (found.deadlines.connect, found.deadlines.long, found.deadlines.peer) == (3, 1.5, 60)
     assert found.verify == Verify(80, 1.5)
+    assert found.keep == Keep(3, 0, 13, 8, 11, 9)
     assert list(found.port_range) == [7000, 7001]
     assert found.nodes["pm-1"].host == "pm-1.example.org"
 
@@ -63,8 +66,9 @@ def test_the_shipped_file_parses_and_shows_the_defaults() -> None:
     )
     assert switched_on != text
     assert parse(switched_on, str(SHIPPED)) == as_shipped
-    for key in (*settings.Settings.__dataclass_fields__, *Deadlines.__dataclass_fields__, *Verify.__dataclass_fields__):
-        assert key in text or key == "source", f"{key} is not explained"
+    for table in (settings.Settings, Deadlines, Verify, Keep):
+        for key in table.__dataclass_fields__:
+            assert key in text or key == "source", f"{key} is not explained"
 
 
 @pytest.mark.parametrize(
@@ -93,6 +97,12 @@ def test_the_shipped_file_parses_and_shows_the_defaults() -> None:
         (f"[verify]\nfull_percent = 101\n{NODES}", "at most 100"),
         (f"[verify]\nfull_percent = nan\n{NODES}", "at most 100"),
         (f"[verify]\nbackup_max_age_days = -1\n{NODES}", "verify.backup_max_age_days = -1: must be days"),
+        (f"keep = 7\n{NODES}", "keep must be a table"),
+        (f"[keep]\nminutely = 5\n{NODES}", "unknown key 'keep.minutely'; known: daily, hourly, last, monthly, weekly"),
+        (f"[keep]\nlast = -1\n{NODES}", "keep.last = -1: must be 0 or more"),
+        (f"[keep]\nlast = 1.5\n{NODES}", "keep.last = '1.5': must be a whole number"),
+        (f'[keep]\ndaily = "7"\n{NODES}', "keep.daily = '7': must be a whole number"),
+        (f"[keep]\ndaily = true\n{NODES}", "keep.daily = 'True': must be a whole number"),
         ("[nodes]\npm-1 = 5", "nodes.pm-1 must be a table"),
         ("[nodes.pm-1]", "nodes.pm-1.replication is missing"),
         ('[nodes.pm-1]\nhost = "a"', "nodes.pm-1.replication is missing"),

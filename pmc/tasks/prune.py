@@ -1,0 +1,118 @@
+"""vm.prune: what becomes of each backup is shown, then those that no rule keeps are removed, one VM after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pmc import looks, retention
+from pmc.backup import Stored
+from pmc.cluster import Cluster
+from pmc.errors import PmcError, Refused
+from pmc.model import ClusterState
+from pmc.plans import prune as plans
+from pmc.plans import refuse
+from pmc.retention import REMOVE, Decision
+from pmc.settings import Keep
+from pmc.tasks.base import carry_out, complain, opened, task
+from pmc.view import note, show, table
+
+AGAIN = "keep the newest of each of the last so many {} that have one and are not covered yet"
+
+
+@task(
+    place="name",
+    name="the VM; it may be gone",
+    all="the backups of every VM, also of those that are gone",
+    keep_last="keep the newest so many",
+    keep_hourly=AGAIN.format("hours"),
+    keep_daily=AGAIN.format("days"),
+    keep_weekly=AGAIN.format("weeks (ISO)"),
+    keep_monthly=AGAIN.format("months"),
+    keep_yearly=AGAIN.format("years"),
+    broken="remove also what cannot be used any more: damaged, of another version, or a delta whose base is gone",
+    json="print what becomes of each backup as JSON, sizes in bytes",
+)
+def prune(
+    c: Any, name: str = "", all: bool = False, keep_last: str = "", keep_hourly: str = "", keep_daily: str = "",
+    keep_weekly: str = "", keep_monthly: str = "", keep_yearly: str = "", broken: bool = False, json: bool = False,
+    conf: str = "", dry_run: bool = False,
+) -> None:  # fmt: skip
+    """Remove the backups that no rule keeps: vm.prune NAME --keep-last 3 --keep-daily 7 [--dry-run]
+
+    The rules are those of Proxmox, in UTC; without any, [keep] of pmc.conf counts. The base of a delta that stays is
+    never removed, what is broken only with --broken. Nothing is asked: look with --dry-run first.
+    """
+    with opened(conf) as cluster:
+        if bool(name) == all:
+            raise Refused("vm.prune: name the VM, or give --all")
+        if name:
+            refuse.check_name("vm.prune", name)
+        flags = dict(last=keep_last, hourly=keep_hourly, daily=keep_daily, weekly=keep_weekly, monthly=keep_monthly,
+                     yearly=keep_yearly)  # fmt: skip
+        keep = plans.rules(flags, cluster.settings)
+        state = cluster.state()
+        found = retention.by_vm(looks.stored(cluster, state, name))
+        if not found:
+            _none(name, state)
+        how = How(keep, broken, [node.name for node in state if node.down], bool(dry_run or c.config.run.dry), json)
+        rows, failed = list[dict[str, Any]](), list[str]()
+        for vm, stored in found.items():
+            try:
+                rows += _pruned(c, cluster, state, vm, stored, how)
+            except PmcError as error:
+                if name or cluster.stop.is_set():
+                    raise
+                note(str(error))
+                failed.append(vm)
+        if json:
+            show(table(rows, True))
+        if failed:
+            raise PmcError(f"{len(failed)} of {len(found)} were not pruned: {', '.join(failed)}")
+        complain(state)
+
+
+def _none(name: str, state: ClusterState) -> None:
+    if name and name not in state.vm_names():
+        raise Refused(f"vm.prune {name}: no such VM, and no backup of one on the nodes that answer; fab vm.backups")
+    note(f"{name} has no backups" if name else "there are no backups")
+
+
+@dataclass(frozen=True)
+class How:
+    """What vm.prune was asked for; `unseen`: the nodes that do not answer."""
+
+    keep: Keep
+    broken: bool
+    unseen: Sequence[str]
+    dry: bool
+    json: bool
+
+    def decide(self, stored: Sequence[Stored]) -> list[Decision]:
+        return retention.decide(stored, self.keep, self.unseen, self.broken)
+
+
+def _pruned(
+    c: Any, cluster: Cluster, state: ClusterState, vm: str, stored: Sequence[Stored], how: How
+) -> list[dict[str, Any]]:
+    """What becomes of each backup of one VM, as rows. When one goes, the VM is locked and they are looked at again."""
+    decisions = how.decide(stored)
+    if how.dry or not any(each.action == REMOVE for each in decisions):
+        _tell(vm, decisions, how)
+        if how.dry and not how.json:
+            show(str(plans.prune(vm, decisions, cluster.settings)))
+    else:
+        with cluster.lock(f"vm.prune {vm}", vm):
+            decisions = how.decide(looks.stored(cluster, state, vm))
+            _tell(vm, decisions, how)
+            carry_out(c, cluster, plans.prune(vm, decisions, cluster.settings), how.dry)
+    return plans.rows(decisions, text=False)
+
+
+def _tell(vm: str, decisions: Sequence[Decision], how: How) -> None:
+    """The table; before a plan that is shown as commands, as comments of the shell."""
+    if not how.json:
+        text = table(plans.rows(decisions, text=True), False, plans.COLUMNS)
+        show("\n".join(f"# {line}" for line in text.splitlines()) if how.dry else text)
+    note(plans.told(vm, decisions))
