@@ -77,7 +77,8 @@ class Guest:
         """The whole disk as it is on `node` at one moment (a snapshot of the volume): no write lost or torn."""
         volume, kept = f"vg/{self.name}", f"vg/{self.name}.witness"
         read = (
-            f"lvcreate -qq -y -s -L 16M -n {self.name}.witness {volume} >/dev/null && "
+            f"case $(lvs --noheadings -o lv_attr {volume}) in *V*) s=-kn;; *) s=-L16M;; esac; "
+            f"lvcreate -qq -y -s $s -n {self.name}.witness {volume} >/dev/null && "
             f"dd if=/dev/{kept} bs=512 count={SECTORS} status=none; s=$?; lvremove -qq -y {kept} >/dev/null; exit $s"
         )
         return check(self.read(node, read))

@@ -25,7 +25,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 @dataclass(frozen=True)
 class Backup:
     """A manifest. `size` is the disk's in bytes, `image_sha256` its checksum (that of pmc/stream.py), `stored` the
-    file's bytes; `base` the base's id, of a delta."""
+    file's bytes; `base` the base's id, of a delta; `read` the bytes that were read of the disk, and no more
+    than those that hold data, or have changed, where the volume's thin pool tells which."""
 
     id: str
     vm: str
@@ -43,6 +44,7 @@ class Backup:
     image_sha256: str = ""  # not known until the disk is read
     file_sha256: str = ""  # of a delta's file, which is read without unpacking a base; a base's image is its own
     stored: int = 0
+    read: int = 0
 
     @property
     def file(self) -> str:
@@ -68,7 +70,7 @@ def to_table(backup: Backup) -> dict[str, object]:
 def to_json(backup: Backup) -> str:
     """Not sealed: without the sums that are known once the disk was read (stream.seal adds them)."""
     table = to_table(backup)
-    del table["image_sha256"], table["file_sha256"], table["stored"]
+    del table["image_sha256"], table["file_sha256"], table["stored"], table["read"]
     return json.dumps(table, indent=1) + "\n"
 
 
@@ -84,7 +86,7 @@ def from_json(text: str) -> Backup:
         backup = Backup(**{**values, "nodes": tuple(table["nodes"])})
     except (TypeError, KeyError) as error:
         raise ValueError(f"not a manifest of pmc: {error}") from None
-    texts = [value for key, value in asdict(backup).items() if key not in ("size", "stored", "nodes")]
+    texts = [value for key, value in asdict(backup).items() if key not in ("size", "stored", "read", "nodes")]
     if not all(isinstance(text, str) for text in [*texts, *backup.nodes]):
         raise ValueError("not a manifest of pmc: a field that must be text is not")
     match = ID.fullmatch(backup.id)
@@ -98,6 +100,7 @@ def from_json(text: str) -> Backup:
     if backup.kind == "delta" and not _SHA256.fullmatch(backup.file_sha256):
         raise ValueError(f"manifest of {backup.id}: the checksum of its file is not right")
     sizes = all(type(number) is int and number > 0 for number in (backup.size, backup.stored))
+    sizes = sizes and type(backup.read) is int and backup.read >= 0
     if not sizes or not re.fullmatch(r"/dev/[\w/.-]+", backup.device, re.ASCII):
         raise ValueError(f"manifest of {backup.id}: size or device is not right")
     return backup
@@ -154,10 +157,10 @@ def _broken(backup: Backup, size: int) -> str:
     return ""
 
 
-def newest_base(stored: Sequence[Stored], vm: str) -> Stored | None:
-    """By the time in its id, never by a file's date; on whichever node it lies."""
+def newest_base(stored: Sequence[Stored], vm: str, near: str = "") -> Stored | None:
+    """By the time in its id, never by a file's date; on whichever node it lies, best on `near`."""
     bases = [s for s in stored if s.backup and not s.broken and s.backup.vm == vm and s.backup.kind == "base"]
-    return max(bases, key=lambda s: s.id, default=None)
+    return max(bases, key=lambda s: (s.id, s.node == near), default=None)
 
 
 def base_of(found: Stored, stored: Sequence[Stored]) -> Stored | None:

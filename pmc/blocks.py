@@ -40,18 +40,20 @@ def full(source: BinaryIO, size: int) -> bytes:
 
 
 class Pace:
-    """No more than `limit` bytes a second (0: as fast as it goes), and a sign of progress a second, as dd gives it."""
+    """No more than `limit` bytes read a second (0: as fast as it goes), and a sign of progress a second, as dd gives
+    it. `done` is the place on the disk, `read` what was read of it: less, where it is known what is there."""
 
     def __init__(
         self, limit: int, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], object] = time.sleep
     ) -> None:
-        self.limit, self.clock, self.sleep, self.done = limit, clock, sleep, 0
+        self.limit, self.clock, self.sleep, self.done, self.read = limit, clock, sleep, 0, 0
         self.began = self.told = clock()
 
-    def add(self, count: int) -> None:
+    def add(self, count: int, read: int | None = None) -> None:
         self.done += count
+        self.read += count if read is None else read
         now = self.clock()
-        if self.limit and (early := self.began + self.done / self.limit - now) > 0:
+        if self.limit and (early := self.began + self.read / self.limit - now) > 0:
             self.sleep(early)
         if now - self.told >= 1:
             self.told = now
@@ -70,7 +72,7 @@ def chunks(source: BinaryIO, size: int, pace: Pace, unit: int = CHUNK) -> Iterat
         if not chunk:
             raise Failure(f"the disk ends after {size - left} bytes of {size}")
         left -= len(chunk)
-        pace.add(len(chunk))
+        pace.add(len(chunk), source.taken() if isinstance(source, Holes) else None)
         yield chunk
 
 
@@ -116,7 +118,7 @@ class Holes:
     """The disk as a stream, of which only the ranges are read."""
 
     def __init__(self, source: BinaryIO, size: int, ranges: list[tuple[int, int]]) -> None:
-        self.fd, self.size, self.ranges, self.at = source.fileno(), size, deque(ranges), 0
+        self.fd, self.size, self.ranges, self.at, self.new = source.fileno(), size, deque(ranges), 0, 0
 
     def read(self, count: int) -> bytes:
         count = min(count, self.size - self.at)
@@ -127,5 +129,24 @@ class Holes:
             data = bytes(min(count, first - self.at))
         else:
             data = os.pread(self.fd, min(count, first + length - self.at), self.at)
+            self.new += len(data)
         self.at += len(data)
         return data
+
+    def taken(self) -> int:
+        """Bytes that were read since it was asked last."""
+        new, self.new = self.new, 0
+        return new
+
+
+def in_blocks(lines: Iterable[str], size: int) -> list[tuple[int, int]]:
+    """Lines START LENGTH in bytes as ranges of whole blocks, in order, none touching another."""
+    found: list[tuple[int, int]] = []
+    for line in sorted(lines, key=lambda line: int(line.split()[0])):
+        start, length = map(int, line.split())
+        first, last = start // BLOCK * BLOCK, min(-(-(start + length) // BLOCK) * BLOCK, size)
+        if found and first <= sum(found[-1]):
+            first, last = found[-1][0], max(last, sum(found.pop()))
+        if last > first:
+            found.append((first, last - first))
+    return found

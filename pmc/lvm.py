@@ -11,6 +11,11 @@ from pmc.model import Volume
 TAG = "pmc"
 # Beside it while the volume is a copy that is not yet complete: whatever is on it may go.
 UNFINISHED = "pmc.unfinished"
+# And on a thin snapshot that is kept, with the id of the base that was read from it.
+OF = "pmc.of."
+# What parse_volumes reads.
+_FIELDS = "vg_name,lv_name,lv_size,lv_tags,origin,lv_attr,data_percent,metadata_percent,pool_lv"
+REPORT = ("lvs", "--reportformat", "json", "--units", "b", "--nosuffix", "-o", _FIELDS)
 
 
 def path(group: str, name: str) -> str:
@@ -21,6 +26,16 @@ def create(group: str, name: str, size: int, *tags: str) -> Command:
     """Not activated over old signatures: -W n, because all of it is written before anybody reads it."""
     marks = [word for tag in (TAG, *tags) for word in ("--addtag", tag)]
     return command("lvcreate", "--yes", "--wipesignatures", "n", *marks, "--size", f"{size}b", "--name", name, group)
+
+
+def create_thin(group: str, name: str, size: int, pool: str, *tags: str) -> Command:
+    """Takes space of the pool only as it is written, and reads as zeros until then: where the pool zeroes its chunks
+    (pmc/pool.py), nothing of a former owner can be read."""
+    marks = [word for tag in (TAG, *tags) for word in ("--addtag", tag)]
+    return command(
+        "lvcreate", "--yes", "--type", "thin", "--wipesignatures", "n", *marks, "--virtualsize", f"{size}b",
+        "--thinpool", pool, "--name", name, group,
+    )  # fmt: skip
 
 
 def zero(group: str, name: str) -> Command:
@@ -45,6 +60,26 @@ def snapshot(group: str, name: str, of: str, size: int) -> Command:
     )
 
 
+def snapshot_thin(group: str, name: str, of: str) -> Command:
+    """Of a thin volume: shares with it all that neither changes, so it needs no size and cannot overflow; the pool can.
+    Read only, and active, also after a boot (LVM would skip it)."""
+    return command(
+        "lvcreate", "--yes", "--snapshot", "--setactivationskip", "n", "--permission", "r", "--addtag", TAG, "--name",
+        name, f"{group}/{of}",
+    )  # fmt: skip
+
+
+def snapshot_of(volume: Volume, group: str, name: str, size: int) -> Command:
+    """Of the kind that the volume is; `size` is for a classic one."""
+    return snapshot_thin(group, name, volume.name) if volume.thin else snapshot(group, name, volume.name, size)
+
+
+def is_snapshot_of(volume: Volume, name: str) -> bool:
+    """A thin snapshot outlives its origin, and then names none; a VM's name has no dot."""
+    orphan = volume.thin and not volume.origin and TAG in volume.tags and volume.name.startswith(f"{name}.")
+    return volume.origin == name or orphan
+
+
 def remove(group: str, name: str) -> Command:
     """Refused by LVM while the volume is open (in use by DRBD or a reader)."""
     return command("lvremove", "--yes", f"{group}/{name}")
@@ -56,12 +91,37 @@ def discard(group: str, name: str) -> Command:
 
 
 def intact(group: str, name: str) -> Command:
-    """Succeeds when the snapshot did not overflow: an overflowed one (5th attribute I) has lost its moment."""
+    """Succeeds when the snapshot did not overflow: an overflowed one (5th attribute I) has lost its moment. Of a thin
+    one (1st V) neither it nor its pool failed or is out of space (9th: F, D, M; 5th: check needed)."""
     script = (
-        'a=$(lvs --noheadings -o lv_attr "$1"); a=${a//[[:space:]]/}; '
-        '[ "${a:4:1}" = a ] || { echo "the snapshot overflowed ($a)" >&2; exit 1; }'
+        'well() { [ "${1:4:1}" = a ] && case $1 in [Vt]???????[!-]*) false;; esac; }; '
+        'rows=$(lvs --noheadings -o lv_attr,pool_lv "$1/$2"); read -r a pool <<<"$rows"; '
+        'well "$a" || { echo "the snapshot overflowed or failed ($a)" >&2; exit 1; }; '
+        '[ "$pool" ] || exit 0; rows=$(lvs --noheadings -o lv_attr "$1/$pool"); read -r a <<<"$rows"; '
+        'well "$a" || { echo "the thin pool $1/$pool is full or failed ($a)" >&2; exit 1; }'
     )
-    return bash(script, f"{group}/{name}")
+    return bash(script, group, name)
+
+
+def keep(group: str, name: str, kept: str, id: str) -> Command:
+    """The snapshot `name` becomes `kept`, which tells that the base `id` was read from it; in place of the one that was
+    called so until now."""
+    script = (
+        'if lvs "$1/$3" >/dev/null 2>&1; then lvremove --yes "$1/$3"; fi; '
+        'lvchange --addtag "$4" "$1/$2"; lvrename "$1" "$2" "$3"'
+    )
+    return bash(script, group, name, kept, f"{OF}{id}")
+
+
+def is_kept(group: str, kept: str, id: str) -> Command:
+    """Succeeds when it is a thin snapshot that nobody could write to (lv_attr begins with Vr), and in use, and the base
+    `id` was read from it."""
+    script = (
+        'rows=$(lvs --noheadings -o lv_attr,lv_tags "$1/$2"); read -r a tags <<<"$rows"; '
+        '[[ $a = Vr??a* && ,$tags, = *",$3,"* ]] || '
+        '{ echo "$1/$2 is not, or not any more, the snapshot of this base ($a $tags)" >&2; exit 1; }'
+    )
+    return bash(script, group, kept, f"{OF}{id}")
 
 
 def exists(group: str, name: str) -> Command:
@@ -85,8 +145,7 @@ def activate(group: str) -> Command:
 
 
 def volumes() -> Query[dict[str, Volume]]:
-    fields = "vg_name,lv_name,lv_size,lv_tags,origin,lv_attr,data_percent"
-    return Query(command("lvs", "--reportformat", "json", "--units", "b", "--nosuffix", "-o", fields), parse_volumes)
+    return Query(command(*REPORT), parse_volumes)
 
 
 def group(name: str) -> Query[tuple[int, int]]:
@@ -109,6 +168,8 @@ def parse_volumes(text: str) -> dict[str, Volume]:
             row["origin"],
             row["lv_attr"],
             float(row["data_percent"]) if row["data_percent"] else None,
+            float(row["metadata_percent"]) if row["metadata_percent"] else None,
+            row["pool_lv"],
         )
         found[f"{volume.group}/{volume.name}"] = volume
     return found

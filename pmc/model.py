@@ -63,7 +63,7 @@ class ResourceFile:
 
 @dataclass(frozen=True)
 class Volume:
-    """A logical volume."""
+    """A logical volume. `attributes` is its lv_attr (lvs(8)); `pool` names a thin one's pool."""
 
     name: str
     group: str
@@ -71,7 +71,22 @@ class Volume:
     tags: tuple[str, ...] = ()
     origin: str = ""
     attributes: str = ""
-    data_percent: float | None = None
+    data_percent: float | None = None  # of a snapshot or a pool: how full; of a thin volume: how much of it has data
+    metadata_percent: float | None = None
+    pool: str = ""
+
+    @property
+    def thin(self) -> bool:
+        return self.attributes[:1] == "V"
+
+    @property
+    def is_pool(self) -> bool:
+        return self.attributes[:1] == "t"
+
+    @property
+    def used(self) -> int:
+        """Bytes that `data_percent` stands for."""
+        return int(self.size * (self.data_percent or 0) / 100)
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,8 @@ def idle(command: Command) -> Command:
 
 
 # Tools say "write error" when there is no room, and not all say why: so the last word is ours.
-_FULL = (
-    'trap \'[ $? = 0 ] || [ "$(df --output=avail -B1 "${1%/*}" | tail -n 1)" -ge 1048576 ] '
+_BEGIN = (
+    'umask 077; trap \'[ $? = 0 ] || [ "$(df --output=avail -B1 "${1%/*}" | tail -n 1)" -ge 1048576 ] '
     '|| echo "No space left on device: ${1%/*} is full" >&2\' EXIT; '
 )
 
@@ -77,20 +77,42 @@ class How:
 def store_base(reader: str, size: int, target: str, how: How) -> Command:
     """The disk as `target` (compressed, or with holes for zeros), its block sums as target.index, its sum in
     target.sums."""
-    image = f'{STREAM} base --size {size} --limit {how.limit} --index "$1.index" --sums "$1.sums"'
-    end = '| zstd -q -3 -c >"$1"' if how.compress else '>"$1"'
-    script = f'umask 077; rm -f "$1".*; {_FULL}{reader} | {image} {end}; sync "$1" "$1.index"'
+    script = f'{_BEGIN}rm -f "$1".*; {reader} | {_base(size, how)}; sync "$1" "$1.index"'
     return idle(bash(script, target, long=True))
+
+
+def store_thin_base(path: str, size: int, target: str, how: How) -> Command:
+    """As `store_base`, of a thin snapshot on the node that runs it; only the ranges in target.ranges are read."""
+    source = f'--source {shlex.quote(path)} --ranges "$1.ranges"'
+    script = f'{_BEGIN}{_base(size, how, source)}; sync "$1" "$1.index"; rm "$1.ranges"'
+    return idle(bash(script, target, long=True))
+
+
+def _base(size: int, how: How, source: str = "") -> str:
+    image = f'{STREAM} base --size {size} --limit {how.limit} --index "$1.index" --sums "$1.sums" {source}'.rstrip()
+    return f'{image} {"| zstd -q -3 -c " if how.compress else ""}>"$1"'
 
 
 def store_delta(reader: str, size: int, base: Backup, folder: str, target: str, how: How) -> Command:
     """What differs from the base, as `target`."""
-    delta = (
-        f"{STREAM} delta --size {size} --base-size {base.size} --base-sum {base.image_sha256} --limit {how.limit} "
-        f'--index {shlex.quote(f"{folder}/{base.id}.index")} --sums "$1.sums" --old {_image(base, folder)}'
-    )
-    script = f'umask 077; rm -f "$1".*; {_FULL}{reader} | {delta} >"$1"; sync "$1"'
+    delta = f"{_delta(size, base, folder, how)} --old {_image(base, folder)}"
+    script = f'{_BEGIN}rm -f "$1".*; {reader} | {delta} >"$1"; sync "$1"'
     return idle(bash(script, target, long=True))
+
+
+def store_thin_delta(path: str, old: str, size: int, base: Backup, folder: str, target: str, how: How) -> Command:
+    """As `store_delta`, of a thin snapshot on the node that runs it, and `old`, the snapshot that the base was read
+    from; only the ranges in target.ranges are read, of both."""
+    source = f'--source {shlex.quote(path)} --old {shlex.quote(old)} --ranges "$1.ranges"'
+    script = f'{_BEGIN}{_delta(size, base, folder, how)} {source} >"$1"; sync "$1"; rm "$1.ranges"'
+    return idle(bash(script, target, long=True))
+
+
+def _delta(size: int, base: Backup, folder: str, how: How) -> str:
+    return (
+        f"{STREAM} delta --size {size} --base-size {base.size} --base-sum {base.image_sha256} --limit {how.limit} "
+        f'--index {shlex.quote(f"{folder}/{base.id}.index")} --sums "$1.sums"'
+    )
 
 
 def _image(base: Backup, folder: str) -> str:

@@ -101,13 +101,19 @@ def _pm_row(node: NodeState, text: bool) -> dict[str, Any]:
     if text:
         return {
             **row, "memory used": show_size(used), "memory": show_size(node.memory),
-            "vg free": show_size(node.group_free),
+            "vg free": ", ".join((show_size(node.group_free), *_pools(node))),
             "drbd": ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "none",
         }  # fmt: skip
     return {
         **row, "memory_used": used, "memory": node.memory, "vg_size": node.group_size, "vg_free": node.group_free,
         "drbd": dict(kinds), "drbd_version": node.drbd,
+        "thin_pools": {v.name: {"size": v.size, "data_percent": v.data_percent, "metadata_percent": v.metadata_percent}
+                       for v in node.volumes.values() if v.is_pool},
     }  # fmt: skip
+
+
+def _pools(node: NodeState) -> list[str]:
+    return [f"{v.name} {v.data_percent or 0:.0f} % full" for v in node.volumes.values() if v.is_pool]
 
 
 BACKUP_COLUMNS = ("id", "kind", "time", "disk", "stored", "base", "node", "source", "consistency", "verified")
@@ -128,6 +134,7 @@ def _backup_row(each: Stored, text: bool) -> dict[str, Any]:
     row |= {
         "time": made.time if made else "",
         "disk": made.size if made else 0,
+        "read": made.read if made else 0,
         "base": made.base if made else "",
         "consistency": made.consistency if made else "",
         "verified": each.verified,

@@ -38,7 +38,7 @@ class Deadlines:
 class Verify:
     """What pm.verify complains about."""
 
-    full_percent: float = 90  # of the volume group, a snapshot, a thin pool, the backup directory's file system
+    full_percent: float = 90  # of the volume group, a snapshot, the backup directory's file system
     backup_max_age_days: float = 0  # of each VM's newest backup; 0: backups are not looked at
 
 
@@ -66,6 +66,10 @@ class NodeSettings:
 class Settings:
     nodes: Mapping[str, NodeSettings]
     volume_group: str = "vg"
+    volumes: str = "classic"  # or thin: what new volumes are
+    thin_pool: str = "pool"  # the pool of thin ones, in volume_group
+    pool_data_percent: float = 80  # a pool that is fuller than this takes no new VM
+    pool_metadata_percent: float = 80
     bridge: str = "br0"
     backup_dir: str = "/var/lib/pmc/backups"  # on each node
     image_dir: str = "/var/lib/libvirt/images"  # on each node: the ISO files of its VMs
@@ -193,6 +197,8 @@ def _fill(kind: Any, value: object, origin: str, prefix: str, **given: object) -
 
 _RULES = {
     "volume_group": (r"[A-Za-z0-9+_.][A-Za-z0-9+_.-]{0,126}", "the name of an LVM volume group"),
+    "volumes": (r"classic|thin", "classic or thin"),
+    "thin_pool": (r"[A-Za-z0-9+_.][A-Za-z0-9+_.-]{0,126}", "the name of a thin pool in volume_group"),
     "bridge": (r"[A-Za-z0-9_.:-]{1,15}", "the name of a network bridge"),
     "backup_dir": (r"/[A-Za-z0-9_./+@-]{1,250}", "an absolute path of letters, digits and ._/+@-"),
     "image_dir": (r"/[A-Za-z0-9_./+@-]{1,250}", "an absolute path of letters, digits and ._/+@-"),
@@ -211,6 +217,9 @@ def _check(settings: Settings) -> None:
         value = getattr(settings, key)
         if not re.fullmatch(pattern, value, re.ASCII) or "/.." in value:
             raise SettingsError(f"{settings.source}: {key} = {value[:70]!r}: must be {advice}")
+    for key in ("pool_data_percent", "pool_metadata_percent"):
+        if not 0 < (percent := getattr(settings, key)) <= 100:
+            raise SettingsError(f"{settings.source}: {key} = {percent}: must be above 0, and at most 100")
     ports = settings.port_range
     # 32768 is where Linux's ephemeral ports begin by default: a DRBD port there would clash now and then.
     if not ports or ports[-1] >= 32768:

@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import BinaryIO
 
 from pmc.blocks import (
@@ -32,6 +32,7 @@ from pmc.blocks import (
     block_sum,
     chunks,
     full,
+    in_blocks,
     is_file,
     summed,
 )  # fmt: skip
@@ -41,9 +42,9 @@ from pmc.vcdiff import MAGIC, WINDOW, Window
 Write = Callable[[bytes], None]
 
 
-def base(size: int, index: str, limit: int, out: BinaryIO, source: BinaryIO) -> str:
+def base(size: int, index: str, pace: Pace, out: BinaryIO, source: BinaryIO) -> str:
     """The whole disk to `out` (with holes, when that is a file), its block sums to `index`. Returns the disk's sum."""
-    whole, pace = hashlib.sha256(), Pace(limit)
+    whole = hashlib.sha256()
     sparse = Sparse(out) if is_file(out) else None
     with open(index, "wb") as sums:
         for chunk, digests in summed(chunks(source, size, pace)):
@@ -102,9 +103,9 @@ class Index:
             raise Failure("the block sums of the base are damaged; make a new base")
 
 
-def delta(size: int, base_size: int, index: Index, limit: int, write: Write, source: BinaryIO, old: BinaryIO) -> str:
+def delta(size: int, base_size: int, index: Index, pace: Pace, write: Write, source: BinaryIO, old: BinaryIO) -> str:
     """All of the disk compared with all of the base (`old`, a file or a pipe)."""
-    whole, pace, at = hashlib.sha256(), Pace(limit), 0
+    whole, at = hashlib.sha256(), 0
     write(MAGIC)
     for new in chunks(source, size, pace, WINDOW):
         before = full(old, min(WINDOW, max(base_size - at, 0)))
@@ -127,14 +128,15 @@ def delta(size: int, base_size: int, index: Index, limit: int, write: Write, sou
 
 
 def thin_delta(
-    size: int, index: Index, limit: int, write: Write, source: BinaryIO, old: BinaryIO, ranges: list[tuple[int, int]]
+    size: int, index: Index, pace: Pace, write: Write, source: BinaryIO, old: BinaryIO, ranges: list[tuple[int, int]]
 ) -> str:
-    """Only the changed `ranges` (start, length, in order) are read, of the disk and of the base as the pool kept it."""
-    whole, pace, number = hashlib.sha256(), Pace(limit), 0
+    """Only the changed `ranges` (start, length, in order) are read, of the disk and of the base as the pool kept it; of
+    which each block that is read must be what the base's sums say."""
+    whole, number = hashlib.sha256(), 0
     write(MAGIC)
     for at in range(0, size, WINDOW):
         length = min(WINDOW, size - at)
-        window, sums, place = Window(at, length), index.next(-(-length // BLOCK)), at
+        window, sums, place, read = Window(at, length), index.next(-(-length // BLOCK)), at, 0
         while number < len(ranges) and ranges[number][0] < at + length:
             first = max(ranges[number][0], place)
             last = min(sum(ranges[number]), at + length)
@@ -142,15 +144,18 @@ def thin_delta(
                 window.copy(first - place)
             for begin in range(first, last, BLOCK):
                 count = min(BLOCK, last - begin)
-                now = os.pread(source.fileno(), count, begin)
-                window.compare(os.pread(old.fileno(), count, begin), now)
+                was, now = os.pread(old.fileno(), count, begin), os.pread(source.fileno(), count, begin)
+                if block_sum(was) != sums[(begin - at) // BLOCK]:
+                    raise Failure("the snapshot that was kept does not fit the block sums of the base; make a new base")
+                window.compare(was, now)
                 sums[(begin - at) // BLOCK] = block_sum(now)
-            pace.add(max(last - first, 0))
+            read += max(last - first, 0)
             place = max(last, place)
             if sum(ranges[number]) > at + length:
                 break  # it goes on in the next window
             number += 1
         window.copy(at + length - place)
+        pace.add(length, read)
         whole.update(b"".join(sums))
         write(window.encoded())
     index.check()
@@ -158,22 +163,9 @@ def thin_delta(
     return whole.hexdigest()
 
 
-def in_blocks(lines: Iterable[str], size: int) -> list[tuple[int, int]]:
-    """Lines START LENGTH in bytes as ranges of whole blocks, in order, none touching another."""
-    found: list[tuple[int, int]] = []
-    for line in sorted(lines, key=lambda line: int(line.split()[0])):
-        start, length = map(int, line.split())
-        first, last = start // BLOCK * BLOCK, min(-(-(start + length) // BLOCK) * BLOCK, size)
-        if found and first <= sum(found[-1]):
-            first, last = found[-1][0], max(last, sum(found.pop()))
-        if last > first:
-            found.append((first, last - first))
-    return found
-
-
-def thin_base(size: int, index: str, limit: int, out: BinaryIO, source: BinaryIO, ranges: list[tuple[int, int]]) -> str:
+def thin_base(size: int, index: str, pace: Pace, out: BinaryIO, source: BinaryIO, ranges: list[tuple[int, int]]) -> str:
     """As `base`, but only the `ranges` that the thin volume has are read; the rest of it is zeros."""
-    return base(size, index, limit, out, Holes(source, size, ranges))  # type: ignore[arg-type]
+    return base(size, index, pace, out, Holes(source, size, ranges))  # type: ignore[arg-type]
 
 
 def seal(target: str, manifest: str, sums: str) -> None:
@@ -220,25 +212,26 @@ def main(argv: list[str]) -> int:
             put(a.size, a.expect, a.target or None, a.compare, stdin, out if a.pass_on else None)
             return 0
         source = open(a.source, "rb", buffering=0) if a.source else stdin  # noqa: SIM115
-        ranges = []
+        ranges, pace = [], Pace(a.limit)
         if a.ranges:
             with open(a.ranges) as file:
                 ranges = in_blocks(file, a.size)
         if a.what == "base" and a.ranges:
-            found = thin_base(a.size, a.index, a.limit, out, source, ranges)
+            found = thin_base(a.size, a.index, pace, out, source, ranges)
         elif a.what == "base":
-            found = base(a.size, a.index, a.limit, out, source)
+            found = base(a.size, a.index, pace, out, source)
         elif a.ranges:
             with open(a.old, "rb", buffering=0) as kept:
-                found = thin_delta(a.size, Index(a.index, a.base_sum), a.limit, write, source, kept, ranges)
+                found = thin_delta(a.size, Index(a.index, a.base_sum), pace, write, source, kept, ranges)
         else:
             with open(a.old, "rb") as old:
-                found = delta(a.size, a.base_size, Index(a.index, a.base_sum), a.limit, write, source, old)
+                found = delta(a.size, a.base_size, Index(a.index, a.base_sum), pace, write, source, old)
         out.flush()
         if is_file(out):
             os.fsync(out.fileno())
         with open(a.sums, "w") as file:
-            json.dump({"image_sha256": found, "file_sha256": written.hexdigest() if a.what == "delta" else ""}, file)
+            file_sum = written.hexdigest() if a.what == "delta" else ""
+            json.dump({"image_sha256": found, "file_sha256": file_sum, "read": pace.read}, file)
     except (Failure, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

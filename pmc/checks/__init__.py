@@ -25,6 +25,8 @@ CHECKS = (
     Check("drbd utils", drbd.query_utils, drbd.judge_utils, _NO_UTILS),
     Check("volume group", lvm.query_group, lvm.judge_group,
           "make it on a free disk or partition: pvcreate DISK && vgcreate {group} DISK (Debian: apt install lvm2)"),
+    Check("thin pool", lvm.query_pool, lvm.judge_pool,
+          "make it: lvcreate --type thin-pool --zero y --extents 90%FREE --name {pool} {group}"),
     Check("global_filter", lvm.query_filter, lvm.judge_filter, "Debian: apt install lvm2"),
     Check("libvirt", libvirt.query_libvirt, libvirt.judge_libvirt, _NO_LIBVIRT),
     Check("libvirt at boot", libvirt.query_libvirt_boot, libvirt.judge_libvirt_boot),
@@ -59,7 +61,10 @@ def judged(seen: Seen) -> list[Finding]:
 def judge(check: Check, answer: Any, about: About) -> Verdict:
     if isinstance(answer, CommandFailed):
         said = " ".join(answer.stderr.split())
-        return bad(said[:200] or f"status {answer.exit}", check.missing.format(group=about.settings.volume_group))
+        return bad(
+            said[:200] or f"status {answer.exit}",
+            check.missing.format(group=about.settings.volume_group, pool=about.settings.thin_pool),
+        )
     return check.judge(answer, about)
 
 

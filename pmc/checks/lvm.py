@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pmc import lvm
+from pmc import lvm, pool, thin
 from pmc.checks.finding import About, Verdict, bad, good
 from pmc.command import Query, bash, command
+from pmc.model import Volume
 from pmc.plan import Step
 from pmc.units import show_size
 
@@ -24,6 +26,65 @@ def query_group(about: About) -> Query[tuple[int, int]]:
 def judge_group(found: tuple[int, int], about: About) -> Verdict:
     size, free = found
     return good(f"{about.settings.volume_group}: {show_size(free)} free of {show_size(size)}")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The thin pool of pmc.conf, and which tools for it are missing or must not be used. Classic: not asked."""
+
+    volume: Volume | None = None
+    missing: tuple[str, ...] = ()
+    wrong: str = ""
+
+
+def query_pool(about: About) -> Query[Pool]:
+    settings = about.settings
+    pools = [f"{settings.volume_group}/{settings.thin_pool}"] if settings.volumes == "thin" else []
+    script = (
+        f'for p; do {shlex.join(lvm.REPORT)} "$p"; '
+        "for t in thin_check thin_dump thin_delta dmsetup awk; do "
+        'command -v -- "$t" >/dev/null || echo "missing $t"; done; '
+        "v=$(thin_delta --version 2>/dev/null || :); case ${v##* } in "
+        f'{thin.WRONG}) echo "wrong thin_delta ${{v##* }}";; esac; done; echo end'
+    )
+    return Query(bash(script, *pools), parse_pool)
+
+
+def parse_pool(text: str) -> Pool:
+    *lines, end = text.splitlines() or [""]
+    if end != "end":
+        raise ValueError("the answer is cut short")
+    if not lines:
+        return Pool()
+    words = [line.partition(" ")[::2] for line in lines]
+    report = "\n".join(line for line in lines if not line.startswith(("missing ", "wrong ")))
+    [volume] = lvm.parse_volumes(report).values()
+    missing = tuple(rest for word, rest in words if word == "missing")
+    return Pool(volume, missing, next((rest for word, rest in words if word == "wrong"), ""))
+
+
+def judge_pool(found: Pool, about: About) -> Verdict:
+    settings, its = about.settings, found.volume
+    path = f"{settings.volume_group}/{settings.thin_pool}"
+    if settings.volumes == "classic":
+        return good("not needed: new volumes are classic")
+    if its is None or not its.is_pool:
+        return bad(f"{path} is no thin pool", "choose another name as thin_pool in pmc.conf")
+    if why := pool.broken(its):
+        return bad(f"{path} {why}", pool.remedy(its))
+    if not pool.zeroes(its):
+        text = f"{path} does not zero what it hands out, so a new VM would see what was there before"
+        return bad(text, f"lvchange --zero y {path}")
+    if full := pool.over(its, settings):
+        return bad(f"{path}: {full[0]}; it takes no new VM", full[0].remedy)
+    if found.missing:
+        return bad(f"not installed: {', '.join(found.missing)}", "Debian: apt install thin-provisioning-tools dmsetup")
+    if found.wrong:
+        return bad(
+            f"{found.wrong} misses changes, so it is not asked what changed since a backup",
+            "install thin-provisioning-tools 1.0.6 or later",
+        )
+    return good(f"{path}: {show_size(pool.free(its))} free of {show_size(its.size)}, zeroing")
 
 
 @dataclass(frozen=True)

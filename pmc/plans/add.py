@@ -68,12 +68,12 @@ def check_node(name: str, node: NodeState, size: int, memory: int, settings: Set
         )
     if kept and name not in node.volumes:
         raise Refused(f"--reuse: {place} has no volume {settings.volume_group}/{name}; leave --reuse out for a new one")
-    needed = drbd.metadata_size(size) if kept else make.volume_size(size)
-    if node.group_free < needed:
-        raise Refused(
-            f"--size: {place} has {show_size(node.group_free)} free in {settings.volume_group}, "
-            f"{show_size(needed)} are needed"
-        )
+    if kept:
+        why = refuse.no_growth(node, node.volumes[name], drbd.metadata_size(size), settings)
+    else:
+        why = refuse.no_room(node, make.volume_size(size), settings)
+    if why:
+        raise Refused(f"--size: {place} {why}")
     if node.memory_available < memory:
         raise Refused(
             f"--memory {show_size(memory)}: {place} has {show_size(node.memory_available)} free "
@@ -82,9 +82,10 @@ def check_node(name: str, node: NodeState, size: int, memory: int, settings: Set
 
 
 def _check_free(node: NodeState, name: str) -> None:
-    """lvs(8), lv_attr: the first letter is '-' of a plain volume ('o' with snapshots), the sixth 'o' of an open one."""
+    """lvs(8), lv_attr: the first letter is '-' of a plain volume ('o' with snapshots), 'V' of a thin one; the sixth is
+    'o' of an open one."""
     attributes = node.volumes[name].attributes
-    if attributes[:1] not in ("-", "o"):
+    if attributes[:1] not in ("-", "o", "V"):
         raise Refused(f"--reuse: {name} on {node.name} is no plain volume (lv_attr {attributes})")
     if attributes[5:6] == "o":
         raise Refused(f"--reuse: {name} on {node.name} is in use; end what has it open first")
@@ -136,7 +137,7 @@ def from_image(request: Add, settings: Settings, device: str) -> list[Step]:
     assert image is not None  # noqa: S101
     watch = Watch("bytes", f"{request.name} {image.path.rpartition('/')[2]}", image.stored)
     if image.format == "raw":
-        # The volume was zeroed: blocks of zeros need not be written again.
+        # The volume is all zeros: blocks of zeros need not be written again.
         target = command(
             "dd", f"of={device}", "bs=1M", "iflag=fullblock", "conv=sparse,fsync", "status=none", long=True
         )
@@ -156,7 +157,8 @@ def from_image(request: Add, settings: Settings, device: str) -> list[Step]:
              Transfer(image.path, image.stored, receive(kept, "600")),
              undo=remove, check=command("test", "-e", kept), watch=watch),
         Step(node, "unpack it",
-             command("qemu-img", "convert", "-n", "-f", "qcow2", "-O", "raw", kept, device, long=True)),
+             command("qemu-img", "convert", "-n", "--target-is-zero", "-f", "qcow2", "-O", "raw", kept, device,
+                     long=True)),
         Step(node, "remove the copy", remove),
     ]  # fmt: skip
 

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from pmc import backup, drbd, freeze, lvm, pipeline
+from pmc import backup, drbd, freeze, pipeline
 from pmc.backup import Backup, Stored
 from pmc.command import Command, bash, command
 from pmc.errors import Refused
 from pmc.model import ClusterState
 from pmc.pipeline import How
 from pmc.plan import Plan, Step, Watch, plan
-from pmc.plans import make, refuse
+from pmc.plans import kept, make, refuse
 from pmc.plans.clone import drop, snapshot
+from pmc.plans.kept import Place
 from pmc.settings import Settings
 from pmc.units import show_size
 
@@ -84,7 +85,8 @@ def make_backup(
     """A base when asked for, or when there is none yet; else a delta against the newest base, on the node where that
     base lies. The disk (`size` bytes) is read from a snapshot."""
     name, folder = wish.name, settings.backup_dir
-    found = None if wish.base else backup.newest_base([s for s in stored if wish.to in ("", s.node)], name)
+    usable = [s for s in stored if wish.to in ("", s.node)]
+    found = None if wish.base else backup.newest_base(usable, name, source.node)
     base = found.backup if found else None
     kind = "delta" if base else "base"
     keeper = found.node if found else wish.to or source.node
@@ -103,27 +105,22 @@ def make_backup(
         compression="zstd" if wish.compress and not base else "none",
     )  # fmt: skip
     target = f"{folder}/.{id}.part"
-    far = "" if keeper == source.node else settings.nodes[source.node].replication
-    reader = pipeline.read_volume(lvm.path(settings.volume_group, f"{name}.backup"), size, far)
-    if base:
-        store, into = pipeline.store_delta(reader, size, base, folder, target, wish.how), f"a delta against {base.id}"
-    else:
-        store, into = pipeline.store_base(reader, size, target, wish.how), "a base"
-    remove = command("rm", "-f", target, *(f"{target}.{end}" for end in ("index", "sums", "json")))
+    place = Place(name, source.node, keeper, state, settings)
+    kept.refuse_foreign(place)
+    taken = snapshot(name, "backup", source.node, state, settings)
+    keeps = base is None and place.local and not kept.why_not_kept(place)
+    remove = command("rm", "-f", target, *(f"{target}.{end}" for end in ("ranges", "index", "sums", "json")))
+    read = read_delta(wish, base, size, target, place) if base else read_base(wish, size, target, place)
     steps = [
         make.folder(keeper, folder, "700"),
         Step(keeper, f"remove unfinished backups of {name}", remove_unfinished(folder, name)),
         bring(keeper),
-        *([] if base else [enough_space(keeper, folder, size)]),
-        *frozen(name, id, source, snapshot(name, "backup", source.node, state, settings)),
+        *([] if base else [enough_space(keeper, folder, kept.most(place, size))]),
+        *frozen(name, id, source, taken),
         Step(keeper, f"begin {target}", command("install", "-m", "600", "/dev/null", target), undo=remove),
-        Step(
-            keeper,
-            f"read the disk of {name} ({show_size(size)}) into {into}",
-            store,
-            watch=Watch("bytes", id, size),
-        ),
-        *drop(name, "backup", source.node, settings),
+        *read[:-1],
+        replace(read[-1], watch=Watch("bytes", id, size)),
+        *drop(name, "backup", source.node, settings, but_keep=keeps),
         Step(
             keeper,
             f"finish {id}",
@@ -131,8 +128,46 @@ def make_backup(
             check=command("test", "-e", f"{folder}/{id}.json"),
             pivot=True,
         ),
+        *([kept.keep(place, id)] if keeps else []),
+        *(kept.drop_gone(place, {s.id for s in stored}) if base else kept.drop_older(place, keeps)),
     ]
     return made, plan(f"vm.backup {name}", steps)
+
+
+def kept_on(plan: Plan) -> str:
+    """The node that its backup lies on in the end: where the folder is made first."""
+    return plan.steps[0].node
+
+
+def read_base(wish: Wish, size: int, target: str, place: Place) -> list[Step]:
+    """The last one is the long one."""
+    disk = f"the disk of {wish.name} ({show_size(size)}) into a base"
+    if not place.local:
+        return [Step(place.keeper, f"read {disk}", pipeline.store_base(reader(place, size), size, target, wish.how))]
+    why = kept.why_not_kept(place)
+    store = pipeline.store_thin_base(kept.path(place, "backup"), size, target, wish.how)
+    note = f"read what is on {disk}" + (f"; its snapshot will not be kept: {why}" if why else "")
+    return [kept.list_mapped(place, size, f"{target}.ranges"), Step(place.keeper, note, store)]
+
+
+def read_delta(wish: Wish, base: Backup, size: int, target: str, place: Place) -> list[Step]:
+    """The last one is the long one."""
+    folder, into = place.settings.backup_dir, f"into a delta against {base.id}"
+    if why := kept.why_all(place, base, size):
+        store = pipeline.store_delta(reader(place, size), size, base, folder, target, wish.how)
+        note = f"read the disk of {wish.name} ({show_size(size)}) {into}; all of it, since {why}"
+        return [Step(place.keeper, note, store)]
+    now, old = kept.path(place, "backup"), kept.path(place, "base")
+    store = pipeline.store_thin_delta(now, old, size, base, folder, target, wish.how)
+    return [
+        *kept.list_changed(place, base, size, f"{target}.ranges"),
+        Step(place.keeper, f"read what has changed on the disk of {wish.name} {into}", store),
+    ]
+
+
+def reader(place: Place, size: int) -> str:
+    far = "" if place.keeper == place.source else place.settings.nodes[place.source].replication
+    return pipeline.read_volume(kept.path(place, "backup"), size, far)
 
 
 def consistency(source: Source) -> str:

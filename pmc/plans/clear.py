@@ -52,8 +52,8 @@ def removed(group: str, volume: str, nodes: Sequence[str]) -> list[Step]:
 
 
 def snapshots(name: str, node: NodeState) -> list[str]:
-    """Those of the VM's volume; LVM would remove them with it."""
-    return sorted(volume.name for volume in node.volumes.values() if volume.origin == name)
+    """Those of the VM's volume; LVM would remove classic ones with it, and keep thin ones."""
+    return sorted(volume.name for volume in node.volumes.values() if lvm.is_snapshot_of(volume, name))
 
 
 def refuse_foreign(name: str, nodes: Iterable[NodeState], settings: Settings) -> None:
@@ -65,7 +65,7 @@ def refuse_foreign(name: str, nodes: Iterable[NodeState], settings: Settings) ->
                     f"{node.name}: {name} has a snapshot {snapshot} that pmc did not make; remove it there first"
                 )
         volume = node.volumes.get(name)
-        if volume is None or lvm.TAG in volume.tags:
+        if volume is None or (lvm.TAG in volume.tags and not volume.is_pool):
             continue
         file = node.files.get(name)
         if file is None or file.disk != lvm.path(settings.volume_group, name):

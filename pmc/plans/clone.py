@@ -30,15 +30,16 @@ def standby(name: str, state: ClusterState) -> str:
 
 
 def snapshot(name: str, kind: str, node: str, state: ClusterState, settings: Settings) -> list[Step]:
-    """A snapshot NAME.kind of the volume, with room for a fifth of it to change meanwhile. One that is there was left
-    by a command that broke off: the VM is locked, so nobody else is reading it."""
-    group = settings.volume_group
-    size = max(state.nodes[node].volumes[name].size // 5 // MiB, 8) * MiB
-    refuse.space(state.nodes[node], size, f"a snapshot of {name}")
+    """A snapshot NAME.kind of the volume, with room for a fifth of it to change meanwhile: in the volume group or, of a
+    thin one, in its pool. One that is there was left by a command that broke off: the VM is locked, so nobody else is
+    reading it."""
+    group, volume = settings.volume_group, state.nodes[node].volumes[name]
+    size = max((volume.used if volume.thin else volume.size) // 5 // MiB, 8) * MiB
+    refuse.snapshot_room(state.nodes[node], volume, size)
     kept = f"{name}.{kind}"
     left = [n for n in state if kept in n.volumes]
     for other in left:
-        if other.volumes[kept].origin != name or lvm.TAG not in other.volumes[kept].tags:
+        if not lvm.is_snapshot_of(other.volumes[kept], name) or lvm.TAG not in other.volumes[kept].tags:
             raise Refused(f"{other.name}: the volume {group}/{kept} was not made by pmc; rename it there first")
     return [
         *(
@@ -50,20 +51,18 @@ def snapshot(name: str, kind: str, node: str, state: ClusterState, settings: Set
         Step(
             node,
             f"take the snapshot {group}/{kept}",
-            lvm.snapshot(group, kept, name, size),
+            lvm.snapshot_of(volume, group, kept, size),
             undo=lvm.discard(group, kept),
             check=lvm.exists(group, kept),
         ),
     ]
 
 
-def drop(name: str, kind: str, node: str, settings: Settings) -> list[Step]:
+def drop(name: str, kind: str, node: str, settings: Settings, but_keep: bool = False) -> list[Step]:
     """What was read is valid only if the snapshot did not overflow meanwhile."""
     group, kept = settings.volume_group, f"{name}.{kind}"
-    return [
-        Step(node, f"see that {group}/{kept} did not overflow", lvm.intact(group, kept)),
-        Step(node, f"remove the snapshot {group}/{kept}", lvm.discard(group, kept)),
-    ]
+    see = Step(node, f"see that {group}/{kept} did not overflow", lvm.intact(group, kept))
+    return [see] if but_keep else [see, Step(node, f"remove the snapshot {group}/{kept}", lvm.discard(group, kept))]
 
 
 def copy(request: Add, size: int, state: ClusterState, settings: Settings, given: Given) -> Sequence[Step]:

@@ -28,7 +28,9 @@ class Lost:
 
     @property
     def broken(self) -> str:
-        """lvs(8): the fifth attribute is I when it overflowed."""
+        """lvs(8): the fifth attribute is I when it overflowed; the ninth F when a thin one failed."""
+        if self.volume.thin and self.volume.attributes[8:9] == "F":
+            return "its thin pool failed"
         return "it overflowed and is worth nothing" if self.volume.attributes[4:5] in ("I", "S") else ""
 
 
@@ -42,9 +44,11 @@ def snapshots(state: ClusterState, vm: str = "") -> list[Lost]:
     for node in state:
         for volume in node.volumes.values():
             match = NAME.fullmatch(volume.name)
-            if not match or volume.origin != match["vm"] or vm not in ("", match["vm"]) or lvm.TAG not in volume.tags:
+            if not match or vm not in ("", match["vm"]) or lvm.TAG not in volume.tags:
                 continue
-            origin = node.volumes.get(volume.origin)
+            if not lvm.is_snapshot_of(volume, match["vm"]):
+                continue
+            origin = volume if volume.thin else node.volumes.get(volume.origin)
             time = datetime.strptime(match["time"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
             found.append(Lost(node.name, match["vm"], time, volume, origin.size if origin else 0))
     return sorted(found, key=lambda each: (each.volume.name, each.node))
@@ -56,14 +60,16 @@ def rows(found: Sequence[Lost], text: bool) -> list[dict[str, Any]]:
 
 
 def _row(each: Lost, text: bool) -> dict[str, Any]:
-    used = int(each.volume.size * (each.volume.data_percent or 0) / 100)
+    used = each.volume.used
+    # A thin one holds the whole disk, most of it shared with the volume.
+    of = "in the thin pool" if each.volume.thin else f"of {show_size(each.volume.size)}"
     row = {
         "id": each.volume.name, "node": each.node, "kind": "lost", "base": "",
         "time": each.time.isoformat(timespec="seconds"),
     }  # fmt: skip
     if text:
         return row | {"kind": f"BROKEN: {each.broken}" if each.broken else "lost", "disk": show_size(each.disk),
-                      "stored": f"{show_size(used)} of {show_size(each.volume.size)}"}  # fmt: skip
+                      "stored": f"{show_size(used)} {of}"}  # fmt: skip
     return row | {"vm": each.vm, "disk": each.disk, "stored": used, "room": each.volume.size, "broken": each.broken}
 
 
@@ -80,10 +86,12 @@ def warning(state: ClusterState, vm: str) -> str:
     return "".join(f"; so is {each.volume.name} on {each.node}, a kept side of a split brain" for each in found)
 
 
-def room(differs: int, volume: int) -> int:
-    """For a snapshot of the loser: all that the resync will overwrite, and a fifth of the disk for what the guest
-    writes from then on, since that is replicated onto the snapshot's origin. No more than can ever change."""
-    return min(-(-(differs + volume // 5) // (4 * MiB)) * 4 * MiB + 4 * MiB, most(volume))
+def room(differs: int, volume: Volume) -> int:
+    """For a snapshot of the loser: all that the resync will overwrite, and a fifth of the disk (of a thin one: of what
+    is on it) for what the guest writes from then on, since that is replicated onto the snapshot's origin. No more than
+    can ever change."""
+    fifth = (volume.used if volume.thin else volume.size) // 5
+    return min(-(-(differs + fifth) // (4 * MiB)) * 4 * MiB + 4 * MiB, most(volume.size))
 
 
 def most(volume: int) -> int:

@@ -33,21 +33,28 @@ def volume_size(size: int) -> int:
 
 
 def new_volumes(settings: Settings, nodes: Sequence[str], name: str, size: int) -> list[Step]:
-    """Zeroed on all nodes: nothing of a former owner can be read, and the sides are known to be equal."""
-    group, whole = settings.volume_group, volume_size(size)
-    return [
-        *on_each(
-            nodes,
-            lambda node: Step(
-                node,
-                f"make the volume {group}/{name} ({show_size(whole)})",
-                lvm.create(group, name, whole),
-                undo=lvm.remove(group, name),
-                check=lvm.exists(group, name),
-            ),
-        ),
-        *on_each(nodes, lambda node: Step(node, f"zero the volume {group}/{name}", lvm.zero(group, name))),
-    ]
+    """All zeros on all nodes: nothing of a former owner can be read, and the sides are known to be equal. A thin volume
+    reads as zeros until it is written (`refuse.no_room` has seen that its pool zeroes)."""
+    group = settings.volume_group
+    steps = on_each(nodes, lambda node: volume(settings, node, name, volume_size(size)))
+    if settings.volumes == "classic":
+        steps += on_each(nodes, lambda node: Step(node, f"zero the volume {group}/{name}", lvm.zero(group, name)))
+    return steps
+
+
+def volume(settings: Settings, node: str, name: str, size: int, tag: str = "", about: str = "") -> Step:
+    """A new one, of the kind that pmc.conf asks for."""
+    group, tags = settings.volume_group, (tag,) if tag else ()
+    kind, made = "volume", lvm.create(group, name, size, *tags)
+    if settings.volumes == "thin":
+        kind, made = "thin volume", lvm.create_thin(group, name, size, settings.thin_pool, *tags)
+    return Step(
+        node,
+        f"make the {kind} {group}/{name} ({show_size(size)}){about}",
+        made,
+        undo=lvm.remove(group, name),
+        check=lvm.exists(group, name),
+    )
 
 
 def claimed(settings: Settings, nodes: Sequence[str], name: str, given: Given, version: str) -> list[Step]:

@@ -3,11 +3,13 @@ differs. Pure."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pmc import definition, drbd, lvm, sides, virsh
 from pmc.plan import Step, Wait
+from pmc.plans import make, refuse
 from pmc.plans.ailment import NO_DISK, Ailment, Case
 from pmc.plans.make import when
-from pmc.units import show_size
 
 
 def not_up(case: Case) -> list[Ailment]:
@@ -100,27 +102,21 @@ def _renewed(case: Case, home: str, text: str, last: Step) -> Ailment:
             f"or on another node: fab vm.peer {name} --secondary NODE"
         )
         return Ailment("no-volume", text, refusal=refusal)
-    if kept := [volume.name for volume in node.volumes.values() if volume.origin == name]:
+    # A thin snapshot stays when its volume goes.
+    if kept := [v.name for v in node.volumes.values() if v.origin == name and not v.thin]:
         refusal = (
             f"--new-disk: {group}/{name} on {home} has the snapshot {kept[0]}, which would go with it; remove it first"
         )
         return Ailment("no-volume", text, refusal=refusal)
-    if node.group_free + (node.volumes[name].size if name in node.volumes else 0) < there.size:
-        free = show_size(node.group_free)
-        return Ailment(
-            "no-volume", text, refusal=f"--new-disk: {home} has {free} free, {show_size(there.size)} are needed"
-        )
+    old = node.volumes.get(name)
+    freed = replace(node, group_free=node.group_free + (old.size if old and not old.thin else 0))
+    if why := refuse.no_room(freed, there.size, case.settings):
+        return Ailment("no-volume", text, refusal=f"--new-disk: {home} {why}")
     remove = [Step(home, f"remove the volume {group}/{name}", lvm.remove(group, name), pivot=True)]
     steps = (
         _see_good(case, home),
         *(remove if name in node.volumes else []),
-        Step(
-            home,
-            f"make the volume {group}/{name} ({show_size(there.size)})",
-            lvm.create(group, name, there.size),
-            undo=lvm.remove(group, name),
-            check=lvm.exists(group, name),
-        ),
+        make.volume(case.settings, home, name, there.size),
         Step(home, f"make DRBD's metadata on {name}", drbd.create_metadata(name)),
         last,
     )

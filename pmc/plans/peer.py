@@ -102,8 +102,9 @@ def _fits(change: Change, state: ClusterState, settings: Settings) -> None:
             f"choose another node"
         )
     size = state.nodes[change.primary].volumes[name].size
-    if name not in node.volumes:
-        refuse.space(node, size, f"the copy of {name}")
+    # What is there of it goes first, and leaves its space; but a thin pool may be too full all the same.
+    if (name not in node.volumes or settings.volumes == "thin") and (why := refuse.no_room(node, size, settings)):
+        raise Refused(f"--secondary {node.name}: it {why}")
     if node.memory < (needed := state.nodes[change.primary].domains[name].memory):
         raise Refused(f"{node.name}: has {show_size(node.memory)} of memory, {name} needs {show_size(needed)}")
 
@@ -147,17 +148,11 @@ def peer(change: Change, xml: str, secret: str, state: ClusterState, settings: S
         port = allocate.port(state, settings)
     hosts = [(each, settings.nodes[each].replication) for each in (primary, new)]
     text = drbd.resource_text(name, change.file.minor, port, change.file.disk, hosts, secret, state.nodes[primary].drbd)
-    group, size = settings.volume_group, state.nodes[primary].volumes[name].size
+    size = state.nodes[primary].volumes[name].size
     return plan(
         f"vm.peer {name}",
         [replace(step, pivot=False) for step in clear.steps(name, [node] if node.knows(name) else [], settings)],
-        Step(
-            new,
-            f"make the volume {group}/{name} ({show_size(size)}), marked as unfinished",
-            lvm.create(group, name, size, lvm.UNFINISHED),
-            undo=lvm.remove(group, name),
-            check=lvm.exists(group, name),
-        ),
+        make.volume(settings, new, name, size, lvm.UNFINISHED, ", marked as unfinished"),
         Step(
             new,
             f"write {drbd.path(name)}",

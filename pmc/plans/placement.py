@@ -92,7 +92,10 @@ class _Search:
         return self._percent(node, self.request.memory)
 
     def _crowded(self, node: NodeState) -> bool:
-        """The volume group would be as full as pm.verify complains about: only when no other node is left."""
+        """The volume group would be as full as pm.verify complains about: only when no other node is left. (Where
+        volumes are thin it may be the pool's as a whole, and a pool that is too full is refused: `add.check_node`.)"""
+        if self.settings.volumes == "thin":
+            return False
         used = node.group_size - node.group_free + make.volume_size(self.size)
         return used > node.group_size * self.settings.verify.full_percent / 100
 

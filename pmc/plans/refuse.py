@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
-from pmc import drbd
+from pmc import drbd, pool
 from pmc.errors import NodeDown, Refused
-from pmc.model import ClusterState, NodeState
+from pmc.model import ClusterState, NodeState, Volume
+from pmc.settings import Settings
 from pmc.units import show_size
 
 # A VM's name is also its DRBD resource, its LV, its libvirt domain and, often, a host name.
@@ -100,11 +102,40 @@ def healthy(node: NodeState, vm: str) -> None:
         )
 
 
-def space(node: NodeState, size: int, what: str) -> None:
-    if node.group_free < size:
-        raise Refused(
-            f"{node.name}: {what} needs {show_size(size)}, the volume group has {show_size(node.group_free)} free"
-        )
+def no_room(node: NodeState, size: int, settings: Settings) -> str:
+    """Why the node cannot have a new volume of so many bytes, of the kind that pmc.conf asks for; empty when it can. A
+    thin one may be larger than its pool, but that must not be near its end."""
+    if settings.volumes == "thin":
+        return pool.unfit(settings.thin_pool, node.volumes, settings)
+    if node.group_free >= size:
+        return ""
+    return f"has {show_size(node.group_free)} free in {settings.volume_group}, {show_size(size)} are needed"
+
+
+def no_growth(node: NodeState, volume: Volume, more: int, settings: Settings) -> str:
+    """As `no_room`, for a volume that is there and grows."""
+    if volume.thin:
+        return pool.unfit(volume.pool, node.volumes, settings)
+    return no_room(node, more, replace(settings, volumes="classic"))
+
+
+def snapshot_room(node: NodeState, volume: Volume, size: int) -> None:
+    """For a snapshot of the volume of which `size` bytes will change."""
+    if why := no_snapshot_room(node, volume, size):
+        raise Refused(why)
+
+
+def no_snapshot_room(node: NodeState, volume: Volume, size: int) -> str:
+    """Why there is none; empty when there is."""
+    what, free = f"a snapshot of {volume.name} needs {show_size(size)}", node.group_free
+    place = "volume group"
+    if volume.thin:
+        its = node.volumes.get(volume.pool)
+        if its is None or pool.broken(its):
+            why = pool.broken(its) if its else "is not there"
+            return f"{node.name}: the thin pool {volume.group}/{volume.pool} of {volume.name} {why}"
+        place, free = f"thin pool {volume.group}/{volume.pool}", pool.free(its)
+    return "" if free >= size else f"{node.name}: {what}, the {place} has {show_size(free)} free"
 
 
 def memory(node: NodeState, vm: str, needed: int, advice: str = "") -> None:

@@ -122,8 +122,12 @@ def in_place(found: Found, size: int, state: ClusterState, settings: Settings) -
             f"{name}: its disk has {size} bytes, that of {old.id} {old.size}; restore it as a new VM: --as NEW"
         )
     node, device, group = homes[0], drbd_device(name, state), settings.volume_group
-    kept, room = refuse.before(name), state.nodes[node].volumes[name].size * 65 // 64 // MiB * MiB + 16 * MiB
-    refuse.space(state.nodes[node], room, f"a snapshot of all of {name}, until it is restored,")
+    kept, volume = refuse.before(name), state.nodes[node].volumes[name]
+    room = volume.size * 65 // 64 // MiB * MiB + 16 * MiB  # all of it may change
+    refuse.snapshot_room(state.nodes[node], volume, room)
+    for home in homes[1:]:  # what is written there needs room in its pool as well, when snapshots share it
+        if (its := state.nodes[home].volumes[name]).thin:
+            refuse.snapshot_room(state.nodes[home], its, its.size)
     steps = [
         *[bring(each) for each in dict.fromkeys((found.node, node))],
         prove(found, settings),
@@ -131,7 +135,7 @@ def in_place(found: Found, size: int, state: ClusterState, settings: Settings) -
         Step(
             node,
             f"keep what is on the disk as the snapshot {group}/{kept}",
-            lvm.snapshot(group, kept, name, room),
+            lvm.snapshot_of(volume, group, kept, room),
             undo=put_back(group, name, size, device),
             check=lvm.exists(group, kept),
         ),

@@ -9,7 +9,7 @@ from typing import Any
 from pmc import drbd, lvm, sides
 from pmc.model import Resource
 from pmc.plan import Step, Wait
-from pmc.plans import lost, vm
+from pmc.plans import lost, refuse, vm
 from pmc.plans.ailment import About, Ailment, Case
 from pmc.units import show_size
 
@@ -57,13 +57,8 @@ def _refusal(case: Case) -> str:
         return (
             f"{victim}: the volume {case.settings.volume_group}/{name} is not there, so no snapshot of it can be kept"
         )
-    need = lost.room(differing(case), volume.size)
-    if node.group_free < need:
-        return (
-            f"{victim}: a snapshot of the side that is overwritten needs {show_size(need)}, the volume group has "
-            f"{show_size(node.group_free)} free; make room (vgextend, fab vm.backups shows old ones), or give "
-            f"--no-snapshot"
-        )
+    if why := refuse.no_snapshot_room(node, volume, lost.room(differing(case), volume)):
+        return f"{why}; make room (vgextend, fab vm.backups shows old ones), or give --no-snapshot"
     return ""
 
 
@@ -83,12 +78,12 @@ def _won(case: Case, text: str) -> Ailment:
         steps.append(Step(victim, f"see that {name} does not run here", look))
     if case.wishes.snapshot:
         kept = lost.name_for(name, case.wishes.now)
-        size = lost.room(differing(case), case.node(victim).volumes[name].size)
+        volume = case.node(victim).volumes[name]
         steps.append(
             Step(
                 victim,
                 f"keep this side as the snapshot {group}/{kept}",
-                lvm.snapshot(group, kept, name, size),
+                lvm.snapshot_of(volume, group, kept, lost.room(differing(case), volume)),
                 undo=lvm.remove(group, kept),
                 check=lvm.exists(group, kept),
             )

@@ -60,7 +60,7 @@ def backup(
         state = cluster.state()
         id, plan = _planned(cluster, wish, state, looks.stored(cluster, state, name))
         if carry_out(c, cluster, plan, dry_run):
-            note(f"{id} is complete on {plan.steps[-1].node}")
+            note(f"{id} is complete on {plans.kept_on(plan)}")
             if directory and carry_out(c, cluster, _copy(cluster, id, state, directory), dry_run):
                 note(f"{id} is complete in {directory}")
 
@@ -149,7 +149,7 @@ def _locked(
         cluster.apply(plan, prefix=wish.name, under=[held])
         if directory:
             cluster.apply(_copy(cluster, id, state, directory), prefix=wish.name, under=[held])
-        return id, f"complete on {plan.steps[-1].node}"
+        return id, f"complete on {plans.kept_on(plan)}"
 
 
 def _attempt(name: str, work: Callable[[], tuple[str, str]]) -> Row:

@@ -5,11 +5,19 @@ One subject a file; in each, small functions from `Facts` to findings, which CHE
 
 from __future__ import annotations
 
-from pmc.verify import backups, domains, files, nodes, resources, volumes
+from pmc.verify import backups, domains, files, nodes, pools, resources, volumes
 from pmc.verify.facts import Facts
 from pmc.verify.finding import CODES, Finding
 
-CHECKS = (*nodes.CHECKS, *files.CHECKS, *domains.CHECKS, *resources.CHECKS, *volumes.CHECKS, *backups.CHECKS)
+CHECKS = (
+    *nodes.CHECKS,
+    *files.CHECKS,
+    *domains.CHECKS,
+    *resources.CHECKS,
+    *volumes.CHECKS,
+    *pools.CHECKS,
+    *backups.CHECKS,
+)
 _ORDER = {code: number for number, code in enumerate(CODES)}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pmc import lvm
 from pmc.model import Volume
-from pmc.plans import refuse
+from pmc.plans import kept, refuse
 from pmc.units import show_size
 from pmc.verify.facts import FILES, LIBVIRT, STATUS, VOLUMES, Facts
 from pmc.verify.finding import Finding
@@ -18,9 +18,14 @@ def orphans(facts: Facts) -> Iterator[Finding]:
         return
     for node in facts.telling(VOLUMES):
         for volume in sorted(node.volumes.values(), key=lambda v: v.name):
-            if lvm.TAG in volume.tags and not volume.origin and volume.name not in facts.vms and not _kept(volume):
+            if lvm.TAG in volume.tags and not _snapshot(volume) and volume.name not in facts.vms and not _kept(volume):
                 text = f"{volume.group}/{volume.name} ({show_size(volume.size)}) is pmc's, and there is no such VM"
                 yield Finding("LV_ORPHAN", text, f"fab vm.rm {volume.name}", node.name, volume.name)
+
+
+def _snapshot(volume: Volume) -> bool:
+    """A thin one outlives its origin; no VM's name has a dot."""
+    return bool(volume.origin) or (volume.thin and "." in volume.name)
 
 
 def _kept(volume: Volume) -> bool:
@@ -28,12 +33,18 @@ def _kept(volume: Volume) -> bool:
     return ".lost-" in volume.name
 
 
+def _for_deltas(facts: Facts, volume: Volume, vm: str) -> bool:
+    """It is of the VM's newest base, and wanted; known only when all nodes tell of VMs."""
+    all_tell = all(facts.tells(node.name, STATUS, FILES, LIBVIRT) for node in facts.state)
+    return bool(kept.base_of(volume)) and (vm in facts.vms or not all_tell)
+
+
 def snapshots(facts: Facts) -> Iterator[Finding]:
     """Of pmc's making. One that is open (lv_attr, sixth letter: o) is being read by a command."""
     for node in facts.telling(VOLUMES):
         for volume in sorted(node.volumes.values(), key=lambda v: v.name):
             vm, path = volume.origin or volume.name.partition(".")[0], f"{volume.group}/{volume.name}"
-            if lvm.TAG not in volume.tags:
+            if lvm.TAG not in volume.tags or _for_deltas(facts, volume, vm):
                 continue
             remove = f"on {node.name}: lvremove {path}"
             if _kept(volume):
@@ -43,7 +54,7 @@ def snapshots(facts: Facts) -> Iterator[Finding]:
             elif volume.name == refuse.before(vm):
                 text = f"{path} is the disk of {vm} before a restore into it that broke off, or is under way"
                 yield Finding("RESTORE_BROKEN", text, f"fab vm.restore {vm} --put-back", node.name, vm)
-            elif volume.origin and volume.attributes[5:6] != "o":
+            elif _snapshot(volume) and volume.attributes[5:6] != "o":
                 text = f"{path} is a snapshot that a command left when it broke off"
                 yield Finding("SNAPSHOT_LEFT", text, remove, node.name, vm)
 
@@ -74,9 +85,9 @@ def nearly_full(facts: Facts) -> Iterator[Finding]:
     limit = facts.settings.verify.full_percent
     for node in facts.telling(VOLUMES):
         for volume in sorted(node.volumes.values(), key=lambda v: v.name):
-            # lv_attr, first letter: s or S a snapshot, t a thin pool; of a thin volume (V) being full is normal.
-            pool, used = volume.attributes[:1] in ("s", "S", "t"), volume.data_percent
-            if pool and used is not None and used > limit:
+            # lv_attr, first letter: s or S a snapshot. Of a thin volume (V) being full is normal; its pool: pools.py.
+            classic, used = volume.attributes[:1] in ("s", "S"), volume.data_percent
+            if classic and used is not None and used > limit:
                 yield Finding(
                     "SNAPSHOT_FULL", f"{volume.group}/{volume.name} is {used:.0f} % full; when it is full it is lost",
                     f"on {node.name}: lvextend --extents +50%LV {volume.group}/{volume.name}, or remove it",
@@ -85,7 +96,10 @@ def nearly_full(facts: Facts) -> Iterator[Finding]:
 
 
 def groups(facts: Facts) -> Iterator[Finding]:
+    """Where new volumes are thin, the group may be given to the pool as a whole."""
     limit, group = facts.settings.verify.full_percent, facts.settings.volume_group
+    if facts.settings.volumes == "thin":
+        return
     for node in facts.telling("volume group"):
         used = 100.0 * (1 - node.group_free / node.group_size) if node.group_size else 0.0
         if used > limit:

@@ -14,6 +14,7 @@ from lab.cluster import Lab
 from pmc import settings
 from pmc.cluster import Cluster
 from pmc.model import ClusterState
+from pmc.plans import kept
 
 
 class Pmc:
@@ -61,17 +62,19 @@ def broken_invariants(state: ClusterState) -> list[str]:
         if node.trouble:
             broken.append(f"{node.name}: {node.trouble}")
         broken += [f"{node.name}: {r.name} allows two primaries" for r in node.resources.values() if r.two_primaries]
-        broken += [f"{node.name}: a snapshot is left: {v.name}" for v in node.volumes.values() if v.origin]
+        left = [v.name for v in node.volumes.values() if v.origin and not kept.base_of(v)]
+        broken += [f"{node.name}: a snapshot is left: {name}" for name in left]
         broken += [f"{node.name}: {name} has no volume" for name in node.resources if name not in node.volumes]
     return broken
 
 
 def things(state: ClusterState) -> list[str]:
-    """Everything that a VM is made of, on all nodes."""
+    """Everything that a VM is made of, on all nodes; not the pool that its volumes may be in."""
     found = []
     for node in state:
-        for kind in ("domains", "resources", "files", "volumes"):
+        for kind in ("domains", "resources", "files"):
             found += [f"{node.name} {kind} {name}" for name in getattr(node, kind)]
+        found += [f"{node.name} volumes {each.name}" for each in node.volumes.values() if not each.is_pool]
     return sorted(found)
 
 
@@ -98,7 +101,8 @@ def left_clean(lab: Pmc) -> Iterator[Callable[[], list[str]]]:
     yield lambda: things(lab.state())
     state = lab.state()
     assert broken_invariants(state) == []
-    if names := sorted({*state.vm_names(), *(name for node in state for name in node.volumes)}):
+    volumes = (each.name.partition(".")[0] for node in state for each in node.volumes.values() if not each.is_pool)
+    if names := sorted({*state.vm_names(), *volumes}):
         lab.ok(*(word for name in names for word in ("vm.rm", name, "--yes")))
         assert things(lab.state()) == []
     for node in state.nodes:

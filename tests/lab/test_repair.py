@@ -123,7 +123,7 @@ def test_a_split_brain(lab: Pmc, clean: Clean) -> None:
 
 
 @pytest.mark.fault("disk error under DRBD (dm-error), on either side")
-def test_dead_disks_and_lost_definitions(lab: Pmc, clean: Clean) -> None:
+def test_dead_disks(lab: Pmc, clean: Clean) -> None:
     guest = lab.add("web")
     tick = guest.ticking(5)
     for node in ("pm-2", "pm-1"):  # the secondary's, then the one under the running guest
@@ -141,6 +141,11 @@ def test_dead_disks_and_lost_definitions(lab: Pmc, clean: Clean) -> None:
         assert tick.boots == 1
         equal(lab, guest, tick.counter)
 
+
+@pytest.mark.long
+def test_lost_definitions_and_volumes(lab: Pmc, clean: Clean) -> None:
+    guest = lab.add("web")
+    tick = guest.ticking(5)
     lab.ssh("pm-2", "virsh undefine web")
     assert codes(lab) == ["undefined"]
     mended(lab)

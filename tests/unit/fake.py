@@ -166,6 +166,19 @@ def snapshot(world: World, at: str, command: Command, size: str, name: str, orig
     volumes[name] = Volume(name, "vg", int(size), ("pmc",), origin)
 
 
+def create_thin(world: World, at: str, command: Command, tags: str, size: str, pool: str, name: str) -> None:
+    volumes = world.nodes[at].volumes
+    need(name not in volumes and pool in volumes, "it exists, or there is no pool")
+    marks = tuple(re.findall(r"--addtag (\S+)", tags))
+    volumes[name] = Volume(name, "vg", int(size), marks, "", "Vwi-a-tz--", 0.0, pool=pool)
+
+
+def snapshot_thin(world: World, at: str, command: Command, name: str, origin: str) -> None:
+    volumes = world.nodes[at].volumes
+    need(origin in volumes and volumes[origin].thin and name not in volumes, "no thin origin, or it exists")
+    volumes[name] = replace(volumes[origin], name=name, tags=("pmc",), origin=origin, attributes="Vri-a-tz--")
+
+
 def remove(world: World, at: str, command: Command, name: str) -> None:
     machine = world.nodes[at]
     need(name in machine.volumes, "Failed to find logical volume")
@@ -183,6 +196,26 @@ def has_volume(world: World, at: str, command: Command, name: str) -> None:
 
 def has_no_volume(world: World, at: str, command: Command, name: str) -> None:
     need(name not in world.nodes[at].volumes, "")
+
+
+def keep(world: World, at: str, command: Command, name: str, kept: str, tag: str) -> None:
+    volumes = world.nodes[at].volumes
+    need(name in volumes, "Failed to find logical volume")
+    volumes.pop(kept, None)
+    volume = volumes.pop(name)
+    volumes[kept] = replace(volume, name=kept, tags=(*volume.tags, tag))
+
+
+def is_kept(world: World, at: str, command: Command, name: str, tag: str) -> None:
+    volume = world.nodes[at].volumes.get(name)
+    need(volume and volume.thin and tag in volume.tags, "is not the snapshot of this base")
+
+
+def list_ranges(world: World, at: str, command: Command, name: str, older: str, path: str) -> None:
+    volumes = world.nodes[at].volumes
+    names = [each for each in (name, older.strip("'")) if each]
+    need(all(each in volumes and volumes[each].thin for each in names), "is no thin volume")
+    world.nodes[at].files[path] = "0 65536"
 
 
 def grow(world: World, at: str, command: Command, more: str, name: str) -> None:
@@ -397,6 +430,13 @@ def store(world: World, at: str, command: Command, path: str) -> None:
     world.nodes[at].files[f"{path}.sums"] = "sum"
 
 
+def store_thin(world: World, at: str, command: Command, path: str) -> None:
+    files = world.nodes[at].files
+    need(f"{path}.ranges" in files, "no such file")
+    store(world, at, command, path)
+    del files[f"{path}.ranges"]
+
+
 def seal(world: World, at: str, command: Command, part: str, folder: str, file: str, id: str) -> None:
     files = world.nodes[at].files
     need({part, f"{part}.sums"} <= set(files), "not whole")
@@ -426,12 +466,24 @@ BASH = "bash -euo pipefail -c "
 IDLE = "ionice -c 3 nice -n 19 "
 EFFECTS: list[tuple[str, Effect]] = [
     (r"lvcreate --yes --wipesignatures n ((?:--addtag \S+ )+)--size (\d+)b --name (\S+) vg", create),
+    (
+        r"lvcreate --yes --type thin --wipesignatures n ((?:--addtag \S+ )+)--virtualsize (\d+)b --thinpool (\S+) "
+        r"--name (\S+) vg",
+        create_thin,
+    ),
+    (
+        r"lvcreate --yes --snapshot --setactivationskip n --permission r --addtag pmc --name (\S+) vg/(\S+)",
+        snapshot_thin,
+    ),
     (r"lvcreate --yes --snapshot --addtag pmc --size (\d+)b --name (\S+) vg/(\S+)", snapshot),
     (r"blkdiscard .* /dev/vg/(\S+)", has_volume),
     (r"lvremove --yes vg/(\S+)", remove),
     (BASH + r"'lvs .* lvremove .*' pmc vg/(\S+)", discard),
-    (BASH + r"'a=\$\(lvs .*' pmc vg/(\S+)", has_volume),
     (BASH + r"'! lvs .*' pmc vg/(\S+)", has_no_volume),
+    (BASH + r"'well\(\) .*lvs .*' pmc vg (\S+)", has_volume),
+    (BASH + r"'if lvs .*lvrename .*' pmc vg (\S+) (\S+) (\S+)", keep),
+    (BASH + r"'rows=.* \[\[ \$a = Vr.*' pmc vg (\S+) (\S+)", is_kept),
+    (BASH + r"'say\(\) .*reserve_metadata_snap.* pmc vg \d+ (\S+) .* (\S+) (\S+)", list_ranges),
     (r"lvs --noheadings vg/(\S+)", has_volume),
     (r"lvextend --size \+(\d+)b vg/(\S+)", grow),
     (r"lvchange --(add|del)tag (\S+) vg/(\S+)", tag),
@@ -479,7 +531,8 @@ EFFECTS: list[tuple[str, Effect]] = [
     (BASH + r"'late=; .* virsh --connect \S+ domfsthaw .*' pmc (\S+) (\S+) \S+", thawed),
     (BASH + r"'umask 077; trap .* pmc (\S+) 6..", write),
     (IDLE + BASH + r"'umask 077; .* qemu-img convert .*' pmc (\S+)", has_file),
-    (IDLE + BASH + r"'umask 077; rm -f .* pmc (\S+)(?: .*)?", store),
+    (IDLE + BASH + r"'umask 077; .* pmc\.stream (?:base|delta) .*--ranges .*' pmc (\S+)", store_thin),
+    (IDLE + BASH + r"'umask 077; trap .*rm -f .* pmc (\S+)(?: .*)?", store),
     (BASH + r"'umask 077; .* pmc\.stream seal .*' pmc (\S+) (\S+) (\S+) (\S+)", seal),
     (BASH + r"'umask 077; cat >\"\$1.new\".* pmc (\S+) (\S+)", switch),
     (BASH + r"'r=\$\(drbdsetup show .*invalidate-remote.* pmc (\S+) (\S+)", switch_back),

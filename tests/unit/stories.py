@@ -16,7 +16,7 @@ from pmc.plans.backup import Wish
 from pmc.plans.make import Given
 from pmc.plans.request import Add, Image
 from pmc.retention import decide
-from pmc.settings import Keep
+from pmc.settings import Keep, Settings
 from pmc.sides import Generation
 from pmc.units import GiB, MiB
 from tests.unit.fake import Machine, World, done
@@ -54,11 +54,16 @@ def wanted(name: str = "web", secondary: str = "pm-2", **more: object) -> Add:
     return replace(plain, **more)  # type: ignore[arg-type]
 
 
-def _add(request: Add, world: World, given: Given = WEB) -> Plan:
+# New volumes are thin; each node has this pool.
+THIN = replace(SETTINGS, volumes="thin")
+POOL = Volume("pool", "vg", 100 * GiB, (), "", "twi-aotz--", 10.0, 5.0)
+
+
+def _add(request: Add, world: World, given: Given = WEB, settings: Settings = SETTINGS) -> Plan:
     state, size = world.state(), request.size
     xml = XML.replace("web", request.name)
-    content = clone.copy(request, size, state, SETTINGS, given) if request.clone else ()
-    return add.add(request, size, state, SETTINGS, given, xml, content)
+    content = clone.copy(request, size, state, settings, given) if request.clone else ()
+    return add.add(request, size, state, settings, given, xml, content)
 
 
 def with_web(secondary: str = "pm-2") -> World:
@@ -66,8 +71,39 @@ def with_web(secondary: str = "pm-2") -> World:
     return done(World(), _add(wanted(secondary=secondary), World()))
 
 
+def with_pools() -> World:
+    world = World()
+    for machine in world.nodes.values():
+        machine.volumes["pool"] = POOL
+    return world
+
+
+def with_thin_web() -> World:
+    """web runs on pm-1, its volumes are thin."""
+    return done(with_pools(), _add(wanted(), with_pools(), settings=THIN))
+
+
+def with_kept_web() -> World:
+    """As with_thin_web; BASE was made, and the snapshot that it was read from is kept on pm-2."""
+    world = with_thin_web()
+    volumes = world.nodes["pm-2"].volumes
+    volumes["web.base"] = kept_of(BASE.id, volumes["web"])
+    return world
+
+
+def kept_of(id: str, origin: Volume) -> Volume:
+    return replace(
+        origin, name="web.base", tags=("pmc", f"pmc.of.{id}"), origin=origin.name, attributes="Vri-a-tz--"
+    )  # fmt: skip
+
+
 def stopped_web() -> World:
     world = with_web()
+    return done(world, vm.stop("web", False, world.state(), SETTINGS))
+
+
+def stopped_thin_web() -> World:
+    world = with_kept_web()
     return done(world, vm.stop("web", False, world.state(), SETTINGS))
 
 
@@ -75,6 +111,13 @@ def moved_web() -> World:
     """web was moved to pm-2 and two primaries are still allowed."""
     world = with_web()
     return done(world, vm.move("web", "", world.state(), SETTINGS))
+
+
+def thin_moved_web() -> World:
+    """web was moved to pm-2, where the snapshot of its base is kept; pm-1, the standby now, has none."""
+    world = with_kept_web()
+    world = done(world, vm.move("web", "", world.state(), SETTINGS))
+    return done(world, vm.settle("web", world.state()))
 
 
 def orphaned_web() -> World:
@@ -124,6 +167,11 @@ def reused() -> Story:
 def cloned() -> Story:
     world = with_web()
     return Story(world, _add(wanted("web2", clone="web"), world, NEW))
+
+
+def new_thin() -> Story:
+    world = with_pools()
+    return Story(world, _add(wanted(image=RAW), world, settings=THIN))
 
 
 def of_web(build: Callable[[World], Plan], begin: Callable[[], World] = with_web) -> Callable[[], Story]:
@@ -204,9 +252,9 @@ PARTED = {"pm-1": About(Generation(0x20, 0x10), xml=XML), "pm-2": About(Generati
 ALIKE = {"pm-1": About(Generation(0x20), xml=XML), "pm-2": About(Generation(0x20), xml=XML)}
 
 
-def parted_web() -> World:
+def parted_web(begin: Callable[[], World] = with_web) -> World:
     """web runs on pm-1; pm-2 was written meanwhile."""
-    world = with_web()
+    world = begin()
     for machine in ("pm-1", "pm-2"):
         kernel = world.nodes[machine].resources["web"]
         kernel.alone = kernel.split = True
@@ -250,9 +298,9 @@ def repaired(about: Mapping[str, About] = ALIKE, **wishes: object) -> Callable[[
 OTHER = {**ALIKE, "pm-2": replace(ALIKE["pm-2"], xml=XML.replace("1048576", "524288"))}
 
 
-def peered(world: World, name: str = "pm-3", xml: str = XML) -> Plan:
+def peered(world: World, name: str = "pm-3", xml: str = XML, settings: Settings = SETTINGS) -> Plan:
     state = world.state()
-    return peer.peer(peer.choose("web", name, state, SETTINGS), xml, "hunter2", state, SETTINGS)
+    return peer.peer(peer.choose("web", name, state, settings), xml, "hunter2", state, settings)
 
 
 def without_pm_2() -> World:
@@ -301,6 +349,8 @@ STORIES: dict[str, Callable[[], Story]] = {
     "vm.add-iso": new(iso=ISO),
     "vm.add-clone": cloned,
     "vm.add-reuse": reused,
+    "vm.add-thin": new_thin,
+    "vm.add-clone-thin": of_web(lambda world: _add(wanted("web2", clone="web"), world, NEW, THIN), with_thin_web),
     "vm.start": of_web(lambda world: vm.start("web", "", world.state(), SETTINGS), stopped_web),
     "vm.start-on": of_web(lambda world: vm.start("web", "pm-2", world.state(), SETTINGS), stopped_web),
     "vm.stop": of_web(lambda world: vm.stop("web", False, world.state(), SETTINGS)),
@@ -316,8 +366,13 @@ STORIES: dict[str, Callable[[], Story]] = {
     "vm.backup-base": of_web(backed_up(())),
     "vm.backup-delta": of_web(backed_up(STORED)),
     "vm.backup-frozen": of_web(lambda world: taken(world.state(), agent=True)[1]),
+    "vm.backup-base-thin": of_web(backed_up(()), with_thin_web),
+    "vm.backup-base-thin-again": of_web(lambda world: taken(world.state(), STORED, base=True)[1], with_kept_web),
+    "vm.backup-delta-thin": of_web(backed_up(STORED), with_kept_web),
+    "vm.backup-delta-thin-moved": of_web(backed_up(STORED), thin_moved_web),
     "vm.restore": of_web(restored),
     "vm.restore-in-place": of_web(restored_in_place, stopped_web),
+    "vm.restore-in-place-thin": of_web(restored_in_place, stopped_thin_web),
     "vm.restore-to-file": of_web(lambda world: restore.to_file(restore.find(DELTA.id, STORED), "/tmp/x", SETTINGS)),
     "vm.restore-to-qcow2": of_web(
         lambda world: restore.to_file(restore.find(BASE.id, STORED), "/tmp/x.qcow2", SETTINGS)
@@ -325,6 +380,7 @@ STORIES: dict[str, Callable[[], Story]] = {
     "vm.verify_backup": of_web(lambda world: restore.verified(restore.find(DELTA.id, STORED), SETTINGS)),
     "vm.prune": of_web(pruned, backed_up_web),
     "vm.repair-split": of_web(repaired(PARTED, keep="pm-1"), parted_web),
+    "vm.repair-split-thin": of_web(repaired(PARTED, keep="pm-1"), lambda: parted_web(with_thin_web)),
     "vm.repair-standalone": of_web(repaired(), changed_web(alone=True)),
     "vm.repair-not-up": of_web(repaired(), not_up),
     "vm.repair-diskless": of_web(repaired(), changed_web(disk="Diskless")),
@@ -334,6 +390,7 @@ STORIES: dict[str, Callable[[], Story]] = {
     "vm.repair-definitions": of_web(repaired(OTHER)),
     "vm.repair-two-primaries": of_web(repaired(), changed_web(two_primaries=True)),
     "vm.peer": of_web(peered),
+    "vm.peer-thin": of_web(lambda world: peered(world, settings=THIN), with_thin_web),
     "vm.peer-alone": of_web(peered, lambda: with_web("")),
     "vm.peer-dead": of_web(peered, without_pm_2),
     "vm.peer-iso": of_web(lambda world: peered(world, xml=XML_ISO)),

@@ -205,42 +205,78 @@ def test_any_delta_of_any_disk_is_right(old: int, new: int, tail: int, seed: int
         fine(pipeline.prove(part, pipeline.decoded(part, whole, name), name))
 
 
-@pytest.mark.parametrize("ranges", ["", "0 65536\n", "131072 70000\n262144 1\n", "400000 600000\n131072 65536\n"])
-def test_a_thin_delta_is_that_of_the_whole_disk(disk: Path, folder: Path, tmp_path: Path, ranges: str) -> None:
-    """What thin_delta lists is read, and nothing else; what is not listed is as in the base."""
+@pytest.mark.parametrize(
+    ("ranges", "read"),
+    [
+        ("", 0), ("0 65536\n", 1), ("131072 70000\n262144 1\n", 3), ("400000 600000\n131072 65536\n", 9),
+        (f"{len(DISK) + BLOCK} 70000\n", 0),
+    ],
+)  # fmt: skip
+def test_a_thin_delta_is_that_of_the_whole_disk(
+    disk: Path, folder: Path, tmp_path: Path, ranges: str, read: int
+) -> None:
+    """What thin_delta lists is read, and nothing else; what is not listed is as in the base. The metadata behind the
+    disk do not count."""
     whole, new = made(disk, folder), bytearray(DISK)
     for line in ranges.splitlines():
         start, length = map(int, line.split())
-        new[start : start + length] = os.urandom(min(length, len(DISK) - start))
-    old, now, listed = tmp_path / "old", tmp_path / "now", tmp_path / "ranges"
+        end = min(start + length, len(DISK))
+        new[start:end] = os.urandom(max(end - start, 0))
+    old, now = tmp_path / "old", tmp_path / "now"
+    old.write_bytes(DISK + METADATA)
+    now.write_bytes(new + b"other metadata")
+    meant = replace(DELTA, size=len(DISK))
+    part = str(folder / f".{meant.id}.part")
+    Path(f"{part}.ranges").write_text(ranges)
+    fine(pipeline.store_thin_delta(str(now), str(old), len(DISK), whole, str(folder), part, How()))
+    fine(pipeline.seal(str(folder), part, meant))
+    after = backup.from_json((folder / f"{meant.id}.json").read_text())
     old.write_bytes(DISK)
-    now.write_bytes(new)
-    listed.write_text(ranges or "\n")
-    (tmp_path / "ranges").write_text(ranges)
-    delta, sums = tmp_path / "x.xd3", tmp_path / "sums"
-    with delta.open("wb") as out:
-        argv = [sys.executable, "-m", "pmc.stream", "delta", "--size", str(len(DISK)), "--base-sum",
-                whole.image_sha256, "--index", str(folder / f"{BASE.id}.index"), "--sums", str(sums),
-                "--old", str(old), "--source", str(now), "--ranges", str(listed)]  # fmt: skip
-        subprocess.run(argv, stdout=out, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True)
-    done = subprocess.run(["xdelta3", "-d", "-c", "-s", old, delta], capture_output=True, check=True)
+    done = subprocess.run(["xdelta3", "-d", "-c", "-s", old, folder / after.file], capture_output=True, check=True)
     assert done.stdout == bytes(new)
-    assert json.loads(sums.read_text())["image_sha256"] == tree(bytes(new))
+    assert after.image_sha256 == tree(bytes(new))
+    assert read * BLOCK - BLOCK < after.read <= read * BLOCK
+    assert not list(folder.glob(".*"))
 
 
-def test_a_thin_base_reads_only_what_is_there(disk: Path, tmp_path: Path) -> None:
-    image, sums, listed = tmp_path / "image", tmp_path / "sums", tmp_path / "ranges"
-    listed.write_text(f"{4 * BLOCK} {BLOCK}\n0 {BLOCK}\n")
-    with image.open("wb") as out:
-        argv = [sys.executable, "-m", "pmc.stream", "base", "--size", str(len(DISK)), "--index",
-                str(tmp_path / "index"), "--sums", str(sums), "--source", str(disk),
-                "--ranges", str(listed)]  # fmt: skip
-        subprocess.run(argv, stdout=out, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True)
-    meant = bytearray(len(DISK))
+@pytest.mark.parametrize("compress", [True, False])
+def test_a_thin_base_reads_only_what_is_there(disk: Path, folder: Path, compress: bool) -> None:
+    meant = replace(BASE, size=len(DISK), compression="zstd" if compress else "none")
+    part = str(folder / f".{meant.id}.part")
+    Path(f"{part}.ranges").write_text(f"{4 * BLOCK} {BLOCK}\n0 {BLOCK}\n")
+    fine(pipeline.store_thin_base(str(disk), len(DISK), part, How(compress)))
+    fine(pipeline.seal(str(folder), part, meant))
+    whole = backup.from_json((folder / f"{meant.id}.json").read_text())
+    image = bytearray(len(DISK))
     for at in (0, 4 * BLOCK):
-        meant[at : at + BLOCK] = DISK[at : at + BLOCK]
-    assert image.read_bytes() == meant
-    assert json.loads(sums.read_text())["image_sha256"] == tree(bytes(meant))
+        image[at : at + BLOCK] = DISK[at : at + BLOCK]
+    reader = [*(("zstd", "-dc") if compress else ("cat",)), str(folder / whole.file)]
+    assert subprocess.run(reader, capture_output=True, check=True).stdout == image
+    assert whole.image_sha256 == tree(bytes(image))
+    assert whole.read == 2 * BLOCK
+    assert not list(folder.glob(".*"))
+
+
+def test_a_snapshot_that_is_not_the_bases_makes_no_delta(disk: Path, folder: Path, tmp_path: Path) -> None:
+    whole, other = made(disk, folder), tmp_path / "other"
+    data = bytearray(DISK)
+    data[3 * BLOCK + 7] ^= 1
+    other.write_bytes(data)
+    part = str(folder / ".x.part")
+    for ranges, exit in ((f"{3 * BLOCK} 1\n", 1), (f"{2 * BLOCK} 1\n", 0)):
+        Path(f"{part}.ranges").write_text(ranges)
+        got = run(pipeline.store_thin_delta(str(disk), str(other), len(DISK), whole, str(folder), part, How()))
+        assert got.returncode == exit
+        assert ("does not fit the block sums of the base; make a new base" in got.stderr) == bool(exit)
+
+
+@pytest.mark.parametrize("lost", ["ranges", "source"])
+def test_a_thin_volume_of_which_nothing_is_known_is_no_backup(disk: Path, folder: Path, lost: str) -> None:
+    part = str(folder / ".x.part")
+    if lost == "source":
+        Path(f"{part}.ranges").write_text(f"0 {BLOCK}\n")
+        disk.unlink()
+    assert run(pipeline.store_thin_base(str(disk), len(DISK), part, How())).returncode == 1
 
 
 PLACES = ["first", "middle", "last", "short", "missing"]

@@ -88,6 +88,61 @@ def test_the_volume_group_of_the_advice_is_the_configured_one() -> None:
     assert "vgcreate fast DISK" in found.advice
 
 
+# -- thin volumes --
+
+THIN = with_(volumes="thin")
+
+
+def test_a_thin_pool_that_serves() -> None:
+    found = verdict("thin pool", captured("thin pool-thin"), THIN)
+    assert found == checks.good("vg/pool: 1 GiB free of 1 GiB, zeroing")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says", "advice"),
+    [
+        (('"twi-aotz--"', '"-wi-a-----"'), "vg/pool is no thin pool", "choose another name as thin_pool"),
+        (('"twi-aotz--"', '"twi-aot---"'), "does not zero what it hands out", "lvchange --zero y vg/pool"),
+        (('"twi-aotz--"', '"twi-aotzD-"'), "has no space for data left", "lvextend --extents +25%LV vg/pool"),
+        (('"twi-aotz--"', '"twi-cotzM-"'), "read only", "lvconvert --repair vg/pool"),
+        (('"twi-aotz--"', '"twi---tz--"'), "is not active", "lvchange --activate y vg/pool"),
+        (('"data_percent":"0', '"data_percent":"90'), "data are 90 % full", "lvextend --extents +25%LV vg/pool"),
+        (("\nend", "\nmissing thin_delta\nmissing awk\nend"), "not installed: thin_delta, awk", "apt install"),
+        (("\nend", "\nwrong thin_delta 1.0.5\nend"), "thin_delta 1.0.5 misses changes", "1.0.6"),
+    ],
+)
+def test_a_thin_pool_that_does_not_serve(changes: tuple[str, str], says: str, advice: str) -> None:
+    text = captured("thin pool-thin")
+    assert changes[0] in text
+    found = verdict("thin pool", text.replace(*changes), THIN)
+    assert not found.ok
+    assert says in found.text
+    assert advice in found.advice
+    assert not found.steps, "making or changing a pool is for a person"
+
+
+def test_no_thin_pool() -> None:
+    said = '  Failed to find logical volume "vg/p0"\n'
+    check = CHECKS[NAMES.index("thin pool")]
+    about = with_(volumes="thin", thin_pool="p0")
+    found = checks.judge(check, CommandFailed("pm-1", "lvs", 5, said), about)
+    assert found == checks.bad(
+        'Failed to find logical volume "vg/p0"',
+        "make it: lvcreate --type thin-pool --zero y --extents 90%FREE --name p0 vg",
+    )
+    assert check.query(about).command.argv[-1] == "vg/p0"
+    assert check.query(ABOUT).command.argv[-1] == "pmc", "classic: not asked"
+
+
+@pytest.mark.parametrize("text", ["", "maybe", "end\n", "maybe\nend\n", "missing awk\nend\n"])
+def test_an_answer_about_a_pool_that_is_cut_short_never_passes(text: str) -> None:
+    try:
+        found = verdict("thin pool", text, THIN)
+    except ValueError:
+        return
+    assert not found.ok
+
+
 # -- DRBD --
 
 

@@ -30,6 +30,8 @@ LAYERS = [
         "pmc.retention",
         "pmc.allocate",
         "pmc.lock",
+        "pmc.pool",
+        "pmc.thin",
         "pmc.sides",
         "pmc.definition",
         "pmc.memory",

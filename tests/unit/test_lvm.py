@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
-from pmc import lvm
+from pmc import lvm, pool
 from pmc.model import Volume
+from pmc.units import GiB, MiB
 from tests.unit.samples import data
 
 VOLUMES = data("lvs-2.03.16-json.txt")
+THIN_VOLUMES = data("lvs-2.03.16-thin-json.txt")
 GROUP = data("vgs-2.03.16-json.txt")
 
 
@@ -21,7 +27,8 @@ def test_volumes() -> None:
 
 def test_a_snapshot_tells_its_origin_and_how_full_it_is() -> None:
     row = '{"vg_name":"vg", "lv_name":"web.backup", "lv_size":"8388608", "lv_tags":"pmc,x", "origin":"web", '
-    text = '{"report": [{"lv": [' + row + '"lv_attr":"swi-a-s---", "data_percent":"12.50"}]}]}'
+    row += '"lv_attr":"swi-a-s---", "data_percent":"12.50", "metadata_percent":"", "pool_lv":""}'
+    text = '{"report": [{"lv": [' + row + "]}]}"
     assert lvm.parse_volumes(text)["vg/web.backup"] == Volume(
         "web.backup", "vg", 8388608, ("pmc", "x"), "web", "swi-a-s---", 12.5
     )
@@ -45,9 +52,112 @@ def test_what_is_no_report_is_an_error(parse: object, text: str) -> None:
         parse(text)
 
 
-@pytest.mark.parametrize(("parse", "text"), [(lvm.parse_volumes, VOLUMES), (lvm.parse_group, GROUP)])
+@pytest.mark.parametrize(("parse", "text"), [(lvm.parse_volumes, VOLUMES), (lvm.parse_volumes, THIN_VOLUMES),
+                                               (lvm.parse_group, GROUP)])  # fmt: skip
 def test_a_report_cut_short_is_an_error(parse: object, text: str) -> None:
     assert callable(parse)
     for length in range(len(text.rstrip())):
         with pytest.raises((ValueError, KeyError, IndexError)):
             parse(text[:length])
+
+
+POOL = Volume("pool", "vg", 8 * GiB, (), "", "twi-aotz--", 25.0, 12.5)
+THIN = Volume("web", "vg", GiB, ("pmc",), "", "Vwi-aotz--", 50.0, pool="pool")
+
+
+def test_thin_volumes() -> None:
+    found = lvm.parse_volumes(THIN_VOLUMES)
+    assert found["vg/pool"] == Volume("pool", "vg", GiB, (), "", "twi-aotz--", 0.0, 11.04)
+    assert found["vg/web"] == Volume("web", "vg", 68 * MiB, ("pmc",), "", "Vwi-a-tz--", 0.0, pool="pool")
+    assert found["vg/web.backup"] == replace(found["vg/web"], name="web.backup", origin="web", attributes="Vri-a-tz--")
+    assert found["vg/web2"] == Volume("web2", "vg", 68 * MiB, ("pmc",), "", "-wi-a-----")
+
+
+def test_a_thin_volume_tells_its_pool_and_how_much_of_it_has_data() -> None:
+    assert (THIN.thin, THIN.is_pool, THIN.used) == (True, False, GiB // 2)
+    assert (POOL.thin, POOL.is_pool) == (False, True)
+    assert not lvm.parse_volumes(VOLUMES)["vg/web"].thin
+
+
+def test_a_snapshot_is_of_its_volumes_kind() -> None:
+    assert str(lvm.snapshot_of(THIN, "vg", "web.backup", MiB)) == (
+        "lvcreate --yes --snapshot --setactivationskip n --permission r --addtag pmc --name web.backup vg/web"
+    )
+    assert lvm.snapshot_of(replace(THIN, attributes="-wi-ao----"), "vg", "web.backup", MiB) == lvm.snapshot(
+        "vg", "web.backup", "web", MiB
+    )
+
+
+@pytest.mark.parametrize(
+    ("volume", "is_one"),
+    [
+        (Volume("web.backup", "vg", MiB, ("pmc",), "web", "swi-a-s---"), True),
+        (Volume("mine", "vg", MiB, (), "web", "swi-a-s---"), True),
+        (Volume("web.backup", "vg", MiB, ("pmc",), "web", "Vri-a-tz--"), True),
+        (Volume("web.backup", "vg", MiB, ("pmc",), "", "Vri-a-tz--"), True),  # its origin is gone
+        (Volume("web.backup", "vg", MiB, (), "", "Vri-a-tz--"), False),
+        (Volume("web-2.backup", "vg", MiB, ("pmc",), "", "Vri-a-tz--"), False),
+        (Volume("web.backup", "vg", MiB, ("pmc",), "", "-wi-a-----"), False),
+        (THIN, False),
+    ],
+)
+def test_a_thin_snapshot_outlives_its_origin(volume: Volume, is_one: bool) -> None:
+    assert lvm.is_snapshot_of(volume, "web") == is_one
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "pool_", "said"),
+    [
+        ("swi-a-s---  ", "", ""),
+        ("swi-I-s---  ", "", "the snapshot overflowed or failed (swi-I-s---)"),
+        ("swi-S-s---  ", "", "the snapshot overflowed or failed (swi-S-s---)"),
+        ("Vri-a-tz-- pool", "twi-aotz--", ""),
+        ("Vri-a-tz-k pool", "twi-aotz--", ""),
+        ("Vri-a-tzF- pool", "twi-aotz--", "the snapshot overflowed or failed (Vri-a-tzF-)"),
+        ("Vri---tz-- pool", "twi-aotz--", "the snapshot overflowed or failed (Vri---tz--)"),
+        ("Vri-a-tz-- pool", "twi-aotzD-", "the thin pool vg/pool is full or failed (twi-aotzD-)"),
+        ("Vri-a-tz-- pool", "twi-aotzM-", "the thin pool vg/pool is full or failed (twi-aotzM-)"),
+        ("Vri-a-tz-- pool", "twi-aotzF-", "the thin pool vg/pool is full or failed (twi-aotzF-)"),
+        ("Vri-a-tz-- pool", "twi-cotz--", "the thin pool vg/pool is full or failed (twi-cotz--)"),
+    ],
+)
+def test_a_snapshot_that_overflowed_or_whose_pool_is_full_is_not_intact(
+    tmp_path: Path, snapshot: str, pool_: str, said: str
+) -> None:
+    tool = tmp_path / "lvs"
+    tool.write_text(f'#!/bin/bash\ncase "$*" in */pool) echo "  {pool_}";; *) echo "  {snapshot}";; esac\n')
+    tool.chmod(0o755)
+    done = subprocess.run(
+        lvm.intact("vg", "web.backup").argv, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr.strip()) == (1 if said else 0, said)
+
+
+def test_no_snapshot_to_look_at_is_no_good_one(tmp_path: Path) -> None:
+    (tmp_path / "lvs").write_text("#!/bin/bash\nexit 5\n")
+    (tmp_path / "lvs").chmod(0o755)
+    done = subprocess.run(lvm.intact("vg", "x").argv, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True)
+    assert done.returncode == 5
+
+
+@pytest.mark.parametrize(
+    ("attributes", "why"),
+    [
+        ("twi-aotz--", ""),
+        ("twi-a-t---", ""),
+        ("twi---tz--", "is not active"),
+        ("twi-cotzM-", "has no space for metadata left, so it is read only"),
+        ("twi-aotzD-", "has no space for data left"),
+        ("twi-aotzF-", "has failed"),
+        ("twi-cotz--", "needs its metadata checked"),
+        ("twi-CotzM-", "has no space for metadata left, so it is read only"),
+    ],
+)
+def test_a_pool_that_cannot_be_written_to(attributes: str, why: str) -> None:
+    assert pool.broken(replace(POOL, attributes=attributes)) == why
+
+
+def test_what_a_pool_has_left() -> None:
+    assert pool.free(POOL) == 6 * GiB
+    assert pool.zeroes(POOL)
+    assert not pool.zeroes(replace(POOL, attributes="twi-aot---"))

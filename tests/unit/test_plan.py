@@ -26,7 +26,10 @@ ONE_WAY = {
     "vm.repair-two-primaries",
 }
 # These have their point of no return in the middle.
-HALF_WAY = {"vm.repair-split", "vm.repair-new-disk", "vm.repair-stalled"}
+HALF_WAY = {
+    "vm.repair-split", "vm.repair-split-thin", "vm.repair-new-disk", "vm.repair-stalled",
+    "vm.backup-base-thin", "vm.backup-base-thin-again",
+}  # fmt: skip
 # Stopping has no undo: what was shut down is not started again. A volume that is reused stays grown. What a migration
 # left open is not opened again.
 NOT_UNDONE = {"vm.stop", "vm.stop-force", "vm.add-reuse", "vm.failover-torn"}

@@ -39,8 +39,10 @@ from tests.unit.stories import (
     BASE,
     DELTA,
     NEW,
+    POOL,
     STORED,
     STORIES,
+    THIN,
     UUID,
     WEB,
     half_restored_web,
@@ -238,8 +240,25 @@ def make(state: ClusterState, size: int = GiB, **flags: Any) -> Plan:
     return add.add(request, size, state, SETTINGS, WEB, XML)
 
 
+def make_thin(*, secondary: str = "pm-2", percent: float = 80, **changes: Any) -> Plan:
+    """A VM on thin volumes; pm-2's pool is as `changes` say."""
+    pools = {"pool": POOL}
+    state = cluster(*(node(f"pm-{number}", group_free=0, volumes=pools) for number in (1, 2, 3)))
+    state = changed(state, "pm-2", volumes={"pool": replace(POOL, **changes)})
+    request = wanted(secondary=secondary)
+    return add.add(request, 500 * GiB, state, replace(THIN, pool_data_percent=percent), WEB, XML)
+
+
 def take(state: ClusterState) -> Plan:
     return taken(state, size=10 * GiB)[1]
+
+
+def thin_web(pool: Volume, used: float = 10 * GiB) -> ClusterState:
+    """web's volume on pm-2 is thin, and larger than the pool; `used` bytes of it hold data."""
+    state = running()
+    size = 1000 * GiB
+    volume = Volume("web", "vg", size, ("pmc",), "", "Vwi-aotz--", 100 * used / size, pool="pool")
+    return changed(state, "pm-2", group_free=0, volumes={"web": volume, pool.name: pool})
 
 
 def without_domain(state: ClusterState, place: str) -> ClusterState:
@@ -287,6 +306,16 @@ def without_domain(state: ClusterState, place: str) -> ClusterState:
         (lambda: make(cluster(node("pm-1", volumes={"web": VOLUME}))), "keep what is on it with --reuse"),
         (lambda: make(cluster(), reuse=True), "--reuse: pm-1 has no volume vg/web"),
         (lambda: make(cluster(node("pm-2", group_free=GiB))), "--size: pm-2 has 1 GiB free"),
+        (lambda: make_thin(data_percent=80.5), "pm-2 has a thin pool vg/pool whose data are 80 % full, more than "
+         "pool_data_percent = 80; there: lvextend --extents +25%LV vg/pool"),
+        (lambda: make_thin(data_percent=10.5, percent=10), "more than pool_data_percent = 10"),
+        (lambda: make_thin(metadata_percent=99.0), "whose metadata are 99 % full, more than "
+         "pool_metadata_percent = 80; there: lvextend --poolmetadatasize +64M vg/pool"),
+        (lambda: make_thin(attributes="twi-aot---"), "does not zero what it hands out; there: lvchange --zero y vg/"),
+        (lambda: make_thin(attributes="twi-aotzD-"), "pm-2 has a thin pool vg/pool that has no space for data left"),
+        (lambda: make_thin(attributes="twi---tz--"), "that is not active; there: lvchange --activate y vg/pool"),
+        (lambda: make_thin(attributes="-wi-a-----"), "pm-2 has no thin pool vg/pool; fab pm.init tells how"),
+        (lambda: make(cluster(node("pm-2", volumes={"pool": POOL})), name="pool"), "has a volume vg/pool already"),
         (lambda: make(cluster(node("pm-1", memory_available=MiB))), "--memory 1 GiB: pm-1 has 1 MiB free"),
         (lambda: make(cluster(node("pm-3", down="no ssh"))), "pm-3: no ssh; a new VM needs"),
         (lambda: make(cluster(node("pm-3", failures={"ports": "ss: not found"}))), "pm-3: ports: ss: not found"),
@@ -296,6 +325,10 @@ def without_domain(state: ClusterState, place: str) -> ClusterState:
         (lambda: take(half_restored_web().state()), "fab vm.restore web --put-back"),
         (lambda: start(half_restored_web().state()), "fab vm.restore web --put-back"),
         (lambda: take(changed(running(), "pm-2", group_free=MiB)), "a snapshot of web needs"),
+        (lambda: take(thin_web(replace(POOL, data_percent=95.0), 50 * GiB)), "pm-2: a snapshot of web needs 10 GiB, "
+         "the thin pool vg/pool has 5 GiB free"),
+        (lambda: take(thin_web(replace(POOL, attributes="twi-aotzF-"))), "the thin pool vg/pool of web has failed"),
+        (lambda: take(thin_web(Volume("other", "vg", GiB))), "pm-2: the thin pool vg/pool of web is not there"),
     ],
 )  # fmt: skip
 def test_refused(build: Callable[[], Plan], words: str) -> None:
@@ -303,6 +336,58 @@ def test_refused(build: Callable[[], Plan], words: str) -> None:
         build()
     assert words in str(caught.value)
     assert caught.value.code == 2
+
+
+def test_thin_volumes_may_be_larger_than_their_pool_and_need_no_zeroing() -> None:
+    """500 GiB in a pool of 100 GiB, and the volume group is all the pool's. The sides read as zeros, so they are equal
+    from the beginning."""
+    plan = make_thin()
+    lines = [str(step.do) for step in plan.steps]
+    assert not any("blkdiscard" in line or "--size" in line for line in lines)
+    assert any("new-current-uuid --clear-bitmap" in line for line in lines)
+    assert make_thin(secondary="", data_percent=99.0).steps, "pm-2 has no part in it"
+
+
+def test_a_snapshot_of_a_thin_volume_needs_room_for_a_fifth_of_what_it_holds() -> None:
+    """The volume group may be full, the volume larger than its pool."""
+    plan = take(thin_web(POOL))
+    assert "lvcreate --yes --snapshot --setactivationskip n" in str(plan)
+    assert thin_web(POOL).nodes["pm-2"].group_free == 0
+
+
+def test_a_reused_volume_and_a_new_one_may_differ_in_kind() -> None:
+    classic = Volume("web", "vg", GiB, attributes="-wi-a-----")
+    thin = Volume("web", "vg", GiB, attributes="Vwi-a-tz--", data_percent=50, pool="pool")
+    for kept in (classic, thin):
+        state = cluster(node("pm-1", volumes={"pool": POOL, "web": kept}), node("pm-2", volumes={"pool": POOL}))
+        for settings in (SETTINGS, THIN):
+            text = shown(add.add(wanted(reuse=True), GiB, state, settings, WEB, XML))
+            assert ("--thinpool" in text) == (settings is THIN)
+            assert "make web primary; its data is the one to keep" in text
+
+
+def test_a_reused_thin_volume_needs_its_own_pool() -> None:
+    thin = Volume("web", "vg", GiB, attributes="Vwi-a-tz--", data_percent=50, pool="pool")
+    full = {"web": thin, "pool": replace(POOL, data_percent=81.0)}
+    with pytest.raises(Refused, match="pm-1 has a thin pool vg/pool whose data are 81 % full"):
+        make(cluster(node("pm-1", volumes=full)), reuse=True)
+
+
+def test_a_pool_is_never_removed_as_if_it_were_a_vm() -> None:
+    tagged = cluster(node("pm-1", volumes={"pool": replace(POOL, tags=("pmc",))}))
+    with pytest.raises(Refused, match="vg/pool was not made by pmc"):
+        vm.remove("pool", tagged, SETTINGS)
+
+
+def test_a_thin_snapshot_whose_volume_is_gone_goes_with_the_vm() -> None:
+    """LVM keeps thin snapshots when their origin is removed."""
+    left = Volume("web.backup", "vg", GiB, ("pmc",), "", "Vri-a-tz--", 1.0, pool="pool")
+    story = STORIES["vm.add-thin"]()
+    state = done(story.world, story.plan).state()
+    volumes = {**state.nodes["pm-2"].volumes, "web.backup": left}
+    plan = vm.remove("web", changed(state, "pm-2", volumes=volumes), SETTINGS)
+    assert ("pm-2", "lvremove --yes vg/web.backup") in [(step.node, str(step.do)) for step in plan.steps]
+    assert "vg/pool" not in str(plan)
 
 
 @pytest.mark.parametrize("build", [start, stop, move, settle, remove, make, take])

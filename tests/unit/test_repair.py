@@ -13,11 +13,12 @@ from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, Resource, Volume
 from pmc.plans import lost, repair, splitbrain
 from pmc.plans.ailment import About, Ailment, Case, Wishes
+from pmc.settings import Settings
 from pmc.sides import Generation, Past
 from pmc.units import GiB, MiB
 from tests.unit.fake import done
 from tests.unit.samples import SETTINGS, XML, alone, changed, cluster, data, home, running, stopped, with_resource
-from tests.unit.stories import ALIKE, NOW, PARTED, STORIES
+from tests.unit.stories import ALIKE, NOW, PARTED, POOL, STORIES, THIN
 
 AHEAD = {"pm-1": About(Generation(0x20, 0x10), xml=XML), "pm-2": About(Generation(0x10), xml=XML)}
 UNKNOWN = {"pm-1": About(xml=XML), "pm-2": About(Generation(0x10), xml=XML)}
@@ -32,8 +33,10 @@ def apart(state: ClusterState) -> ClusterState:
     return both(state, connection="StandAlone", replication="Off", peer_disk="DUnknown", out_of_sync=40 * MiB)
 
 
-def found(state: ClusterState, about: Mapping[str, About] = ALIKE, **wishes: Any) -> list[Ailment]:
-    return repair.ailments("web", state, about, SETTINGS, Wishes(NOW, **wishes))
+def found(
+    state: ClusterState, about: Mapping[str, About] = ALIKE, settings: Settings = SETTINGS, **wishes: Any
+) -> list[Ailment]:
+    return repair.ailments("web", state, about, settings, Wishes(NOW, **wishes))
 
 
 def codes(state: ClusterState, about: Mapping[str, About] = ALIKE, **wishes: Any) -> list[str]:
@@ -270,6 +273,44 @@ def test_a_new_disk_is_asked_and_never_takes_a_snapshot_with_it() -> None:
     assert f"has the snapshot {KEPT}" in ailment.refusal
 
 
+def on_thin(state: ClusterState, *names: str, pool: Volume = POOL) -> ClusterState:
+    """web's volumes on these nodes are thin, 2 GiB of 10 in use; every node has a pool, its group no space."""
+    for each in state:
+        volumes = {v.name: thin(v) if each.name in names else v for v in each.volumes.values()}
+        state = changed(state, each.name, volumes={**volumes, "pool": pool}, group_free=0)
+    return state
+
+
+def thin(volume: Volume) -> Volume:
+    return replace(volume, attributes="Vwi-aotz--", data_percent=20.0, pool="pool")
+
+
+def test_a_new_disk_is_of_the_configured_kind_and_leaves_thin_snapshots() -> None:
+    state = on_thin(with_resource(running(), "pm-2", disk="Diskless"), "pm-1", "pm-2")
+    kept = replace(state.nodes["pm-2"].volumes["web"], name=KEPT, origin="web", attributes="Vri-a-tz--")
+    state = changed(state, "pm-2", volumes={**state.nodes["pm-2"].volumes, KEPT: kept})
+    [ailment] = found(state, new_disk=True)
+    assert "--new-disk: pm-2 has 0 B free in vg" in ailment.refusal, "what the thin one has is the pool's"
+    [ailment] = found(changed(state, "pm-2", group_free=20 * GiB), new_disk=True)
+    assert any(line.startswith("lvcreate") and "--type thin" not in line for _, line in lines(ailment))
+    [ailment] = found(state, settings=THIN, new_disk=True)
+    assert any("--type thin" in line for _, line in lines(ailment))
+    assert not any(KEPT in line for _, line in lines(ailment))
+    full = on_thin(state, "pm-1", "pm-2", pool=replace(POOL, data_percent=90.0))
+    [ailment] = found(full, settings=THIN, new_disk=True)
+    assert "--new-disk: pm-2 has a thin pool vg/pool whose data are 90 % full" in ailment.refusal
+
+
+def test_the_losing_side_on_a_thin_volume_needs_room_in_the_pool_only() -> None:
+    state = on_thin(apart(running()), "pm-1", "pm-2")
+    [ailment] = found(state, PARTED, keep="pm-1")
+    assert any("lvcreate --yes --snapshot --setactivationskip n" in line for _, line in lines(ailment))
+    full = replace(POOL, data_percent=100.0)
+    [ailment] = found(on_thin(apart(running()), "pm-2", pool=full), PARTED, keep="pm-1")
+    assert "pm-2: a snapshot of web needs" in ailment.refusal
+    assert "the thin pool vg/pool has 0 B free; make room" in ailment.refusal
+
+
 def test_the_only_copy_is_attached_again() -> None:
     [ailment] = found(with_resource(alone(active=True), "pm-1", disk="Diskless"))
     assert lines(ailment) == [("pm-1", "drbdadm attach web")]
@@ -334,6 +375,15 @@ def test_they_are_listed_beside_the_backups() -> None:
     assert f"fab vm.repair web --drop {KEPT}" in lost.advice(kept, SETTINGS)
     assert KEPT in lost.warning(with_kept(), "web")
     assert lost.warning(running(), "web") == ""
+
+
+def test_a_thin_one_is_listed_also_when_its_volume_is_gone() -> None:
+    kept = Volume(KEPT, "vg", 2 * GiB, ("pmc",), "", "Vri-a-tz--", 25.0, pool="pool")
+    [found] = lost.snapshots(changed(running(), "pm-2", volumes={KEPT: kept}))
+    [row] = lost.rows([found], text=True)
+    assert (row["kind"], row["disk"], row["stored"]) == ("lost", "2 GiB", "512 MiB in the thin pool")
+    failed = replace(found, volume=replace(kept, attributes="Vri-a-tzF-"))
+    assert lost.rows([failed], text=True)[0]["kind"] == "BROKEN: its thin pool failed"
 
 
 def test_one_that_overflowed_is_shown_as_such() -> None:

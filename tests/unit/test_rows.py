@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pmc.backup import Stored
-from pmc.model import ClusterState, Domain, ResourceFile
+from pmc.model import ClusterState, Domain, ResourceFile, Volume
 from pmc.rows import BACKUP_COLUMNS, PM_COLUMNS, VM_COLUMNS, backup_rows, pm_rows, vm_rows
 from pmc.units import GiB, MiB
 from pmc.view import table
@@ -80,6 +80,14 @@ def test_nodes() -> None:
     }  # fmt: skip
     assert rows[1]["state"] == "trouble: libvirt: no"
     assert rows[2] == {"node": "pm-3", "state": "down: no ssh"}
+
+
+def test_a_thin_pool_is_shown_beside_the_free_space() -> None:
+    pool = Volume("pool", "vg", 50 * GiB, (), "", "twi-aotz--", 43.21, 5.5)
+    state = changed(running(), "pm-1", volumes={"pool": pool})
+    assert pm_rows(state, text=True)[0]["vg free"] == "90 GiB, pool 43 % full"
+    shown = {"size": 50 * GiB, "data_percent": 43.21, "metadata_percent": 5.5}
+    assert [row["thin_pools"] for row in pm_rows(state, text=False)] == [{"pool": shown}, {}, {}]
 
 
 def test_nodes_as_json() -> None:

@@ -29,6 +29,7 @@ def test_nodes_are_enough() -> None:
     assert list(found.nodes) == ["pm-1", "pm-2"]
     assert (found.nodes["pm-1"].replication, found.nodes["pm-1"].host) == ("10.0.0.1", "")
     assert (found.volume_group, found.bridge, found.virt_type, found.source) == ("vg", "br0", "kvm", "pmc.conf")
+    assert (found.volumes, found.pool_data_percent, found.pool_metadata_percent) == ("classic", 80, 80)
     assert found.deadlines == Deadlines()
     assert found.verify == Verify(full_percent=90, backup_max_age_days=0)
     assert found.keep == Keep(0, 0, 0, 0, 0, 0)
@@ -37,7 +38,8 @@ def test_nodes_are_enough() -> None:
 
 def test_all_keys() -> None:
     found = parse(
-        'volume_group = "data"\nbridge = "br1"\nbackup_dir = "/b"\nimage_dir = "/i"\niso_dir = "~/iso"\n'
+        'volume_group = "data"\nvolumes = "thin"\nthin_pool = "p0"\npool_data_percent = 70\n'
+        'pool_metadata_percent = 50.5\nbridge = "br1"\nbackup_dir = "/b"\nimage_dir = "/i"\niso_dir = "~/iso"\n'
         'mac_prefix = "52:54:00:77"\nports = "7000-7001"\nvirt_type = "qemu"\nssh_config = "/s"\n'
         "[deadlines]\nconnect = 3\nlong = 1.5\n[verify]\nfull_percent = 80\nbackup_max_age_days = 1.5\n"
         "[keep]\nlast = 3\nhourly = 0\ndaily = 13\nweekly = 8\nmonthly = 11\nyearly = 9\n"
@@ -48,6 +50,8 @@ def test_all_keys() -> None:
     assert found.verify == Verify(80, 1.5)
     assert found.keep == Keep(3, 0, 13, 8, 11, 9)
     assert list(found.port_range) == [7000, 7001]
+    assert (found.volumes, found.thin_pool) == ("thin", "p0")
+    assert (found.pool_data_percent, found.pool_metadata_percent) == (70, 50.5)
     assert found.nodes["pm-1"].host == "pm-1.example.org"
 
 
@@ -117,6 +121,15 @@ def test_the_shipped_file_parses_and_shows_the_defaults() -> None:
         (f'volume_group = "-vg"\n{NODES}', "volume_group = '-vg': must be the name of an LVM volume group"),
         (f'volume_group = "a/b"\n{NODES}', "volume_group"),
         (f'volume_group = ""\n{NODES}', "volume_group"),
+        (f'volumes = "thick"\n{NODES}', "volumes = 'thick': must be classic or thin"),
+        (f"volumes = true\n{NODES}", "volumes = 'True': must be text in quotes"),
+        (f'thin_pool = "vg/pool"\n{NODES}', "thin_pool = 'vg/pool': must be the name of a thin pool"),
+        (f'thin_pool = "-p"\n{NODES}', "thin_pool = '-p'"),
+        (f'thin_pool = ""\n{NODES}', "thin_pool"),
+        (f"pool_data_percent = 0\n{NODES}", "pool_data_percent = 0: must be above 0, and at most 100"),
+        (f"pool_data_percent = 100.5\n{NODES}", "at most 100"),
+        (f"pool_metadata_percent = nan\n{NODES}", "pool_metadata_percent = nan: must be above 0"),
+        (f'pool_metadata_percent = "80"\n{NODES}', "pool_metadata_percent = '80': must be a number"),
         (f'bridge = "br0;id"\n{NODES}', "bridge = 'br0;id'"),
         (f'bridge = "br0123456789abcd"\n{NODES}', "bridge"),
         (f'backup_dir = "backups"\n{NODES}', "backup_dir = 'backups': must be an absolute path"),

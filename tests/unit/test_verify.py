@@ -15,7 +15,7 @@ from pmc.backup import Backup, Stored
 from pmc.checks.lvm import Filter
 from pmc.model import ClusterState, Domain, Resource, ResourceFile, Volume
 from pmc.settings import Verify
-from pmc.units import GiB
+from pmc.units import GiB, MiB
 from pmc.verify.facts import Facts
 from pmc.verify.finding import CODES, NOTE, grave
 from pmc.verify.questions import DomainFile, Extra, FileFacts
@@ -92,6 +92,11 @@ def twice() -> Change:
     return on("pm-2", domains={"web": Domain("web", "running", GiB, 1)})
 
 
+def thin(**changes: Any) -> Change:
+    """New volumes are thin."""
+    return lambda facts: replace(facts, settings=replace(facts.settings, volumes="thin", **changes))
+
+
 def settings(**changes: Any) -> Change:
     return lambda facts: replace(facts, settings=replace(facts.settings, verify=Verify(**changes)))
 
@@ -147,6 +152,12 @@ def without_domains(facts: Facts) -> Facts:
 
 SNAPSHOT = Volume("web.backup", "vg", GiB, ("pmc",), "web", "swi-a-s---", 1.0)
 UNTAGGED = Volume("web.mine", "vg", GiB, (), "web", "swi-a-s---", 1.0)
+BASE_KEPT = Volume(
+    "web.base", "vg", GiB, ("pmc", "pmc.of.web.20260101T000000Z.base"), "web", "Vri-a-tz--", 1.0, pool="pool"
+)
+POOL = Volume("pool", "vg", 50 * GiB, (), "", "twi-aotz--", 10.0, 5.0)
+IN_POOL = Volume("web", "vg", 10 * GiB + 8 * MiB, ("pmc",), "", "Vwi-aotz--", 50.0, pool="pool")
+EACH_POOL: tuple[Change, ...] = tuple(volumes(f"pm-{number}", POOL) for number in (1, 2, 3))
 SPLIT = {"pm-1": (0xA0, 0xB0, 0xC0, 0), "pm-2": (0xD0, 0xB0, 0xC0, 0)}
 BEHIND = {"pm-1": (0xA0, 0xD0, 0xC0, 0), "pm-2": (0xD0, 0, 0xC0, 0)}
 APART: tuple[Change, ...] = tuple(
@@ -163,6 +174,12 @@ CASES: list[tuple[str, tuple[Change, ...]]] = [
     ("", (settings(backup_max_age_days=7), backed_up(6.9))),
     ("", (backed_up(1000),)),
     ("", (volumes("pm-1", Volume("thin", "vg", GiB, (), "", "Vwi-a-tz--", 100.0)),)),
+    ("", (thin(), *EACH_POOL)),
+    ("", (volumes("pm-2", BASE_KEPT), volumes("pm-1", replace(BASE_KEPT, origin="")))),
+    ("", (volumes("pm-3", replace(POOL, data_percent=80.0, metadata_percent=80.0)),)),
+    ("", (volumes("pm-3", replace(POOL, attributes="twi---tz--")),)),  # nothing of ours is in it
+    ("", (thin(), *EACH_POOL, on("pm-3", group_free=0))),  # the pool has it all
+    ("", (volumes("pm-2", replace(SNAPSHOT, attributes="Vri-aotz--")),)),
     ("", (drbd_on("pm-1", replication="VerifyS", out_of_sync=4096),)),
     ("", (asked("pm-3", domains={"his": DomainFile("x", (), autostart=True)}),)),
     # nodes
@@ -240,7 +257,17 @@ CASES: list[tuple[str, tuple[Change, ...]]] = [
     ("SNAPSHOT_KEPT", (volumes("pm-2", replace(SNAPSHOT, name="web.lost-20260101T000000Z")),)),
     ("SNAPSHOT_KEPT", (volumes("pm-2", replace(SNAPSHOT, name="web.lost-1", origin="", attributes="-wi-a-----")),)),
     ("SNAPSHOT_FULL", (volumes("pm-2", replace(UNTAGGED, data_percent=90.5)),)),
-    ("SNAPSHOT_FULL", (volumes("pm-3", Volume("pool", "vg", GiB, (), "", "twi-aotz--", 91.0)),)),
+    # A thin snapshot outlives its origin.
+    ("SNAPSHOT_LEFT", (volumes("pm-2", Volume("db.backup", "vg", GiB, ("pmc",), "", "Vri-a-tz--")),)),
+    ("SNAPSHOT_LEFT", (volumes("pm-2", replace(BASE_KEPT, name="db.base", origin="")),)),
+    ("SNAPSHOT_LEFT", (volumes("pm-2", replace(BASE_KEPT, tags=("pmc",))),)),
+    ("POOL_MISSING", (thin(), volumes("pm-1", POOL), volumes("pm-2", POOL))),
+    ("POOL_MISSING", (thin(), *EACH_POOL, volumes("pm-3", Volume("pool", "vg", GiB, (), "", "-wi-a-----")))),
+    ("POOL_BROKEN", (volumes("pm-2", replace(POOL, attributes="twi-aotzD-"), IN_POOL),)),
+    ("POOL_BROKEN", (volumes("pm-2", replace(POOL, attributes="twi---tz--"), IN_POOL),)),
+    ("POOL_DATA_FULL", (volumes("pm-3", replace(POOL, data_percent=80.1)),)),
+    ("POOL_DATA_FULL", (thin(pool_data_percent=50), *EACH_POOL, volumes("pm-3", replace(POOL, data_percent=50.1)))),
+    ("POOL_METADATA_FULL", (volumes("pm-3", replace(POOL, metadata_percent=80.1)),)),
     ("VG_FULL", (on("pm-3", group_free=9 * GiB),)),
     ("VG_FULL", (settings(full_percent=9),)),
     # backups
