@@ -9,12 +9,25 @@ from pmc.errors import PmcError, Refused
 from pmc.lock import ALLOCATION
 from pmc.plans import add as adding
 from pmc.plans import clone as cloning
-from pmc.plans import lost, placement, prune, refuse, request
+from pmc.plans import lost, placement, refuse, request
+from pmc.plans import prune as pruning
 from pmc.plans import vm as plans
 from pmc.rows import VM_COLUMNS, vm_rows
+from pmc.tasks.backups import backup, backups, verify_backup
 from pmc.tasks.base import carry_out, complain, confirm, lock, opened, task
+from pmc.tasks.failover import failover
+from pmc.tasks.ha import peer
 from pmc.tasks.moving import moved
+from pmc.tasks.prune import prune
+from pmc.tasks.repair import repair
+from pmc.tasks.restore import restore
 from pmc.view import note, show, table
+
+# The whole namespace, so that a pipeline imports this module alone.
+__all__ = [
+    "add", "backup", "backups", "failover", "ls", "mv", "peer", "prune", "repair", "restore", "rm", "start", "stop",
+    "verify_backup",
+]  # fmt: skip
 
 
 @task(
@@ -166,7 +179,7 @@ def rm(c: Any, name: str = "", backups: bool = False, yes: bool = False, conf: s
         state = cluster.state()
         stored = looks.stored(cluster, state, name)
         plan = plans.remove(name, state, cluster.settings, stored, backups)
-        left = prune.lying(name, stored) if stored else ""
+        left = pruning.lying(name, stored) if stored else ""
         known = any(node.knows(name) for node in state)
         going = " and ".join([f"{name} and its disk"] * known + [left] * (backups and bool(left)))
         if not (dry_run or c.config.run.dry or yes):

@@ -17,7 +17,7 @@ from invoke.context import Context
 from pmc.cluster import Cluster
 from pmc.errors import Refused
 from pmc.main import PmcConfig, program
-from pmc.tasks import base, ns
+from pmc.tasks import base, ns, vm
 from pmc.tasks.base import confirm, task
 from tests.unit.samples import SETTINGS
 
@@ -321,3 +321,9 @@ def test_a_command_is_named_as_it_was_typed_without_secrets() -> None:
 def test_nothing_to_lock_locks_nothing() -> None:
     """As when pm.ready_drbd has a volume to activate, and no VM to touch."""
     base.lock(Context(), Cluster(SETTINGS), False)
+
+
+def test_a_pipeline_has_each_task_of_a_vm_in_one_module() -> None:
+    """As the README says: `from pmc.tasks import vm`."""
+    names = {name.removeprefix("vm.") for name in TASKS if name.startswith("vm.")}
+    assert {name for name in names if callable(getattr(vm, name, None))} == names == set(vm.__all__)
