@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import xml.etree.ElementTree as ET
 
 # What may differ between two nodes that are both right: where the emulator is installed, which file of UEFI
@@ -21,6 +22,11 @@ def differences(here: str, there: str) -> list[tuple[str, str, str]]:
             hidden = key.rpartition("@")[2] in _SECRET
             found.append((key, "***", "***") if hidden else (key, first, second))
     return found
+
+
+def digest(xml: str) -> str:
+    """Equal for two in which `differences` finds none."""
+    return hashlib.sha256(repr(sorted(_settings(xml).items())).encode()).hexdigest()
 
 
 def uuid(xml: str) -> str:
@@ -45,5 +51,7 @@ def _walk(element: ET.Element, path: str, found: dict[str, str]) -> None:
         if not isinstance(child.tag, str):  # a comment
             continue
         tag = child.tag.rpartition("}")[2]
+        if tag == "controller":  # libvirt lists them in another order after a migration; these two tell them apart
+            tag = f"controller {child.get('type')} {child.get('index')}"
         seen[tag] = seen.get(tag, 0) + 1
         _walk(child, f"{path}/{tag}" + (f"[{seen[tag]}]" if seen[tag] > 1 else ""), found)

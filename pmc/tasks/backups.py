@@ -142,10 +142,10 @@ def _shown(id: str, plan: Plan) -> tuple[str, str]:
 def _locked(
     cluster: Cluster, wish: Wish, state: ClusterState, stored: Sequence[Stored], directory: str
 ) -> tuple[str, str]:
-    """Only the VM's own nodes are looked at again, under its lock."""
+    """Only the VM's own nodes, and those that keep its backups, are looked at again, under its lock."""
     with cluster.lock(f"vm.backup {wish.name}", wish.name) as held:
-        homes = [home for home in state.homes(wish.name) if home in cluster.nodes]
-        id, plan = _planned(cluster, wish, cluster.state(homes), stored)
+        homes = {*state.homes(wish.name), *(each.node for each in stored), *([wish.to] if wish.to else [])}
+        id, plan = _planned(cluster, wish, cluster.state([name for name in cluster.nodes if name in homes]), stored)
         cluster.apply(plan, prefix=wish.name, under=[held])
         if directory:
             cluster.apply(_copy(cluster, id, state, directory), prefix=wish.name, under=[held])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pmc import backup, drbd
+from pmc import backup, definition, drbd
 from pmc.backup import Stored
 from pmc.checks import lvm as lvm_checks
 from pmc.checks import machine
@@ -24,7 +23,7 @@ LIBVIRT = "/etc/libvirt/qemu"
 
 @dataclass(frozen=True)
 class DomainFile:
-    """A domain's definition: a hash of its XML, which spaces and the order of attributes do not change."""
+    """A domain's definition: a hash of what it says, which does not tell two apart that vm.repair would not."""
 
     hash: str
     macs: tuple[str, ...] = ()
@@ -102,9 +101,8 @@ def parse_domain_files(text: str) -> dict[str, DomainFile]:
     for start, xml in _each_file(text, "not the definitions of libvirt"):
         domain = ET.fromstring(xml)  # noqa: S314 - libvirt wrote it
         macs = tuple(str(mac.get("address")).lower() for mac in domain.iter("mac"))
-        plain = ET.canonicalize(xml, strip_text=True)
         name = domain.findtext("name") or ""
-        found[name] = DomainFile(hashlib.sha256(plain.encode()).hexdigest(), macs, start == "autostart")
+        found[name] = DomainFile(definition.digest(xml), macs, start == "autostart")
     return found
 
 

@@ -132,6 +132,18 @@ def test_the_emulator_may_be_elsewhere_and_order_of_attributes_does_not_matter()
     assert definition.differences(one, more) == [("domain/devices/disk[2]", "", "")]
 
 
+def test_the_order_of_controllers_is_none_of_the_definition() -> None:
+    """As libvirt 9.0 had them on both nodes of the lab after a migration."""
+    listed = [f"<controller type='{type}' index='0' model='{model}'/>" for type, model in
+              (("usb", "piix3-uhci"), ("pci", "pci-root"), ("virtio-serial", ""))]  # fmt: skip
+    one, other, less = (
+        f"<domain><devices>{''.join(each)}</devices></domain>" for each in (listed, listed[::-1], listed[:2])
+    )
+    assert definition.differences(one, other) == []
+    assert definition.digest(one) == definition.digest(other) != definition.digest(less)
+    assert next(what for what, *_ in definition.differences(one, less)) == "domain/devices/controller virtio-serial 0"
+
+
 # -- a split brain --
 
 
