@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import subprocess
 import sys
 import time
 from collections import deque
@@ -12,11 +13,16 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO
 
+from pmc.vcdiff import MAGIC, Window, packed
+
 BLOCK = 64 * 1024  # of which the checksums are
 CHUNK = 4 * 1024 * 1024  # read at once
 ZERO = bytes(BLOCK)
+ZEROS = bytes(CHUNK)
+ZSTD = ("zstd", "-q", "-3", "-c")
 ZERO_SUM = hashlib.sha256(ZERO).digest()
 SUM = 32  # bytes
+Write = Callable[[bytes], None]
 
 
 class Failure(Exception):
@@ -28,6 +34,8 @@ def block_sum(block: bytes) -> bytes:
 
 
 def block_sums(chunk: bytes) -> list[bytes]:
+    if chunk == ZEROS:  # as most of most disks
+        return [ZERO_SUM] * (CHUNK // BLOCK)
     return [block_sum(chunk[at : at + BLOCK]) for at in range(0, len(chunk), BLOCK)]
 
 
@@ -89,6 +97,31 @@ def summed(data: Iterable[bytes]) -> Iterator[tuple[bytes, list[bytes]]]:
             yield done, future.result()
 
 
+class Windows:
+    """A delta's windows, compressed beside the reading, written in their order."""
+
+    def __init__(self, write: Write) -> None:
+        self.write, self.first, self.pool = write, True, ThreadPoolExecutor(2)
+        self.waiting: deque[tuple[Window, Future[bytes]]] = deque()
+        write(MAGIC)
+
+    def add(self, window: Window) -> None:
+        self.waiting.append((window, self.pool.submit(packed, bytes(window.data))))
+        if len(self.waiting) > 3:
+            self._next()
+
+    def _next(self) -> None:
+        window, future = self.waiting.popleft()
+        data = future.result()
+        self.write(window.encoded(data, self.first))
+        self.first = self.first and not data
+
+    def end(self) -> None:
+        while self.waiting:
+            self._next()
+        self.pool.shutdown()
+
+
 class Sparse:
     """Writes a file or a device in order, and leaves out blocks of zeros (what is there is zeros already), or with
     `compare` what is there already."""
@@ -108,6 +141,42 @@ class Sparse:
                     view = view[count:]
             else:
                 self.at += len(block)
+
+    def end(self, size: int) -> None:
+        if stat.S_ISREG(os.fstat(self.fd).st_mode):
+            os.ftruncate(self.fd, size)
+
+
+class Frames:
+    """Compressed by zstd; but not what is empty: a chunk of zeros is a frame made once, so that the time follows what
+    the disk has and not its size. (zstd -d takes frames that follow each other for one file.)"""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self.out = out
+        self.zstd: subprocess.Popen[bytes] | None = None
+        self.zeros = subprocess.run(ZSTD, input=ZEROS, stdout=subprocess.PIPE, check=True).stdout
+
+    def write(self, chunk: bytes) -> None:
+        if chunk == ZEROS:
+            self._finish()
+            self.out.write(self.zeros)
+            return
+        if not self.zstd:
+            self.out.flush()
+            self.zstd = subprocess.Popen(ZSTD, stdin=subprocess.PIPE, stdout=self.out)
+        if self.zstd.stdin:
+            self.zstd.stdin.write(chunk)
+
+    def _finish(self) -> None:
+        if self.zstd:
+            self.zstd.communicate()
+            if self.zstd.returncode:
+                raise Failure("zstd has failed")
+            self.zstd = None
+
+    def end(self, size: int) -> None:
+        self._finish()
+        self.out.flush()
 
 
 def is_file(out: BinaryIO) -> bool:

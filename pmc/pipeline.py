@@ -90,7 +90,7 @@ def store_thin_base(path: str, size: int, target: str, how: How) -> Command:
 
 def _base(size: int, how: How, source: str = "") -> str:
     image = f'{STREAM} base --size {size} --limit {how.limit} --index "$1.index" --sums "$1.sums" {source}'.rstrip()
-    return f'{image} {"| zstd -q -3 -c " if how.compress else ""}>"$1"'
+    return f'{image}{" --zstd" if how.compress else ""} >"$1"'
 
 
 def store_delta(reader: str, size: int, base: Backup, folder: str, target: str, how: How) -> Command:

@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable
 from typing import BinaryIO
 
 from pmc.blocks import (
@@ -26,9 +25,12 @@ from pmc.blocks import (
     CHUNK,
     SUM,
     Failure,
+    Frames,
     Holes,
     Pace,
     Sparse,
+    Windows,
+    Write,
     block_sum,
     chunks,
     full,
@@ -37,24 +39,20 @@ from pmc.blocks import (
     summed,
 )  # fmt: skip
 from pmc.manifest import manifest_sum
-from pmc.vcdiff import MAGIC, WINDOW, Window
-
-Write = Callable[[bytes], None]
+from pmc.vcdiff import WINDOW, Window
 
 
-def base(size: int, index: str, pace: Pace, out: BinaryIO, source: BinaryIO) -> str:
-    """The whole disk to `out` (with holes, when that is a file), its block sums to `index`. Returns the disk's sum."""
+def base(size: int, index: str, pace: Pace, to: Frames | Sparse, source: BinaryIO) -> str:
+    """The whole disk to `to`, its block sums to `index`. Returns the disk's sum."""
     whole = hashlib.sha256()
-    sparse = Sparse(out) if is_file(out) else None
     with open(index, "wb") as sums:
         for chunk, digests in summed(chunks(source, size, pace)):
             joined = b"".join(digests)
             whole.update(joined)
             sums.write(joined)
-            sparse.write(chunk) if sparse else out.write(chunk)
+            to.write(chunk)
         os.fsync(sums.fileno())
-    if sparse:
-        os.ftruncate(out.fileno(), size)
+    to.end(size)
     pace.tell()
     return whole.hexdigest()
 
@@ -75,9 +73,8 @@ def put(size: int, expected: str, target: str | None, compare: bool, source: Bin
         raise Failure(f"the image is longer than {size} bytes")
     if expected and whole.hexdigest() != expected:
         raise Failure(f"the image has the checksum {whole.hexdigest()}, its manifest says {expected}")
-    if file:
-        if is_file(file):
-            os.ftruncate(file.fileno(), size)
+    if file and sparse:
+        sparse.end(size)
         os.fsync(file.fileno())
         file.close()
     if out:
@@ -105,8 +102,7 @@ class Index:
 
 def delta(size: int, base_size: int, index: Index, pace: Pace, write: Write, source: BinaryIO, old: BinaryIO) -> str:
     """All of the disk compared with all of the base (`old`, a file or a pipe)."""
-    whole, at = hashlib.sha256(), 0
-    write(MAGIC)
+    whole, out, at = hashlib.sha256(), Windows(write), 0
     for new in chunks(source, size, pace, WINDOW):
         before = full(old, min(WINDOW, max(base_size - at, 0)))
         if len(before) < min(len(new), max(base_size - at, 0)):
@@ -120,9 +116,10 @@ def delta(size: int, base_size: int, index: Index, pace: Pace, write: Write, sou
                 window.compare(was, now)
                 sums[start // BLOCK : start // BLOCK + 1] = [block_sum(now)]  # or one more: the disk has grown
         whole.update(b"".join(sums[: -(-len(new) // BLOCK)]))
-        write(window.encoded())
+        out.add(window)
         at += len(new)
     index.check()
+    out.end()
     pace.tell()
     return whole.hexdigest()
 
@@ -132,8 +129,7 @@ def thin_delta(
 ) -> str:
     """Only the changed `ranges` (start, length, in order) are read, of the disk and of the base as the pool kept it; of
     which each block that is read must be what the base's sums say."""
-    whole, number = hashlib.sha256(), 0
-    write(MAGIC)
+    whole, out, number = hashlib.sha256(), Windows(write), 0
     for at in range(0, size, WINDOW):
         length = min(WINDOW, size - at)
         window, sums, place, read = Window(at, length), index.next(-(-length // BLOCK)), at, 0
@@ -157,15 +153,18 @@ def thin_delta(
         window.copy(at + length - place)
         pace.add(length, read)
         whole.update(b"".join(sums))
-        write(window.encoded())
+        out.add(window)
     index.check()
+    out.end()
     pace.tell()
     return whole.hexdigest()
 
 
-def thin_base(size: int, index: str, pace: Pace, out: BinaryIO, source: BinaryIO, ranges: list[tuple[int, int]]) -> str:
+def thin_base(
+    size: int, index: str, pace: Pace, to: Frames | Sparse, source: BinaryIO, ranges: list[tuple[int, int]]
+) -> str:
     """As `base`, but only the `ranges` that the thin volume has are read; the rest of it is zeros."""
-    return base(size, index, pace, out, Holes(source, size, ranges))  # type: ignore[arg-type]
+    return base(size, index, pace, to, Holes(source, size, ranges))  # type: ignore[arg-type]
 
 
 def seal(target: str, manifest: str, sums: str) -> None:
@@ -193,8 +192,8 @@ def main(argv: list[str]) -> int:
         parser.add_argument(f"--{name}", default="")
     for name in ("size", "base-size", "limit"):
         parser.add_argument(f"--{name}", type=int, default=0)
-    parser.add_argument("--compare", action="store_true")
-    parser.add_argument("--pass-on", action="store_true")
+    for name in ("compare", "pass-on", "zstd"):
+        parser.add_argument(f"--{name}", action="store_true")
     a = parser.parse_args(argv)
     out, stdin, written = sys.stdout.buffer, sys.stdin.buffer, hashlib.sha256()
 
@@ -212,14 +211,14 @@ def main(argv: list[str]) -> int:
             put(a.size, a.expect, a.target or None, a.compare, stdin, out if a.pass_on else None)
             return 0
         source = open(a.source, "rb", buffering=0) if a.source else stdin  # noqa: SIM115
-        ranges, pace = [], Pace(a.limit)
+        to, ranges, pace = Frames(out) if a.zstd else Sparse(out), [], Pace(a.limit)
         if a.ranges:
             with open(a.ranges) as file:
                 ranges = in_blocks(file, a.size)
         if a.what == "base" and a.ranges:
-            found = thin_base(a.size, a.index, pace, out, source, ranges)
+            found = thin_base(a.size, a.index, pace, to, source, ranges)
         elif a.what == "base":
-            found = base(a.size, a.index, pace, out, source)
+            found = base(a.size, a.index, pace, to, source)
         elif a.ranges:
             with open(a.old, "rb", buffering=0) as kept:
                 found = thin_delta(a.size, Index(a.index, a.base_sum), pace, write, source, kept, ranges)

@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pmc import backup, blocks, pipeline, stream
+from pmc import backup, blocks, pipeline, stream, vcdiff
 from pmc.backup import Backup, Stored
 from pmc.command import Command
 from pmc.manifest import manifest_sum
@@ -118,6 +119,27 @@ def test_a_base_is_the_disk_alone_and_small(disk: Path, folder: Path, compress: 
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
 
 
+@pytest.mark.parametrize("kinds", ["0", "1", "0110", "1001", "0" * 5 + "1", "10101"])
+@pytest.mark.parametrize("tail", [b"", bytes(BLOCK), b"end"])
+def test_a_base_is_the_disk_wherever_it_is_empty(folder: Path, tmp_path: Path, kinds: str, tail: bytes) -> None:
+    """What is empty does not go through zstd."""
+    content = b"".join(random.Random(1).randbytes(blocks.CHUNK) if k == "1" else blocks.ZEROS for k in kinds) + tail
+    (tmp_path / "disk").write_bytes(content)
+    whole = made(tmp_path / "disk", folder, len(content))
+    assert whole.image_sha256 == tree(content)
+    assert subprocess.run(["zstd", "-dcq", folder / whole.file], capture_output=True, check=True).stdout == content
+    assert whole.stored < kinds.count("1") * blocks.CHUNK + 2000
+
+
+def test_a_zstd_that_fails_is_no_base(disk: Path, folder: Path) -> None:
+    reader, part = pipeline.read_volume(str(disk), len(DISK)), str(folder / ".x.part")
+    store = pipeline.store_base(reader, len(DISK), part, How())
+    line = [word.replace(' >"$1"', " >/dev/full") for word in store.argv]
+    got = run(replace(store, argv=tuple(line)))
+    assert got.returncode != 0
+    assert "zstd" in got.stderr
+
+
 def test_the_line_of_the_documentation_gives_the_checksum(disk: Path) -> None:
     line = (stream.__doc__ or "").partition("By hand: ")[2].splitlines()[0]
     disk.write_bytes(DISK)
@@ -180,6 +202,11 @@ def test_a_delta_is_for_plain_xdelta3_and_for_us(disk: Path, folder: Path, tmp_p
     assert device.read_bytes() == new
 
 
+def words(count: int) -> bytes:
+    """What can be compressed."""
+    return b"".join(b"%d words " % number for number in range(count // 8 + 1))[:count]
+
+
 @given(old=st.integers(0, 5), new=st.integers(1, 5), tail=st.integers(0, 9000), seed=st.integers(0, 1 << 32))
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_delta_of_any_disk_is_right(old: int, new: int, tail: int, seed: int) -> None:
@@ -189,7 +216,8 @@ def test_any_delta_of_any_disk_is_right(old: int, new: int, tail: int, seed: int
     after = bytearray(before + bytes(new * BLOCK // 2) + rng.randbytes(tail))
     for _ in range(rng.randrange(6)):
         at = rng.randrange(len(after))
-        after[at : at + rng.randrange(1, 3 * BLOCK)] = rng.choice((bytes, rng.randbytes))(rng.randrange(1, 3 * BLOCK))
+        new_bytes = rng.choice((bytes, rng.randbytes, words))
+        after[at : at + rng.randrange(1, 3 * BLOCK)] = new_bytes(rng.randrange(1, 3 * BLOCK))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "disk").write_bytes(before)
@@ -203,6 +231,38 @@ def test_any_delta_of_any_disk_is_right(old: int, new: int, tail: int, seed: int
         assert (done.returncode, done.stdout == bytes(after)) == (0, True), done.stderr
         assert part.image_sha256 == tree(bytes(after))
         fine(pipeline.prove(part, pipeline.decoded(part, whole, name), name))
+
+
+def windows(*contents: bytes) -> bytes:
+    """A delta of a base that is not there, a window for each."""
+    made = list[bytes]()
+    out, at = blocks.Windows(made.append), 0
+    for content in contents:
+        window = vcdiff.Window(at, 0)
+        window.add(content)
+        out.add(window)
+        at += len(content)
+    out.end()
+    return b"".join(made)
+
+
+@given(
+    kinds=st.lists(st.sampled_from([bytes, random.Random(1).randbytes, words]), min_size=1, max_size=9),
+    size=st.sampled_from([1, 4096, 70_000, 300_000]),
+)
+@settings(max_examples=20, deadline=None)
+def test_windows_compressed_by_themselves_are_one_delta(kinds: list[Callable[[int], bytes]], size: int) -> None:
+    """Plain xdelta3 decodes them, whichever of them could be compressed."""
+    contents = [kind(size + number) for number, kind in enumerate(kinds)]
+    made = windows(*contents)
+    done = subprocess.run(["xdelta3", "-d", "-c"], input=made, capture_output=True, check=False)
+    assert (done.returncode, done.stdout == b"".join(contents)) == (0, True), done.stderr
+
+
+def test_a_delta_is_compressed_where_that_helps() -> None:
+    assert len(windows(words(1 << 20))) < 1 << 18
+    assert vcdiff.packed(random.Random(1).randbytes(1 << 20)) == b""
+    assert vcdiff.packed(b"") == b""
 
 
 @pytest.mark.parametrize(
