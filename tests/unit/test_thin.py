@@ -70,6 +70,14 @@ esac
 """
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def heed() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Tools:
     """lvs, dmsetup, thin_delta and thin_dump of a node, made up, in a folder."""
 
@@ -101,11 +109,11 @@ class Tools:
         # The lock's folder in place of /run/pmc; all the rest is what a node runs.
         argv = [word.replace(lock.FOLDER, str(self.folder)) for word in listing.argv]
         path = f"{self.folder}/bin:{os.environ['PATH']}"
-        # A shell cannot trap what it was started to ignore, as what `make test &` runs is to ignore SIGINT.
+        # A shell cannot trap what it was started to ignore, as `make test &` and `nohup make test` make it.
         return subprocess.Popen(
             argv, cwd=self.folder, env={"PATH": path, "TMPDIR": str(self.folder)}, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=heed,
         )  # fmt: skip
 
     def run(self, listing: Command) -> tuple[int, str, str]:
@@ -280,7 +288,7 @@ def test_a_failure_gives_the_metadata_back(tools: Tools) -> None:
     assert not tools.held
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_gives_the_metadata_back(tools: Tools, number: signal.Signals) -> None:
     tools.delta(DELTA, act=": >begun; exec /bin/sleep 30")
     process = tools.start(CHANGED)
