@@ -57,6 +57,7 @@ def used(lab: Pmc, node: str, name: str) -> int:
     return round(int(size) * float(percent) / 100)
 
 
+@pytest.mark.long
 def test_a_vm_and_its_backups_on_thin_volumes(pools: Thin, clean: Clean, tmp_path: Path) -> None:
     """From an empty pool to an empty pool."""
     before = clean()
