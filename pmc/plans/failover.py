@@ -117,6 +117,7 @@ def failover(name: str, state: ClusterState, settings: Settings, room: bool = Tr
     """Once the dead node is known to be dead. The survivor must hold all that DRBD ever acknowledged to it. `room`: see
     that there is memory for it (not by itself when many start)."""
     dead, survivor = homes(name, state)
+    refuse.settled(state, name)
     node = state.nodes[survivor]
     if name not in node.domains:
         raise Refused(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from pmc import drbd, pool
+from pmc import drbd, lvm, pool
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, NodeState, Volume
 from pmc.settings import Settings
@@ -82,12 +82,18 @@ def before(vm: str) -> str:
 
 def settled(state: ClusterState, vm: str) -> None:
     """No restore into its disk broke off half way: then it is neither the old nor the new one."""
-    for node in state:
-        if before(vm) in node.volumes:
-            raise Refused(
-                f"{vm}: a restore into its disk broke off, and what was on it is kept on {node.name}; put that back: "
-                f"fab vm.restore {vm} --put-back"
-            )
+    kept = [node.name for node in state if before(vm) in node.volumes]
+    if kept or restoring(state, vm):
+        where = f"is kept on {kept[0]}" if kept else "was kept on its other node"
+        raise Refused(
+            f"{vm}: a restore into its disk broke off, and what was on it {where}; put that back: "
+            f"fab vm.restore {vm} --put-back"
+        )
+
+
+def restoring(state: ClusterState, vm: str) -> list[str]:
+    """The nodes whose disk of it is marked: a restore into it did not come to its end."""
+    return [node.name for node in state if vm in node.volumes and lvm.RESTORING in node.volumes[vm].tags]
 
 
 def healthy(node: NodeState, vm: str) -> None:

@@ -10,7 +10,7 @@ from pmc.backup import Backup, Stored
 from pmc.command import Command, bash, command
 from pmc.errors import Refused
 from pmc.model import ClusterState
-from pmc.plan import Fetch, Plan, Step, Watch, plan
+from pmc.plan import Fetch, Plan, Step, Watch, on_each, plan
 from pmc.plans import make, refuse
 from pmc.plans.add import check_new
 from pmc.plans.backup import bring, drbd_device
@@ -33,13 +33,13 @@ class Found:
         return pipeline.decoded(self.backup, self.base, settings.backup_dir, far)
 
 
-def find(id: str, stored: Sequence[Stored], flag: str = "--backup") -> Found:
+def find(id: str, stored: Sequence[Stored]) -> Found:
     """The backup by its id; where it lies on several nodes, one where it can be used."""
     if not backup.ID.fullmatch(id):
-        raise Refused(f"{flag} {id[:90]!r}: no id of a backup; fab vm.backups NAME lists them")
+        raise Refused(f"--backup {id[:90]!r}: no id of a backup; fab vm.backups NAME lists them")
     there = [s for s in stored if s.id == id]
     if not there:
-        raise Refused(f"{flag} {id}: on no node that answers; fab vm.backups lists what there is")
+        raise Refused(f"--backup {id}: on no node that answers; fab vm.backups lists what there is")
     why = ""
     for each in there:
         if each.backup is None or each.broken:
@@ -50,7 +50,7 @@ def find(id: str, stored: Sequence[Stored], flag: str = "--backup") -> Found:
             why = f"its base {each.backup.base} is missing on {each.node} or cannot be used"
             continue
         return Found(each.node, each.backup, base.backup if base else None)
-    raise Refused(f"{flag} {id}: {why}")
+    raise Refused(f"--backup {id}: {why}")
 
 
 def prove(found: Found, settings: Settings) -> Step:
@@ -132,6 +132,7 @@ def in_place(found: Found, size: int, state: ClusterState, settings: Settings) -
         *[bring(each) for each in dict.fromkeys((found.node, node))],
         prove(found, settings),
         make.promote(node, name),
+        *on_each(homes, lambda home: _marked(home, group, name, True)),
         Step(
             node,
             f"keep what is on the disk as the snapshot {group}/{kept}",
@@ -146,6 +147,7 @@ def in_place(found: Found, size: int, state: ClusterState, settings: Settings) -
             watch=Watch("bytes", name, size),
         ),
         Step(node, f"make {name} secondary until it is started", drbd.secondary(name), undo=drbd.primary(name)),
+        *on_each(homes, lambda home: _marked(home, group, name, False)),
         Step(
             node,
             f"remove the snapshot {group}/{kept}",
@@ -155,6 +157,13 @@ def in_place(found: Found, size: int, state: ClusterState, settings: Settings) -
         ),
     ]
     return plan(f"vm.restore {name} --in-place", steps)
+
+
+def _marked(node: str, group: str, name: str, on: bool) -> Step:
+    """On both nodes: should the one with the snapshot die, vm.failover must know on the other what the disk is."""
+    note = f"{'mark' if on else 'no longer mark'} {group}/{name} as being restored into"
+    mark = lvm.mark(group, name, on, lvm.RESTORING)
+    return Step(node, note, mark, undo=lvm.mark(group, name, not on, lvm.RESTORING))
 
 
 def put_back(group: str, name: str, size: int, device: str) -> Command:
@@ -167,28 +176,27 @@ def put_back(group: str, name: str, size: int, device: str) -> Command:
 
 
 def undo_in_place(name: str, size: int, state: ClusterState, settings: Settings) -> Plan:
-    """After an in-place restore that broke off: the disk as it was before."""
+    """After an in-place restore that broke off: the disk as it was before. Without a snapshot it is that: the disk was
+    not written yet, or is put back already."""
     homes = refuse.whole(state, name)
     kept = refuse.before(name)
     there = [home for home in homes if kept in state.nodes[home].volumes]
-    if not there:
+    marked = refuse.restoring(state, name)
+    if not there and not marked:
         raise Refused(f"{name}: no restore of it broke off; there is nothing to put back")
     if active := state.active_on(name):
         raise Refused(f"{name}: runs on {active[0]}; first: fab vm.stop {name}")
-    node, device = there[0], drbd_device(name, state)
-    if len(homes) > 1:
-        refuse.healthy(state.nodes[node], name)
-    steps = [
-        bring(node),
-        make.promote(node, name),
-        Step(
-            node,
-            f"put the disk of {name} back ({show_size(size)})",
-            put_back(settings.volume_group, name, size, device),
-        ),
-        Step(node, f"make {name} secondary", drbd.secondary(name)),
-    ]
-    return plan(f"vm.restore {name} --put-back", steps)
+    group, device, steps = settings.volume_group, drbd_device(name, state), list[Step]()
+    for node in there:
+        if len(homes) > 1:
+            refuse.healthy(state.nodes[node], name)
+        steps += [
+            bring(node),
+            make.promote(node, name),
+            Step(node, f"put the disk of {name} back ({show_size(size)})", put_back(group, name, size, device)),
+            Step(node, f"make {name} secondary", drbd.secondary(name)),
+        ]
+    return plan(f"vm.restore {name} --put-back", steps, on_each(marked, lambda home: _marked(home, group, name, False)))
 
 
 def to_file(found: Found, path: str, settings: Settings) -> Plan:

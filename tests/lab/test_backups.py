@@ -143,7 +143,7 @@ def test_damage_is_found_before_anything_is_overwritten(
     lab.ok("vm.restore", "web", "--backup", delta["id"], "--as", "again")
 
 
-@pytest.mark.fault("manager killed (-9) during a restore in place, and a restore that fails half way")
+@pytest.mark.fault("manager killed (-9) during a restore in place, then the primary")
 def test_a_restore_in_place(lab: Pmc, clean: Clean) -> None:
     guest = lab.add("web")
     old = guest.ticking(10)
@@ -168,6 +168,13 @@ def test_a_restore_in_place(lab: Pmc, clean: Clean) -> None:
         assert "--put-back" in done.stderr
     done = lab.fab("pm.verify", "--json")
     assert "RESTORE_BROKEN" in {row["code"] for row in json.loads(done.stdout)}
+    # The node that keeps what was on it dies, too: the other one knows what its disk is.
+    lab.lab.kill("pm-1")
+    done = lab.fab("vm.failover", "web", "--dead", "pm-1")
+    assert done.returncode == 2, done.stderr
+    assert "--put-back" in done.stderr
+    lab.lab.start("pm-1")
+    lab.ok("pm.ready_drbd")
     lab.ok("vm.restore", "web", "--put-back")
     assert [hashed(lab, node, "web", base["disk"]) for node in ("pm-1", "pm-2")] == [disk, disk]
     assert broken_invariants(lab.state()) == []

@@ -150,6 +150,12 @@ def without_domains(facts: Facts) -> Facts:
     return facts
 
 
+def restoring(facts: Facts) -> Facts:
+    """The node with the snapshot may be away: the mark on the other tells."""
+    disk = facts.state.nodes["pm-2"].volumes["web"]
+    return volumes("pm-2", replace(disk, tags=(*disk.tags, lvm.RESTORING)))(facts)
+
+
 SNAPSHOT = Volume("web.backup", "vg", GiB, ("pmc",), "web", "swi-a-s---", 1.0)
 UNTAGGED = Volume("web.mine", "vg", GiB, (), "web", "swi-a-s---", 1.0)
 BASE_KEPT = Volume(
@@ -254,6 +260,7 @@ CASES: list[tuple[str, tuple[Change, ...]]] = [
     ("SNAPSHOT_LEFT", (volumes("pm-2", SNAPSHOT),)),
     ("SNAPSHOT_LEFT", (volumes("pm-2", replace(SNAPSHOT, name="web.clone")),)),
     ("RESTORE_BROKEN", (volumes("pm-2", replace(SNAPSHOT, name="web.before")),)),
+    ("RESTORE_BROKEN", (restoring,)),
     ("SNAPSHOT_KEPT", (volumes("pm-2", replace(SNAPSHOT, name="web.lost-20260101T000000Z")),)),
     ("SNAPSHOT_KEPT", (volumes("pm-2", replace(SNAPSHOT, name="web.lost-1", origin="", attributes="-wi-a-----")),)),
     ("SNAPSHOT_FULL", (volumes("pm-2", replace(UNTAGGED, data_percent=90.5)),)),
