@@ -9,7 +9,8 @@ from dataclasses import replace
 from bench.places import IDLE, Place, Run, line
 from pmc import pipeline
 from pmc.backup import Backup, from_json
-from pmc.pipeline import STREAM, How
+from pmc.command import Command
+from pmc.pipeline import How
 
 MiB = 1 << 20
 BASE = Backup(
@@ -138,10 +139,11 @@ class Disk:
 
     def thin_base(self) -> Run:
         """As pmc's, told by the pool which ranges it has."""
-        out, told = self.file("thin.zst"), self.file("thin")
-        options = f"--size {self.bytes} --index {told}.index --sums {told}.sums"
-        script = f"{STREAM} base {options} --source {self.path} --ranges {self.ranges} --zstd >{out}"
-        return self.idle(f"{script}; sync {out} {told}.index")
+        return self._told(pipeline.store_thin_base(self.path, self.bytes, self.file("thin"), How()))
+
+    def _told(self, store: Command) -> Run:
+        """With the ranges where a step before would have put them."""
+        return self.place.run(f"cp {self.ranges} {self.file('thin')}.ranges; {line(store)}")
 
     def delta_of_pmc(self) -> Run:
         part = self.file(".delta.part")
@@ -152,10 +154,8 @@ class Disk:
 
     def thin_delta(self) -> Run:
         """As pmc's, told by the pool what changed since the old one."""
-        out, told = self.file("thin.xd3"), self.file("thin")
-        options = f"--size {self.bytes} --base-size {self.bytes} --base-sum {self.base.image_sha256} --sums {told}.sums"
-        files = f"--index {self.file(BASE.id)}.index --old {self.old} --source {self.path} --ranges {self.ranges}"
-        return self.idle(f"{STREAM} delta {options} {files} >{out}; sync {out}")
+        folder, target = self.place.folder, self.file("thin")
+        return self._told(pipeline.store_thin_delta(self.path, self.old, self.bytes, self.base, folder, target, How()))
 
     def xdelta3(self) -> Run:
         """As the scripts did before pmc."""

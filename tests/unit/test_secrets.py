@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pmc import backup, drbd, pipeline, virsh
+from pmc import drbd, pipeline, virsh
 from pmc.command import Answer, Command, Query, bash, command, masked
 from pmc.errors import CommandFailed, PmcError, StepFailed
 from pmc.node import Node, command_line
@@ -22,7 +22,7 @@ from pmc.pipeline import How
 from pmc.plan import Action, Plan, Relay, Step, Transfer, Wait, Watch, apply
 from pmc.plans.add import receive
 from tests.unit.samples import SETTINGS, XML
-from tests.unit.stories import NOW, STORIES, backed_up, with_web
+from tests.unit.stories import BASE, STORIES, backed_up, with_web
 
 PASSWORD = "VNC-PASS"
 SECRETS = ("hunter2", PASSWORD)
@@ -65,19 +65,7 @@ def plans() -> dict[str, Plan]:
     found = {name: tell().plan for name, tell in STORIES.items()}
     world = with_web()
     found["define"] = Plan("define", (Step("pm-1", "define", virsh.define(WITH_PASSWORD)),))
-    kept = backup.Backup(
-        "web.20260102T030405Z.base",
-        "web",
-        "base",
-        "2026-01-02",
-        1,
-        "/dev/drbd1",
-        ("pm-1",),
-        "pm-1",
-        "primary",
-        "crash",
-        WITH_PASSWORD,
-    )
+    kept = replace(BASE, xml=WITH_PASSWORD)
     found["seal"] = Plan("seal", (Step("pm-1", "seal", pipeline.seal("/b", "/b/.part", kept)),))
     return found | {"vm.backup again": backed_up(())(world)}
 
@@ -210,19 +198,7 @@ def test_a_file_that_may_hold_a_secret_is_for_its_owner_only(made: Any, tmp_path
 def test_a_backup_is_for_its_owner_only_with_all_that_lies_beside_it(tmp_path: Path) -> None:
     part, kept = tmp_path / "disk.part", tmp_path / "kept"
     kept.mkdir()
-    whole = backup.Backup(
-        "web.20260102T030405Z.base",
-        "web",
-        "base",
-        f"{NOW}",
-        4096,
-        "/dev/drbd1",
-        ("pm-1",),
-        "pm-1",
-        "primary",
-        "crash",
-        WITH_PASSWORD,
-    )
+    whole = replace(BASE, size=4096, xml=WITH_PASSWORD)
     (tmp_path / "volume").write_bytes(b"x" * 4096)
     reader = pipeline.read_volume(str(tmp_path / "volume"), 4096)
     for each in (
