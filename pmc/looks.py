@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import subprocess
@@ -91,8 +92,7 @@ def disk_of(cluster: Cluster, name: str, state: ClusterState) -> tuple[int, str]
     for home in refuse.whole(state, name):
         resource = state.nodes[home].resources.get(name)
         if resource is not None and resource.size:
-            size, xml = cluster.ask(home, drbd.size_of(resource.minor), virsh.dumpxml(name))
-            return size, xml
+            return disk_at(cluster, name, home, state)
     raise Refused(f"{name}: its DRBD resource is not up; fab pm.ready_drbd")
 
 
@@ -129,12 +129,12 @@ def stored(cluster: Cluster, state: ClusterState, vm: str = "") -> list[Stored]:
 
 def kept(directory: str, vm: str = "") -> list[Stored]:
     """The backups in a directory of the manager, listed as on a node. Raises Refused."""
-    if not Path(directory).is_dir():
-        raise Refused(f"{directory[:200]}: no such directory on this machine")
+    if not (Path(directory).is_dir() and os.access(directory, os.R_OK | os.X_OK)):
+        raise Refused(f"--from {directory[:200]!r}: no directory on this machine that you may read")
     query = backup.listing(directory, MANAGER, vm)
     done = subprocess.run(query.command.argv, capture_output=True, text=True)
     if done.returncode:
-        raise Refused(f"{directory[:200]}: cannot be read: {done.stderr.strip()[:200]}")
+        raise Refused(f"--from {directory[:200]!r}: cannot be read: {done.stderr.strip()[:200]}")
     return query.parse(done.stdout)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from pmc import looks
@@ -18,7 +17,7 @@ from pmc.plans import backup as plans
 from pmc.plans import copies, lost, refuse, restore
 from pmc.plans.backup import Wish
 from pmc.rows import BACKUP_COLUMNS, backup_rows
-from pmc.tasks.base import carry_out, complain, lock, opened, task
+from pmc.tasks.base import carry_out, complain, here, lock, opened, task
 from pmc.units import parse_size
 from pmc.view import note, show, table
 
@@ -66,7 +65,7 @@ def backup(
 
 
 def _directory(to: str) -> str:
-    path = Path(to).expanduser().absolute()
+    path = here(to)
     if not to.isprintable() or not path.is_dir() or not os.access(path, os.W_OK):
         raise Refused(f"--to {to[:200]!r}: must be a node, or a directory of this machine that you may write to")
     return str(path)
@@ -117,7 +116,7 @@ def _all(c: Any, cluster: Cluster, wish: Wish, jobs: int, directory: str, dry_ru
         mine = [each for each in stored if each.id.startswith(f"{name}.")]
         wanted = wish.named(name)
         if dry:
-            return _attempt(name, lambda: _shown(*_planned(cluster, wanted, state, mine)))
+            return _attempt(name, lambda: _shown(cluster, wanted, state, mine))
         if cluster.stop.is_set():
             return _row(name, "", "not begun: interrupted")
         return _attempt(name, lambda: _locked(cluster, wanted, state, mine, directory))
@@ -135,7 +134,8 @@ def _all(c: Any, cluster: Cluster, wish: Wish, jobs: int, directory: str, dry_ru
     complain(state)
 
 
-def _shown(id: str, plan: Plan) -> tuple[str, str]:
+def _shown(cluster: Cluster, wish: Wish, state: ClusterState, stored: Sequence[Stored]) -> tuple[str, str]:
+    id, plan = _planned(cluster, wish, state, stored)
     return id, str(plan)
 
 
@@ -172,7 +172,7 @@ def backups(c: Any, name: str = "", from_: str = "", json: bool = False, conf: s
         if name:
             refuse.check_name("vm.backups", name)
         if from_:
-            show(table(backup_rows(looks.kept(from_, name), text=not json), json, BACKUP_COLUMNS))
+            show(table(backup_rows(looks.kept(str(here(from_)), name), text=not json), json, BACKUP_COLUMNS))
             return
         state = cluster.state()
         kept = lost.snapshots(state, name)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import fabric
@@ -98,6 +99,11 @@ def opened(conf: str | None) -> Iterator[Cluster]:
             record.write(cluster.applied, error)
             raise
         record.write(cluster.applied, None)
+
+
+def here(path: str) -> Path:
+    """A path on this machine, as a person writes it."""
+    return Path(path).expanduser().absolute()
 
 
 def lock(c: Any, cluster: Cluster, dry_run: bool, *names: str) -> None:

@@ -16,7 +16,7 @@ from pmc.plan import Plan
 from pmc.plans import copies, refuse
 from pmc.plans import restore as plans
 from pmc.plans.restore import Found
-from pmc.tasks.base import carry_out, confirm, lock, opened, task
+from pmc.tasks.base import carry_out, confirm, here, lock, opened, task
 from pmc.view import note
 
 
@@ -49,15 +49,15 @@ def restore(
             raise Refused("vm.restore: give one of --as NEW, --in-place, --to FILE (or --put-back)")
         if (primary or secondary) and not as_:
             raise Refused(f"--primary and --secondary go with --as, not with {ways[0]}")
-        dry = bool(dry_run or c.config.run.dry)
+        dry, which = bool(dry_run or c.config.run.dry), (backup, str(here(from_)) if from_ else "")
         if put_back:
             _put_back(c, cluster, name, dry)
         elif as_:
-            _as_new(c, cluster, name, (backup, from_), as_, primary, secondary, dry)
+            _as_new(c, cluster, name, which, as_, primary, secondary, dry)
         elif to:
-            _to_file(c, cluster, name, (backup, from_), to, dry)
+            _to_file(c, cluster, name, which, to, dry)
         else:
-            _in_place(c, cluster, name, (backup, from_), dry, yes)
+            _in_place(c, cluster, name, which, dry, yes)
 
 
 # The id of a backup, and the directory of the manager in which it lies, if not on a node.
@@ -70,14 +70,16 @@ def _found(cluster: Cluster, state: ClusterState, name: str, which: Which) -> tu
     stored = looks.stored(cluster, state, name)
     if not directory:
         return plans.find(id, stored), Plan("", ())
-    found = plans.find(id, looks.kept(directory, name))
+    there = looks.kept(directory, name)
+    if id not in {each.id for each in there}:
+        raise Refused(f"--backup {id[:90]!r}: not in {directory}; fab vm.backups {name} --from {directory} lists them")
+    found = plans.find(id, there)
     answering = [node.name for node in state.answering]
     refuse.relied_on(state, *(() if answering else state.nodes))
     node = next((node for node in found.backup.nodes if node in answering), answering[0])
     sizes = {path.name: path.stat().st_size for path in Path(directory).iterdir() if path.is_file()}
-    there = [f"{each.id}.json" for each in stored if each.node == node and not each.broken]
-    source = str(Path(directory).absolute())
-    return copies.on(node, found), copies.to_node(found, node, source, sizes, there, cluster.settings)
+    whole = [f"{each.id}.json" for each in stored if each.node == node and not each.broken]
+    return copies.on(node, found), copies.to_node(found, node, directory, sizes, whole, cluster.settings)
 
 
 def _both(first: Plan, then: Plan) -> Plan:
@@ -120,11 +122,13 @@ def _put_back(c: Any, cluster: Cluster, name: str, dry: bool) -> None:
 
 
 def _to_file(c: Any, cluster: Cluster, name: str, which: Which, to: str, dry: bool) -> None:
-    path = Path(to).expanduser().absolute()
+    path = here(to)
     if not to.isprintable() or len(to) > 1000 or path.exists() or not path.parent.is_dir():
         raise Refused(f"--to {to[:200]!r}: must be a new file in a folder that is there")
     if not os.access(path.parent, os.W_OK):
         raise Refused(f"--to {to[:200]!r}: you may not write there")
+    # What it puts into the backup directory meanwhile, a backup of the VM would take for the rest of a broken one.
+    lock(c, cluster, dry, name)
     state = cluster.state()
     found, copy = _found(cluster, state, name, which)
     if carry_out(c, cluster, _both(copy, plans.to_file(found, str(path), cluster.settings)), dry):

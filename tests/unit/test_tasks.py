@@ -148,6 +148,7 @@ def test_fab_and_pmc_as_processes() -> None:
         ("vm.backup --all --jobs 0", "--jobs '0'"),
         ("vm.verify_backup", "vm.verify_backup: name the VM, or give --all"),
         ("vm.verify_backup web --backup x --all", "--backup and --all: choose one"),
+        ("vm.backups --from /no/such/folder", "--from '/no/such/folder': no directory on this machine"),
         ("vm.restore web", "give one of --as NEW, --in-place, --to FILE"),
         ("vm.restore web --as new --in-place", "give one of --as NEW, --in-place, --to FILE"),
         ("vm.restore web --in-place --primary pm-1", "go with --as, not with --in-place"),
