@@ -49,6 +49,7 @@ def resource_text(
     kernel's module: 9 wants node ids, which 8.4 does not know. `mac` is the VM's address, for other managers to see
     before the domain is defined.
 
+    Names are quoted: `net`, `disk` and `proxy` are words of drbd.conf, which drbd-utils 9.22 refuses bare.
     csums-alg decides which blocks a resync leaves out as equal: crc32c would be wrong for one in 2^32 that differ.
     Nothing is ever discarded by itself (after-sb-* disconnect); two primaries are allowed at run time only, while
     a VM migrates, and never from this file; the peer must know the secret.
@@ -58,11 +59,11 @@ def resource_text(
         family = "ipv6" if ":" in address else "ipv4"
         where = f"[{address}]" if family == "ipv6" else address
         node_id = "" if version.startswith("8.") else f"\n        node-id {number};"
-        sides.append(f"    on {host} {{\n        address {family} {where}:{port};{node_id}\n    }}")
+        sides.append(f'    on "{host}" {{\n        address {family} {where}:{port};{node_id}\n    }}')
     return f"""\
 # made by pmc for the VM {name}; pmc reads it back, so keep its form
 # mac {mac}
-resource {name} {{
+resource "{name}" {{
     device {device(minor)} minor {minor};
     disk {disk};
     meta-disk internal;

@@ -51,7 +51,7 @@ def adjust(name: str) -> Command:
 
 def file_names(name: str, host: str) -> Command:
     """Succeeds when the file has this host."""
-    return bash('grep -Fq "on $2 {" "$1"', drbd.path(name), host)
+    return bash('grep -Fq -e "on $2 {" -e "on \\"$2\\" {" "$1"', drbd.path(name), host)
 
 
 def forget_files(name: str) -> Command:

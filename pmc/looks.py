@@ -28,6 +28,7 @@ from pmc.plans.make import Given
 from pmc.plans.request import Add
 from pmc.settings import Settings
 from pmc.sides import Generation, Past
+from pmc.units import MiB
 
 
 def given(state: ClusterState, settings: Settings, address: str) -> Given:
@@ -83,7 +84,8 @@ def size_for(cluster: Cluster, request: Add, state: ClusterState) -> int:
         return request.size
     size, _ = disk_of(cluster, request.clone, state)
     if request.size and request.size < size:
-        raise Refused(f"--size: {request.clone} has {size} bytes; a clone cannot be smaller")
+        least = -(-size // MiB)
+        raise Refused(f"--size: {request.clone}'s disk needs {least}M, a clone too; leave --size out, or give more")
     return max(size, request.size)
 
 

@@ -278,7 +278,8 @@ def forget_kept(world: World, at: str, command: Command, path: str) -> None:
 
 
 def names_host(world: World, at: str, command: Command, path: str, host: str) -> None:
-    need(f"on {host} {{" in world.nodes[at].files[path], "")
+    (file,) = drbd.parse_files(world.nodes[at].files[path]).values()
+    need(host in file.hosts, "")
 
 
 def adjust(world: World, at: str, command: Command, vm: str) -> None:
@@ -537,7 +538,7 @@ EFFECTS: list[tuple[str, Effect]] = [
     (BASH + r"'umask 077; cat >\"\$1.new\".* pmc (\S+) (\S+)", switch),
     (BASH + r"'r=\$\(drbdsetup show .*invalidate-remote.* pmc (\S+) (\S+)", switch_back),
     (BASH + r"'rm -f \"\$1.old\" .* pmc (\S+)", forget_kept),
-    (BASH + r"'grep -Fq \"on .* pmc (\S+) (\S+)", names_host),
+    (BASH + r"'grep -Fq -e \"on .* pmc (\S+) (\S+)", names_host),
     (r"drbdadm adjust (\S+)", adjust),
     (BASH + r".*stands still since.* pmc (\S+) \d+ \d+", copied),
     (BASH + r"'free=.*' pmc \S+ \d+", nothing),

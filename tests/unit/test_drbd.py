@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pmc import drbd
+from pmc import drbd, drbd_peer
 from pmc.model import Resource, ResourceFile
 from pmc.units import GiB, KiB, MiB
 from tests.unit.samples import data
@@ -213,6 +213,24 @@ def test_the_file_that_pmc_writes_is_the_one_it_reads(version: str) -> None:
     for rule in ("protocol C;", "allow-two-primaries no;", 'shared-secret "hunter2";'):
         assert rule in text
     assert text.count("disconnect;") == 3
+
+
+@pytest.mark.parametrize("name", ["net", "proxy", "disk", "web"])
+def test_names_that_are_words_of_drbd_conf_are_quoted_and_read_back(name: str) -> None:
+    """`drbdadm sh-resources` of drbd-utils 9.22: "Parse error: 'TK_STRING' expected, but got 'net'"."""
+    text = drbd.resource_text(name, 3, 7805, f"/dev/vg/{name}", [("proxy", "10.0.0.1")], "hunter2", "8.4.11")
+    assert f'\nresource "{name}" {{\n' in text
+    assert '\n    on "proxy" {\n' in text
+    assert drbd.parse_files(text)[name].hosts == ("proxy",)
+
+
+@pytest.mark.parametrize(("line", "found"), [("on pm-3 {", True), ('on "pm-3" {', True), ("on pm-33 {", False)])
+def test_whether_a_file_has_a_host(tmp_path: Path, line: str, found: bool) -> None:
+    """Also in the form that earlier versions of pmc wrote."""
+    (tmp_path / "web.res").write_text(f"resource web {{\n    {line}\n")
+    argv = list(drbd_peer.file_names("web", "pm-3").argv)
+    argv[argv.index(drbd.path("web"))] = str(tmp_path / "web.res")
+    assert (subprocess.run(argv, check=False).returncode == 0) is found
 
 
 def test_the_secret_of_a_file_travels_on_stdin() -> None:
