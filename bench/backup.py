@@ -25,7 +25,7 @@ from bench.disk import Disk
 from bench.places import Place, Run, on_lab
 
 RESULTS = Path(__file__).parents[1] / "docs" / "performance-backup.json"
-KINDS = ("usr", "random", "moved")
+KINDS = ("usr", "random", "moved", "blocks")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -57,6 +57,8 @@ def pairs(place: Place, size: int, rounds: int) -> dict[str, Any]:
     empty = Disk(place, size, full=10, part=min(16, -(-size // 20)))
     found["base, 90 % empty"] = alternating(rounds, empty.base_of_pmc, empty.copy)
     found["base, 90 % empty, thin"] = alternating(rounds, empty.thin_base, empty.copy)
+    found["sparse, 90 % empty"] = alternating(rounds, empty.sparse_base, empty.copy)
+    found["sparse, 90 % empty, thin"] = alternating(rounds, empty.sparse_thin_base, empty.copy)
     disk = Disk(place, size, full=70)
     found["base"] = alternating(rounds, disk.base_of_pmc, disk.plain_base)
     found["passes"] = disk.passes()

@@ -15,13 +15,20 @@ PAGE = venv.HERE.parent / "docs" / "performance.md"
 PLOT = venv.HERE.parent / "docs" / "performance-backup.svg"
 BEGIN, END = "<!-- made by python -m bench.backup report -->", "<!-- end of backups -->"
 
-KINDS = {"usr": "other files of /usr", "random": "random bytes", "moved": "what is elsewhere on it"}
+KINDS = {
+    "usr": "other files of /usr",
+    "random": "random bytes",
+    "moved": "what is elsewhere on it",
+    "blocks": "other files, in blocks of 64 KiB",
+}
 
 # What is compared with what, and the most that ours may take of it.
 ROWS: dict[str, tuple[str, str, float]] = {
     "base": ("base", "`dd \\| zstd -3`", 1.1),
     "base, 90 % empty": ("base, 90 % empty, classic", "`dd`", 1 / 2),
     "base, 90 % empty, thin": ("base, 90 % empty, thin", "`dd`", 1 / 5),
+    "sparse, 90 % empty": ("base, 90 % empty, `--no-compress`, classic", "`dd`", 1 / 2),
+    "sparse, 90 % empty, thin": ("base, 90 % empty, `--no-compress`, thin", "`dd`", 1 / 5),
     **{f"delta, {kind}": (f"delta, 1 %: {text}, classic", "xdelta3", 1 / 2) for kind, text in KINDS.items()},
     **{f"delta, {kind}, thin": (f"delta, 1 %: {text}, thin", "xdelta3", 1 / 10) for kind, text in KINDS.items()},
     "restore": ("restore of a delta", "`xdelta3 -d \\| dd`", 1.1),

@@ -62,20 +62,22 @@ with open(path, "r+b" if device else "w+b") as disk, open(ranges, "w") as said:
     done(disk)"""
 
 # Of a disk of argv[1] MiB, argv[3] pages of 4 KiB at random places get other content, of the kind argv[5]; where, into
-# argv[4]. usr: of files that are not on the disk; random: what cannot be compressed; moved: what is elsewhere on it.
+# argv[4]. usr: of files that are not on the disk; random: what cannot be compressed; moved: what is elsewhere on it;
+# blocks: as usr, but whole blocks of 64 KiB, the smallest that a thin pool tells apart.
 CHANGE = """size, path, count, ranges, kind = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5]
 random.seed(count)
-data = pieces(4096, backwards=True)
+part = 65536 if kind == "blocks" else 4096
+data = pieces(part, backwards=True)
 with open(path, "r+b") as disk, open(ranges, "w") as said:
-    for page in sorted(random.sample(range(size << 8), count)):
+    for number in sorted(random.sample(range((size << 20) // part), count * 4096 // part)):
         if kind == "moved":
             disk.seek(random.randrange(size << 8) << 12)
-            new = disk.read(4096)
+            new = disk.read(part)
         else:
-            new = os.urandom(4096) if kind == "random" else next(data)
-        disk.seek(page << 12)
+            new = os.urandom(part) if kind == "random" else next(data)
+        disk.seek(number * part)
         disk.write(new)
-        said.write(f"{page << 12} 4096\\n")
+        said.write(f"{number * part} {part}\\n")
     done(disk)"""
 
 
@@ -109,6 +111,12 @@ class Disk:
     def read(self) -> str:
         return pipeline.read_volume(self.path, self.bytes)
 
+    def sparse_base(self) -> Run:
+        """As vm.backup --no-compress does."""
+        return self.place.run(
+            line(pipeline.store_base(self.read, self.bytes, self.file("sparse"), How(compress=False)))
+        )
+
     def base_of_pmc(self) -> Run:
         """As vm.backup does; sealed afterwards, so that deltas can be made against it."""
         part = self.file(".base.part")
@@ -137,13 +145,17 @@ class Disk:
         out = self.file("plain")
         return self.idle(f"rm -f {out}; dd if={self.path} of={out} bs=1M count={self.size} conv=fsync status=none")
 
-    def thin_base(self) -> Run:
+    def thin_base(self, compress: bool = True) -> Run:
         """As pmc's, told by the pool which ranges it has."""
-        return self._told(pipeline.store_thin_base(self.path, self.bytes, self.file("thin"), How()))
+        return self._told(pipeline.store_thin_base(self.path, self.bytes, self.file("thin"), How(compress)))
+
+    def sparse_thin_base(self) -> Run:
+        return self.thin_base(compress=False)
 
     def _told(self, store: Command) -> Run:
         """With the ranges where a step before would have put them."""
-        return self.place.run(f"cp {self.ranges} {self.file('thin')}.ranges; {line(store)}")
+        target = self.file("thin")
+        return self.place.run(f"rm -f {target}; cp {self.ranges} {target}.ranges; {line(store)}")
 
     def delta_of_pmc(self) -> Run:
         part = self.file(".delta.part")

@@ -19,7 +19,7 @@ BLOCK = 64 * 1024  # of which the checksums are
 CHUNK = 4 * 1024 * 1024  # read at once
 ZERO = bytes(BLOCK)
 ZEROS = bytes(CHUNK)
-ZSTD = ("zstd", "-q", "-3", "-c")
+ZSTD = ("zstd", "-q", "-3", "-T2", "-c")  # two threads: it is the slowest part, and nodes have more than one core
 ZERO_SUM = hashlib.sha256(ZERO).digest()
 SUM = 32  # bytes
 Write = Callable[[bytes], None]
@@ -84,6 +84,15 @@ def chunks(source: BinaryIO, size: int, pace: Pace, unit: int = CHUNK) -> Iterat
         yield chunk
 
 
+def ahead(items: Iterator[bytes]) -> Iterator[bytes]:
+    """The same, the next one read beside the work on this one."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
+
+
 def summed(data: Iterable[bytes]) -> Iterator[tuple[bytes, list[bytes]]]:
     """Each chunk with its block sums, computed beside the reading (hashlib lets other threads run)."""
     waiting: deque[tuple[bytes, Future[list[bytes]]]] = deque()
@@ -130,6 +139,9 @@ class Sparse:
         self.fd, self.compare, self.at = file.fileno(), compare, 0
 
     def write(self, chunk: bytes) -> None:
+        if chunk == ZEROS and not self.compare:
+            self.at += len(chunk)
+            return
         for start in range(0, len(chunk), BLOCK):
             block = chunk[start : start + BLOCK]
             there = os.pread(self.fd, len(block), self.at) if self.compare else ZERO[: len(block)]
@@ -195,7 +207,8 @@ class Holes:
             self.ranges.popleft()
         first, length = self.ranges[0] if self.ranges else (self.size, 0)
         if first > self.at:
-            data = bytes(min(count, first - self.at))
+            count = min(count, first - self.at)
+            data = ZEROS if count == CHUNK else bytes(count)
         else:
             data = os.pread(self.fd, min(count, first + length - self.at), self.at)
             self.new += len(data)

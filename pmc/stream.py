@@ -31,6 +31,7 @@ from pmc.blocks import (
     Sparse,
     Windows,
     Write,
+    ahead,
     block_sum,
     chunks,
     full,
@@ -103,8 +104,9 @@ class Index:
 def delta(size: int, base_size: int, index: Index, pace: Pace, write: Write, source: BinaryIO, old: BinaryIO) -> str:
     """All of the disk compared with all of the base (`old`, a file or a pipe)."""
     whole, out, at = hashlib.sha256(), Windows(write), 0
-    for new in chunks(source, size, pace, WINDOW):
-        before = full(old, min(WINDOW, max(base_size - at, 0)))
+    olds = ahead(full(old, min(WINDOW, max(base_size - start, 0))) for start in range(0, size, WINDOW))
+    for new in ahead(chunks(source, size, pace, WINDOW)):
+        before = next(olds)
         if len(before) < min(len(new), max(base_size - at, 0)):
             raise Failure("the base is damaged: it ends too early; make a new base")
         window, sums = Window(at, len(before)), index.next(-(-len(before) // BLOCK))
@@ -185,6 +187,12 @@ def seal(target: str, manifest: str, sums: str) -> None:
         os.fsync(data.fileno())
 
 
+def widen(pipe: int) -> None:
+    """A wider pipe saves half of the system calls."""
+    with contextlib.suppress(OSError):  # it is none
+        fcntl.fcntl(pipe, 1031, 1 << 20)  # F_SETPIPE_SZ, fcntl(2); Python has its name since 3.10
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=("base", "delta", "put", "seal"))
@@ -201,8 +209,7 @@ def main(argv: list[str]) -> int:
         written.update(data)
         out.write(data)
 
-    with contextlib.suppress(OSError):  # a wider pipe saves half of the system calls
-        fcntl.fcntl(0, 1031, 1 << 20)  # F_SETPIPE_SZ, fcntl(2); Python has its name since 3.10
+    widen(0)
     try:
         if a.what == "seal":
             seal(a.target, a.manifest, a.sums)
@@ -224,6 +231,7 @@ def main(argv: list[str]) -> int:
                 found = thin_delta(a.size, Index(a.index, a.base_sum), pace, write, source, kept, ranges)
         else:
             with open(a.old, "rb") as old:
+                widen(old.fileno())
                 found = delta(a.size, a.base_size, Index(a.index, a.base_sum), pace, write, source, old)
         out.flush()
         if is_file(out):
