@@ -5,7 +5,7 @@
     python -m bench.list lab --conf /tmp/lab/pmc.conf   on real nodes: vm.ls against one plain `ssh node true`
     python -m bench.list report                         the table and the plot of docs/performance.md
 
-Each writes what it found into docs/performance.json, by size, so that sizes can be measured in several goes.
+Each writes what it found into docs/performance-list.json, by size, so that sizes can be measured in several goes.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bench import report, venv
+from bench import list_report, venv
 from bench.contenders import Contender, contenders
 from bench.fleet import Fleet, Spec
 from bench.measure import Run, run
 from pmc import settings
 
-RESULTS = venv.HERE.parent / "docs" / "performance.json"
+RESULTS = venv.HERE.parent / "docs" / "performance-list.json"
 PMC = str(Path(sys.executable).with_name("pmc"))
 
 
@@ -49,14 +49,14 @@ def main() -> None:
     elif given.what == "lab":
         _keep("lab", _lab(given.conf, given.rounds))
     else:
-        report.write(json.loads(RESULTS.read_text()))
+        list_report.write(json.loads(RESULTS.read_text()))
 
 
 def _sized(spec: Spec, rounds: int, only: str) -> dict[str, Any]:
     with Fleet(spec) as fleet:
         chosen = [each for each in contenders(fleet) if not only or each.name in only.split(",")]
         found = alternating(chosen, rounds)
-        lines = {each.name: report.typed(each.argv, fleet.folder) for each in chosen}
+        lines = {each.name: list_report.typed(each.argv, fleet.folder) for each in chosen}
     return {"nodes": spec.nodes, "vms": spec.nodes * spec.vms, **found, "lines": lines, "on": machine()}
 
 

@@ -11,13 +11,13 @@ VENV = HERE / ".venv"
 
 
 def program(name: str) -> str:
-    """Of the venv, which is made when it is not there."""
-    done = VENV / ".done"
-    if not done.exists():
+    """Of the venv, which is made when it is not there, or is older than what it needs."""
+    done, needed = VENV / ".done", HERE / "requirements.txt"
+    if not done.exists() or done.stat().st_mtime < needed.stat().st_mtime:
         print(f"installing bench/requirements.txt into {VENV}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
         pip = [str(VENV / "bin/pip"), "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "-r", str(HERE / "requirements.txt")], check=True)
+        subprocess.run([*pip, "-r", str(needed)], check=True)
         done.touch()
     return str(VENV / "bin" / name)
 

@@ -1,4 +1,4 @@
-"""What docs/performance.md shows of docs/performance.json: the tables, between its two marks, and the plot."""
+"""What docs/performance.md shows of docs/performance-list.json: the tables, between its two marks, and the plot."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tabulate import tabulate
 from bench import venv
 
 PAGE = venv.HERE.parent / "docs" / "performance.md"
-PLOT = venv.HERE.parent / "docs" / "performance.svg"
-BEGIN, END = "<!-- made by python -m bench.list report -->", "<!-- end -->"
+PLOT = venv.HERE.parent / "docs" / "performance-list.svg"
+BEGIN, END = "<!-- made by python -m bench.list report -->", "<!-- end of listings -->"
 
 
 def write(results: dict[str, Any]) -> None:
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     PAGE.write_text(f"{before}{BEGIN}\n\n{tables(results)}\n{END}{after}")
-    plot = str(venv.HERE / "plot.py")
+    plot = str(venv.HERE / "list_plot.py")
     subprocess.run([venv.program("python"), plot, str(PLOT)], input=json.dumps(sized(results)), text=True, check=True)
 
 

@@ -1,4 +1,4 @@
-"""Draws docs/performance.svg of the sizes given as JSON on stdin. Run with the benchmark's own Python: plot.py FILE"""
+"""Draws docs/performance-list.svg of the sizes given as JSON on stdin: list_plot.py FILE, with bench/.venv's Python."""
 
 import json
 import sys
