@@ -54,6 +54,7 @@ def tables(results: dict[str, Any]) -> str:
         for row in rows
     ]
     parts = [
+        "![Seconds and memory by the number of nodes](performance-list.svg)",
         "Seconds, medians:",
         _table(("nodes", "VMs", *names), seconds),
         "Against the limit (medians of the ratios of paired runs), the manager's processor seconds, its peak memory:",
