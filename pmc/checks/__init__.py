@@ -32,7 +32,7 @@ CHECKS = (
     Check("libvirt at boot", libvirt.query_libvirt_boot, libvirt.judge_libvirt_boot),
     Check("migration", libvirt.query_transport, libvirt.judge_transport),
     Check("bridge", network.query_bridge, network.judge_bridge),
-    machine.has("xdelta3", "xdelta3"),
+    Check("xdelta3", machine.query_xdelta3, machine.judge_xdelta3),
     machine.has("virt-install", "virt-install"),
     machine.has("tools", "timeout", "base64", "sha256sum", "ssh", "ssh-keygen", "blkdiscard", "qemu-img", "ss",
                 "python3", "zstd", "ionice", "awk"),

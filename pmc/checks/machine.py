@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from pmc.checks.finding import About, Check, Verdict, bad, good, parse_yes
@@ -48,6 +49,26 @@ def judge_tools(missing: list[str], tools: tuple[str, ...]) -> Verdict:
     packages = " ".join(dict.fromkeys(PACKAGES.get(tool, tool) for tool in missing))
     text = "not installed" if len(tools) == 1 else f"not installed: {', '.join(missing)}"
     return bad(text, f"Debian: apt install {packages}")
+
+
+def query_xdelta3(about: About) -> Query[str]:
+    """What it was built with: `xdelta3 config` says it, on stderr."""
+    script = "command -v xdelta3 >/dev/null || { echo none; exit; }; xdelta3 config 2>&1 | cat"
+    return Query(bash(script), lambda text: text)
+
+
+def judge_xdelta3(found: str, about: About) -> Verdict:
+    if found.strip() == "none":
+        return bad("not installed", "Debian: apt install xdelta3")
+    version = re.search(r"^Xdelta version ([\d.]+)", found, re.M)
+    if not version:
+        return bad(
+            f"`xdelta3 config` says {found[:80]!r}", "put Debian's xdelta3 (3.0.11), or one like it, in its place"
+        )
+    if not re.search(r"^SECONDARY_LZMA=1$", found, re.M):
+        text = f"{version[1]}, built without lzma: it cannot read the deltas of backups"
+        return bad(text, "build it with liblzma, as Debian's package is")
+    return good(f"{version[1]}, with lzma")
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def test_a_tool_that_fails_is_told_and_not_taken_for_an_answer(name: str) -> Non
     assert "{" not in found.advice
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"hostname", "bridge", "tools", "xdelta3", "virt-install"}))
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"hostname", "bridge", "tools", "virt-install"}))
 @pytest.mark.parametrize("text", ["", "maybe\n", "\n\n\n", "x=y z\n"])
 def test_an_answer_that_makes_no_sense_never_passes(name: str, text: str) -> None:
     """`Node` turns these exceptions of a parser into a failed question."""
@@ -86,6 +86,21 @@ def test_the_volume_group_of_the_advice_is_the_configured_one() -> None:
     found = checks.judge(check, CommandFailed("pm-1", "vgs", 5, said), with_(volume_group="fast"))
     assert found.text == 'Volume group "fast" not found Cannot process volume group fast'
     assert "vgcreate fast DISK" in found.advice
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("none\n", "not installed"),
+        (captured("xdelta3").replace("LZMA=1", "LZMA=0"), "without lzma"),
+        ("usage: xdelta3 [command]\n", "says 'usage"),
+    ],
+)
+def test_a_xdelta3_that_cannot_read_deltas(text: str, says: str) -> None:
+    found = verdict("xdelta3", text)
+    assert not found.ok
+    assert says in found.text
+    assert found.advice
 
 
 # -- thin volumes --
