@@ -26,7 +26,7 @@ from pmc.model import ClusterState, NodeState
 from pmc.node import Node
 from pmc.plan import Action, Fetch, Plan, Relay, Transfer, Wait, Watch
 from pmc.settings import Settings
-from pmc.ssh import configuration
+from pmc.ssh import allow_connections, configuration
 from pmc.view import Progress
 
 T = TypeVar("T")
@@ -41,6 +41,7 @@ class Cluster:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        allow_connections(len(settings.nodes))
         config = configuration(settings)
         # Each its own: Fabric's configuration is empty for a moment while another thread reads it in anew.
         self.nodes = {name: Node(spec, settings, config.clone()) for name, spec in settings.nodes.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import socket
 import threading
 from contextlib import suppress
@@ -12,7 +13,7 @@ from typing import Any
 import fabric
 import paramiko
 
-from pmc.errors import NodeDown, SettingsError
+from pmc.errors import NodeDown, Refused, SettingsError
 from pmc.lock import SILENCE
 from pmc.settings import NodeSettings, Settings
 
@@ -68,6 +69,18 @@ def begin(channel: paramiko.Channel, line: str, seconds: float) -> None:
 def _close(channel: paramiko.Channel) -> None:
     with suppress(EOFError, OSError, paramiko.SSHException):  # the whole connection is gone already
         channel.close()
+
+
+def allow_connections(count: int) -> None:
+    """A connection is an open file, with a ProxyCommand three more; the usual 1,024 of a process (getrlimit(2)) would
+    be used up by a few hundred nodes. Raises Refused when it must not have more."""
+    needed = 64 + 4 * count
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise Refused(f"{count} nodes need {needed} open files, and this process may have {hard}; raise it: ulimit -n")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def configuration(settings: Settings) -> Any:

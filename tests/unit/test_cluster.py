@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -47,6 +49,19 @@ class Told(Node):
         names = state_queries(SETTINGS, allocating=True)
         assert len(queries) == len(names)
         return [self._parsed(query, self.said[name]) for name, query in zip(names, queries, strict=True)]
+
+
+@pytest.mark.parametrize(("hard", "says"), [(4096, "1264"), (1000, "300 nodes need 1264 open files")])
+def test_many_connections_are_allowed_or_it_is_said(hard: int, says: str) -> None:
+    """In a process of its own: what is lowered cannot be raised again."""
+    code = (
+        "import resource as r; from pmc.ssh import allow_connections; from pmc.errors import Refused\n"
+        f"r.setrlimit(r.RLIMIT_NOFILE, (256, {hard}))\n"
+        "try: allow_connections(300); print(r.getrlimit(r.RLIMIT_NOFILE)[0])\n"
+        "except Refused as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(says)
 
 
 def look(changed: dict[str, Answer] | None = None) -> NodeState:
