@@ -73,8 +73,8 @@ def die_at(lab: Pmc, word: str, *argv: str) -> bool:
         return True
 
 
-def until(holds: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE
+def until(holds: Callable[[], object], what: str, seconds: float = DEADLINE) -> None:
+    deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, f"never: {what}"
         time.sleep(0.3)

@@ -137,6 +137,7 @@ def same(lab: Pmc, one: str, other: str) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(7200)
 @pytest.mark.fault("manager killed (-9) between two steps: vm.peer")
 @pytest.mark.parametrize("secondary", ["", "pm-2"])
 def test_a_manager_that_dies_between_any_two_steps(three: Pmc, clean: Clean, secondary: str) -> None:
