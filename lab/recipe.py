@@ -25,6 +25,7 @@ PACKAGES = (
     *("libvirt-daemon-system", "libvirt-daemon-driver-qemu", "libvirt-clients", "virtinst"),
     *("qemu-system-x86", "qemu-utils", "seabios"),
     *("drbd-utils", "lvm2", "thin-provisioning-tools", "xdelta3", "zstd"),
+    "qemu-guest-agent",  # not for the node: a Linux guest that the tests make of what is here
 )
 
 # Hooks and options of mmdebstrap. No mirror is named: it then takes Debian's own, with updates and security.

@@ -13,8 +13,9 @@ VIRSH = " ".join(CONNECT)
 
 
 def agent(name: str) -> Query[bool]:
-    """Whether a guest agent answers in the running guest."""
-    ping = virsh("qemu-agent-command", name, '{"execute": "guest-ping"}', "--timeout", "5")
+    """Whether a guest agent answers in the running guest. One that is not there says so at once; a busy one may
+    take its time."""
+    ping = virsh("qemu-agent-command", name, '{"execute": "guest-ping"}', "--timeout", "20")
     return Query(ping, lambda text: '"return"' in text, fine=(0, 1))
 
 
