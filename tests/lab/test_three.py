@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 
 from .conftest import Pmc, broken_invariants, left_clean, name_of_lab, ready
-from .rig import read_until, started
+from .rig import read_until, started, until
 
 Clean = Callable[[], list[str]]
 NODES = ("pm-1", "pm-2", "pm-3")
@@ -72,6 +72,8 @@ def test_a_vm_on_one_node_gets_a_peer_and_a_dead_one_is_replaced(three: Pmc, cle
 
     three.lab.kill("pm-2")
     try:
+        # Until DRBD misses it, after seconds, it counts as healthy.
+        until(lambda: three.state().nodes["pm-1"].resources["web"].connection != "Connected", "pm-2 is missed")
         three.ok("vm.peer", "web", "--secondary", "pm-3")
         tick = guest.ticking(tick.counter)
         assert tick.boots == 1
