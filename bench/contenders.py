@@ -14,6 +14,7 @@ from pmc.look import state_queries
 
 PEERS = ("limit", "xargs ssh", "ansible raw", "pyinfra exec")
 OURS = ("vm.ls", "pm.ls")
+PMC = str(Path(sys.executable).with_name("pmc"))
 AT_ONCE = 100  # for those who must be told; their own defaults (5 for ansible, 1 for xargs) would be slower
 
 
@@ -34,7 +35,6 @@ def contenders(fleet: Fleet) -> list[Contender]:
     addresses = folder / "addresses"
     addresses.write_text("".join(f"{address}\n" for address in fleet.addresses))
     at_once = str(min(AT_ONCE, fleet.spec.nodes))
-    pmc = str(Path(sys.executable).with_name("pmc"))
     ssh = f"ssh -F {fleet.ssh_config} {{}} timeout -k 5 60 sh -s <{script}"
     ansible = folder / "ansible"
     ansible.mkdir(exist_ok=True)
@@ -48,7 +48,7 @@ def contenders(fleet: Fleet) -> list[Contender]:
     hosts = [(address, login) for address in fleet.addresses]
     (folder / "inventory.py").write_text(f"hosts = {hosts!r}\n")
     return [
-        *(Contender(task, (pmc, task), {"PMC_CONF": str(fleet.conf)}) for task in OURS),
+        *(Contender(task, (PMC, task), {"PMC_CONF": str(fleet.conf)}) for task in OURS),
         Contender(
             "limit",
             (venv.program("python"), str(venv.HERE / "fanout.py"), str(addresses), str(script), str(folder / "key"),

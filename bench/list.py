@@ -15,20 +15,18 @@ import json
 import os
 import platform
 import statistics
-import sys
 import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from bench import list_report, venv
-from bench.contenders import Contender, contenders
+from bench.contenders import PMC, Contender, contenders
 from bench.fleet import Fleet, Spec
 from bench.measure import Run, run
 from pmc import settings
 
 RESULTS = venv.HERE.parent / "docs" / "performance-list.json"
-PMC = str(Path(sys.executable).with_name("pmc"))
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from types import TracebackType
 
 from bench.fleet import content, deaf, sshd
 from bench.fleet.spec import Spec
+from lab.ports import free_ports
 
 TOOL = Path(__file__).with_name("tool.sh")
 TOOLS = ("bash", "cat", "drbdsetup", "lvs", "ss", "uname", "vgs", "virsh")
@@ -27,7 +28,7 @@ class Fleet:
         self.spec = spec
         self._folder = tempfile.TemporaryDirectory(prefix="pmc-fleet-")
         self.folder = Path(self._folder.name)
-        self.port = _free_port(spec.address(0))
+        (self.port,) = free_ports(1, spec.address(0))
         self.sshds: list[subprocess.Popen[bytes]] = []
         self._sockets: list[socket.socket] = []
 
@@ -144,12 +145,3 @@ class Fleet:
                     if f"FLEET={self.folder}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes():
                         os.kill(pid, signal.SIGTERM)
         self._folder.cleanup()
-
-
-def _free_port(address: str) -> int:
-    """Below the ephemeral ones, so that no connection of this machine takes it meanwhile."""
-    for port in range(20000 + os.getpid() % 5000, 32000):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind((address, port))
-            return port
-    raise RuntimeError(f"no free port on {address}")
