@@ -215,6 +215,13 @@ def parse_open(text: str) -> frozenset[str]:
     return frozenset(names)
 
 
+# One pass for all of them: there are thousands of files to read.
+_FACT = re.compile(
+    r'\b(?:minor\s+(?P<minor>\d+)|device\s+/dev/drbd(?P<device>\d+)\s*;|disk\s+"?(?P<disk>/[^;\s"]+)"?\s*;'
+    r'|on\s+"?(?P<on>[^\s"{]+)|(?:address|floating)\s+(?P<address>[^;{}]*)|host\s+\S+\s+port\s+(?P<port>\d+))'
+)
+
+
 def parse_files(text: str) -> dict[str, ResourceFile]:
     """Of each `resource NAME { ... }` what allocation needs; written by pmc or by hand, in the words of 8.4 or 9
     (volumes, `connection { host ... port ... }`, `connection-mesh`, `floating`)."""
@@ -224,24 +231,24 @@ def parse_files(text: str) -> dict[str, ResourceFile]:
         raise ValueError("no resource in the resource files")
     for part in parts:
         name = part.split(None, 1)[0].strip('"{')
-        minors = [int(a or b) for a, b in re.findall(r"\bminor\s+(\d+)|\bdevice\s+/dev/drbd(\d+)\s*;", part)]
+        said = list(_FACT.finditer(part))
+        minors = [int(each["minor"] or each["device"]) for each in said if each["minor"] or each["device"]]
         if not minors:
             raise ValueError(f"resource {name}: no minor found")
-        disk = re.search(r'\bdisk\s+"?(/[^;\s"]+)"?\s*;', part)
         first, *more = dict.fromkeys(minors)
         found[name] = ResourceFile(
             name,
             first,
-            disk[1] if disk else "",
-            tuple(dict.fromkeys(re.findall(r"\bon\s+\"?([^\s\"{]+)", part))),
-            _ports(part),
+            next((each["disk"] for each in said if each["disk"]), ""),
+            tuple(dict.fromkeys(each["on"] for each in said if each["on"])),
+            _ports(said),
             tuple(more),
         )
     return found
 
 
-def _ports(part: str) -> tuple[int, ...]:
+def _ports(said: Sequence[re.Match[str]]) -> tuple[int, ...]:
     """Those of every address, also the ones that are given per connection."""
-    addresses = re.findall(r"\b(?:address|floating)\s+([^;{}]*)", part)
+    addresses = [each["address"] for each in said if each["address"]]
     ports = [port for text in addresses for port in re.findall(r"[\d\]]:(\d+)\b", re.sub(r"\[[^]]*\]", "0", text))]
-    return tuple(sorted({int(port) for port in [*ports, *re.findall(r"\bhost\s+\S+\s+port\s+(\d+)", part)]}))
+    return tuple(sorted({int(port) for port in [*ports, *(each["port"] for each in said if each["port"])]}))

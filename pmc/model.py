@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ class NodeState:
     volumes: Mapping[str, Volume] = field(default_factory=dict)
     ports: frozenset[int] = frozenset()  # TCP ports listened on
     macs: frozenset[str] = frozenset()  # of all defined domains, lower case
+    beside: Mapping[str, Any] = field(default_factory=dict)  # answers to what one look asked besides
 
     @property
     def trouble(self) -> str:
@@ -118,6 +121,11 @@ class NodeState:
 
     def knows(self, vm: str) -> bool:
         return vm in self.domains or vm in self.files or vm in self.resources or vm in self.volumes
+
+    @property
+    def names(self) -> set[str]:
+        """Of all that a VM of that name would have here."""
+        return {*self.domains, *self.files, *self.resources, *self.volumes}
 
 
 @dataclass(frozen=True)
@@ -131,6 +139,19 @@ class ClusterState:
     def answering(self) -> list[NodeState]:
         return [node for node in self if not node.down]
 
+    @cached_property
+    def _knowing(self) -> Mapping[str, Sequence[NodeState]]:
+        found: dict[str, list[NodeState]] = {}
+        for node in self:
+            for name in node.names:
+                found.setdefault(name, []).append(node)
+        return found
+
+    def knowing(self, vm: str) -> Sequence[NodeState]:
+        """The nodes that know the VM, in the order of the configuration. Found by name, not by going through all nodes:
+        a listing asks for each VM, and that would be VMs times nodes."""
+        return self._knowing.get(vm, ())
+
     def vm_names(self) -> list[str]:
         """Every VM: a domain, or a DRBD resource, on any node. (A bare volume is no VM.)"""
         return sorted({name for node in self for name in (*node.domains, *node.files, *node.resources)})
@@ -140,7 +161,7 @@ class ClusterState:
         each other and nothing decides between them, all that they name (see `contradicted`). Without any file, the
         nodes that know a domain or a resource of that name (half-made, half-removed)."""
         named = list(dict.fromkeys(host for claim in self._claims(vm) for host in claim))
-        return named or [node.name for node in self if vm in node.domains or vm in node.resources]
+        return named or [node.name for node in self.knowing(vm) if vm in node.domains or vm in node.resources]
 
     def contradicted(self, vm: str) -> bool:
         """Its resource files name different nodes and it cannot be told which are right: nothing may be started."""
@@ -149,15 +170,21 @@ class ClusterState:
     def strays(self, vm: str) -> list[str]:
         """The nodes that know the VM but that it does not live on: what is there is old, or half made."""
         homes = self.homes(vm)
-        return [node.name for node in self if node.name not in homes and node.knows(vm)]
+        return [node.name for node in self.knowing(vm) if node.name not in homes]
+
+    def about(self, vm: str) -> list[str]:
+        """All that a change of the VM is about: where it lives, and any other node that knows it."""
+        return [*self.homes(vm), *self.strays(vm)]
 
     def _claims(self, vm: str) -> list[tuple[str, ...]]:
         """Where the VM lives by its resource files. They differ when the VM got another secondary while a node was
         away, which then comes back with its old file. That one is known by what the other nodes say: a node that it
         names has a file that names others. Of those left the one that most of its nodes agree on counts, then the one
         where the VM runs or is primary. More than one: nothing decides."""
-        said = {node.name: node.files[vm].hosts for node in self if vm in node.files}
+        said = {node.name: node.files[vm].hosts for node in self.knowing(vm) if vm in node.files}
         claims = {frozenset(hosts): hosts for hosts in said.values()}
+        if len(claims) < 2:
+            return list(claims.values())
         busy = {*self.active_on(vm), *self.primaries(vm)}
 
         def weight(hosts: frozenset[str]) -> tuple[bool, int, bool]:
@@ -170,7 +197,7 @@ class ClusterState:
 
     def active_on(self, vm: str) -> list[str]:
         """The nodes where the domain runs (or is paused): one at most, when all is well."""
-        return [node.name for node in self if vm in node.domains and node.domains[vm].active]
+        return [node.name for node in self.knowing(vm) if vm in node.domains and node.domains[vm].active]
 
     def primaries(self, vm: str) -> list[str]:
-        return [n.name for n in self if vm in n.resources and n.resources[vm].role == "Primary"]
+        return [n.name for n in self.knowing(vm) if vm in n.resources and n.resources[vm].role == "Primary"]

@@ -23,7 +23,7 @@ def _vm_row(state: ClusterState, name: str, text: bool) -> dict[str, Any]:
     active = state.active_on(name)
     place = active or state.primaries(name) or [home for home in homes if _answers(state, home)] or homes
     others = [home for home in homes if home not in (active or place[:1])]
-    domains = [node.domains[name] for node in state if name in node.domains]
+    domains = [node.domains[name] for node in state.knowing(name) if name in node.domains]
     domain = next((d for d in domains if d.active), domains[0] if domains else None)
     resource = next(
         (
@@ -33,7 +33,9 @@ def _vm_row(state: ClusterState, name: str, text: bool) -> dict[str, Any]:
         ),
         None,
     )
-    minor = resource.minor if resource else next((n.files[name].minor for n in state if name in n.files), -1)
+    minor = (
+        resource.minor if resource else next((n.files[name].minor for n in state.knowing(name) if name in n.files), -1)
+    )
     unseen = [home for home in homes if not _answers(state, home)]
     if len(active) > 1:
         now = "RUNS TWICE"

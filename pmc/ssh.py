@@ -7,6 +7,7 @@ import resource
 import socket
 import threading
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,12 @@ class Connection(fabric.Connection):  # type: ignore[misc]
     def __init__(self, host: str, **options: Any) -> None:
         super().__init__(host, **options)
         self.client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        name = self.host if self.port == 22 else f"[{self.host}]:{self.port}"
+        keys = self.client._system_host_keys
         for path in self._known_hosts_files():
-            if path.is_file():
-                self.client.load_system_host_keys(str(path))
-        if alias := self.ssh_config.get("hostkeyalias"):
-            name = self.host if self.port == 22 else f"[{self.host}]:{self.port}"
-            keys = self.client._system_host_keys
-            for kind, key in (keys.lookup(alias) or {}).items():
-                keys.add(name, kind, key)
+            for known in filter(None, (name, self.ssh_config.get("hostkeyalias"))):
+                for kind, key in (_known(path).lookup(known) or {}).items():
+                    keys.add(name, kind, key)
 
     def _known_hosts_files(self) -> list[Path]:
         user = self.ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2")
@@ -52,6 +51,23 @@ class Connection(fabric.Connection):  # type: ignore[misc]
                 return None
             gateway = Connection(hop, config=self.config.clone(), gateway=gateway or False)
         return gateway
+
+
+def _known(path: Path) -> paramiko.HostKeys:
+    """The keys in a known_hosts file; none when there is no such file. Read once for all nodes: paramiko compares each
+    line with all before it, so that reading it for each of N nodes is N times N times N."""
+    if not path.is_file():
+        return paramiko.HostKeys()
+    with _reading:
+        return _read(path, path.stat().st_mtime_ns)
+
+
+_reading = threading.Lock()  # the first of many threads reads
+
+
+@lru_cache
+def _read(path: Path, changed: int) -> paramiko.HostKeys:
+    return paramiko.HostKeys(str(path))
 
 
 def begin(channel: paramiko.Channel, line: str, seconds: float) -> None:

@@ -14,10 +14,10 @@ def parse_size(text: str) -> int:
         r"([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*(?:([kmgt])(?:i?b)?)?", text.strip(), re.IGNORECASE | re.ASCII
     )
     if not match:
-        raise ValueError(f"{text[:40]!r} is not a size: write 50G, 512M or 1.5T (a plain number is GiB)")
+        raise ValueError(f"{text[:40]!r:.60} is not a size: write 50G, 512M or 1.5T (a plain number is GiB)")
     size = int(float(match[1]) * _FACTORS[(match[2] or "g").lower()])
     if size <= 0:
-        raise ValueError(f"{text[:40]!r} is no size: it must be more than zero")
+        raise ValueError(f"{text[:40]!r:.60} is no size: it must be more than zero")
     return size
 
 

@@ -210,7 +210,7 @@ def remove(
     those that are `stored` as well, last; the VM itself may be gone then. There is no way back."""
     refuse.relied_on(state, *state.nodes)
     clear.refuse_foreign(name, state, settings)
-    holders = [node for node in state if node.knows(name)]
+    holders = list(state.knowing(name))
     if not holders and stored and not backups:
         raise Refused(
             f"{name}: no such VM, but {prune.lying(name, stored)}; to remove them: fab vm.rm {name} --backups"

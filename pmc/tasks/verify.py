@@ -37,7 +37,7 @@ def verify_(c: Any, vm: str = "", deep: bool = False, json: bool = False, conf: 
         if vm:
             refuse.check_name("--vm", vm)
         state = cluster.state()
-        if vm and not any(node.knows(vm) for node in state):
+        if vm and not state.knowing(vm):
             refuse.found(state, vm)
         facts = _facts(cluster, state)
         found = verify.findings(facts)

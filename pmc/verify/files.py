@@ -13,7 +13,7 @@ from pmc.verify.finding import Finding
 
 def half_made(facts: Facts) -> Iterator[Finding]:
     for vm in sorted(facts.half_made):
-        nodes = [node.name for node in facts.state if node.knows(vm)]
+        nodes = [node.name for node in facts.state.knowing(vm)]
         text = "has a DRBD resource or its file, and no domain on any node: made or removed by half"
         advice = f"fab vm.rm {vm}, unless something else than a VM uses it"
         yield Finding("VM_HALF_MADE", text, advice, ",".join(nodes), vm)
