@@ -6,9 +6,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -31,6 +31,7 @@ from pmc.view import Progress
 
 T = TypeVar("T")
 R = TypeVar("R")
+Beside = Mapping[str, Callable[[str], Query[Any]]]  # for the node of that name
 
 # On a busy machine more threads only fight for the interpreter; measured: 32 are as good as 100.
 WORKERS = 32
@@ -61,24 +62,24 @@ class Cluster:
         self.on_all(lambda node: node.close())
 
     @contextmanager
-    def lock(self, what: str, *names: str) -> Iterator[Lock]:
-        """Keeps other managers away from these (VMs, or lock.ALLOCATION) on all nodes that answer. `what` is told to
-        those who wait. Names that this command has locked already are its own."""
+    def lock(self, what: str, *names: str, on: Iterable[str] | None = None) -> Iterator[Lock]:
+        """Keeps other managers away from these (VMs, or lock.ALLOCATION) on the nodes `on` (all) that answer. `what` is
+        told to those who wait. Names that this command has locked already are its own."""
         mine = {name: each for each in self.locked for name in each.names}
         wanted = sorted(set(names) - set(mine))
         if not wanted:
             yield mine[names[0]]
             return
         holder = Holder(audit.who(), os.getpid(), audit.now(), what[:200])
-        with Lock(wanted, holder).taken(self.nodes, self.on_all, self.settings.deadlines.lock) as taken:
+        with Lock(wanted, holder).taken(partial(self.on_all, names=on), self.settings.deadlines.lock) as taken:
             self.locked.append(taken)
             try:
                 yield taken
             finally:
                 self.locked.remove(taken)
 
-    def lock_until_closed(self, what: str, *names: str) -> Lock:
-        return self._until_closed.enter_context(self.lock(what, *names))
+    def until_closed(self, context: AbstractContextManager[T]) -> T:
+        return self._until_closed.enter_context(context)
 
     def on_all(self, work: Callable[[Node], Any], names: Iterable[str] | None = None) -> list[Any]:
         """`work` on the nodes named (all) at once, one thread a node; results in the same order."""
@@ -86,19 +87,22 @@ class Cluster:
         with ThreadPoolExecutor(max_workers=max(1, min(WORKERS, len(chosen)))) as pool:
             return list(pool.map(work, chosen))
 
-    def state(self, names: Iterable[str] | None = None, allocating: bool = False) -> ClusterState:
-        """One look at the nodes (all, or those named). A node that does not answer is in it, as such."""
-        found = self.on_all(lambda node: self._look(node, allocating), names)
+    def state(
+        self, names: Iterable[str] | None = None, allocating: bool = False, beside: Beside | None = None
+    ) -> ClusterState:
+        """One look at the nodes (all, or those named). A node that does not answer is in it, as such. `beside`: what
+        else to ask, in the same round trip."""
+        found = self.on_all(lambda node: self._look(node, allocating, beside or {}), names)
         return ClusterState({node.name: node for node in found})
 
-    def _look(self, node: Node, allocating: bool) -> NodeState:
-        queries = state_queries(self.settings, allocating)
+    def _look(self, node: Node, allocating: bool, beside: Beside) -> NodeState:
+        queries = state_queries(self.settings, allocating) | {what: ask(node.name) for what, ask in beside.items()}
         try:
             answers = dict(zip(queries, node.ask_each(*queries.values()), strict=True))
         except PmcError as error:
             silent = isinstance(error, NodeDown) and not error.answered
             return NodeState(node.name, down=str(error).removeprefix(f"{node.name}: "), answers=not silent)
-        return node_state(node.name, self.settings, answers)
+        return node_state(node.name, self.settings, answers, beside)
 
     def ask(self, node: str, *queries: Query[Any]) -> list[Any]:
         return self.nodes[node].ask(*queries)

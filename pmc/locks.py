@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -66,7 +66,8 @@ class Hold:
 
 
 class Lock:
-    """Locks `names` on every node that answers. A node that only answers later gives them when it is first used."""
+    """Locks `names` on every node asked that answers. One that only answers later, or was not asked, gives them when it
+    is first used."""
 
     def __init__(self, names: Sequence[str], holder: Holder) -> None:
         self.names, self.holder = tuple(names), holder
@@ -75,9 +76,9 @@ class Lock:
         self._over = threading.Event()
 
     @contextmanager
-    def taken(self, nodes: Mapping[str, Node], on_all: OnAll, seconds: float) -> Iterator[Lock]:
-        """Waits until they are free, at most `seconds`; says for whom. All nodes or none: two managers that each have a
-        half would wait for each other for ever. Raises Refused."""
+    def taken(self, on_all: OnAll, seconds: float) -> Iterator[Lock]:
+        """Waits until they are free, at most `seconds`; says for whom. `on_all` goes to the nodes. All nodes or none:
+        two managers that each have a half would wait for each other for ever. Raises Refused."""
         deadline = time.monotonic() + seconds
         said = set[str]()
         while refused := self._try(on_all):

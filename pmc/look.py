@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -44,8 +44,9 @@ def parse_ports(text: str) -> frozenset[int]:
     return frozenset(int(row.split()[3].rpartition(":")[2]) for row in text.splitlines())
 
 
-def node_state(name: str, settings: Settings, answers: Mapping[str, Any]) -> NodeState:
-    """Of the answers to `state_queries`; a question that failed has its CommandFailed in their place."""
+def node_state(name: str, settings: Settings, answers: Mapping[str, Any], beside: Iterable[str] = ()) -> NodeState:
+    """Of the answers to `state_queries`, and to what was asked `beside`; a question that failed has its CommandFailed
+    in their place."""
     failures = {what: said_by(error) for what, error in answers.items() if isinstance(error, CommandFailed)}
     good = {what: answer for what, answer in answers.items() if what not in failures}
     opened = good.get("drbd two-primaries", frozenset())
@@ -67,6 +68,7 @@ def node_state(name: str, settings: Settings, answers: Mapping[str, Any]) -> Nod
         volumes={volume.name: volume for volume in mine},
         ports=good.get("ports", frozenset()),
         macs=good.get("macs", frozenset()),
+        beside={what: good[what] for what in beside if what in good},
     )
 
 

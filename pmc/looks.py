@@ -14,7 +14,7 @@ from typing import Any
 from pmc import allocate, backup, drbd, freeze, virsh
 from pmc import sides as sides_
 from pmc.backup import Stored
-from pmc.cluster import Cluster
+from pmc.cluster import Beside, Cluster
 from pmc.command import Query
 from pmc.errors import PmcError, Refused
 from pmc.model import ClusterState
@@ -121,12 +121,23 @@ def new_secret() -> str:
     return secrets.token_hex(24)
 
 
-def stored(cluster: Cluster, state: ClusterState, vm: str = "") -> list[Stored]:
-    """The backups of a VM (or of all) over the nodes that answer."""
-    folder = cluster.settings.backup_dir
-    names = [node.name for node in state.answering]
-    found = cluster.on_all(lambda node: node.ask(backup.listing(folder, node.name, vm))[0], names)
-    return [each for list_ in found for each in list_]
+def backups(cluster: Cluster, vm: str = "") -> Beside:
+    """What a look must ask besides, for `stored`: the backups of a VM, or of all."""
+    return {"backups": lambda node: backup.listing(cluster.settings.backup_dir, node, vm)}
+
+
+def stored(state: ClusterState) -> list[Stored]:
+    """The backups over the nodes that answer, of a look that asked for `backups`."""
+    for node in state:
+        if "backups" in node.failures:
+            raise PmcError(f"{node.name}: its backups are not known: {node.failures['backups']}")
+    return [each for node in state.answering for each in node.beside["backups"]]
+
+
+def stored_on(cluster: Cluster, node: str, vm: str) -> list[Stored]:
+    """The VM's backups on one node, now."""
+    found: list[Stored] = cluster.ask(node, backup.listing(cluster.settings.backup_dir, node, vm))[0]
+    return found
 
 
 def kept(directory: str, vm: str = "") -> list[Stored]:

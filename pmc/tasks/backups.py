@@ -17,7 +17,7 @@ from pmc.plans import backup as plans
 from pmc.plans import copies, lost, refuse, restore
 from pmc.plans.backup import Wish
 from pmc.rows import BACKUP_COLUMNS, backup_rows
-from pmc.tasks.base import carry_out, complain, here, lock, opened, task
+from pmc.tasks.base import carry_out, complain, here, located, opened, task
 from pmc.units import parse_size
 from pmc.view import note, show, table
 
@@ -55,12 +55,11 @@ def backup(
             _all(c, cluster, wish, number, directory, dry_run)
             return
         refuse.check_name("vm.backup", name)
-        lock(c, cluster, dry_run, name)
-        state = cluster.state()
-        id, plan = _planned(cluster, wish, state, looks.stored(cluster, state, name))
+        state = located(c, cluster, dry_run, name, beside=looks.backups(cluster, name))
+        id, plan = _planned(cluster, wish, state, looks.stored(state))
         if carry_out(c, cluster, plan, dry_run):
             note(f"{id} is complete on {plans.kept_on(plan)}")
-            if directory and carry_out(c, cluster, _copy(cluster, id, state, directory), dry_run):
+            if directory and carry_out(c, cluster, _copy(cluster, id, plan, directory), dry_run):
                 note(f"{id} is complete in {directory}")
 
 
@@ -71,9 +70,9 @@ def _directory(to: str) -> str:
     return str(path)
 
 
-def _copy(cluster: Cluster, id: str, state: ClusterState, directory: str) -> Plan:
-    """Of a backup that is complete on a node, with its base."""
-    found = restore.find(id, looks.stored(cluster, state, id.partition(".")[0]))
+def _copy(cluster: Cluster, id: str, made: Plan, directory: str) -> Plan:
+    """Of a backup that is complete on a node, with its base, which lies there too."""
+    found = restore.find(id, looks.stored_on(cluster, plans.kept_on(made), id.partition(".")[0]))
     return copies.to_manager(found, directory, os.listdir(directory), cluster.settings)
 
 
@@ -103,8 +102,8 @@ def _count(flag: str, text: str) -> int:
 
 def _all(c: Any, cluster: Cluster, wish: Wish, jobs: int, directory: str, dry_run: bool) -> None:
     """A node's disk is read by `jobs` backups at a time; nodes side by side."""
-    state = cluster.state()
-    stored = looks.stored(cluster, state)
+    state = cluster.state(beside=looks.backups(cluster))
+    stored = looks.stored(state)
     dry, queues, rows = bool(dry_run or c.config.run.dry), dict[str, list[str]](), list[Row]()
     for name in sorted({name for node in state for name in node.domains}):
         try:
@@ -148,7 +147,7 @@ def _locked(
         id, plan = _planned(cluster, wish, cluster.state([name for name in cluster.nodes if name in homes]), stored)
         cluster.apply(plan, prefix=wish.name, under=[held])
         if directory:
-            cluster.apply(_copy(cluster, id, state, directory), prefix=wish.name, under=[held])
+            cluster.apply(_copy(cluster, id, plan, directory), prefix=wish.name, under=[held])
         return id, f"complete on {plans.kept_on(plan)}"
 
 
@@ -174,9 +173,9 @@ def backups(c: Any, name: str = "", from_: str = "", json: bool = False, conf: s
         if from_:
             show(table(backup_rows(looks.kept(str(here(from_)), name), text=not json), json, BACKUP_COLUMNS))
             return
-        state = cluster.state()
+        state = cluster.state(beside=looks.backups(cluster, name))
         kept = lost.snapshots(state, name)
-        rows = backup_rows(looks.stored(cluster, state, name), text=not json) + lost.rows(kept, text=not json)
+        rows = backup_rows(looks.stored(state), text=not json) + lost.rows(kept, text=not json)
         show(table(rows, json, BACKUP_COLUMNS))
         for each in kept:
             note(lost.advice(each, cluster.settings))
@@ -201,8 +200,7 @@ def verify_backup(
             raise Refused("vm.verify_backup: name the VM, or give --all")
         if backup and all:
             raise Refused("--backup and --all: choose one")
-        state = cluster.state()
-        stored = looks.stored(cluster, state, name)
+        stored = looks.stored(cluster.state(beside=looks.backups(cluster, name)))
         ids = [backup] if backup else sorted({each.id for each in stored}, key=lambda id: id.split(".")[:2])
         if not ids:
             raise Refused(f"vm.verify_backup {name}: there is no backup on any node that answers")

@@ -30,7 +30,8 @@ def balance(c: Any, json: bool = False, yes: bool = False, conf: str = "", dry_r
     if json and not (dry or yes):
         raise Refused("--json: give --dry-run to see the moves, or --yes to carry them out; nobody is asked then")
     with opened(conf) as cluster:
-        wanted = plans.balance(cluster.state(), cluster.settings)
+        state = cluster.state()
+        wanted = plans.balance(state, cluster.settings)
         if not json:
             _show(wanted, dry)
         if wanted.moves and not (dry or yes):
@@ -39,7 +40,7 @@ def balance(c: Any, json: bool = False, yes: bool = False, conf: str = "", dry_r
         with cluster.interruptible():
             for number, each in enumerate(() if dry else wanted.moves, 1):
                 note(f"move {number} of {len(wanted.moves)}: {each.name} from {each.on} to {each.refuge}")
-                work = lambda name=each.name, to=each.refuge: moved_unless_stopped(cluster, name, to)  # noqa: E731
+                work = lambda name=each.name, to=each.refuge: moved_unless_stopped(cluster, name, state, to)  # noqa: E731
                 rows.append(attempt(each.name, each.on, each.refuge, work))
             if json:
                 show(dumps(plans.document(wanted, rows), indent=2))

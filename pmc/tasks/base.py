@@ -20,6 +20,7 @@ from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused
 from pmc.model import ClusterState
 from pmc.plan import Plan
+from pmc.tasks import near
 from pmc.tasks.arguments import ClusterTask
 from pmc.view import note, show
 
@@ -110,7 +111,25 @@ def lock(c: Any, cluster: Cluster, dry_run: bool, *names: str) -> None:
     """Keeps other managers away from these VMs until the task ends; before the look, so that what is seen stays true.
     A dry run changes nothing and waits for nobody."""
     if names and not (dry_run or c.config.run.dry):
-        cluster.lock_until_closed(_line.get(), *names)
+        cluster.until_closed(cluster.lock(_line.get(), *names))
+
+
+def located(
+    c: Any,
+    cluster: Cluster,
+    dry_run: bool,
+    *names: str,
+    first: ClusterState | None = None,
+    also: Sequence[str] = (),
+    **how: Any,
+) -> ClusterState:
+    """The state, with the locks of these VMs held until the task ends: one look over all nodes finds them (unless it
+    was made before: `first`), then they are locked on their own nodes (and on those in `also`), and looked at again.
+    `how` one looks is said to Cluster.state."""
+    state = first or cluster.state(**how)
+    if not names or dry_run or c.config.run.dry:
+        return state
+    return cluster.until_closed(near.held(cluster, _line.get(), names, state, also, **how))[1]
 
 
 def carry_out(c: Any, cluster: Cluster, plan: Plan, dry_run: bool) -> bool:

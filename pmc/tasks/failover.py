@@ -81,7 +81,7 @@ def evacuate(
             work = lambda each: _attempt(each, lambda: _start(cluster, each))  # noqa: E731
         else:
             wanted = evacuations.move_all(node, state, cluster.settings)
-            work = lambda each: _attempt(each, lambda: _move(cluster, each))  # noqa: E731
+            work = lambda each: _attempt(each, lambda: _move(cluster, each, state))  # noqa: E731
         for name in wanted.off:
             note(f"{name} is off and is left")
         if dry:
@@ -109,8 +109,8 @@ def _attempt(each: Leaving, work: Callable[[], tuple[str, str]]) -> Row:
     return attempt(each.name, each.source, each.target, work)
 
 
-def _move(cluster: Cluster, each: Leaving) -> tuple[str, str]:
-    return moved_unless_stopped(cluster, each.name, each.target, prefix=each.name)
+def _move(cluster: Cluster, each: Leaving, first: ClusterState) -> tuple[str, str]:
+    return moved_unless_stopped(cluster, each.name, first, each.target, prefix=each.name)
 
 
 def _start(cluster: Cluster, each: Leaving) -> tuple[str, str]:

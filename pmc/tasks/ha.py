@@ -8,7 +8,8 @@ from pmc import looks
 from pmc.errors import Refused
 from pmc.plans import clear, refuse
 from pmc.plans import peer as plans
-from pmc.tasks.base import carry_out, confirm, lock, opened, task
+from pmc.tasks import near
+from pmc.tasks.base import carry_out, confirm, located, opened, task
 from pmc.view import note
 
 
@@ -31,10 +32,9 @@ def peer(
         refuse.check_name("vm.peer", name)
         if bool(secondary) == cleanup:
             raise Refused("vm.peer: give --secondary NODE or --cleanup")
-        lock(c, cluster, dry_run, name)
         sure = yes or dry_run or c.config.run.dry
         if cleanup:
-            state = cluster.state()
+            state = located(c, cluster, dry_run, name)
             plan = clear.cleanup(name, state, cluster.settings)
             strays = " and ".join(state.strays(name))
             if plan.steps and not sure:
@@ -43,7 +43,7 @@ def peer(
                 note(f"{name} has no old copy on {strays} any more" if plan.steps else f"{name} has no old copy")
             return
         cluster.settings.node("--secondary", secondary)
-        state = cluster.state(allocating=True)
+        state = located(c, cluster, dry_run, name, also=[secondary], allocating=True)
         change = plans.choose(name, secondary, state, cluster.settings)
         xml, fits = looks.domain_of(cluster, name, change.primary, secondary)
         if fits is False:
@@ -55,7 +55,7 @@ def peer(
             confirm(change.ask, name)
         if carry_out(c, cluster, plan, dry_run):
             note(f"{name} has its second copy on {secondary}" + ("" if plan.steps else " already"))
-            _tell_strays(cluster.state().strays(name), name)
+            _tell_strays(near.again_of(cluster, state, name).strays(name), name)
 
 
 def _tell_strays(strays: list[str], name: str) -> None:

@@ -13,6 +13,7 @@ from pmc.locks import Lock
 from pmc.model import ClusterState
 from pmc.plans import broken
 from pmc.plans import vm as plans
+from pmc.tasks import near
 from pmc.view import note
 
 # A line of the report when several move.
@@ -34,22 +35,22 @@ class Moved:
         return f"{self.name} runs on {self.on}; the guest stood still for {self.stood_still}"
 
 
-def moved(cluster: Cluster, name: str, to: str = "", prefix: str = "") -> Moved:
-    """Moves, then looks where the VM really is and closes two primaries: on every way out. `prefix` marks the lines of
-    progress when several move at once."""
-    with cluster.lock(f"vm.mv {name}", name) as held, cluster.interruptible():
-        plan = plans.move(name, to, cluster.state(), cluster.settings)
+def moved(cluster: Cluster, name: str, first: ClusterState, to: str = "", prefix: str = "") -> Moved:
+    """Moves, then looks where the VM really is and closes two primaries: on every way out. `first` is what a look
+    without the lock saw. `prefix` marks the lines of progress when several move at once."""
+    with near.held(cluster, f"vm.mv {name}", [name], first) as (held, state), cluster.interruptible():
+        plan = plans.move(name, to, state, cluster.settings)
         try:
             cluster.apply(plan, prefix=prefix, under=[held])
         except PmcError as error:
             try:
-                end = f"{name} runs on {closed(cluster, name, held, prefix, broken_off=True)}, closed"
+                end = f"{name} runs on {closed(cluster, name, state, held, prefix, broken_off=True)}, closed"
                 if "NOT undone" in str(error):
                     end += "; what is listed as not undone was done after all"
             except PmcError as second:
                 end = str(second)
             raise StepFailed(f"{error}\n  {end}") from None
-        on = closed(cluster, name, held, prefix)
+        on = closed(cluster, name, state, held, prefix)
     try:
         still = cluster.ask(plan.steps[-1].node, virsh.downtime(name))[0]
     except PmcError:
@@ -71,26 +72,30 @@ def attempt(name: str, source: str, target: str, work: Callable[[], tuple[str, s
     return row(name, source, target, result, still)
 
 
-def moved_unless_stopped(cluster: Cluster, name: str, to: str, prefix: str = "") -> tuple[str, str]:
+def moved_unless_stopped(
+    cluster: Cluster, name: str, first: ClusterState, to: str, prefix: str = ""
+) -> tuple[str, str]:
     """Its result and how long it stood still, for the report."""
     if cluster.stop.is_set():
         return "not begun: interrupted", ""
-    return "moved", moved(cluster, name, to, prefix).stood_still
+    return "moved", moved(cluster, name, first, to, prefix).stood_still
 
 
 def failed(rows: list[Row]) -> list[str]:
     return [each["vm"] for each in rows if each["result"] not in ("moved", "started")]
 
 
-def closed(cluster: Cluster, name: str, held: Lock, prefix: str = "", broken_off: bool = False) -> str:
-    """Only the node where the VM runs stays primary. `broken_off`: the migration failed, and libvirt may take its time
-    to end what is left of it. Returns that node."""
+def closed(
+    cluster: Cluster, name: str, before: ClusterState, held: Lock, prefix: str = "", broken_off: bool = False
+) -> str:
+    """Only the node where the VM runs stays primary. `before` tells which nodes to look at: no others can have it.
+    `broken_off`: the migration failed, and libvirt may take its time to end what is left of it. Returns that node."""
     try:
-        state = _ended(cluster, name) if broken_off else cluster.state()
+        state = _ended(cluster, name, before) if broken_off else near.again_of(cluster, before, name)
         plan = plans.settle(name, state)
         if plan.steps:
             cluster.apply(plan, to_the_end=True, prefix=prefix, under=[held])
-        if broken_off and (rest := broken.rejoin(name, cluster.state())).steps:
+        if broken_off and (rest := broken.rejoin(name, near.again_of(cluster, before, name))).steps:
             cluster.apply(rest, to_the_end=True, prefix=prefix, under=[held])
         return (state.active_on(name) or ["no node"])[0]
     except PmcError as error:
@@ -99,11 +104,11 @@ def closed(cluster: Cluster, name: str, held: Lock, prefix: str = "", broken_off
         ) from None
 
 
-def _ended(cluster: Cluster, name: str) -> ClusterState:
+def _ended(cluster: Cluster, name: str, before: ClusterState) -> ClusterState:
     """The state once no second, half-born domain is left, or as it is at the deadline."""
     deadline = time.monotonic() + cluster.settings.deadlines.peer
     while True:
-        state = cluster.state()
+        state = near.again_of(cluster, before, name)
         if not broken.unsettled(name, state) or time.monotonic() > deadline:
             return state
         time.sleep(0.5)

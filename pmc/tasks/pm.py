@@ -19,7 +19,7 @@ from pmc.node import Node
 from pmc.plan import Plan
 from pmc.plans import pm as plans
 from pmc.rows import PM_COLUMNS, pm_rows
-from pmc.tasks.base import carry_out, lock, opened, task
+from pmc.tasks.base import carry_out, located, lock, opened, task
 from pmc.trust import Keys
 from pmc.view import show, table
 
@@ -123,8 +123,8 @@ def ready_drbd(c: Any, node: str = "", json: bool = False, conf: str = "", dry_r
         todo = plans.ready_all(names, state, cluster.settings)
         if todo:
             # Somebody may be making or removing one of these VMs right now: look again when that is over.
-            lock(c, cluster, dry_run, *sorted({vm for name in names for vm in plans.asleep(state.nodes[name])}))
-            state = cluster.state() if not dry_run else state
+            asleep = sorted({vm for name in names for vm in plans.asleep(state.nodes[name])})
+            state = located(c, cluster, dry_run, *asleep, first=state)
             todo = plans.ready_all(names, state, cluster.settings)
         failures = [failure for plan in todo if (failure := _attempt(c, cluster, plan, dry_run))]
         if dry_run or c.config.run.dry:

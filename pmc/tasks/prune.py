@@ -15,6 +15,7 @@ from pmc.plans import prune as plans
 from pmc.plans import refuse
 from pmc.retention import REMOVE, Decision
 from pmc.settings import Keep
+from pmc.tasks import near
 from pmc.tasks.base import carry_out, complain, opened, task
 from pmc.view import note, show, table
 
@@ -52,8 +53,8 @@ def prune(
         flags = dict(last=keep_last, hourly=keep_hourly, daily=keep_daily, weekly=keep_weekly, monthly=keep_monthly,
                      yearly=keep_yearly)  # fmt: skip
         keep = plans.rules(flags, cluster.settings)
-        state = cluster.state()
-        found = retention.by_vm(looks.stored(cluster, state, name))
+        state = cluster.state(beside=looks.backups(cluster, name))
+        found = retention.by_vm(looks.stored(state))
         if not found:
             _none(name, state)
         how = How(keep, broken, [node.name for node in state if node.down], bool(dry_run or c.config.run.dry), json)
@@ -103,8 +104,9 @@ def _pruned(
         if how.dry and not how.json:
             show(str(plans.prune(vm, decisions, cluster.settings)))
     else:
-        with cluster.lock(f"vm.prune {vm}", vm):
-            decisions = how.decide(looks.stored(cluster, state, vm))
+        there = list(dict.fromkeys(each.node for each in stored))
+        with near.held(cluster, f"vm.prune {vm}", [vm], state, there, beside=looks.backups(cluster, vm)) as (_, now):
+            decisions = how.decide(retention.by_vm(looks.stored(now)).get(vm, []))
             _tell(vm, decisions, how)
             carry_out(c, cluster, plans.prune(vm, decisions, cluster.settings), how.dry)
     return plans.rows(decisions, text=False)

@@ -13,10 +13,12 @@ from typing import Any
 from pmc import drbd, looks
 from pmc.cluster import Cluster
 from pmc.errors import Interrupted, PmcError, Refused, StepFailed
+from pmc.model import ClusterState
 from pmc.plans import lost, refuse, splitbrain
 from pmc.plans import repair as plans
 from pmc.plans.ailment import Ailment, Case, Wishes
-from pmc.tasks.base import carry_out, confirm, lock, opened, task
+from pmc.tasks import near
+from pmc.tasks.base import carry_out, confirm, located, opened, task
 from pmc.units import show_size
 from pmc.view import note, show, table
 
@@ -45,12 +47,12 @@ def repair(
         refuse.check_name("vm.repair", name)
         if keep:
             cluster.settings.node("--keep", keep)
-        lock(c, cluster, dry_run or json, name)
+        state = located(c, cluster, dry_run or json, name)
         sure = yes or dry_run or bool(c.config.run.dry)
         if drop:
-            return _drop(c, cluster, name, drop, sure, dry_run)
+            return _drop(c, cluster, name, drop, state, sure, dry_run)
         wishes = Wishes(datetime.now(UTC), keep, not no_snapshot, new_disk)
-        case, found = _look(cluster, name, wishes)
+        case, found = _judged(cluster, name, wishes, state)
         if json:
             facts = [{"code": a.code, "text": a.text, "refused": a.refusal, "steps": len(a.steps)} for a in found]
             return show(
@@ -60,7 +62,7 @@ def repair(
             show(table(splitbrain.rows(case, text=True), False, splitbrain.COLUMNS))
             if not keep and not sure and sys.stdin is not None and sys.stdin.isatty():
                 wishes = replace(wishes, keep=_chosen(case))
-                case, found = _look(cluster, name, wishes)
+                case, found = _judged(cluster, name, wishes, near.again_of(cluster, state, name))
         if refused := [each.refusal for each in found if each.refusal]:
             raise Refused(f"{name}: {refused[0]}")
         if dry_run or c.config.run.dry:
@@ -72,8 +74,7 @@ def repair(
             _mend(cluster, case, found, wishes, asks if not yes else None)
 
 
-def _look(cluster: Cluster, name: str, wishes: Wishes) -> tuple[Case, list[Ailment]]:
-    state = cluster.state()
+def _judged(cluster: Cluster, name: str, wishes: Wishes, state: ClusterState) -> tuple[Case, list[Ailment]]:
     homes = plans.homes(name, state, cluster.settings)
     about = looks.sides(cluster, state, name, homes)
     case = Case(name, homes, state, about, cluster.settings, wishes)
@@ -111,7 +112,7 @@ def _mend(cluster: Cluster, case: Case, found: list[Ailment], wishes: Wishes, as
         if first.code == splitbrain.CODE:
             _tell(cluster, case)
         wishes = replace(wishes, stalled=stalled, keep="" if first.code == splitbrain.CODE else wishes.keep)
-        case, found = _look(cluster, name, wishes)
+        case, found = _judged(cluster, name, wishes, near.again_of(cluster, case.state, name))
     note(f"{name} is whole again")
 
 
@@ -140,12 +141,12 @@ def _tell(cluster: Cluster, case: Case) -> None:
     size = max((r.size for home in case.homes if (r := case.resource(home))), default=0)
     if (copied := splitbrain.copied(list(about.values()))) is not None:
         note(f"{case.name}: {show_size(copied)} of {show_size(size)} were copied")
-    for each in lost.snapshots(cluster.state(), case.name):
+    for each in lost.snapshots(near.again_of(cluster, case.state, case.name), case.name):
         note(lost.advice(each, cluster.settings))
 
 
-def _drop(c: Any, cluster: Cluster, name: str, snapshot: str, sure: bool, dry_run: bool) -> None:
-    plan = lost.drop(name, snapshot, cluster.state(), cluster.settings)
+def _drop(c: Any, cluster: Cluster, name: str, snapshot: str, state: ClusterState, sure: bool, dry_run: bool) -> None:
+    plan = lost.drop(name, snapshot, state, cluster.settings)
     if not sure:
         confirm(f"{snapshot} is removed for good, and with it what that side wrote", name)
     if carry_out(c, cluster, plan, dry_run):

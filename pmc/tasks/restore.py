@@ -16,7 +16,8 @@ from pmc.plan import Plan
 from pmc.plans import copies, refuse
 from pmc.plans import restore as plans
 from pmc.plans.restore import Found
-from pmc.tasks.base import carry_out, confirm, here, lock, opened, task
+from pmc.settings import Settings
+from pmc.tasks.base import carry_out, confirm, here, located, lock, opened, task
 from pmc.view import note
 
 
@@ -64,10 +65,10 @@ def restore(
 Which = tuple[str, str]
 
 
-def _found(cluster: Cluster, state: ClusterState, name: str, which: Which) -> tuple[Found, Plan]:
+def _found(state: ClusterState, name: str, which: Which, settings: Settings) -> tuple[Found, Plan]:
     """The backup on a node, and what brings it there."""
     id, directory = which
-    stored = looks.stored(cluster, state, name)
+    stored = looks.stored(state)
     if not directory:
         return plans.find(id, stored), Plan("", ())
     there = looks.kept(directory, name)
@@ -79,7 +80,7 @@ def _found(cluster: Cluster, state: ClusterState, name: str, which: Which) -> tu
     node = next((node for node in found.backup.nodes if node in answering), answering[0])
     sizes = {path.name: path.stat().st_size for path in Path(directory).iterdir() if path.is_file()}
     whole = [f"{each.id}.json" for each in stored if each.node == node and not each.broken]
-    return copies.on(node, found), copies.to_node(found, node, directory, sizes, whole, cluster.settings)
+    return copies.on(node, found), copies.to_node(found, node, directory, sizes, whole, settings)
 
 
 def _both(first: Plan, then: Plan) -> Plan:
@@ -92,8 +93,8 @@ def _as_new(
     refuse.check_name("--as", new)
     lock(c, cluster, dry, name, new)
     lock(c, cluster, dry, ALLOCATION)
-    state = cluster.state(allocating=True)
-    found, copy = _found(cluster, state, name, which)
+    state = cluster.state(allocating=True, beside=looks.backups(cluster, name))
+    found, copy = _found(state, name, which, cluster.settings)
     nodes = plans.nodes_for(found, primary, secondary, cluster.settings)
     given = looks.given(state, cluster.settings, looks.address_of(new))
     plan = plans.as_new(found, new, nodes, state, cluster.settings, given, str(uuid.uuid4()))
@@ -102,9 +103,8 @@ def _as_new(
 
 
 def _in_place(c: Any, cluster: Cluster, name: str, which: Which, dry: bool, yes: bool) -> None:
-    lock(c, cluster, dry, name)
-    state = cluster.state()
-    found, copy = _found(cluster, state, name, which)
+    state = located(c, cluster, dry, name, beside=looks.backups(cluster, name))
+    found, copy = _found(state, name, which, cluster.settings)
     size, _ = looks.disk_of(cluster, name, state)
     plan = plans.in_place(found, size, state, cluster.settings)
     if not (dry or yes):
@@ -114,8 +114,7 @@ def _in_place(c: Any, cluster: Cluster, name: str, which: Which, dry: bool, yes:
 
 
 def _put_back(c: Any, cluster: Cluster, name: str, dry: bool) -> None:
-    lock(c, cluster, dry, name)
-    state = cluster.state()
+    state = located(c, cluster, dry, name)
     size, _ = looks.disk_of(cluster, name, state)
     if carry_out(c, cluster, plans.undo_in_place(name, size, state, cluster.settings), dry):
         note(f"{name} has the disk that it had before the restore")
@@ -128,8 +127,7 @@ def _to_file(c: Any, cluster: Cluster, name: str, which: Which, to: str, dry: bo
     if not os.access(path.parent, os.W_OK):
         raise Refused(f"--to {to[:200]!r}: you may not write there")
     # What it puts into the backup directory meanwhile, a backup of the VM would take for the rest of a broken one.
-    lock(c, cluster, dry, name)
-    state = cluster.state()
-    found, copy = _found(cluster, state, name, which)
+    state = located(c, cluster, dry, name, beside=looks.backups(cluster, name))
+    found, copy = _found(state, name, which, cluster.settings)
     if carry_out(c, cluster, _both(copy, plans.to_file(found, str(path), cluster.settings)), dry):
         note(f"{path} is the disk of {found.backup.id}")

@@ -14,7 +14,7 @@ from pmc.plans import prune as pruning
 from pmc.plans import vm as plans
 from pmc.rows import VM_COLUMNS, vm_rows
 from pmc.tasks.backups import backup, backups, verify_backup
-from pmc.tasks.base import carry_out, complain, confirm, lock, opened, task
+from pmc.tasks.base import carry_out, complain, confirm, located, lock, opened, task
 from pmc.tasks.failover import failover
 from pmc.tasks.ha import peer
 from pmc.tasks.moving import moved
@@ -91,10 +91,9 @@ def start(c: Any, name: str = "", on: str = "", conf: str = "", dry_run: bool = 
     """Start a VM: vm.start NAME [--on NODE]"""
     with opened(conf) as cluster:
         refuse.check_name("vm.start", name)
-        lock(c, cluster, dry_run, name)
         if on:
             cluster.settings.node("--on", on)
-        state = cluster.state()
+        state = located(c, cluster, dry_run, name)
         if carry_out(c, cluster, plans.start(name, on, state, cluster.settings), dry_run):
             note(f"{name} is started")
 
@@ -104,8 +103,7 @@ def stop(c: Any, name: str = "", force: bool = False, conf: str = "", dry_run: b
     """Shut a VM down: vm.stop NAME [--force]"""
     with opened(conf) as cluster:
         refuse.check_name("vm.stop", name)
-        lock(c, cluster, dry_run, name)
-        plan = plans.stop(name, force, cluster.state(), cluster.settings)
+        plan = plans.stop(name, force, located(c, cluster, dry_run, name), cluster.settings)
         if carry_out(c, cluster, plan, dry_run):
             note(f"{name} is off" if plan.steps else f"{name} was off already")
 
@@ -141,8 +139,7 @@ def mv(
             if not chosen:
                 note(f"nothing runs on {all_from}")
         if cleanup:
-            lock(c, cluster, dry_run, *chosen)
-            state = cluster.state()
+            state = located(c, cluster, dry_run, *chosen, first=state)
             for name in chosen:
                 plan = plans.settle(name, state)
                 if carry_out(c, cluster, plan, dry_run):
@@ -156,7 +153,7 @@ def mv(
             return
         for number, name in enumerate(chosen):
             try:
-                note(str(moved(cluster, name, to)))
+                note(str(moved(cluster, name, state, to)))
             except Refused as error:
                 # Status 2 says that nothing was touched; after the first VM that is no longer so.
                 raise (PmcError(str(error)) if number else error) from None
@@ -175,12 +172,11 @@ def rm(c: Any, name: str = "", backups: bool = False, yes: bool = False, conf: s
     """
     with opened(conf) as cluster:
         refuse.check_name("vm.rm", name)
-        lock(c, cluster, dry_run, name)
-        state = cluster.state()
-        stored = looks.stored(cluster, state, name)
+        state = located(c, cluster, dry_run, name, beside=looks.backups(cluster, name))
+        stored = looks.stored(state)
         plan = plans.remove(name, state, cluster.settings, stored, backups)
         left = pruning.lying(name, stored) if stored else ""
-        known = any(node.knows(name) for node in state)
+        known = bool(state.knowing(name))
         going = " and ".join([f"{name} and its disk"] * known + [left] * (backups and bool(left)))
         if not (dry_run or c.config.run.dry or yes):
             runs = "".join(f"; it RUNS on {node}" for node in state.active_on(name))

@@ -98,17 +98,19 @@ class World:
             there = next(node for node, spec in SETTINGS.nodes.items() if spec.replication == command.argv[-1])
             return "ssh 255 ssh: connect: Connection timed out\n" if there in self.dead else "ssh 0 \n"
         if "events2" in line:
-            kernel = machine.resources[vm]
-            peer = self.peer(name, vm)
-            state = "Connected" if peer else "Connecting"
-            return (
-                f"exists resource name:{vm} role:{kernel.role}\nexists connection name:{vm} connection:{state}\n"
-                f"exists device name:{vm} minor:{kernel.minor} disk:{kernel.disk} size:{GiB // 1024}\n"
-                f"exists peer-device name:{vm} replication:Established peer-disk:{peer.disk if peer else 'DUnknown'}\n"
-                "exists -\n"
-            )
+            asked = machine.resources if vm == "pmc" else {vm: machine.resources[vm]}  # the script's own name: all
+            return "".join(self._status(name, vm, kernel) for vm, kernel in asked.items()) + "exists -\n"
         assert "domstate" in line, line
         return machine.domains[vm] + "\n"
+
+    def _status(self, name: str, vm: str, kernel: Kernel) -> str:
+        peer = self.peer(name, vm)
+        return (
+            f"exists resource name:{vm} role:{kernel.role}\n"
+            f"exists connection name:{vm} connection:{'Connected' if peer else 'Connecting'}\n"
+            f"exists device name:{vm} minor:{kernel.minor} disk:{kernel.disk} size:{GiB // 1024}\n"
+            f"exists peer-device name:{vm} replication:Established peer-disk:{peer.disk if peer else 'DUnknown'}\n"
+        )
 
     def peer(self, name: str, vm: str) -> Kernel | None:
         """The one that it is connected with: both sides must name each other."""

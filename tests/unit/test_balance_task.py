@@ -35,7 +35,7 @@ class Lab:
     moves: list[tuple[str, str]] = field(default_factory=list)
     stopping: str = ""  # Ctrl-C while this one moves
 
-    def move(self, cluster: Cluster, name: str, to: str = "", prefix: str = "") -> Moved:
+    def move(self, cluster: Cluster, name: str, first: ClusterState, to: str = "", prefix: str = "") -> Moved:
         self.moves.append((name, to))
         if name in self.failing:
             raise self.failing[name]

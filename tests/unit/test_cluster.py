@@ -66,7 +66,7 @@ def test_many_connections_are_allowed_or_it_is_said(hard: int, says: str) -> Non
 
 def look(changed: dict[str, Answer] | None = None) -> NodeState:
     answers = {name: Answer(0, text, "") for name, text in SAID.items()}
-    return Cluster(SETTINGS)._look(Told({**answers, **(changed or {})}), allocating=True)
+    return Cluster(SETTINGS)._look(Told({**answers, **(changed or {})}), allocating=True, beside={})
 
 
 def test_one_look() -> None:
@@ -97,7 +97,7 @@ def test_an_answer_that_is_none_is_trouble(what: str) -> None:
 
 
 def test_a_node_that_does_not_answer_is_in_the_state_as_such() -> None:
-    seen = Cluster(SETTINGS)._look(Told(None), allocating=False)
+    seen = Cluster(SETTINGS)._look(Told(None), allocating=False, beside={})
     assert (seen.name, seen.down, seen.answers) == ("pm-1", "no ssh within 10 s", False)
     assert seen.trouble
 
@@ -106,7 +106,7 @@ def test_a_node_that_turns_one_away_is_not_silent() -> None:
     told = Told(None)
     for error in (NodeDown("pm-1: ssh login refused", answered=True), CommandFailed("pm-1", "sh", 124, "no answer")):
         told.failure = error
-        assert Cluster(SETTINGS)._look(told, allocating=False).answers
+        assert Cluster(SETTINGS)._look(told, allocating=False, beside={}).answers
 
 
 def test_volumes_of_other_groups_are_not_the_vms() -> None:

@@ -52,7 +52,7 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Session]]:
 
 
 def hold(seconds: float, work: Callable[[Lock, Cluster], object] = lambda lock, cluster: None) -> None:
-    with Cluster(SETTINGS) as cluster, Lock(["web"], ME).taken(cluster.nodes, cluster.on_all, seconds) as taken:
+    with Cluster(SETTINGS) as cluster, Lock(["web"], ME).taken(cluster.on_all, seconds) as taken:
         work(taken, cluster)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -114,7 +114,7 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capture
     site = Site(backed_up_web(), call)
 
     @contextmanager
-    def lock(self: Any, what: str, *names: str) -> Iterator[None]:
+    def lock(self: Any, what: str, *names: str, on: Sequence[str] | None = None) -> Iterator[None]:
         site.locked += names
         site.held |= set(names)
         yield

@@ -1,0 +1,65 @@
+"""Looking again at a VM's own nodes only. Among hundreds of nodes a VM lives on two: one look over all finds them, and
+from then on the command is about these.
+
+Two managers must not miss each other's locks. Whoever takes a VM's lock on its own nodes alone has it on all of them,
+and sees under it that they are the VM's nodes still; so two such commands meet on each of them. When that cannot be
+had (one of them does not answer, the VM is not known yet, or it moved to other nodes meanwhile) the lock is taken on
+all nodes that answer, and all are looked at again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from pmc.cluster import Cluster
+from pmc.locks import Lock
+from pmc.model import ClusterState
+
+
+def own(state: ClusterState, names: Sequence[str]) -> list[str]:
+    """The nodes of these VMs, and others that know them (old copies); none when that is not known for sure."""
+    found: list[str] = []
+    for name in names:
+        about = state.about(name)
+        if not about or any(node not in state.nodes or state.nodes[node].trouble for node in about):
+            return []
+        found += about
+    return list(dict.fromkeys(found))
+
+
+def again(cluster: Cluster, state: ClusterState, nodes: Sequence[str], **how: Any) -> ClusterState:
+    """The same state, with these nodes as they are now. `how` one looks is said to Cluster.state."""
+    there = [node for node in nodes if node in cluster.nodes]
+    return ClusterState({**state.nodes, **cluster.state(there, **how).nodes})
+
+
+def again_of(cluster: Cluster, state: ClusterState, name: str) -> ClusterState:
+    """The same state, with the VM's nodes as they are now."""
+    return again(cluster, state, state.about(name))
+
+
+@contextmanager
+def held(
+    cluster: Cluster,
+    what: str,
+    names: Sequence[str],
+    first: ClusterState,
+    also: Sequence[str] = (),
+    **how: Any,
+) -> Iterator[tuple[Lock, ClusterState]]:
+    """The lock of these VMs and what is true under it, from a first look without it. `also`: further nodes that the
+    command is about."""
+    with ExitStack() as locks:
+        if mine := own(first, names):
+            nodes = list(dict.fromkeys((*mine, *also)))
+            taken = locks.enter_context(cluster.lock(what, *names, on=nodes))
+            state = again(cluster, first, nodes, **how)
+            now = own(state, names)
+            if now and set(now) <= set(nodes):
+                yield taken, state
+                return
+            locks.close()
+        taken = locks.enter_context(cluster.lock(what, *names))
+        yield taken, cluster.state(**how)

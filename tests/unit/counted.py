@@ -1,0 +1,120 @@
+"""A cluster of many nodes in memory that counts what each of them is asked: the tasks run on it as they are."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pmc import locks
+from pmc.cluster import Beside, Cluster
+from pmc.command import Command, Query
+from pmc.errors import CommandFailed, NodeDown
+from pmc.model import NodeState
+from pmc.node import Node
+from pmc.settings import Settings, parse
+from pmc.tasks import base
+from pmc.units import GiB
+from tests.unit.fake import Machine, World
+from tests.unit.samples import XML
+
+MANY = 100
+CPU = '<cpu mode="custom"/>'
+# What second looks are told, by a word of the question.
+TOLD: Mapping[str, Any] = {
+    "domjobinfo": 0.2, "/sys/block/drbd": GiB, "dumpxml": XML, "domcapabilities": CPU, "hypervisor-cpu-baseline": CPU,
+    "hypervisor-cpu-compare": True, "virt-install": XML.replace("web", "new"), "guest-ping": False,
+}  # fmt: skip
+
+
+def settings() -> Settings:
+    nodes = "".join(f'[nodes.pm-{n}]\nreplication = "10.0.0.{n}"\n' for n in range(1, MANY + 1))
+    return parse(f'audit_log = ""\nmac_prefix = "52:54:00:77"\n{nodes}', "pmc.conf")
+
+
+def widened(world: World) -> World:
+    """The same world among many nodes."""
+    for number in range(1, MANY + 1):
+        world.nodes.setdefault(f"pm-{number}", Machine())
+    return world
+
+
+class Counted(Cluster):
+    """`asked` counts, for each node, its looks, locks, questions and commands: each of them is a round trip."""
+
+    def __init__(self, settings: Settings, world: World) -> None:
+        super().__init__(settings)
+        self.world = world
+        self.asked: dict[str, Counter[str]] = {name: Counter() for name in self.nodes}
+        self.nodes = {name: CountedNode(self, node) for name, node in self.nodes.items()}
+
+    def _look(self, node: Node, allocating: bool, beside: Beside) -> NodeState:
+        self.asked[node.name]["look"] += 1
+        seen = self.world._node_state(node.name, self.world.nodes[node.name])
+        active = {name: replace(volume, attributes="-wi-a-----") for name, volume in seen.volumes.items()}
+        return replace(seen, volumes=active, beside={what: [] for what in beside})
+
+
+class CountedNode(Node):
+    def __init__(self, cluster: Counted, node: Node) -> None:
+        super().__init__(node.spec, node.settings, None)
+        self.cluster = cluster
+
+    def ask_each(self, *queries: Query[Any], seconds: float | None = None) -> list[Any]:
+        self.cluster.asked[self.name]["ask"] += 1
+        if self.name in self.cluster.world.dead:
+            raise NodeDown(f"{self.name}: no ssh")
+        return [self._answer(query) for query in queries]
+
+    def _answer(self, query: Query[Any]) -> Any:
+        line = shlex.join(query.command.argv)
+        if told := [value for word, value in TOLD.items() if word in line]:
+            return told[0]
+        try:
+            return query.parse(self.cluster.world._say(self.name, query.command))
+        except AssertionError:
+            return CommandFailed(self.name, line, 1, "the world does not know")
+
+    def run(self, command: Command, **how: Any) -> str:
+        self.cluster.asked[self.name]["run"] += 1
+        self.cluster.world.carry_out(self.name, command)
+        return ""
+
+    @property
+    def connection(self) -> Any:
+        raise OSError("nobody listens here")
+
+    def close(self) -> None:
+        pass
+
+
+class Held:
+    """In place of locks.Hold: always given."""
+
+    refusal = None
+    lost = False
+
+    def __init__(self, node: CountedNode, *what: Any) -> None:
+        self.node = node
+        if node.name in node.cluster.world.dead:
+            raise NodeDown(f"{node.name}: no ssh")
+        node.cluster.asked[node.name]["lock"] += 1
+
+    def beat(self) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, world: World) -> Counted:
+    """The cluster that tasks find from now on."""
+    cluster = Counted(settings(), widened(world))
+    monkeypatch.setattr("pmc.settings.load", lambda conf: cluster.settings)
+    monkeypatch.setattr(base, "Cluster", lambda settings: cluster)
+    monkeypatch.setattr(locks, "Hold", Held)
+    return cluster
