@@ -111,7 +111,7 @@ def add(
         steps += make.resource(settings, nodes, name, given)
         steps.append(make.declare_first(request.primary, name))
     else:
-        steps = make.disk(settings, nodes, name, size, given, version)
+        steps = make.disk(settings, nodes, name, size, given, version, request.full)
     steps += content
     if request.image:
         steps += from_image(request, settings, given.device)

@@ -32,13 +32,17 @@ def volume_size(size: int) -> int:
     return -(-(size + drbd.metadata_size(size)) // (4 * MiB)) * 4 * MiB
 
 
-def new_volumes(settings: Settings, nodes: Sequence[str], name: str, size: int) -> list[Step]:
+def new_volumes(
+    settings: Settings, nodes: Sequence[str], name: str, size: int, copied: Sequence[str] = ()
+) -> list[Step]:
     """All zeros on all nodes: nothing of a former owner can be read, and the sides are known to be equal. A thin volume
-    reads as zeros until it is written (`refuse.no_room` has seen that its pool zeroes)."""
+    reads as zeros until it is written (`refuse.no_room` has seen that its pool zeroes). Those that DRBD will copy in
+    full (`copied`) need no zeros of ours."""
     group = settings.volume_group
     steps = on_each(nodes, lambda node: volume(settings, node, name, volume_size(size)))
     if settings.volumes == "classic":
-        steps += on_each(nodes, lambda node: Step(node, f"zero the volume {group}/{name}", lvm.zero(group, name)))
+        zeroed = [node for node in nodes if node not in copied]
+        steps += on_each(zeroed, lambda node: Step(node, f"zero the volume {group}/{name}", lvm.zero(group, name)))
     return steps
 
 
@@ -173,11 +177,14 @@ def promote(node: str, name: str) -> Step:
     )
 
 
-def disk(settings: Settings, nodes: Sequence[str], name: str, size: int, given: Given, version: str) -> list[Step]:
-    """A new disk of zeros, its first node primary."""
+def disk(
+    settings: Settings, nodes: Sequence[str], name: str, size: int, given: Given, version: str, full: bool = False
+) -> list[Step]:
+    """A new disk of zeros, its first node primary. `full`: DRBD copies it to the second node, while the VM runs."""
     steps = claimed(settings, nodes, name, given, version)
-    steps += [*new_volumes(settings, nodes, name, size), *resource(settings, nodes, name, given)]
-    if len(nodes) == 1:
+    steps += new_volumes(settings, nodes, name, size, nodes[1:] if full else ())
+    steps += resource(settings, nodes, name, given)
+    if full or len(nodes) == 1:
         return [*steps, declare_first(nodes[0], name)]
     return [*steps, *equal(settings, nodes, name), promote(nodes[0], name)]
 

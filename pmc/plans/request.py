@@ -45,6 +45,7 @@ class Add:
     virt_install: str = ""
     reuse: bool = False
     single: bool = False
+    full: bool = False  # DRBD copies all of the new disk to the secondary, though both could begin as zeros
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -98,7 +99,19 @@ def add(settings: Settings, flags: Mapping[str, object]) -> Add:
         virt_install=_extra(text.get("virt_install", "")),
         reuse=reuse,
         single=bool(flags.get("single")),
+        full=_full(flags, single=bool(flags.get("single") or (primary and not secondary))),
     )
+
+
+def _full(flags: Mapping[str, object], single: bool) -> bool:
+    sync = str(flags.get("sync") or "")
+    if sync not in ("", "skip", "full"):
+        raise Refused(f"--sync {sync[:40]!r:.60}: skip (both copies begin as zeros, the default) or full")
+    if sync and single:
+        raise Refused(f"--sync {sync}: there is no second copy; give --secondary")
+    if sync == "skip" and flags.get("reuse"):
+        raise Refused("--sync skip and --reuse: what is on the volume must be copied; leave --sync out")
+    return sync == "full"
 
 
 def _size(flag: str, text: Mapping[str, str], example: str, optional: bool = False) -> int:

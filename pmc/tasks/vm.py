@@ -46,11 +46,12 @@ __all__ = [
     address="its IPv4 address, for the MAC address; left out, DNS is asked",
     virt_install="further arguments for virt-install, in one string",
     reuse="keep what is on the volume of that name on the primary",
+    sync="skip: both copies begin as zeros (the default); full: DRBD copies the disk while the VM runs",
 )
 def add(
     c: Any, name: str = "", primary: str = "", secondary: str = "", size: str = "", memory: str = "", cpus: str = "1",
     iso: str = "", image: str = "", clone: str = "", pxe: bool = False, address: str = "", virt_install: str = "",
-    reuse: bool = False, single: bool = False, conf: str = "", dry_run: bool = False,
+    reuse: bool = False, single: bool = False, sync: str = "", conf: str = "", dry_run: bool = False,
 ) -> None:  # fmt: skip
     """Make a VM and start it: vm.add NAME --size 50G --memory 4G --iso ubuntu [--primary pm-1 --secondary pm-2]
 
@@ -75,6 +76,8 @@ def add(
         plan = adding.add(wanted, disk, state, cluster.settings, given, xml, content)
         if carry_out(c, cluster, plan, dry_run):
             note(f"{wanted.name} runs on {wanted.primary}, MAC {given.mac}, minor {given.minor}")
+            if (wanted.full or wanted.reuse) and wanted.secondary:
+                note(f"DRBD copies its disk to {wanted.secondary}; fab vm.ls tells when both are UpToDate")
 
 
 @task()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from .conftest import Pmc, broken_invariants
+from .rig import until
 
 Clean = Callable[[], list[str]]
 
@@ -57,6 +58,21 @@ def test_clones_a_running_vm(lab: Pmc, clean: Clean, primary: str, secondary: st
     assert tick.boots == 2
     assert copy.checked(secondary).boots == 2
     assert guest.ticking(guest.now().counter).boots == 1
+
+
+@pytest.mark.long
+def test_the_second_copy_is_made_while_the_vm_runs(lab: Pmc, clean: Clean) -> None:
+    """What was on the secondary's disk before is gone, though pmc did not zero it."""
+    old = "dd if=/dev/zero bs=1M count=64 | tr '\\0' x | dd of=/dev/vg/old bs=1M oflag=direct conv=fsync"
+    lab.ssh("pm-2", f"lvcreate -qq -y -W n -L 72M -n old vg && {old}; lvremove -qq -y vg/old")
+    guest = lab.add("web", "--size", "64M", "--sync", "full")
+    tick = guest.ticking(10)
+    until(lambda: lab.state().nodes["pm-1"].resources["web"].healthy, "both sides are up to date", 300)
+    sums = [lab.ssh(node, "head -c 64M /dev/vg/web | tail -c 60M | sha256sum") for node in ("pm-1", "pm-2")]
+    assert sums[0] == sums[1]
+    lab.ok("vm.mv", "web")
+    assert guest.ticking(tick.counter).boots == 1
+    assert guest.checked("pm-2").boots == 1
 
 
 @pytest.mark.long

@@ -348,6 +348,7 @@ STORIES: dict[str, Callable[[], Story]] = {
     "vm.add-qcow2": new(image=QCOW2),
     "vm.add-iso": new(iso=ISO),
     "vm.add-clone": cloned,
+    "vm.add-sync-full": new(full=True),
     "vm.add-reuse": reused,
     "vm.add-thin": new_thin,
     "vm.add-clone-thin": of_web(lambda world: _add(wanted("web2", clone="web"), world, NEW, THIN), with_thin_web),

@@ -57,6 +57,11 @@ def test_a_request_that_leaves_the_nodes_to_pmc() -> None:
     assert add(secondary="", single=True).nodes == ("pm-1",)
 
 
+def test_a_full_sync_is_asked_for() -> None:
+    assert [add(sync=sync).full for sync in (None, "", "skip", "full")] == [False, False, False, True]
+    assert add(sync="full", primary="", secondary="").full
+
+
 def test_from_python_numbers_are_welcome() -> None:
     assert (add(size=50, memory=4, cpus=2).size, add(cpus=2).cpus) == (50 * GiB, 2)
 
@@ -76,6 +81,10 @@ def test_from_python_numbers_are_welcome() -> None:
         ),
         ({"single": True}, "--single and --secondary: choose one"),
         ({"primary": "", "single": True}, "--single and --secondary: choose one"),
+        ({"sync": "half"}, "--sync 'half': skip (both copies begin as zeros, the default) or full"),
+        ({"sync": "full", "secondary": ""}, "--sync full: there is no second copy; give --secondary"),
+        ({"sync": "full", "primary": "", "secondary": "", "single": True}, "--sync full: there is no second copy"),
+        ({"sync": "skip", "size": "", "reuse": True}, "--sync skip and --reuse: what is on the volume must be copied"),
         ({"primary": "pm-9"}, "--primary 'pm-9': no such node; pmc.conf has pm-1, pm-2, pm-3"),
         ({"primary": "PM-1"}, "--primary 'PM-1'"),
         ({"secondary": "pm-9"}, "--secondary 'pm-9'"),
