@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pmc.errors import Refused, SettingsError
+from pmc.units import parse_rate
 
 DEFAULT = "/etc/pmc.conf"
 # A node's name is its host name (DRBD looks for `on HOSTNAME`), so RFC 1123's letters.
@@ -78,6 +79,8 @@ class Settings:
     ports: str = "7800-7999"  # for DRBD, one a VM
     virt_type: str = "kvm"
     migration: str = "tcp"  # how a guest's memory travels: in the clear, in libvirt's ssh connection, or in TLS
+    migration_bandwidth: str = ""  # a second, of each migration: 50M; empty: all there is
+    migration_pause: int = 0  # seconds after which the guest stands still, so that its migration ends; 0: never
     ssh_config: str = ""  # in place of ~/.ssh/config
     audit_log: str = "/var/log/pmc.jsonl"  # on the manager; empty: none
     deadlines: Deadlines = Deadlines()
@@ -220,6 +223,14 @@ def _check(settings: Settings) -> None:
     for key in ("pool_data_percent", "pool_metadata_percent"):
         if not 0 < (percent := getattr(settings, key)) <= 100:
             raise SettingsError(f"{settings.source}: {key} = {percent}: must be above 0, and at most 100")
+    try:
+        parse_rate(settings.migration_bandwidth)
+    except ValueError as error:
+        raise SettingsError(f"{settings.source}: migration_bandwidth = {error}") from None
+    if not 0 <= settings.migration_pause <= 86400:
+        raise SettingsError(
+            f"{settings.source}: migration_pause = {settings.migration_pause}: must be seconds, 86400 at most; 0: never"
+        )
     ports = settings.port_range
     # 32768 is where Linux's ephemeral ports begin by default: a DRBD port there would clash now and then.
     if not ports or ports[-1] >= 32768:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
 _FACTORS = {"k": KiB, "m": MiB, "g": GiB, "t": 1 << 40}
@@ -19,6 +20,16 @@ def parse_size(text: str) -> int:
     if size <= 0:
         raise ValueError(f"{text[:40]!r:.60} is no size: it must be more than zero")
     return size
+
+
+def parse_rate(text: str) -> int:
+    """Bytes a second of '50M' or '512k'; 0 of nothing. A plain number has no sensible unit. Raises ValueError."""
+    if not text:
+        return 0
+    if not text[-1].isdigit():
+        with suppress(ValueError):
+            return parse_size(text)
+    raise ValueError(f"{text[:40]!r:.60}: bytes a second with a unit, such as 50M")
 
 
 def show_size(size: int) -> str:

@@ -60,13 +60,14 @@ def is_active(name: str) -> Command:
     return bash('virsh --connect qemu:///system list --name | grep -Fx -- "$1" >/dev/null', name)
 
 
-def migrate(name: str, node: str, address: str, transport: str = "tcp") -> Command:
+def migrate(name: str, node: str, address: str, transport: str = "tcp", bandwidth: int = 0, pause: int = 0) -> Command:
     """Live, to `node`, which has that replication address. Peer to peer: the two libvirtd talk to each other (by ssh)
     and notice when the link is lost. Never with --unsafe: libvirt then checks that the disk's cache is off.
 
     The guest's memory travels by `transport` (virsh(1), migrate): tcp is QEMU's own connection, in the clear;
     tunnelled goes through the ssh connection of the libvirtd, which takes no address of its own; tls is QEMU's
-    connection in TLS, the certificate being that of `node`."""
+    connection in TLS, the certificate being that of `node`. It takes `bandwidth` bytes a second at most, and suspends
+    the guest after `pause` seconds, so that the rest can be copied; libvirt resumes it on either side (0: neither)."""
     host = f"[{address}]" if ":" in address else address
     way = {
         "tcp": ("--migrateuri", f"tcp://{host}"),
@@ -74,7 +75,9 @@ def migrate(name: str, node: str, address: str, transport: str = "tcp") -> Comma
         "tls": ("--tls", "--tls-destination", node, "--migrateuri", f"tcp://{host}"),
     }[transport]
     return virsh(
-        "migrate", "--live", "--p2p", "--persistent", "--auto-converge", name,
+        "migrate", "--live", "--p2p", "--persistent", "--auto-converge",
+        *(("--bandwidth", str(-(-bandwidth // MiB))) if bandwidth else ()),
+        *(("--timeout", str(pause)) if pause else ()), name,
         f"qemu+ssh://root@{host}/system", *way,
         long=True,
     )  # fmt: skip

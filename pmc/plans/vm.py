@@ -12,6 +12,7 @@ from pmc.model import ClusterState
 from pmc.plan import Plan, Step, Wait, Watch, on_each, plan
 from pmc.plans import clear, make, prune, refuse
 from pmc.settings import Settings
+from pmc.units import parse_rate
 
 
 def start(name: str, on: str, state: ClusterState, settings: Settings) -> Plan:
@@ -153,7 +154,14 @@ def move(name: str, to: str, state: ClusterState, settings: Settings, room: bool
         Step(
             source,
             f"migrate {name} to {target}",
-            virsh.migrate(name, target, settings.nodes[target].replication, settings.migration),
+            virsh.migrate(
+                name,
+                target,
+                settings.nodes[target].replication,
+                settings.migration,
+                parse_rate(settings.migration_bandwidth),
+                settings.migration_pause,
+            ),
             watch=Watch("migration", name),
         ),
     )

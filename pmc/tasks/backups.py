@@ -18,7 +18,7 @@ from pmc.plans import copies, lost, refuse, restore
 from pmc.plans.backup import Wish
 from pmc.rows import BACKUP_COLUMNS, backup_rows
 from pmc.tasks.base import carry_out, complain, here, located, opened, task
-from pmc.units import parse_size
+from pmc.units import parse_rate
 from pmc.view import note, show, table
 
 Row = dict[str, str]
@@ -84,14 +84,10 @@ def _planned(cluster: Cluster, wish: Wish, state: ClusterState, stored: Sequence
 
 
 def _rate(text: str) -> int:
-    if not text:
-        return 0
     try:
-        if not text[-1].isdigit():
-            return parse_size(text)
-    except ValueError:
-        pass
-    raise Refused(f"--limit {text[:40]!r}: bytes a second with a unit, such as 50M")
+        return parse_rate(text)
+    except ValueError as error:
+        raise Refused(f"--limit {error}") from None
 
 
 def _count(flag: str, text: str) -> int:

@@ -15,7 +15,7 @@ from pmc.plans import refuse
 from pmc.plans import vm as moves
 from pmc.plans.evacuate import Evacuation, Leaving
 from pmc.tasks.base import carry_out, confirm, lock, opened, task
-from pmc.tasks.moving import COLUMNS, Row, attempt, failed, moved_unless_stopped, row
+from pmc.tasks.moving import BANDWIDTH, COLUMNS, PAUSE, Row, attempt, failed, hurried, moved_unless_stopped, row
 from pmc.view import note, show, table
 
 DEAD = "its power is really off: the name of the dead node, in place of being asked for it"
@@ -51,10 +51,12 @@ def failover(c: Any, name: str = "", dead: str = "", conf: str = "", dry_run: bo
     parallel="how many VMs move at the same time (2)",
     failover="the node is dead: start its VMs on their other nodes",
     dead=f"with --failover: {DEAD}",
+    bandwidth=BANDWIDTH,
+    pause_after=PAUSE,
 )
 def evacuate(
-    c: Any, node: str = "", parallel: str = "2", failover: bool = False, dead: str = "", conf: str = "",
-    dry_run: bool = False,
+    c: Any, node: str = "", parallel: str = "2", failover: bool = False, dead: str = "", bandwidth: str = "",
+    pause_after: str = "", conf: str = "", dry_run: bool = False,
 ) -> None:  # fmt: skip
     """Move everything off a node, live, the largest VM first: pm.evacuate NODE [--parallel N] [--failover]
 
@@ -67,6 +69,7 @@ def evacuate(
             raise Refused(f"--parallel {parallel[:70]!r}: must be a number from 1 to 32")
         if dead and (not failover or dead != node):
             raise Refused(f"--dead {dead[:70]!r}: goes with --failover, and names the same node")
+        cluster.settings = hurried(cluster.settings, bandwidth, pause_after)
         state = cluster.state()
         dry = bool(dry_run or c.config.run.dry)
         work: Callable[[Leaving], Row]

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pmc import virsh
 from pmc.cluster import Cluster
-from pmc.errors import PmcError, StepFailed
+from pmc.errors import PmcError, Refused, StepFailed
 from pmc.locks import Lock
 from pmc.model import ClusterState
 from pmc.plans import broken
 from pmc.plans import vm as plans
+from pmc.settings import Settings
 from pmc.tasks import near
+from pmc.units import parse_rate
 from pmc.view import note
 
 # A line of the report when several move.
 COLUMNS = ("vm", "from", "to", "result", "stood still")
 Row = dict[str, str]
+
+# Of the flags that `hurried` reads.
+BANDWIDTH = "what each migration may take of the link, a second: 50M (pmc.conf: all there is)"
+PAUSE = "seconds; a guest that has not moved by then stands still until the rest is copied; 0: never (pmc.conf: 0)"
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,21 @@ def moved(cluster: Cluster, name: str, first: ClusterState, to: str = "", prefix
     except PmcError:
         still = None  # it has moved all the same
     return Moved(name, on, still)
+
+
+def hurried(settings: Settings, bandwidth: str, pause: str) -> Settings:
+    """The settings with what --bandwidth and --pause-after say, where they are given."""
+    if bandwidth:
+        try:
+            parse_rate(bandwidth)
+        except ValueError as error:
+            raise Refused(f"--bandwidth {error}") from None
+        settings = replace(settings, migration_bandwidth=bandwidth)
+    if pause:
+        if not (pause.isascii() and pause.isdigit() and len(pause) <= 5 and int(pause) <= 86400):
+            raise Refused(f"--pause-after {pause[:40]!r:.60}: seconds, 86400 at most; 0: never")
+        settings = replace(settings, migration_pause=int(pause))
+    return settings
 
 
 def row(name: str, source: str, target: str, result: str, still: str = "") -> Row:

@@ -17,7 +17,7 @@ from pmc.tasks.backups import backup, backups, verify_backup
 from pmc.tasks.base import carry_out, complain, confirm, located, lock, opened, task
 from pmc.tasks.failover import failover
 from pmc.tasks.ha import peer
-from pmc.tasks.moving import moved
+from pmc.tasks.moving import BANDWIDTH, PAUSE, hurried, moved
 from pmc.tasks.prune import prune
 from pmc.tasks.repair import repair
 from pmc.tasks.restore import restore
@@ -117,18 +117,19 @@ def stop(c: Any, name: str = "", force: bool = False, conf: str = "", dry_run: b
     all_from="move every VM that runs on this node",
     to="the node to move to; left out, the VM's other node",
     cleanup="move nothing; close what a migration that broke off left open",
+    bandwidth=BANDWIDTH,
+    pause_after=PAUSE,
 )
 def mv(
-    c: Any,
-    names: str = "",
-    all_from: str = "",
-    to: str = "",
-    cleanup: bool = False,
-    conf: str = "",
-    dry_run: bool = False,
-) -> None:
-    """Move running VMs to their other node, live: vm.mv NAME[,NAME...] or vm.mv --all-from NODE"""
+    c: Any, names: str = "", all_from: str = "", to: str = "", cleanup: bool = False, bandwidth: str = "",
+    pause_after: str = "", conf: str = "", dry_run: bool = False,
+) -> None:  # fmt: skip
+    """Move running VMs to their other node, live: vm.mv NAME[,NAME...] or vm.mv --all-from NODE
+
+    A guest that writes to its memory faster than it is copied is slowed down until the copy catches up.
+    """
     with opened(conf) as cluster:
+        cluster.settings = hurried(cluster.settings, bandwidth, pause_after)
         if bool(names) == bool(all_from):
             raise Refused("vm.mv: name the VMs, or give --all-from NODE")
         for flag, node in (("--all-from", all_from), ("--to", to)):

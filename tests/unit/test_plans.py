@@ -157,6 +157,11 @@ def test_a_vm_moves_by_the_way_that_is_configured() -> None:
         assert word in str(plan.steps[-1].do)
 
 
+def test_what_a_move_may_take_is_configured() -> None:
+    settings = replace(SETTINGS, migration_bandwidth="50M", migration_pause=60)
+    assert "--bandwidth 50 --timeout 60" in str(vm.move("web", "", running(), settings).steps[-1].do)
+
+
 def test_what_dry_run_says_of_closing_is_what_closing_does() -> None:
     story = STORIES["vm.mv"]()
     moved = done(story.world, story.plan)

@@ -144,6 +144,11 @@ def test_the_shipped_file_parses_and_shows_the_defaults() -> None:
         (f'ports = "30000-40000"\n{NODES}', "stay below 32768"),
         (f'ports = "80-90"\n{NODES}', "ports"),
         (f'migration = "ssh"\n{NODES}', "migration = 'ssh': must be tcp, tunnelled or tls"),
+        (f'migration_bandwidth = "50"\n{NODES}', "migration_bandwidth = '50': bytes a second with a unit, such as 50M"),
+        (f'migration_bandwidth = "fast"\n{NODES}', "migration_bandwidth = 'fast'"),
+        (f"migration_bandwidth = 50\n{NODES}", "migration_bandwidth = '50': must be text in quotes"),
+        (f"migration_pause = -1\n{NODES}", "migration_pause = -1: must be seconds, 86400 at most; 0: never"),
+        (f"migration_pause = 1.5\n{NODES}", "migration_pause = '1.5': must be a whole number"),
         (f'virt_type = "xen"\n{NODES}', "virt_type = 'xen': must be kvm, or qemu"),
     ],
 )

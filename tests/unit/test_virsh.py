@@ -11,7 +11,7 @@ import pytest
 
 from pmc import hypervisor, virsh
 from pmc.model import Domain
-from pmc.units import KiB
+from pmc.units import KiB, MiB
 from tests.unit.samples import data
 
 DOMSTATS = data("virsh-9.0.0-domstats.txt")
@@ -211,6 +211,14 @@ def test_the_ways_of_a_migration() -> None:
     assert ["--tunnelled" in line for line in lines.values()] == [False, True, False]
     assert ["--tls --tls-destination pm-2" in line for line in lines.values()] == [False, False, True]
     assert ["--migrateuri tcp://10.0.0.2" in line for line in lines.values()] == [True, False, True]
+
+
+def test_what_a_migration_may_take() -> None:
+    """virsh(1): --bandwidth in MiB a second, --timeout suspends the guest."""
+    assert not {"--bandwidth", "--timeout"} & set(virsh.migrate("web", "pm-2", "10.0.0.2").argv)
+    words = virsh.migrate("web", "pm-2", "10.0.0.2", bandwidth=50 * MiB + 1, pause=60).argv
+    assert words[words.index("--bandwidth") + 1] == "51"
+    assert words[words.index("--timeout") + 1] == "60"
 
 
 def test_further_arguments_for_virt_install_are_split_as_by_a_shell() -> None:
