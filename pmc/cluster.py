@@ -88,12 +88,24 @@ class Cluster:
             return list(pool.map(work, chosen))
 
     def state(
-        self, names: Iterable[str] | None = None, allocating: bool = False, beside: Beside | None = None
+        self,
+        names: Iterable[str] | None = None,
+        allocating: bool = False,
+        beside: Beside | None = None,
+        last: bool = False,
     ) -> ClusterState:
         """One look at the nodes (all, or those named). A node that does not answer is in it, as such. `beside`: what
-        else to ask, in the same round trip."""
-        found = self.on_all(lambda node: self._look(node, allocating, beside or {}), names)
-        return ClusterState({node.name: node for node in found})
+        else to ask, in the same round trip. `last`: nothing more is asked, so each connection is closed at once
+        (paramiko wakes up ten times a second for each that is open)."""
+
+        def look(node: Node) -> NodeState:
+            try:
+                return self._look(node, allocating, beside or {})
+            finally:
+                if last:
+                    node.close()
+
+        return ClusterState({node.name: node for node in self.on_all(look, names)})
 
     def _look(self, node: Node, allocating: bool, beside: Beside) -> NodeState:
         queries = state_queries(self.settings, allocating) | {what: ask(node.name) for what, ask in beside.items()}

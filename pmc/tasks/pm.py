@@ -28,7 +28,7 @@ from pmc.view import show, table
 def ls(c: Any, json: bool = False, conf: str = "") -> None:
     """List the nodes: up or not, VMs, memory, volume group, DRBD resources by state."""
     with opened(conf) as cluster:
-        state = cluster.state()
+        state = cluster.state(last=True)
         show(table(pm_rows(state, text=not json), json, PM_COLUMNS))
         if trouble := [f"{node.name}: {node.trouble}" for node in state if node.trouble]:
             raise PmcError("\n".join(trouble))

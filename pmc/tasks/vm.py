@@ -84,7 +84,7 @@ def add(
 def ls(c: Any, json: bool = False, conf: str = "") -> None:
     """List all VMs: state, where they run, DRBD, size, memory, minor."""
     with opened(conf) as cluster:
-        state = cluster.state()
+        state = cluster.state(last=True)
         show(table(vm_rows(state, text=not json), json, VM_COLUMNS))
         complain(state)
 
