@@ -17,6 +17,7 @@ from pmc.plans import backup as plans
 from pmc.plans import copies, lost, refuse, restore
 from pmc.plans.backup import Wish
 from pmc.rows import BACKUP_COLUMNS, backup_rows
+from pmc.tasks import near
 from pmc.tasks.base import carry_out, complain, here, located, opened, task
 from pmc.units import parse_rate
 from pmc.view import note, show, table
@@ -138,9 +139,9 @@ def _locked(
     cluster: Cluster, wish: Wish, state: ClusterState, stored: Sequence[Stored], directory: str
 ) -> tuple[str, str]:
     """Only the VM's own nodes, and those that keep its backups, are looked at again, under its lock."""
-    with cluster.lock(f"vm.backup {wish.name}", wish.name) as held:
-        homes = {*state.homes(wish.name), *(each.node for each in stored), *([wish.to] if wish.to else [])}
-        id, plan = _planned(cluster, wish, cluster.state([name for name in cluster.nodes if name in homes]), stored)
+    also = list(dict.fromkeys([*(each.node for each in stored), *([wish.to] if wish.to else [])]))
+    with near.held(cluster, f"vm.backup {wish.name}", [wish.name], state, also) as (held, now):
+        id, plan = _planned(cluster, wish, now, stored)
         cluster.apply(plan, prefix=wish.name, under=[held])
         if directory:
             cluster.apply(_copy(cluster, id, plan, directory), prefix=wish.name, under=[held])

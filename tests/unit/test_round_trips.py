@@ -49,6 +49,8 @@ COUNTS = {
     "vm.rm": Count(lambda c: vm.rm(c, "web", yes=True), LOOK, NEAR | {"run": 10}, stopped_web),
     "vm.rm of a half-made one": Count(lambda c: vm.rm(c, "web", yes=True), LOOK, NEAR | {"run": 6}, half_web),
     "vm.backup": Count(lambda c: vm.backup(c, "web"), LOOK, NEAR | {"ask": 2, "run": 10}),
+    "vm.backup --all": Count(lambda c: vm.backup(c, all=True), LOOK, NEAR | {"ask": 2, "run": 10}),
+    "vm.prune": Count(lambda c: vm.prune(c, "web", keep_last="1"), LOOK, {"look": 2}),
     "vm.repair": Count(lambda c: repair.repair(c, "web"), LOOK, NEAR | {"ask": 2}),
     "vm.peer": Count(lambda c: ha.peer(c, "web", secondary="pm-2"), LOOK, NEAR | {"look": 6, "ask": 2}),
     "vm.peer --cleanup": Count(lambda c: ha.peer(c, "web", cleanup=True), LOOK, NEAR),
