@@ -80,14 +80,17 @@ class Lock:
         """Waits until they are free, at most `seconds`; says for whom. `on_all` goes to the nodes. All nodes or none:
         two managers that each have a half would wait for each other for ever. Raises Refused."""
         deadline = time.monotonic() + seconds
-        said = set[str]()
+        said, tries = set[str](), 0
         while refused := self._try(on_all):
             if time.monotonic() > deadline:
                 raise Refused(f"{refused}; gave up after {seconds:g} s, nothing was touched")
             if refused not in said:
                 note(f"waiting, at most {seconds:g} s: {refused}")
                 said.add(refused)
-            time.sleep(random.uniform(0.3, 1.2))  # noqa: S311 - so that two that meet do not meet again
+            # At random, so that two that meet do not meet again; and a try is work for the nodes, so who has waited for
+            # long asks less often.
+            tries += 1
+            time.sleep(random.uniform(0.3, 1.2) * min(tries, 4))  # noqa: S311
         beating = threading.Thread(target=self._beat, daemon=True)
         beating.start()
         try:

@@ -46,13 +46,25 @@ def ready(node: NodeState, settings: Settings, state: ClusterState) -> list[Plan
     return [each for each in plans if each.steps]
 
 
-def ready_all(names: Sequence[str], state: ClusterState, settings: Settings) -> list[Plan]:
+@dataclass(frozen=True)
+class Ready:
+    """What brings nodes up: first all of `closing`, then the nodes side by side."""
+
+    closing: tuple[Plan, ...]
+    nodes: tuple[tuple[Plan, ...], ...]  # one after the other, of each node
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        return (*self.closing, *(each for plans in self.nodes for each in plans))
+
+
+def ready_all(names: Sequence[str], state: ClusterState, settings: Settings) -> Ready:
     """What brings up all that is down on the nodes `names`. First what a migration left open when its other node died
     is closed: DRBD does not connect two sides of which only one allows two primaries."""
     sleeping = sorted({vm for name in names for vm in asleep(state.nodes[name])})
     opened = {vm: [n.name for n in state if vm in n.resources and n.resources[vm].two_primaries] for vm in sleeping}
     closing = [plan(f"pm.ready_drbd: close {vm}", one_primary(vm, where)) for vm, where in opened.items() if where]
-    return [*closing, *(plan for name in names for plan in ready(state.nodes[name], settings, state))]
+    return Ready(tuple(closing), tuple(tuple(ready(state.nodes[name], settings, state)) for name in names))
 
 
 def asleep(node: NodeState) -> list[str]:

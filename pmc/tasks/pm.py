@@ -11,7 +11,7 @@ from typing import Any
 
 from pmc import checks, drbd, trust
 from pmc.checks import About, Finding, Seen
-from pmc.cluster import Cluster
+from pmc.cluster import WORKERS, Cluster
 from pmc.errors import Interrupted, NodeDown, PmcError, Refused, StepFailed
 from pmc.lock import INIT
 from pmc.model import ClusterState, NodeState
@@ -121,18 +121,20 @@ def ready_drbd(c: Any, node: str = "", json: bool = False, conf: str = "", dry_r
         if node and state.nodes[node].down:
             raise NodeDown(f"{node}: {state.nodes[node].down}")
         todo = plans.ready_all(names, state, cluster.settings)
-        if todo:
+        if todo.plans:
             # Somebody may be making or removing one of these VMs right now: look again when that is over.
             asleep = sorted({vm for name in names for vm in plans.asleep(state.nodes[name])})
             state = located(c, cluster, dry_run, *asleep, first=state)
             todo = plans.ready_all(names, state, cluster.settings)
-        failures = [failure for plan in todo if (failure := _attempt(c, cluster, plan, dry_run))]
         if dry_run or c.config.run.dry:
-            if not todo:
+            for each in todo.plans:
+                show(str(each))
+            if not todo.plans:
                 show("# nothing to do")
             if unseen := [f"{name}: {why}" for name in names if (why := plans.unknown(state.nodes[name]))]:
                 raise PmcError("\n".join(unseen))
             return
+        failures = _brought_up(cluster, todo)
         sides = _settled(cluster, state, names)
         show(table(plans.ready_rows(sides, text=not json), json, plans.READY_COLUMNS))
         late = f" (after {cluster.settings.deadlines.peer:g} s; does the link between the nodes work?)"
@@ -143,10 +145,21 @@ def ready_drbd(c: Any, node: str = "", json: bool = False, conf: str = "", dry_r
             raise PmcError("\n".join([*failures, *troubled]))
 
 
-def _attempt(c: Any, cluster: Cluster, plan: Plan, dry_run: bool) -> str:
+def _brought_up(cluster: Cluster, todo: plans.Ready) -> list[str]:
+    """What failed. Nodes side by side, what is for one of them in turn."""
+    with cluster.interruptible():
+        done = [_attempt(cluster, each) for each in todo.closing]
+        nodes = [each for each in todo.nodes if each]
+        work = lambda each: [_attempt(cluster, plan) for plan in each]  # noqa: E731
+        for failures in cluster.at_once(work, nodes, min(WORKERS, max(1, len(nodes)))):
+            done += failures
+    return [failure for failure in done if failure]
+
+
+def _attempt(cluster: Cluster, plan: Plan) -> str:
     """What failed, if something did: the other resources are brought up all the same. Ctrl-C ends it all."""
     try:
-        carry_out(c, cluster, plan, dry_run)
+        cluster.apply(plan)
     except StepFailed as error:
         if isinstance(error.__cause__, Interrupted):
             raise

@@ -297,7 +297,7 @@ class Machine(RuleBasedStateMachine):
         self._ready(node, trouble)
 
     def _ready(self, node: str, trouble: Trouble) -> None:
-        for plan in pm.ready_all([node], self.state(), SETTINGS):
+        for plan in pm.ready_all([node], self.state(), SETTINGS).plans:
             # A VM that is half made may have no metadata to come up with.
             self.task(lambda manager, plan=plan: manager.carry_out(plan), trouble, sure=False)  # type: ignore[misc]
 

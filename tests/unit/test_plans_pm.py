@@ -193,10 +193,10 @@ def test_a_resource_of_one_node_has_nothing_to_be_in_sync_with() -> None:
 def test_what_a_migration_left_open_is_closed_before_the_other_side_comes_up() -> None:
     state = with_resource(running(), "pm-1", two_primaries=True, connection="Connecting")
     state = changed(state, "pm-2", resources={})
-    lines = [str(step.do) for each in pm.ready_all(["pm-2"], state, SETTINGS) for step in each.steps]
+    lines = [str(step.do) for each in pm.ready_all(["pm-2"], state, SETTINGS).plans for step in each.steps]
     assert lines[0] == "drbdadm net-options --protocol=C --allow-two-primaries=no web"
     assert lines[-1] == "drbdadm up web"
     # A migration that goes on is nobody else's business.
     going_on = with_resource(running(), "pm-1", two_primaries=True)
-    lines = [str(step.do) for each in pm.ready_all(["pm-1", "pm-2"], going_on, SETTINGS) for step in each.steps]
+    lines = [str(step.do) for each in pm.ready_all(["pm-1", "pm-2"], going_on, SETTINGS).plans for step in each.steps]
     assert not any("drbdadm" in line for line in lines)
