@@ -23,7 +23,7 @@ from pmc.lock import Holder
 from pmc.locks import Lock
 from pmc.look import node_state, state_queries
 from pmc.model import ClusterState, NodeState
-from pmc.node import Node
+from pmc.node import WORKERS, Node
 from pmc.plan import Action, Fetch, Plan, Relay, Transfer, Wait, Watch
 from pmc.settings import Settings
 from pmc.ssh import allow_connections, configuration
@@ -32,9 +32,6 @@ from pmc.view import Progress
 T = TypeVar("T")
 R = TypeVar("R")
 Beside = Mapping[str, Callable[[str], Query[Any]]]  # for the node of that name
-
-# On a busy machine more threads only fight for the interpreter; measured: 32 are as good as 100.
-WORKERS = 32
 
 
 class Cluster:
@@ -151,7 +148,7 @@ class Cluster:
     def _release(self, name: str) -> None:
         for taken in self.locked:
             if name in taken.names:
-                taken.release(self.on_all)
+                taken.release()
 
     def _together(self, calls: planning.Calls) -> list[PmcError | None]:
         if len(calls) == 1:

@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -14,7 +15,7 @@ import paramiko
 from pmc import lock
 from pmc.errors import CommandFailed, InDoubt, NodeDown, PmcError, Refused
 from pmc.lock import Holder, Refusal
-from pmc.node import Node, command_line
+from pmc.node import WORKERS, Node, command_line
 from pmc.ssh import begin
 from pmc.view import note
 
@@ -96,7 +97,7 @@ class Lock:
         try:
             yield self
         finally:
-            self.release(on_all)
+            self.release()
 
     def _try(self, on_all: OnAll) -> str:
         """Who stands in the way; empty when all locks are taken."""
@@ -105,7 +106,7 @@ class Lock:
         wrong = [each for each in found if isinstance(each, PmcError) and not isinstance(each, NodeDown)]
         in_the_way = [hold for hold in found if isinstance(hold, Hold) and hold.refusal]
         if wrong or in_the_way:
-            self._let_go(on_all)
+            self._let_go()
         if wrong:
             raise wrong[0]
         return "; ".join(lock.told(hold.refusal, hold.node.name) for hold in in_the_way[:1] if hold.refusal)
@@ -140,11 +141,13 @@ class Lock:
                     raise InDoubt(node.name, f"flock {self.names[0]}", told)
                 time.sleep(0.3)
 
-    def release(self, on_all: OnAll) -> None:
+    def release(self) -> None:
         if not self._over.is_set():
             self._over.set()
-            self._let_go(on_all)
+            self._let_go()
 
-    def _let_go(self, on_all: OnAll) -> None:
-        holds, self.holds = self.holds, {}
-        on_all(lambda node: holds[node.name].release() if node.name in holds else None)
+    def _let_go(self) -> None:
+        """Also on the nodes that gave it later."""
+        holds, self.holds = list(self.holds.values()), {}
+        with ThreadPoolExecutor(max_workers=max(1, min(WORKERS, len(holds)))) as pool:
+            list(pool.map(lambda hold: hold.release(), holds))

@@ -11,11 +11,11 @@ from typing import Any
 
 from pmc import checks, drbd, trust
 from pmc.checks import About, Finding, Seen
-from pmc.cluster import WORKERS, Cluster
+from pmc.cluster import Cluster
 from pmc.errors import Interrupted, NodeDown, PmcError, Refused, StepFailed
 from pmc.lock import INIT
 from pmc.model import ClusterState, NodeState
-from pmc.node import Node
+from pmc.node import WORKERS, Node
 from pmc.plan import Plan
 from pmc.plans import pm as plans
 from pmc.rows import PM_COLUMNS, pm_rows

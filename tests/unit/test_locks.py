@@ -4,6 +4,7 @@ whose connection was lost. The sessions that hold them are test_lock.py's; here 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -101,6 +102,16 @@ def test_a_lock_that_was_lost_with_its_connection_is_taken_again_before_the_next
         assert len(sessions.open) == 3
 
     hold(1, work)
+
+
+def test_a_node_that_gave_it_later_lets_go_with_the_others(sessions: type[Session]) -> None:
+    """A command locks the VM's own nodes, and any other when a step comes to it."""
+    with Cluster(SETTINGS) as cluster:
+        near = partial(cluster.on_all, names=["pm-1"])
+        with Lock(["web"], ME).taken(near, 1) as taken:
+            taken.ensure(cluster.nodes["pm-3"])
+            assert [session.node.name for session in sessions.open] == ["pm-1", "pm-3"]
+        assert sessions.open == []
 
 
 def test_a_lock_that_somebody_else_has_by_now_stops_the_command(sessions: type[Session]) -> None:
