@@ -158,10 +158,15 @@ class Machine(RuleBasedStateMachine):
         return "done"
 
     def made(self, work: Task, trouble: Trouble) -> None:
-        """A task that makes a VM: it is whole, or what was there before is."""
+        """A task that makes a VM: it is whole, or what was there before is. But for a snapshot that a clone left behind
+        which lost its power: the next clone takes it away, and that is not undone."""
         before = deepcopy(self.world.nodes)
         end = self.task(work, trouble)
         if end == "refused" or (end == "failed" and trouble.kind in ("fails", "lost before", "lost after")):
+            for name, machine in before.items():
+                for left in [each for each in machine.volumes if each.endswith(".clone")]:
+                    if left not in self.world.nodes[name].volumes:
+                        del machine.volumes[left]
             assert self.world.nodes == before
 
     # -- tasks --
