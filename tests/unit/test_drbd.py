@@ -158,6 +158,22 @@ def test_the_secret_does_not_leave_the_node() -> None:
     assert "shared-secret" in str(drbd.files().command)
 
 
+def test_all_files_are_read_at_once(tmp_path: Path) -> None:
+    *script, _ = drbd.files().command.argv
+
+    def read() -> str:
+        return subprocess.run([*script, tmp_path], check=True, capture_output=True, text=True).stdout
+
+    assert read() == "", "a node without VMs"
+    (tmp_path / "global_common.conf").write_text("global { }\n")
+    (tmp_path / "a.res").write_text('resource a {\n shared-secret "s3cret";\n}')  # the last line has no end
+    (tmp_path / "b.res").write_text("resource b {\n}\n")
+    assert read() == "resource a {\n \n}\nresource b {\n}\n"
+    (tmp_path / "c.res").mkdir()  # what cannot be read is no answer
+    with pytest.raises(subprocess.CalledProcessError):
+        read()
+
+
 def test_files_of_pmc() -> None:
     assert drbd.parse_files(FILES) == {
         "web": ResourceFile("web", 1, "/dev/vg/web", ("pm-1", "pm-2"), (7800,)),
