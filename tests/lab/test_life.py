@@ -37,6 +37,7 @@ def test_migrates_there_and_back_under_writes(lab: Pmc, clean: Clean) -> None:
             assert guest.checked(node).counter >= before.counter
 
 
+@pytest.mark.long
 def test_installs_from_an_iso(lab: Pmc, clean: Clean) -> None:
     guest = lab.add("inst", "--size", "64M", "--iso", "tick", primary="pm-2", secondary="pm-1")
     tick = guest.ticking(20)

@@ -54,6 +54,7 @@ def paired(lab: Pmc, *nodes: str) -> None:
     assert broken_invariants(state) == []
 
 
+@pytest.mark.long
 @pytest.mark.fault("secondary lost: a third node takes its place while the VM runs")
 def test_a_vm_on_one_node_gets_a_peer_and_a_dead_one_is_replaced(three: Pmc, clean: Clean) -> None:
     guest = three.add("web", secondary="")
