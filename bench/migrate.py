@@ -29,7 +29,7 @@ from bench.list import machine
 from lab import guests
 from lab.cluster import Lab
 from lab.reach import ssh
-from pmc import settings
+from pmc import settings, virsh
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "performance-migrate.json"
 MIB = 1 << 20
@@ -178,14 +178,14 @@ def told(lab: Lab, name: str, source: str, whole: float) -> Moved:
 
 
 def parsed(text: str, whole: float) -> Moved:
-    def number(pattern: str) -> float:
-        found = re.search(pattern, text, re.M)
-        return float(found[1]) if found else 0.0
-
+    """Raises ValueError when a figure is missing."""
     units = {"B": 1 / MIB, "KiB": 1 / 1024, "MiB": 1, "GiB": 1024}
+    took = re.search(r"^Time elapsed:\s+(\d+)", text, re.M)
     size = re.search(r"^Data processed:\s+([\d.]+) (\w+)", text, re.M)
-    moved = float(size[1]) * units[size[2]] if size else 0.0
-    return Moved(number(r"^Time elapsed:\s+(\d+)") / 1000, number(r"^Total downtime:\s+(\d+)") / 1000, moved, whole)
+    still = virsh.parse_downtime(text)
+    if not took or not size or still is None:
+        raise ValueError(f"not the statistics of a migration: {text[:200]!r}")
+    return Moved(int(took[1]) / 1000, still, float(size[1]) * units[size[2]], whole)
 
 
 def summed(found: list[Moved | str]) -> dict[str, Any]:

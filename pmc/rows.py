@@ -33,9 +33,8 @@ def _vm_row(state: ClusterState, name: str, text: bool) -> dict[str, Any]:
         ),
         None,
     )
-    minor = (
-        resource.minor if resource else next((n.files[name].minor for n in state.knowing(name) if name in n.files), -1)
-    )
+    files = [node.files[name] for node in state.knowing(name) if name in node.files]
+    minor = resource.minor if resource else files[0].minor if files else -1
     unseen = [home for home in homes if not _answers(state, home)]
     if len(active) > 1:
         now = "RUNS TWICE"

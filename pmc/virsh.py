@@ -67,7 +67,7 @@ def migrate(name: str, node: str, address: str, transport: str = "tcp", bandwidt
     The guest's memory travels by `transport` (virsh(1), migrate): tcp is QEMU's own connection, in the clear;
     tunnelled goes through the ssh connection of the libvirtd, which takes no address of its own; tls is QEMU's
     connection in TLS, the certificate being that of `node`. It takes `bandwidth` bytes a second at most, and suspends
-    the guest after `pause` seconds, so that the rest can be copied; libvirt resumes it on either side (0: neither)."""
+    the guest after `pause` seconds, so that the rest can be copied; libvirt resumes it on the target (0: neither)."""
     host = f"[{address}]" if ":" in address else address
     way = {
         "tcp": ("--migrateuri", f"tcp://{host}"),

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import struct
 from pathlib import Path
-
-import pytest
 
 from bench import busy
 from bench.migrate import Moved, parsed, summed
@@ -24,7 +21,6 @@ def test_medians_are_of_those_that_did_not_fail() -> None:
     assert summed(["error: no"]) == {"of": 0, "failed": ["error: no"]}
 
 
-@pytest.mark.skipif(not shutil.which("nasm"), reason="nasm builds the guest")
 def test_the_busy_guest_knows_what_to_write(tmp_path: Path) -> None:
     busy.build(tmp_path / "disk", 32 << 20, 16 << 20)
     image = (tmp_path / "disk").read_bytes()

@@ -34,10 +34,6 @@ NEAR = {"look": 4, "lock": 2}
 ALLOCATING = {"look": 1, "lock": 2}
 
 
-def moving(c: Context) -> None:
-    vm.mv(c, "web")
-
-
 COUNTS = {
     "vm.ls": Count(vm.ls, LOOK, {"look": 2}),
     "pm.ls": Count(pm.ls, LOOK, {"look": 2}),
