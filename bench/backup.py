@@ -126,7 +126,8 @@ def keep(results: Path, name: str, found: dict[str, Any]) -> None:
 
 
 def machine(place: Place) -> dict[str, str]:
-    tools = "xdelta3 -V 2>&1 | grep -m 1 version; zstd --version; uname -r; nproc; python3 --version; dd --version"
+    # grep reads to the end: with -m 1 it may leave xdelta3 writing into a closed pipe, which pipefail makes a failure.
+    tools = "xdelta3 -V 2>&1 | grep version; zstd --version; uname -r; nproc; python3 --version; dd --version"
     xdelta3, zstd, kernel, cores, python, dd, *_ = place.said(tools).splitlines()
     return {
         "cores": cores,
