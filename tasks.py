@@ -36,8 +36,12 @@ def run_tests(c: Context, fast: bool = False, long: bool = False) -> None:
 
 @task
 def reliability(c: Context) -> None:
-    """Write docs/reliability.md from what the latest test runs on this machine showed."""
-    found: dict[str, dict[str, Any]] = json.loads(Path(".reliability.json").read_text())
+    """Write docs/reliability.md: what the test runs in this checkout showed, over what docs/reliability.json kept."""
+    kept, latest_runs = Path("docs/reliability.json"), Path(".reliability.json")
+    found: dict[str, dict[str, Any]] = json.loads(kept.read_text())
+    if latest_runs.exists():
+        found |= json.loads(latest_runs.read_text())
+    kept.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
     rows = []
     for fault in sorted({row["fault"] for row in found.values()}):
         tests = [(test, row) for test, row in sorted(found.items()) if row["fault"] == fault]
