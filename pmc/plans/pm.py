@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pmc import drbd, lvm
 from pmc.checks import Finding
 from pmc.command import command
 from pmc.model import ClusterState, NodeState, Resource, ResourceFile
-from pmc.plan import Plan, Step, plan
+from pmc.plan import Plan, Relay, Step, plan
 from pmc.plans.vm import one_primary
 from pmc.settings import Settings
 
@@ -18,8 +18,24 @@ READY_COLUMNS = ("node", "resource", "role", "connection", "disks", "in sync", "
 
 
 def init(findings: Iterable[Finding]) -> Plan:
-    """The safe fixes, each once: both nodes of a pair report what is wrong between them."""
-    return plan("pm.init --fix", dict.fromkeys(step for finding in findings for step in finding.verdict.steps))
+    """The safe fixes, each once: both nodes of a pair report what is wrong between them. All nodes at the same time:
+    a step is in the first group in which its nodes are free, behind those that its finding has before it."""
+    groups: list[list[Step]] = []
+    busy: list[set[str]] = []  # the nodes of each group
+    place: dict[Step, int] = {}
+    for finding in findings:
+        first = 0
+        for step in finding.verdict.steps:
+            if step not in place:
+                nodes = {step.node, step.do.source} if isinstance(step.do, Relay) else {step.node}
+                place[step] = next((n for n in range(first, len(groups)) if not nodes & busy[n]), len(groups))
+                if place[step] == len(groups):
+                    groups.append([])
+                    busy.append(set())
+                groups[place[step]].append(replace(step, beside=bool(groups[place[step]])))
+                busy[place[step]] |= nodes
+            first = max(first, place[step] + 1)
+    return plan("pm.init --fix", *groups)
 
 
 def unknown(node: NodeState) -> str:

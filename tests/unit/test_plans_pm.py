@@ -11,8 +11,10 @@ from pmc import drbd, lvm
 from pmc.checks import Finding, bad, good
 from pmc.command import command
 from pmc.model import ClusterState, NodeState, Resource, ResourceFile, Volume
-from pmc.plan import Step
+from pmc.plan import Relay, Step
 from pmc.plans import pm
+from pmc.settings import NodeSettings
+from pmc.trust import Keys, judged
 from tests.unit.samples import SETTINGS, changed, cluster, node, running, with_resource
 
 WELL = Resource("web", 1, "Secondary", "UpToDate", "Connected", "Established", "Secondary", "UpToDate", size=1 << 30)
@@ -29,6 +31,10 @@ def home(name: str, resource: Resource | None = WELL, file: ResourceFile = FILE,
 
 def steps(state: NodeState) -> list[list[tuple[str, str]]]:
     return [[(step.node, str(step.do)) for step in plan.steps] for plan in pm.ready(state, SETTINGS, cluster(state))]
+
+
+def nodes_of(step: Step) -> list[str]:
+    return [step.node, step.do.source] if isinstance(step.do, Relay) else [step.node]
 
 
 def side(first: NodeState, second: NodeState | None = None) -> pm.Side:
@@ -48,6 +54,33 @@ def test_each_fix_is_done_once() -> None:
         Finding("pm-2", "ssh", bad("", "", other, one)),
     ]
     assert pm.init(found).steps == (one, other)
+
+
+def test_nodes_are_mended_side_by_side() -> None:
+    """Four new nodes let each other in: a node has 10 of the 28 steps, its own or to give its key away, never two at a
+    time; and a key is made before it is given away."""
+    names = [f"pm-{number}" for number in range(1, 5)]
+    settings = replace(SETTINGS, nodes={name: NodeSettings(name, name, name) for name in names})
+    tried = {name: (255, "No ED25519 host key is known for it") for name in names}
+    keys = {name: Keys(host=(f"ssh-ed25519 {name}",), tried=tried) for name in names}
+    found = [judged(one, other, keys, settings) for one in names for other in names if one != other]
+    groups: list[list[Step]] = []
+    for step in pm.init(found).steps:
+        groups += [] if step.beside else [[]]
+        groups[-1].append(step)
+    for group in groups:
+        busy = [node for step in group for node in nodes_of(step)]
+        assert sorted(busy) == sorted(set(busy))
+    done = [step for group in groups for step in group]
+    assert {replace(step, beside=False) for step in done} == {step for each in found for step in each.verdict.steps}
+    makes = {
+        step.node: number for number, group in enumerate(groups) for step in group if "make an ssh key" in step.note
+    }
+    gives = [
+        (number, step.do.source) for number, group in enumerate(groups) for step in group if isinstance(step.do, Relay)
+    ]
+    assert all(makes[source] < number for number, source in gives)
+    assert (len(done), len(gives), len(groups)) == (28, 12, 16)
 
 
 def test_nothing_to_fix_is_a_plan_without_steps() -> None:
