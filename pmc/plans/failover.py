@@ -105,7 +105,8 @@ def alive(dead: str, survivor: str, names: Sequence[str], state: ClusterState, s
     signs = [f"{survivor} reaches it: {sign}" for sign in seen.life]
     resources = state.nodes[survivor].resources
     linked = [name for name in names if name in resources and resources[name].connection == "Connected"]
-    signs += [f"DRBD of {name} is Connected to it" for name in linked]
+    # ping-int in pmc/drbd.py, and what the answer may take.
+    signs += [f"DRBD of {name} is Connected to it (a lost power shows within 5 s: then try again)" for name in linked]
     if signs:
         raise Refused(
             f"{dead}: does not answer the manager, but lives: {'; '.join(signs)}; mend the manager's way to it, or, "
