@@ -32,7 +32,7 @@ class Connection(fabric.Connection):  # type: ignore[misc]
         self.client.set_missing_host_key_policy(paramiko.RejectPolicy())
         name = self.host if self.port == 22 else f"[{self.host}]:{self.port}"
         keys = self.client._system_host_keys
-        for path in self._known_hosts_files():
+        for path in reversed(self._known_hosts_files()):  # of one kind the last counts here, the first in ssh
             for known in filter(None, (name, self.ssh_config.get("hostkeyalias"))):
                 for kind, key in (_known(path).lookup(known) or {}).items():
                     keys.add(name, kind, key)

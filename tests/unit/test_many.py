@@ -56,6 +56,17 @@ def test_known_hosts_is_read_once_for_all_nodes(tmp_path: Path, monkeypatch: pyt
     assert read == [str(known)]
 
 
+def test_of_two_files_the_persons_own_counts(tmp_path: Path) -> None:
+    """As with ssh, which finds the right key there: the system's may be that of a machine that is gone."""
+    mine, system, config = tmp_path / "mine", tmp_path / "system", tmp_path / "config"
+    mine.write_text(f"10.0.0.1 {KEY}\n")
+    system.write_text(f"10.0.0.1 {KEY[:-4]}AAAA\n")
+    config.write_text(f"Host *\n    UserKnownHostsFile {mine}\n    GlobalKnownHostsFile {system}\n")
+    settings = parse(f'audit_log = ""\nssh_config = "{config}"\n[nodes.pm-1]\nreplication = "10.0.0.1"\n', "pmc.conf")
+    keys = Connection("10.0.0.1", config=configuration(settings)).client._system_host_keys
+    assert keys["10.0.0.1"]["ssh-ed25519"].get_base64() == KEY.split()[1]
+
+
 def test_each_node_gets_its_own_key(tmp_path: Path) -> None:
     """Of the host's own name; of another name only when the ssh configuration says so."""
     known, config = tmp_path / "known_hosts", tmp_path / "config"
