@@ -28,8 +28,9 @@ def parse_rate(text: str) -> int:
         return 0
     if not text[-1].isdigit():
         with suppress(ValueError):
-            return parse_size(text)
-    raise ValueError(f"{text[:40]!r:.60}: bytes a second with a unit, such as 50M")
+            if (rate := parse_size(text)) <= 1 << 40:  # what virsh takes ends somewhere
+                return rate
+    raise ValueError(f"{text[:40]!r:.60}: bytes a second with a unit, such as 50M; 1T at most")
 
 
 def show_size(size: int) -> str:

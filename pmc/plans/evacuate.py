@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from pmc.errors import NodeDown, Refused
@@ -50,14 +50,19 @@ def move_all(node: str, state: ClusterState, settings: Settings) -> Evacuation:
     return _chosen(active, leave, off, state)
 
 
-def start_all(node: str, off: Iterable[str], state: ClusterState, settings: Settings) -> Evacuation:
-    """On their other nodes, from a node that is dead. `off` are known to have been off when it was last seen."""
+def start_all(
+    node: str, off: Iterable[str], state: ClusterState, settings: Settings, locked: Collection[str] | None = None
+) -> Evacuation:
+    """On their other nodes, from a node that is dead. `off` are known to have been off when it was last seen; those
+    that are not `locked` stay."""
     if not state.nodes[node].down:
         raise Refused(f"{node}: answers ssh, so it is not dead; without --failover its VMs move while they run")
     gone = [name for name in state.vm_names() if node in state.homes(name) and not state.active_on(name)]
     left = tuple(sorted(set(off) & set(gone)))
 
     def leave(name: str) -> Leaving:
+        if locked is not None and name not in locked:
+            raise Refused(f"{name}: could not be started when this command began; run it again")
         _, survivor = failover.homes(name, state)
         plan = failover.failover(name, state, settings, room=False)
         return Leaving(name, node, survivor, state.nodes[survivor].domains[name].memory, plan)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,13 +44,13 @@ def unknown(node: NodeState) -> str:
     return node.down or "; ".join(f"{what}: {node.failures[what]}" for what in needed if what in node.failures)
 
 
-def ready(node: NodeState, settings: Settings, state: ClusterState) -> list[Plan]:
-    """What brings the node's resources up, but never an old copy. A plan for each resource and nothing to undo: one
-    that fails must not keep the others down."""
+def ready(node: NodeState, settings: Settings, state: ClusterState, only: Collection[str] | None = None) -> list[Plan]:
+    """What brings the node's resources up (`only` these), but never an old copy. A plan for each resource and nothing
+    to undo: one that fails must not keep the others down."""
     if unknown(node):
         return []
     mine = [file for _, file in sorted(node.files.items()) if node.hostname in file.hosts]
-    files = [file for file in mine if node.name not in state.strays(file.name)]
+    files = [file for file in mine if node.name not in state.strays(file.name) and (only is None or file.name in only)]
     ground = []
     if not node.drbd:
         ground.append(Step(node.name, "load DRBD's module", command("modprobe", "drbd")))
@@ -74,13 +74,15 @@ class Ready:
         return (*self.closing, *(each for plans in self.nodes for each in plans))
 
 
-def ready_all(names: Sequence[str], state: ClusterState, settings: Settings) -> Ready:
-    """What brings up all that is down on the nodes `names`. First what a migration left open when its other node died
-    is closed: DRBD does not connect two sides of which only one allows two primaries."""
-    sleeping = sorted({vm for name in names for vm in asleep(state.nodes[name])})
+def ready_all(
+    names: Sequence[str], state: ClusterState, settings: Settings, only: Collection[str] | None = None
+) -> Ready:
+    """What brings up all that is down on the nodes `names` (`only` of these VMs). First what a migration left open when
+    its other node died is closed: DRBD does not connect two sides of which only one allows two primaries."""
+    sleeping = sorted({vm for name in names for vm in asleep(state.nodes[name]) if only is None or vm in only})
     opened = {vm: [n.name for n in state if vm in n.resources and n.resources[vm].two_primaries] for vm in sleeping}
     closing = [plan(f"pm.ready_drbd: close {vm}", one_primary(vm, where)) for vm, where in opened.items() if where]
-    return Ready(tuple(closing), tuple(tuple(ready(state.nodes[name], settings, state)) for name in names))
+    return Ready(tuple(closing), tuple(tuple(ready(state.nodes[name], settings, state, only)) for name in names))
 
 
 def asleep(node: NodeState) -> list[str]:

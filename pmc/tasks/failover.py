@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pmc import fence
@@ -69,18 +69,16 @@ def evacuate(
             raise Refused(f"--parallel {parallel[:70]!r}: must be a number from 1 to 32")
         if dead and (not failover or dead != node):
             raise Refused(f"--dead {dead[:70]!r}: goes with --failover, and names the same node")
+        if failover and (bandwidth or pause_after):
+            raise Refused("--bandwidth and --pause-after: go with live migrations, not with --failover")
         cluster.settings = hurried(cluster.settings, bandwidth, pause_after)
         state = cluster.state()
         dry = bool(dry_run or c.config.run.dry)
         work: Callable[[Leaving], Row]
         if failover:
-            lock(
-                c,
-                cluster,
-                dry,
-                *(each.name for each in evacuations.start_all(node, (), state, cluster.settings).leaving),
-            )
-            wanted = _dead(cluster, cluster.state(), node, dead, dry)
+            first = [each.name for each in evacuations.start_all(node, (), state, cluster.settings).leaving]
+            lock(c, cluster, dry, *first)
+            wanted = _dead(cluster, cluster.state(), node, dead, dry, first)
             work = lambda each: _attempt(each, lambda: _start(cluster, each))  # noqa: E731
         else:
             wanted = evacuations.move_all(node, state, cluster.settings)
@@ -121,16 +119,16 @@ def _start(cluster: Cluster, each: Leaving) -> tuple[str, str]:
     return "started", ""
 
 
-def _dead(cluster: Cluster, state: ClusterState, node: str, dead: str, dry: bool) -> Evacuation:
-    """What starts elsewhere, after one proof of the node's death for all of it."""
-    wanted = evacuations.start_all(node, (), state, cluster.settings)
+def _dead(cluster: Cluster, state: ClusterState, node: str, dead: str, dry: bool, locked: Sequence[str]) -> Evacuation:
+    """What starts elsewhere, of the VMs that are locked, after one proof of the node's death for all of it."""
+    wanted = evacuations.start_all(node, (), state, cluster.settings, locked)
     if not wanted.leaving:
         return wanted
     places: dict[str, list[str]] = {}
     for each in wanted.leaving:
         places.setdefault(each.target, []).append(each.name)
     facts = _seen(cluster, state, node, places)
-    wanted = evacuations.start_all(node, _off(facts), state, cluster.settings)
+    wanted = evacuations.start_all(node, _off(facts), state, cluster.settings, locked)
     if dry:
         show(_how_proved(cluster, node))
     elif wanted.leaving:

@@ -76,6 +76,11 @@ def hurried(settings: Settings, bandwidth: str, pause: str) -> Settings:
         if not (pause.isascii() and pause.isdigit() and len(pause) <= 5 and int(pause) <= 86400):
             raise Refused(f"--pause-after {pause[:40]!r:.60}: seconds, 86400 at most; 0: never")
         settings = replace(settings, migration_pause=int(pause))
+    if settings.migration_pause >= (end := settings.deadlines.migrate):
+        raise Refused(
+            f"--pause-after {settings.migration_pause}: a migration is given up after {end:g} s (migrate in "
+            f"[deadlines] of pmc.conf), so it must be less"
+        )
     return settings
 
 

@@ -125,7 +125,8 @@ def ready_drbd(c: Any, node: str = "", json: bool = False, conf: str = "", dry_r
             # Somebody may be making or removing one of these VMs right now: look again when that is over.
             asleep = sorted({vm for name in names for vm in plans.asleep(state.nodes[name])})
             state = located(c, cluster, dry_run, *asleep, first=state)
-            todo = plans.ready_all(names, state, cluster.settings)
+            # What fell asleep since then is not locked: the next run's.
+            todo = plans.ready_all(names, state, cluster.settings, asleep)
         if dry_run or c.config.run.dry:
             for each in todo.plans:
                 show(str(each))

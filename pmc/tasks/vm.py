@@ -129,6 +129,8 @@ def mv(
     A guest that writes to its memory faster than it is copied is slowed down until the copy catches up.
     """
     with opened(conf) as cluster:
+        if cleanup and (bandwidth or pause_after):
+            raise Refused("--bandwidth and --pause-after: go with a live migration, not with --cleanup")
         cluster.settings = hurried(cluster.settings, bandwidth, pause_after)
         if bool(names) == bool(all_from):
             raise Refused("vm.mv: name the VMs, or give --all-from NODE")

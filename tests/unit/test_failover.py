@@ -214,6 +214,9 @@ def test_a_dead_nodes_vms_start_elsewhere_but_for_those_that_were_off_or_run() -
     wanted = evacuate.start_all("pm-1", ["off", "here"], state, SETTINGS)
     assert [(each.name, each.source, each.target) for each in wanted.leaving] == [("a", "pm-1", "pm-2")]
     assert (wanted.off, wanted.staying) == (("off",), {})
+    # Nobody else is kept away from what is not locked.
+    stays = evacuate.start_all("pm-1", ["off", "here"], state, SETTINGS, locked=["b"])
+    assert (stays.leaving, list(stays.staying)) == ((), ["a"])
 
 
 def test_the_way_to_evacuate_must_fit_the_node() -> None:

@@ -229,6 +229,7 @@ def test_what_a_migration_left_open_is_closed_before_the_other_side_comes_up() -
     lines = [str(step.do) for each in pm.ready_all(["pm-2"], state, SETTINGS).plans for step in each.steps]
     assert lines[0] == "drbdadm net-options --protocol=C --allow-two-primaries=no web"
     assert lines[-1] == "drbdadm up web"
+    assert pm.ready_all(["pm-2"], state, SETTINGS, only=["mail"]).plans == (), "web is not locked"
     # A migration that goes on is nobody else's business.
     going_on = with_resource(running(), "pm-1", two_primaries=True)
     lines = [str(step.do) for each in pm.ready_all(["pm-1", "pm-2"], going_on, SETTINGS).plans for step in each.steps]

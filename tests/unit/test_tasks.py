@@ -179,6 +179,13 @@ def test_fab_and_pmc_as_processes() -> None:
         ("vm.mv web --bandwidth -5M", "--bandwidth '-5M'"),
         ("vm.mv web --pause-after soon", "--pause-after 'soon': seconds, 86400 at most; 0: never"),
         ("pm.evacuate pm-1 --pause-after 100000", "--pause-after '100000'"),
+        ("vm.mv web --pause-after 3600", "--pause-after 3600: a migration is given up after 3600 s"),
+        (
+            "vm.mv web --bandwidth 999999999T",
+            "--bandwidth '999999999T': bytes a second with a unit, such as 50M; 1T at most",
+        ),
+        ("vm.mv web --cleanup --bandwidth 5M", "--bandwidth and --pause-after: go with a live migration"),
+        ("pm.evacuate pm-1 --failover --pause-after 9", "--bandwidth and --pause-after: go with live migrations"),
         ("pm.evacuate pm-1 --parallel 0", "--parallel '0': must be a number from 1 to 32"),
         ("pm.evacuate pm-1 --parallel many", "--parallel 'many'"),
         ("pm.evacuate pm-1 --dead pm-1", "--dead 'pm-1': goes with --failover"),
