@@ -129,11 +129,11 @@ class Cluster:
         this command has."""
         held = list(self.locked) if under is None else under
         self.applied.append(plan)
-        claimed = max((number for number, step in enumerate(plan.steps) if step.claims), default=None)
+        claimed = max((number for number, step in enumerate(plan.steps) if step.claims), default=-1)
         with Progress(prefix) as progress, self.interruptible():
 
             def report(number: int, plan: Plan) -> None:
-                if claimed is not None and number > claimed:
+                if number > claimed:
                     self._release(lock.ALLOCATION)
                 progress.step(number, plan)
 

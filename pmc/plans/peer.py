@@ -159,6 +159,7 @@ def peer(change: Change, xml: str, secret: str, state: ClusterState, settings: S
             drbd.write_file(name, text, secret),
             undo=drbd.remove_file(name),
             check=command("test", "-e", drbd.path(name)),
+            claims=True,
         ),
         Step(new, f"make DRBD's metadata on {name}", drbd.create_metadata(name)),
         Step(

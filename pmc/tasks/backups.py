@@ -18,7 +18,7 @@ from pmc.plans import copies, lost, refuse, restore
 from pmc.plans.backup import Wish
 from pmc.rows import BACKUP_COLUMNS, backup_rows
 from pmc.tasks import near
-from pmc.tasks.base import carry_out, complain, here, located, opened, task
+from pmc.tasks.base import carry_out, complain, here, located_with_backups, opened, task
 from pmc.units import parse_rate
 from pmc.view import note, show, table
 
@@ -56,7 +56,7 @@ def backup(
             _all(c, cluster, wish, number, directory, dry_run)
             return
         refuse.check_name("vm.backup", name)
-        state = located(c, cluster, dry_run, name, beside=looks.backups(cluster, name))
+        state = located_with_backups(c, cluster, dry_run, name, wish.to)
         id, plan = _planned(cluster, wish, state, looks.stored(state))
         if carry_out(c, cluster, plan, dry_run):
             note(f"{id} is complete on {plans.kept_on(plan)}")
@@ -140,8 +140,10 @@ def _locked(
 ) -> tuple[str, str]:
     """Only the VM's own nodes, and those that keep its backups, are looked at again, under its lock."""
     also = list(dict.fromkeys([*(each.node for each in stored), *([wish.to] if wish.to else [])]))
-    with near.held(cluster, f"vm.backup {wish.name}", [wish.name], state, also) as (held, now):
-        id, plan = _planned(cluster, wish, now, stored)
+    beside = looks.backups(cluster, wish.name)
+    with near.held(cluster, f"vm.backup {wish.name}", [wish.name], state, also, beside=beside) as (held, now):
+        mine = [each for each in looks.stored(now) if each.id.startswith(f"{wish.name}.")]
+        id, plan = _planned(cluster, wish, now, mine)
         cluster.apply(plan, prefix=wish.name, under=[held])
         if directory:
             cluster.apply(_copy(cluster, id, plan, directory), prefix=wish.name, under=[held])

@@ -15,7 +15,7 @@ from typing import Any
 import fabric
 from invoke.tasks import task as invoke_task
 
-from pmc import audit, settings
+from pmc import audit, looks, settings
 from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused
 from pmc.model import ClusterState
@@ -130,6 +130,14 @@ def located(
     if not names or dry_run or c.config.run.dry:
         return state
     return cluster.until_closed(near.held(cluster, _line.get(), names, state, also, **how))[1]
+
+
+def located_with_backups(c: Any, cluster: Cluster, dry_run: bool, name: str, *more: str) -> ClusterState:
+    """As `located`, for one VM and with its backups; the nodes that keep some, and `more`, are its own as well."""
+    beside = looks.backups(cluster, name)
+    first = cluster.state(beside=beside)
+    also = [*dict.fromkeys((*(each.node for each in looks.stored(first)), *filter(None, more)))]
+    return located(c, cluster, dry_run, name, first=first, also=also, beside=beside)
 
 
 def carry_out(c: Any, cluster: Cluster, plan: Plan, dry_run: bool) -> bool:

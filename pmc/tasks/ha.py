@@ -6,10 +6,11 @@ from typing import Any
 
 from pmc import looks
 from pmc.errors import Refused
+from pmc.lock import ALLOCATION
 from pmc.plans import clear, refuse
 from pmc.plans import peer as plans
 from pmc.tasks import near
-from pmc.tasks.base import carry_out, confirm, located, opened, task
+from pmc.tasks.base import carry_out, confirm, located, lock, opened, task
 from pmc.view import note
 
 
@@ -43,7 +44,10 @@ def peer(
                 note(f"{name} has no old copy on {strays} any more" if plan.steps else f"{name} has no old copy")
             return
         cluster.settings.node("--secondary", secondary)
-        state = located(c, cluster, dry_run, name, also=[secondary], allocating=True)
+        # The copy may need a port that no VM of the cluster has.
+        lock(c, cluster, dry_run, name)
+        lock(c, cluster, dry_run, ALLOCATION)
+        state = cluster.state(allocating=True)
         change = plans.choose(name, secondary, state, cluster.settings)
         xml, fits = looks.domain_of(cluster, name, change.primary, secondary)
         if fits is False:

@@ -3,8 +3,8 @@ from then on the command is about these.
 
 Two managers must not miss each other's locks. Whoever takes a VM's lock on its own nodes alone has it on all of them,
 and sees under it that they are the VM's nodes still; so two such commands meet on each of them. When that cannot be
-had (one of them does not answer, the VM is not known yet, or it moved to other nodes meanwhile) the lock is taken on
-all nodes that answer, and all are looked at again.
+had (one of them does not answer, the VM is not known yet, it moved to other nodes meanwhile, or a backup of it broke
+off) the lock is taken on all nodes that answer, and all are looked at again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ def own(state: ClusterState, names: Sequence[str]) -> list[str]:
     for name in names:
         about = state.about(name)
         if not about or any(node not in state.nodes or state.nodes[node].trouble for node in about):
+            return []
+        # A backup that broke off: what reads the snapshot may still run, on any node that the backup was to go to.
+        if any(f"{name}.backup" in state.nodes[node].volumes for node in about):
             return []
         found += about
     return list(dict.fromkeys(found))

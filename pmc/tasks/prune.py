@@ -9,7 +9,7 @@ from typing import Any
 from pmc import looks, retention
 from pmc.backup import Stored
 from pmc.cluster import Cluster
-from pmc.errors import PmcError, Refused
+from pmc.errors import NodeDown, PmcError, Refused
 from pmc.model import ClusterState
 from pmc.plans import prune as plans
 from pmc.plans import refuse
@@ -106,6 +106,9 @@ def _pruned(
     else:
         there = list(dict.fromkeys(each.node for each in stored))
         with near.held(cluster, f"vm.prune {vm}", [vm], state, there, beside=looks.backups(cluster, vm)) as (_, now):
+            # What it keeps is not seen any more, and may be the base or the delta that another node's needs.
+            if lost := [node for node in now if node.down and node.name not in how.unseen]:
+                raise NodeDown(f"{vm}: not pruned: " + "; ".join(f"{node.name}: {node.down}" for node in lost))
             decisions = how.decide(retention.by_vm(looks.stored(now)).get(vm, []))
             _tell(vm, decisions, how)
             carry_out(c, cluster, plans.prune(vm, decisions, cluster.settings), how.dry)

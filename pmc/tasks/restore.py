@@ -17,7 +17,7 @@ from pmc.plans import copies, refuse
 from pmc.plans import restore as plans
 from pmc.plans.restore import Found
 from pmc.settings import Settings
-from pmc.tasks.base import carry_out, confirm, here, located, lock, opened, task
+from pmc.tasks.base import carry_out, confirm, here, located, located_with_backups, lock, opened, task
 from pmc.view import note
 
 
@@ -102,8 +102,16 @@ def _as_new(
         note(f"{new} is restored from {found.backup.id}; start it: fab vm.start {new}")
 
 
+def _looked(c: Any, cluster: Cluster, name: str, which: Which, dry: bool) -> ClusterState:
+    """With the VM's lock; everywhere when a directory's backup may go to any node."""
+    if not which[1]:
+        return located_with_backups(c, cluster, dry, name)
+    lock(c, cluster, dry, name)
+    return cluster.state(beside=looks.backups(cluster, name))
+
+
 def _in_place(c: Any, cluster: Cluster, name: str, which: Which, dry: bool, yes: bool) -> None:
-    state = located(c, cluster, dry, name, beside=looks.backups(cluster, name))
+    state = _looked(c, cluster, name, which, dry)
     found, copy = _found(state, name, which, cluster.settings)
     size, _ = looks.disk_of(cluster, name, state)
     plan = plans.in_place(found, size, state, cluster.settings)
@@ -127,7 +135,7 @@ def _to_file(c: Any, cluster: Cluster, name: str, which: Which, to: str, dry: bo
     if not os.access(path.parent, os.W_OK):
         raise Refused(f"--to {to[:200]!r}: you may not write there")
     # What it puts into the backup directory meanwhile, a backup of the VM would take for the rest of a broken one.
-    state = located(c, cluster, dry, name, beside=looks.backups(cluster, name))
+    state = _looked(c, cluster, name, which, dry)
     found, copy = _found(state, name, which, cluster.settings)
     if carry_out(c, cluster, _both(copy, plans.to_file(found, str(path), cluster.settings)), dry):
         note(f"{path} is the disk of {found.backup.id}")

@@ -178,7 +178,10 @@ def rm(c: Any, name: str = "", backups: bool = False, yes: bool = False, conf: s
     """
     with opened(conf) as cluster:
         refuse.check_name("vm.rm", name)
-        state = located(c, cluster, dry_run, name, beside=looks.backups(cluster, name))
+        # Locked everywhere: of a VM that is gone nothing may stay, also not what another command is just bringing to a
+        # node that is none of its own (vm.peer, vm.backup --to).
+        lock(c, cluster, dry_run, name)
+        state = cluster.state(beside=looks.backups(cluster, name))
         stored = looks.stored(state)
         plan = plans.remove(name, state, cluster.settings, stored, backups)
         left = pruning.lying(name, stored) if stored else ""

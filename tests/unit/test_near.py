@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from invoke.context import Context
 
-from pmc.plan import apply
+from pmc.backup import Stored
+from pmc.lock import ALLOCATION
+from pmc.model import Volume
+from pmc.plan import apply, plan
 from pmc.tasks import near
+from pmc.tasks.base import located_with_backups
+from pmc.units import GiB
 from tests.unit.counted import MANY, Counted, counted
 from tests.unit.fake import World
 from tests.unit.stories import peered, with_stray, with_web
@@ -38,6 +44,13 @@ def test_all_when_one_of_its_own_does_not_answer(monkeypatch: pytest.MonkeyPatch
     assert len(held(counted(monkeypatch, world))) == MANY - 1
 
 
+def test_all_when_a_backup_broke_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What reads its snapshot may still run on any node, held by the lock's file there."""
+    world = with_web()
+    world.nodes["pm-2"].volumes["web.backup"] = Volume("web.backup", "vg", GiB)
+    assert len(held(counted(monkeypatch, world))) == MANY
+
+
 def test_all_when_nobody_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(held(counted(monkeypatch, World()))) == MANY
 
@@ -52,3 +65,23 @@ def test_all_when_one_stopped_answering_meanwhile(monkeypatch: pytest.MonkeyPatc
     world = with_web()
     cluster = counted(monkeypatch, world)
     assert len(held(cluster, lambda: world.dead.add("pm-2"))) == MANY - 1
+
+
+def test_the_nodes_of_its_backups_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another manager may just be making or removing one there."""
+    cluster = counted(monkeypatch, with_web())
+    monkeypatch.setattr("pmc.looks.stored", lambda state: [Stored("pm-7", "web.20260101T000000Z.base", 0, None, "")])
+    with cluster:
+        located_with_backups(Context(), cluster, False, "web", "pm-9", "")
+        assert sorted(cluster.locked[0].holds) == ["pm-1", "pm-2", "pm-7", "pm-9"]
+        twice = [name for name, asked in cluster.asked.items() if asked["look"] == 2]
+        assert sorted(twice) == ["pm-1", "pm-2", "pm-7", "pm-9"]
+
+
+def test_the_numbers_are_free_again_when_a_plan_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vm.peer finishing a copy that is there already may take hours; nobody needs to wait for that."""
+    cluster = counted(monkeypatch, with_web())
+    with cluster.lock("test", "web"), cluster.lock("test", ALLOCATION) as numbers:
+        cluster.apply(plan("nothing to allocate"))
+        assert numbers.holds == {}
+        assert cluster.locked[0].holds != {}

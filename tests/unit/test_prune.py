@@ -18,6 +18,7 @@ from invoke.context import Context
 from pmc import plan as planning
 from pmc.backup import Backup, Stored
 from pmc.errors import NodeDown, PmcError, Refused
+from pmc.model import ClusterState
 from pmc.plan import Plan
 from pmc.plans import prune, vm
 from pmc.tasks import ns
@@ -200,6 +201,23 @@ def test_a_node_that_is_down_keeps_the_bases(site: Site) -> None:
     with pytest.raises(PmcError, match="pm-3: no ssh"):
         site.call("vm.prune", name="web", keep_last="1")
     assert site.ids() == {BASE.id, NEWER.id}
+
+
+def test_nothing_is_pruned_when_a_node_went_away_before_the_lock_was_had(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies on it may be the base of a delta elsewhere, or need one."""
+    before, looks = site.files(), iter(range(9))
+
+    def state(*args: Any, **kwargs: Any) -> ClusterState:
+        if next(looks):
+            site.world.dead.add("pm-2")
+        return site.world.state()
+
+    monkeypatch.setattr("pmc.cluster.Cluster.state", state)
+    with pytest.raises(PmcError, match="web: not pruned: pm-2: no ssh"):
+        site.call("vm.prune", name="web", keep_last="1")
+    assert site.files() == before
 
 
 def test_the_backups_of_a_vm_that_is_gone_are_pruned(site: Site) -> None:

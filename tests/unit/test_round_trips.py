@@ -42,13 +42,20 @@ COUNTS = {
     "vm.stop": Count(lambda c: vm.stop(c, "web", force=True), LOOK, NEAR | {"run": 2}),
     "vm.mv": Count(lambda c: vm.mv(c, "web"), LOOK, NEAR | {"look": 6, "ask": 2, "run": 7}),
     "vm.mv --cleanup": Count(lambda c: vm.mv(c, "web", cleanup=True), LOOK, NEAR | {"run": 3}, moved_web),
-    "vm.rm": Count(lambda c: vm.rm(c, "web", yes=True), LOOK, NEAR | {"run": 10}, stopped_web),
-    "vm.rm of a half-made one": Count(lambda c: vm.rm(c, "web", yes=True), LOOK, NEAR | {"run": 6}, half_web),
+    # Nothing of it may stay anywhere.
+    "vm.rm": Count(
+        lambda c: vm.rm(c, "web", yes=True), {"look": 1, "lock": 1}, {"look": 2, "lock": 2, "run": 10}, stopped_web
+    ),
+    "vm.rm of a half-made one": Count(
+        lambda c: vm.rm(c, "web", yes=True), {"look": 1, "lock": 1}, {"look": 2, "lock": 2, "run": 6}, half_web
+    ),
     "vm.backup": Count(lambda c: vm.backup(c, "web"), LOOK, NEAR | {"ask": 2, "run": 10}),
     "vm.backup --all": Count(lambda c: vm.backup(c, all=True), LOOK, NEAR | {"ask": 2, "run": 10}),
     "vm.prune": Count(lambda c: vm.prune(c, "web", keep_last="1"), LOOK, {"look": 2}),
     "vm.repair": Count(lambda c: repair.repair(c, "web"), LOOK, NEAR | {"ask": 2}),
-    "vm.peer": Count(lambda c: ha.peer(c, "web", secondary="pm-2"), LOOK, NEAR | {"look": 6, "ask": 2}),
+    "vm.peer": Count(
+        lambda c: ha.peer(c, "web", secondary="pm-2"), ALLOCATING, {"look": 4, "lock": 4, "ask": 2}
+    ),
     "vm.peer --cleanup": Count(lambda c: ha.peer(c, "web", cleanup=True), LOOK, NEAR),
     "pm.evacuate": Count(lambda c: failover.evacuate(c, "pm-1"), LOOK, NEAR | {"look": 6, "ask": 2, "run": 7}),
     "pm.ready_drbd": Count(pm.ready_drbd, {"look": 1, "ask": 1}, {"look": 2, "ask": 2}),
