@@ -137,13 +137,12 @@ class Cluster:
                     self._release(lock.ALLOCATION)
                 progress.step(number, plan)
 
-            planning.apply(
-                plan,
-                lambda node, action, watch: self._carry_out(node, action, watch, progress, to_the_end, held),
-                report,
-                (lambda: False) if to_the_end else self.stop.is_set,
-                self._together,
-            )
+            def run(whole: bool, node: str, action: Action, watch: Watch | None) -> None:
+                self._carry_out(node, action, watch, progress, whole, held)
+
+            # Ctrl-C, which made the plan fail, is still on when it is walked back.
+            stopped = (lambda: False) if to_the_end else self.stop.is_set
+            planning.apply(plan, partial(run, to_the_end), report, stopped, self._together, partial(run, True))
 
     def _release(self, name: str) -> None:
         for taken in self.locked:

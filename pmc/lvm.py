@@ -11,8 +11,10 @@ from pmc.model import Volume
 TAG = "pmc"
 # Beside it while the volume is a copy that is not yet complete: whatever is on it may go.
 UNFINISHED = "pmc.unfinished"
-# On both sides of a disk that a restore is being written into: on one whose other side is away it is all that tells.
+# On a disk that a restore is being written into, where what was on it is kept; and on its other side, where it is all
+# that tells when that node is away.
 RESTORING = "pmc.restoring"
+RESTORING_THERE = "pmc.restoring.there"
 # And on a thin snapshot that is kept, with the id of the base that was read from it.
 OF = "pmc.of."
 # What parse_volumes reads.

@@ -134,13 +134,14 @@ def seal(folder: str, target: str, backup: Backup) -> Command:
 
 def decoded(backup: Backup, base: Backup | None, folder: str, ssh: str = "") -> str:
     """Shell text (bash): the disk of a backup on stdout. xdelta3 reads a base from a pipe as long as the delta's copies
-    go forward, which ours do, so it needs no space to unpack it; -B holds two of its windows."""
+    go forward, which ours do, so it needs no space to unpack it; -B holds two of its windows. -D: a
+    disk that begins as a gzip file does is not to be unpacked."""
     path = shlex.quote(f"{folder}/{backup.file}")
     if base is not None:
         whole = f'[ "$(sha256sum <{path} | cut -c1-64)" = {backup.file_sha256} ]'
         reader = (
             f'{{ {whole} || {{ echo "{backup.file} is damaged" >&2; exit 1; }}; '
-            f"xdelta3 -d -c -B 16777216 -s {_image(base, folder)} {path}; }}"
+            f"xdelta3 -D -d -c -B 16777216 -s {_image(base, folder)} {path}; }}"
         )
     else:
         reader = f"zstd -dcq {path}" if backup.compression == "zstd" else f"cat {path}"

@@ -81,7 +81,8 @@ class Step:
     """`undo` puts back what `do` did. `check` is a command that succeeds when `do` has taken effect: asked when the
     connection was lost or the command killed, instead of guessing. After a `pivot` there is no way back. `beside`: may
     run at the same time as the step before it, on another node. `claims`: from then on the nodes show what was
-    allocated for a new VM, so that nobody else takes it."""
+    allocated for a new VM, so that nobody else takes it. `guard`: it keeps others from what is half done, so it is only
+    undone when all that came after it is."""
 
     node: str
     note: str
@@ -91,6 +92,7 @@ class Step:
     pivot: bool = False
     beside: bool = False
     claims: bool = False
+    guard: bool = False
     watch: Watch | None = None
 
 
@@ -135,10 +137,12 @@ def apply(
     report: Report = lambda number, plan: None,
     stopped: Callable[[], bool] = lambda: False,
     together: Together = one_by_one,
+    undo: Run | None = None,
 ) -> None:
     """Runs the steps in order, those `beside` each other by `together`. When one fails, or `stopped()` turns true
     between two, what was done is undone, last first, and StepFailed tells: the step, the node, the tool's message, what
-    was undone, what was not."""
+    was undone, what was not. `undo` runs what undoes (by default `run`), and must not be stopped by what stopped the
+    plan."""
     done: list[Step] = []
     for group in _groups(plan):
         for number in group:
@@ -147,7 +151,7 @@ def apply(
         failed = [(number, error) for number, error in zip(group, errors, strict=True) if error is not None]
         done += [plan.steps[number] for number, error in zip(group, errors, strict=True) if error is None]
         if failed:
-            raise StepFailed(_walk_back(plan, failed, done, run)) from failed[0][1]
+            raise StepFailed(_walk_back(plan, failed, done, undo or run)) from failed[0][1]
     report(len(plan.steps), plan)
 
 
@@ -194,6 +198,9 @@ def _walk_back(plan: Plan, failed: list[tuple[int, PmcError]], done: list[Step],
         done = []
     for each in reversed(done):
         if each.undo is None:
+            continue
+        if each.guard and by_hand:
+            by_hand.append(f"# {each.node}: stays until that is done: {each.note}")
             continue
         try:
             run(each.node, each.undo, None)

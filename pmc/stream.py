@@ -92,6 +92,9 @@ class Index:
     def next(self, blocks: int) -> list[bytes]:
         data = full(self.file, blocks * SUM)
         self.whole.update(data)
+        if len(data) != blocks * SUM:
+            self.check()
+            raise Failure("the base has fewer blocks than its disk; make a new base")
         return [data[at : at + SUM] for at in range(0, len(data), SUM)]
 
     def check(self) -> None:
@@ -143,6 +146,8 @@ def thin_delta(
             for begin in range(first, last, BLOCK):
                 count = min(BLOCK, last - begin)
                 was, now = os.pread(old.fileno(), count, begin), os.pread(source.fileno(), count, begin)
+                if len(was) != count or len(now) != count:  # what is before a bad sector comes without an error
+                    raise Failure(f"the disk, or its snapshot that was kept, cannot be read at byte {begin}")
                 if block_sum(was) != sums[(begin - at) // BLOCK]:
                     raise Failure("the snapshot that was kept does not fit the block sums of the base; make a new base")
                 window.compare(was, now)

@@ -80,8 +80,27 @@ def before(vm: str) -> str:
     return f"{vm}.before"
 
 
+def half_restored(state: ClusterState, vm: str) -> bool:
+    """A restore into its disk broke off, and what was on it is lost: with the disk of the node that kept it. That node
+    is the first to be marked and the last to be so; where only the other one is, it has another disk by now."""
+    homes = [state.nodes.get(home) for home in state.homes(vm)]
+    if any(node is None or node.trouble for node in homes):
+        return False  # it may have it
+    kept = any(before(vm) in node.volumes or _has(node, vm, lvm.RESTORING) for node in state)
+    return not kept and any(_has(node, vm, lvm.RESTORING_THERE) for node in state)
+
+
+def _has(node: NodeState, vm: str, tag: str) -> bool:
+    return vm in node.volumes and tag in node.volumes[vm].tags
+
+
 def settled(state: ClusterState, vm: str) -> None:
     """No restore into its disk broke off half way: then it is neither the old nor the new one."""
+    if half_restored(state, vm):
+        raise Refused(
+            f"{vm}: a restore into its disk broke off, and what was on it was kept on a disk that is gone; "
+            f"restore it again: fab vm.restore {vm} --backup ID --in-place"
+        )
     kept = [node.name for node in state if before(vm) in node.volumes]
     if kept or restoring(state, vm):
         where = f"is kept on {kept[0]}" if kept else "was kept on its other node"
@@ -93,7 +112,7 @@ def settled(state: ClusterState, vm: str) -> None:
 
 def restoring(state: ClusterState, vm: str) -> list[str]:
     """The nodes whose disk of it is marked: a restore into it did not come to its end."""
-    return [node.name for node in state if vm in node.volumes and lvm.RESTORING in node.volumes[vm].tags]
+    return [node.name for node in state if any(_has(node, vm, tag) for tag in (lvm.RESTORING, lvm.RESTORING_THERE))]
 
 
 def healthy(node: NodeState, vm: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pmc import backup, drbd, lvm, pipeline, virsh
@@ -10,7 +10,7 @@ from pmc.backup import Backup, Stored
 from pmc.command import Command, bash, command
 from pmc.errors import Refused
 from pmc.model import ClusterState
-from pmc.plan import Fetch, Plan, Step, Watch, on_each, plan
+from pmc.plan import Fetch, Plan, Step, Watch, plan
 from pmc.plans import make, refuse
 from pmc.plans.add import check_new
 from pmc.plans.backup import bring, drbd_device
@@ -112,7 +112,8 @@ def in_place(found: Found, size: int, state: ClusterState, settings: Settings) -
     on it stays in a snapshot until the end, and is put back when something fails."""
     old, name = found.backup, found.backup.vm
     homes = refuse.whole(state, name)
-    refuse.settled(state, name)
+    if not refuse.half_restored(state, name):
+        refuse.settled(state, name)
     if active := state.active_on(name):
         raise Refused(f"{name}: runs on {active[0]}; its disk is only written when it is off: fab vm.stop {name}")
     if len(homes) > 1:
@@ -132,7 +133,7 @@ def in_place(found: Found, size: int, state: ClusterState, settings: Settings) -
         *[bring(each) for each in dict.fromkeys((found.node, node))],
         prove(found, settings),
         make.promote(node, name),
-        *on_each(homes, lambda home: _marked(home, group, name, True)),
+        *(_marked(home, group, name, True, _tag(home == node)) for home in homes),
         Step(
             node,
             f"keep what is on the disk as the snapshot {group}/{kept}",
@@ -147,7 +148,7 @@ def in_place(found: Found, size: int, state: ClusterState, settings: Settings) -
             watch=Watch("bytes", name, size),
         ),
         Step(node, f"make {name} secondary until it is started", drbd.secondary(name), undo=drbd.primary(name)),
-        *on_each(homes, lambda home: _marked(home, group, name, False)),
+        *_unmarked(name, {home: {_tag(home == node)} for home in homes}, state, settings),
         Step(
             node,
             f"remove the snapshot {group}/{kept}",
@@ -159,11 +160,23 @@ def in_place(found: Found, size: int, state: ClusterState, settings: Settings) -
     return plan(f"vm.restore {name} --in-place", steps)
 
 
-def _marked(node: str, group: str, name: str, on: bool) -> Step:
-    """On both nodes: should the one with the snapshot die, vm.failover must know on the other what the disk is."""
+def _tag(here: bool) -> str:
+    return lvm.RESTORING if here else lvm.RESTORING_THERE
+
+
+def _unmarked(name: str, tags: Mapping[str, set[str]], state: ClusterState, settings: Settings) -> list[Step]:
+    """All marks that the volumes have, and `tags`, which they have by then; that of the node with the snapshot last."""
+    has = {home: {*tag, *state.nodes[home].volumes[name].tags} for home, tag in tags.items()}
+    order = (lvm.RESTORING_THERE, lvm.RESTORING)
+    marks = [(home, tag) for tag in order for home in has if tag in has[home]]
+    return [_marked(home, settings.volume_group, name, False, tag) for home, tag in marks]
+
+
+def _marked(node: str, group: str, name: str, on: bool, tag: str) -> Step:
+    """On both nodes: should the one with the snapshot die, vm.failover must know on the other what the disk is. Which
+    is why a disk that could not be put back keeps its marks."""
     note = f"{'mark' if on else 'no longer mark'} {group}/{name} as being restored into"
-    mark = lvm.mark(group, name, on, lvm.RESTORING)
-    return Step(node, note, mark, undo=lvm.mark(group, name, not on, lvm.RESTORING))
+    return Step(node, note, lvm.mark(group, name, on, tag), undo=lvm.mark(group, name, not on, tag), guard=True)
 
 
 def put_back(group: str, name: str, size: int, device: str) -> Command:
@@ -176,8 +189,8 @@ def put_back(group: str, name: str, size: int, device: str) -> Command:
 
 
 def undo_in_place(name: str, size: int, state: ClusterState, settings: Settings) -> Plan:
-    """After an in-place restore that broke off: the disk as it was before. Without a snapshot it is that: the disk was
-    not written yet, or is put back already."""
+    """After an in-place restore that broke off: the disk as it was before. Without a snapshot it is that (the disk was
+    not written yet, or is put back already), unless the disk that had the snapshot is another by now."""
     homes = refuse.whole(state, name)
     kept = refuse.before(name)
     there = [home for home in homes if kept in state.nodes[home].volumes]
@@ -186,6 +199,8 @@ def undo_in_place(name: str, size: int, state: ClusterState, settings: Settings)
         raise Refused(f"{name}: no restore of it broke off; there is nothing to put back")
     if active := state.active_on(name):
         raise Refused(f"{name}: runs on {active[0]}; first: fab vm.stop {name}")
+    if refuse.half_restored(state, name):
+        refuse.settled(state, name)
     group, device, steps = settings.volume_group, drbd_device(name, state), list[Step]()
     for node in there:
         if len(homes) > 1:
@@ -196,7 +211,9 @@ def undo_in_place(name: str, size: int, state: ClusterState, settings: Settings)
             Step(node, f"put the disk of {name} back ({show_size(size)})", put_back(group, name, size, device)),
             Step(node, f"make {name} secondary", drbd.secondary(name)),
         ]
-    return plan(f"vm.restore {name} --put-back", steps, on_each(marked, lambda home: _marked(home, group, name, False)))
+    return plan(
+        f"vm.restore {name} --put-back", steps, _unmarked(name, {home: set() for home in marked}, state, settings)
+    )
 
 
 def to_file(found: Found, path: str, settings: Settings) -> Plan:

@@ -54,9 +54,13 @@ def snapshots(facts: Facts) -> Iterator[Finding]:
             elif volume.name == refuse.before(vm):
                 text = f"{path} is the disk of {vm} before a restore into it that broke off, or is under way"
                 yield Finding("RESTORE_BROKEN", text, f"fab vm.restore {vm} --put-back", node.name, vm)
-            elif lvm.RESTORING in volume.tags and not any(refuse.before(vm) in each.volumes for each in facts.state):
+            elif node.name in refuse.restoring(facts.state, vm) and volume.name == vm:
+                if any(refuse.before(vm) in each.volumes for each in facts.state):
+                    continue  # told of the snapshot
                 text = f"a restore into {path} broke off, or is under way"
-                yield Finding("RESTORE_BROKEN", text, f"fab vm.restore {vm} --put-back", node.name, vm)
+                half = refuse.half_restored(facts.state, vm)
+                mend = "--backup ID --in-place, as what was on it is lost" if half else "--put-back"
+                yield Finding("RESTORE_BROKEN", text, f"fab vm.restore {vm} {mend}", node.name, vm)
             elif _snapshot(volume) and volume.attributes[5:6] != "o":
                 text = f"{path} is a snapshot that a command left when it broke off"
                 yield Finding("SNAPSHOT_LEFT", text, remove, node.name, vm)

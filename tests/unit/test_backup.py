@@ -330,6 +330,40 @@ def test_a_snapshot_that_is_not_the_bases_makes_no_delta(disk: Path, folder: Pat
         assert ("does not fit the block sums of the base; make a new base" in got.stderr) == bool(exit)
 
 
+def test_a_thin_delta_of_a_disk_with_a_bad_sector_is_no_backup(disk: Path, folder: Path, tmp_path: Path) -> None:
+    """What is before a bad sector is read without an error, and is less than was asked for; as at this file's end."""
+    whole, old, now = made(disk, folder), tmp_path / "old", tmp_path / "now"
+    part = str(folder / ".x.part")
+    Path(f"{part}.ranges").write_text(f"{2 * BLOCK} {BLOCK}\n")
+    for short, other in ((now, old), (old, now)):
+        short.write_bytes(DISK[: 2 * BLOCK + 5000])
+        other.write_bytes(DISK)
+        got = run(pipeline.store_thin_delta(str(now), str(old), len(DISK), whole, str(folder), part, How()))
+        assert got.returncode == 1
+        assert f"cannot be read at byte {2 * BLOCK}" in got.stderr
+
+
+def test_an_index_that_was_cut_is_told(disk: Path, folder: Path) -> None:
+    whole = made(disk, folder)
+    index = folder / f"{whole.id}.index"
+    index.write_bytes(index.read_bytes()[:-40])
+    part = str(folder / ".x.part")
+    Path(f"{part}.ranges").write_text("0 1\n")
+    got = run(pipeline.store_thin_delta(str(disk), str(disk), len(DISK), whole, str(folder), part, How()))
+    assert got.returncode == 1
+    assert "the block sums of the base are damaged; make a new base" in got.stderr
+
+
+@pytest.mark.parametrize("magic", [b"\x1f\x8b", b"BZh9", b"\xfd7zXZ\0", b"\x1f\x9d"])
+def test_a_disk_that_begins_as_a_compressed_file(disk: Path, folder: Path, magic: bytes) -> None:
+    """xdelta3 would unpack its base first."""
+    disk.write_bytes(magic + DISK[len(magic) :])
+    whole = made(disk, folder)
+    disk.write_bytes(magic + written(disk)[len(magic) :])
+    part = made(disk, folder, base=whole)
+    fine(pipeline.prove(part, pipeline.decoded(part, whole, str(folder)), str(folder)))
+
+
 @pytest.mark.parametrize("lost", ["ranges", "source"])
 def test_a_thin_volume_of_which_nothing_is_known_is_no_backup(disk: Path, folder: Path, lost: str) -> None:
     part = str(folder / ".x.part")

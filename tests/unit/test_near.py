@@ -8,9 +8,8 @@ import pytest
 from invoke.context import Context
 
 from pmc.backup import Stored
-from pmc.lock import ALLOCATION
 from pmc.model import Volume
-from pmc.plan import apply, plan
+from pmc.plan import apply
 from pmc.tasks import near
 from pmc.tasks.base import located_with_backups
 from pmc.units import GiB
@@ -76,12 +75,3 @@ def test_the_nodes_of_its_backups_are_its_own(monkeypatch: pytest.MonkeyPatch) -
         assert sorted(cluster.locked[0].holds) == ["pm-1", "pm-2", "pm-7", "pm-9"]
         twice = [name for name, asked in cluster.asked.items() if asked["look"] == 2]
         assert sorted(twice) == ["pm-1", "pm-2", "pm-7", "pm-9"]
-
-
-def test_the_numbers_are_free_again_when_a_plan_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """vm.peer finishing a copy that is there already may take hours; nobody needs to wait for that."""
-    cluster = counted(monkeypatch, with_web())
-    with cluster.lock("test", "web"), cluster.lock("test", ALLOCATION) as numbers:
-        cluster.apply(plan("nothing to allocate"))
-        assert numbers.holds == {}
-        assert cluster.locked[0].holds != {}

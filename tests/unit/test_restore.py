@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pmc import lvm
-from pmc.errors import Refused
-from pmc.plan import Plan
+from pmc.errors import InDoubt, Refused, StepFailed
+from pmc.plan import Action, Plan, Watch, apply
 from pmc.plans import failover, restore, vm
 from pmc.units import GiB
 from tests.unit.fake import World, done
@@ -58,8 +60,43 @@ def test_the_other_side_is_not_started_when_the_node_with_the_snapshot_dies(dead
         failover.failover("web", world.state(), SETTINGS)
 
 
+class Dying(World):
+    """pm-1 loses power in the middle of the write."""
+
+    def carry_out(self, name: str, action: Action, watch: Watch | None = None) -> None:
+        if name == "pm-1" and "--compare" in str(action):
+            self.dead.add("pm-1")
+        if name in self.dead:
+            raise InDoubt(name, str(action), "the connection was lost")
+        super().carry_out(name, action, watch)
+
+
+def test_the_other_side_keeps_its_mark_when_the_disk_cannot_be_put_back() -> None:
+    """The manager lives and walks back: the half written copy must not be taken for a good one."""
+    world = Dying()
+    world.nodes = stopped_web().nodes
+    with pytest.raises(StepFailed, match="pm-2: stays until that is done: mark vg/web"):
+        apply(restored_in_place(world), world.carry_out)
+    assert lvm.RESTORING_THERE in world.nodes["pm-2"].volumes["web"].tags
+    with pytest.raises(Refused, match=r"a restore into its disk broke off.* --put-back"):
+        failover.failover("web", world.state(), SETTINGS)
+
+
+def test_what_was_lost_with_its_disk_is_not_put_back() -> None:
+    """The node that kept it has a new disk, made a copy of the half written one."""
+    world = half_restored_web()
+    mine = world.nodes["pm-1"].volumes
+    del mine["web.before"]
+    mine["web"] = replace(mine["web"], tags=(lvm.TAG,))
+    for refused in (put_back, lambda world: vm.start("web", "", world.state(), SETTINGS)):
+        with pytest.raises(Refused, match=r"on a disk that is gone; restore it again: .* --in-place"):
+            refused(world)
+    again = done(world, restored_in_place(world))
+    assert disks(again) == disks(stopped_web())
+
+
 def test_a_restore_that_came_to_its_end_leaves_no_mark() -> None:
     world = broken_off(STEPS)
-    marked = [v for node in world.nodes.values() for v in node.volumes.values() if lvm.RESTORING in v.tags]
+    marked = [v for node in world.nodes.values() for v in node.volumes.values() if v.tags != (lvm.TAG,)]
     assert marked == []
     assert restored_in_place(world).steps
