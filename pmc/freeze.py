@@ -26,8 +26,8 @@ def path(name: str) -> str:
 def freeze(name: str, token: str) -> Command:
     """The watch over it begins first. `token` tells this freeze from any other."""
     watch = (
-        'sleep "$1"; [ "$(cat "$2" 2>/dev/null)" = "$3" ] || exit 0; '
-        f'for n in 1 2 3; do {VIRSH} domfsthaw "$4" && break; sleep 2; done; rm -f "$2"'
+        'sleep "$1"; for n in {1..20}; do [ "$(cat "$2" 2>/dev/null)" = "$3" ] || exit 0; '
+        f'if {VIRSH} domfsthaw "$4"; then rm -f "$2"; exit 0; fi; sleep 3; done'
     )
     script = (
         'umask 077; mkdir -p "${2%/*}"; printf "%s\\n" "$3" >"$2"; '
@@ -37,14 +37,14 @@ def freeze(name: str, token: str) -> Command:
 
 
 def thaw(name: str) -> Command:
-    """On every way out; of one that is not frozen it thaws nothing."""
-    return bash(f'rm -f "$1"; exec {VIRSH} domfsthaw "$2"', path(name), name)
+    """On every way out; of one that is not frozen it thaws nothing. When it fails the watch is still there."""
+    return bash(f'{VIRSH} domfsthaw "$2"; rm -f "$1"', path(name), name)
 
 
 def thaw_in_time(name: str, token: str) -> Command:
     """Fails when the node had thawed already: then the snapshot may be of a guest that wrote."""
     script = (
-        f'late=; [ "$(cat "$1" 2>/dev/null)" = "$3" ] || late=1; rm -f "$1"; {VIRSH} domfsthaw "$2"; '
+        f'late=; [ "$(cat "$1" 2>/dev/null)" = "$3" ] || late=1; {VIRSH} domfsthaw "$2"; rm -f "$1"; '
         '[ -z "$late" ] || { echo "the snapshot took too long, the guest was thawed before" >&2; exit 1; }'
     )
     return bash(script, path(name), name, token)

@@ -105,9 +105,11 @@ def make_backup(
         compression="zstd" if wish.compress and not base else "none",
     )  # fmt: skip
     target = f"{folder}/.{id}.part"
+    if name not in state.nodes[source.node].volumes:
+        raise Refused(f"{name}: {source.node} has no volume {settings.volume_group}/{name}; fab pm.verify tells more")
     place = Place(name, source.node, keeper, state, settings)
     kept.refuse_foreign(place)
-    taken = snapshot(name, "backup", source.node, state, settings)
+    taken = [*equal(name, source, state), *snapshot(name, "backup", source.node, state, settings)]
     keeps = base is None and place.local and not kept.why_not_kept(place)
     remove = command("rm", "-f", target, *(f"{target}.{end}" for end in ("ranges", "index", "sums", "json")))
     read = read_delta(wish, base, size, target, place) if base else read_base(wish, size, target, place)
@@ -132,6 +134,12 @@ def make_backup(
         *(kept.drop_gone(place, {s.id for s in stored}) if base else kept.drop_older(place, keeps)),
     ]
     return made, plan(f"vm.backup {name}", steps)
+
+
+def equal(name: str, source: Source, state: ClusterState) -> list[Step]:
+    """A standby that the link was lost to, or that is catching up, has an older disk, or parts of two."""
+    standby = source.role == "standby" and len(state.homes(name)) > 1
+    return [make.see_equal(source.node, name)] if standby else []
 
 
 def kept_on(plan: Plan) -> str:

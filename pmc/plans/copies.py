@@ -20,7 +20,8 @@ from pmc.units import show_size
 
 # A manager that dies ends the stdin of its last command: the size tells what came whole.
 WHOLE = (
-    'umask 077; cat >"$1"; [ "$(stat -c %s "$1")" = "$3" ] || { echo "it did not come whole" >&2; exit 1; }; '
+    'umask 077; trap \'rm -f "$1"\' EXIT; cat >"$1"; '
+    '[ "$(stat -c %s "$1")" = "$3" ] || { echo "it did not come whole" >&2; exit 1; }; '
     'sync "$1"; mv "$1" "$2"; sync "${2%/*}"'
 )
 MANAGER = "manager"  # in place of a node's name, of what lies there
@@ -43,10 +44,10 @@ def files(backup: Backup) -> list[str]:
 
 
 def to_manager(found: Found, directory: str, there: Collection[str], settings: Settings) -> Plan:
-    """All files of a backup, and of its base, that are not in the directory yet."""
+    """All files of a backup, and of its base; `there` are the ids that the directory has, whole."""
     steps = []
     for each in parts(found):
-        if f"{each.id}.json" in there:
+        if each.id in there:
             continue
         for name in files(each):
             source = command("cat", f"{settings.backup_dir}/{name}", long=True)

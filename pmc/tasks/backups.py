@@ -74,7 +74,8 @@ def _directory(to: str) -> str:
 def _copy(cluster: Cluster, id: str, made: Plan, directory: str) -> Plan:
     """Of a backup that is complete on a node, with its base, which lies there too."""
     found = restore.find(id, looks.stored_on(cluster, plans.kept_on(made), id.partition(".")[0]))
-    return copies.to_manager(found, directory, os.listdir(directory), cluster.settings)
+    there = {each.id for each in looks.kept(directory, found.backup.vm) if not each.broken}
+    return copies.to_manager(found, directory, there, cluster.settings)
 
 
 def _planned(cluster: Cluster, wish: Wish, state: ClusterState, stored: Sequence[Stored]) -> tuple[str, Plan]:
@@ -199,7 +200,8 @@ def verify_backup(
             raise Refused("vm.verify_backup: name the VM, or give --all")
         if backup and all:
             raise Refused("--backup and --all: choose one")
-        stored = looks.stored(cluster.state(beside=looks.backups(cluster, name)))
+        state = cluster.state(beside=looks.backups(cluster, name))
+        stored = looks.stored(state)
         ids = [backup] if backup else sorted({each.id for each in stored}, key=lambda id: id.split(".")[:2])
         if not ids:
             raise Refused(f"vm.verify_backup {name}: there is no backup on any node that answers")
@@ -212,6 +214,7 @@ def verify_backup(
         show(table(rows, json, ("backup", "node", "result")))
         if failed := [row["backup"] for row in rows if row["result"] != "right"]:
             raise PmcError(f"{len(failed)} of {len(rows)} cannot be used: {', '.join(failed)}")
+        complain(state)
 
 
 def _proved(c: Any, cluster: Cluster, id: str, stored: Sequence[Stored], dry_run: bool) -> list[Row]:

@@ -530,7 +530,7 @@ EFFECTS: list[tuple[str, Effect]] = [
     (BASH + r"'lvs .* put --size .* --compare; lvremove .*' pmc vg/(\S+) /dev/drbd(\d+)", put_back),
     (IDLE + BASH + r"'.* put --size \d+ --expect .*date .*' pmc \S+ \S+", nothing),
     (BASH + r"'umask 077; mkdir .* virsh --connect \S+ domfsfreeze .*' pmc \d+ (\S+) (\S+) (\S+) .*", frozen),
-    (BASH + r"'rm -f \"\$1\"; exec virsh --connect \S+ domfsthaw \"\$2\"' pmc (\S+) (\S+)", thawed),
+    (BASH + r"'virsh --connect \S+ domfsthaw \"\$2\"; rm -f \"\$1\"' pmc (\S+) (\S+)", thawed),
     (BASH + r"'late=; .* virsh --connect \S+ domfsthaw .*' pmc (\S+) (\S+) \S+", thawed),
     (BASH + r"'umask 077; trap .* pmc (\S+) 6..", write),
     (IDLE + BASH + r"'umask 077; .* qemu-img convert .*' pmc (\S+)", has_file),

@@ -39,9 +39,9 @@ def test_a_backup_and_its_base_are_copied_each_manifest_last() -> None:
 
 
 def test_what_is_there_is_not_copied_again() -> None:
-    assert taken(copies.to_manager(FOUND, "/srv", [f"{BASE.id}.json"], SETTINGS)) == DELTA_FILES
-    # Files without their manifest are what a copy left that broke off.
-    assert taken(copies.to_manager(FOUND, "/srv", BASE_FILES[:2], SETTINGS)) == [*BASE_FILES, *DELTA_FILES]
+    assert taken(copies.to_manager(FOUND, "/srv", [BASE.id], SETTINGS)) == DELTA_FILES
+    # What is there but is not whole is not among them.
+    assert taken(copies.to_manager(FOUND, "/srv", [], SETTINGS)) == [*BASE_FILES, *DELTA_FILES]
     both = [f"{BASE.id}.json", f"{DELTA.id}.json"]
     assert given(copies.to_node(FOUND, "pm-1", "/srv", {}, both, SETTINGS)) == []
 
@@ -61,6 +61,7 @@ def test_what_did_not_come_whole_gets_no_final_name(tmp_path: Path) -> None:
         done = subprocess.run(replace(put, stdin=text).argv, input=text, text=True, capture_output=True)
         assert (done.returncode == 0) == ends, done.stderr
         assert target.exists() == ends
+        assert not part.exists()
         assert ends or "did not come whole" in done.stderr
 
 

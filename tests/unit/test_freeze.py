@@ -75,6 +75,15 @@ def test_the_node_thaws_when_the_manager_is_gone(node: Node) -> None:
     assert "the snapshot took too long" in done.stderr
 
 
+def test_the_node_thaws_when_the_manager_could_not(node: Node) -> None:
+    node.run(freeze.freeze("web", "one"), seconds=1)
+    (node.folder / "broken").write_text("2")
+    assert node.run(freeze.thaw_in_time("web", "one")).returncode == 1
+    assert node.run(freeze.thaw("web")).returncode == 1
+    node.thawed()
+    assert node.log.count("domfsthaw") == 3
+
+
 def test_the_watch_over_one_freeze_leaves_the_next_alone(node: Node) -> None:
     node.run(freeze.freeze("web", "one"), seconds=1)
     node.run(freeze.thaw("web"))

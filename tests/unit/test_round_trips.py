@@ -49,8 +49,8 @@ COUNTS = {
     "vm.rm of a half-made one": Count(
         lambda c: vm.rm(c, "web", yes=True), {"look": 1, "lock": 1}, {"look": 2, "lock": 2, "run": 6}, half_web
     ),
-    "vm.backup": Count(lambda c: vm.backup(c, "web"), LOOK, NEAR | {"ask": 2, "run": 10}),
-    "vm.backup --all": Count(lambda c: vm.backup(c, all=True), LOOK, NEAR | {"ask": 2, "run": 10}),
+    "vm.backup": Count(lambda c: vm.backup(c, "web"), LOOK, NEAR | {"ask": 3, "run": 10}),
+    "vm.backup --all": Count(lambda c: vm.backup(c, all=True), LOOK, NEAR | {"ask": 3, "run": 10}),
     "vm.prune": Count(lambda c: vm.prune(c, "web", keep_last="1"), LOOK, {"look": 2}),
     "vm.repair": Count(lambda c: repair.repair(c, "web"), LOOK, NEAR | {"ask": 2}),
     "vm.peer": Count(
