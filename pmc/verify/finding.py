@@ -55,7 +55,7 @@ CODES = {
     # volumes
     "LV_ORPHAN": (ERROR, "a volume of pmc's without a VM"),
     "SNAPSHOT_LEFT": (ERROR, "a snapshot that a broken-off command left"),
-    "RESTORE_BROKEN": (ERROR, "a restore into a VM's disk broke off; the disk as it was is in a snapshot"),
+    "RESTORE_BROKEN": (ERROR, "a restore into a VM's disk broke off; what was on it is in a snapshot, or lost"),
     "SNAPSHOT_KEPT": (NOTE, "the losing side of a split brain, kept by vm.repair"),
     "SNAPSHOT_FULL": (WARNING, "a snapshot is nearly full"),
     "POOL_MISSING": (ERROR, "a node has no thin pool, and new VMs are to be thin"),
