@@ -16,6 +16,7 @@ from pmc.command import Command, bash, command, whole
 
 # Arguments of both: the resource's file and name.
 _BACK = (
+    '[ -e "$1.old" ] || { echo "$1.old is gone, so the change is complete" >&2; exit 1; }; '
     'r=$(drbdsetup show "$2"); '
     "p=$(sed -n '/_remote_host/,/}/s/.*address[[:space:]]*\\(.*\\);.*/\\1/p' <<<\"$r\"); "
     'case $r in *_remote_host*) [ -n "$p" ];; esac; '

@@ -184,6 +184,7 @@ def _walk_back(plan: Plan, failed: list[tuple[int, PmcError]], done: list[Step],
     lines: list[str] = []
     by_hand: list[str] = []
     undone: list[str] = []
+    no_return = any(each.pivot for each in done)
     for number, error in failed:
         step = plan.steps[number]
         lines += [
@@ -191,9 +192,13 @@ def _walk_back(plan: Plan, failed: list[tuple[int, PmcError]], done: list[Step],
             f"  {error}",
             *(f"    {row}" for row in getattr(error, "stderr", "").splitlines()[-8:-1]),
         ]
-        if _unclear(error):
+        if step.pivot and _unclear(error) and _took_effect(step, run) is not False:
+            # (Had its check said yes, it would not have failed.)
+            lines.append("  It is in doubt whether this step took effect, so nothing before it is undone.")
+            no_return = True
+        elif _unclear(error):
             lines.append(_look_again(step, run, done, by_hand))
-    if any(each.pivot for each in done):
+    if no_return:
         lines.append("  Past the point of no return: what was done stays done. Run the same command again to go on.")
         done = []
     for each in reversed(done):

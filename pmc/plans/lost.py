@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -80,9 +80,9 @@ def advice(each: Lost, settings: Settings) -> str:
     return f"{name}: {look}it is removed by: fab vm.repair {each.vm} --drop {name}"
 
 
-def warning(state: ClusterState, vm: str) -> str:
-    """For who removes the VM: these go with it."""
-    found = snapshots(state, vm)
+def warning(state: ClusterState, vm: str, nodes: Collection[str] | None = None) -> str:
+    """For who removes the VM, or its copies on `nodes`: these go with it."""
+    found = [each for each in snapshots(state, vm) if nodes is None or each.node in nodes]
     return "".join(f"; so is {each.volume.name} on {each.node}, a kept side of a split brain" for each in found)
 
 

@@ -15,7 +15,7 @@ from pmc.command import command
 from pmc.errors import Refused
 from pmc.model import ClusterState, NodeState, ResourceFile
 from pmc.plan import Plan, Step, Watch, plan
-from pmc.plans import clear, make, refuse
+from pmc.plans import clear, lost, make, refuse
 from pmc.plans.add import iso_path, receive
 from pmc.settings import Settings
 from pmc.units import show_size
@@ -48,6 +48,8 @@ def choose(name: str, new: str, state: ClusterState, settings: Settings) -> Chan
     old = next((home for home in homes if home != primary), "")
     if len(homes) > 2:
         raise Refused(f"{name}: lives on {', '.join(homes)}; vm.peer is for a VM with one or two nodes")
+    if not file.ports:
+        raise Refused(f"{name}: its resource file on {primary} names no port; look at it by hand")
     if file.disk != lvm.path(settings.volume_group, name) or name not in state.nodes[primary].volumes:
         raise Refused(f"{name}: its disk {file.disk} on {primary} is not {settings.volume_group}/{name}")
     for node in (state.nodes[primary], state.nodes[new]):
@@ -56,7 +58,8 @@ def choose(name: str, new: str, state: ClusterState, settings: Settings) -> Chan
     if change.there and name in state.nodes[new].volumes:
         return change
     _fits(change, state, settings)
-    return replace(change, ask="; ".join(filter(None, (_old_goes(change, state), _new_goes(change, state)))))
+    asks = [_old_goes(change, state), _new_goes(change, state), _lost_go(change, state)]
+    return replace(change, ask="; ".join(filter(None, asks)))
 
 
 def runs_on(name: str, state: ClusterState) -> str:
@@ -129,6 +132,12 @@ def _old_goes(change: Change, state: ClusterState) -> str:
     return ""
 
 
+def _lost_go(change: Change, state: ClusterState) -> str:
+    found = [each for each in lost.snapshots(state, change.name) if each.node in (change.old, change.new)]
+    rows = [f"{each.volume.name} on {each.node}, a kept side of a split brain, is removed with it" for each in found]
+    return "; ".join(rows)
+
+
 def _new_goes(change: Change, state: ClusterState) -> str:
     """A copy that was never complete may go unasked."""
     volume = state.nodes[change.new].volumes.get(change.name)
@@ -152,7 +161,8 @@ def peer(change: Change, xml: str, secret: str, state: ClusterState, settings: S
     return plan(
         f"vm.peer {name}",
         [replace(step, pivot=False) for step in clear.steps(name, [node] if node.knows(name) else [], settings)],
-        make.volume(settings, new, name, size, lvm.UNFINISHED, ", marked as unfinished"),
+        # Should the primary not be switched back, the new copy stays: DRBD may be completing it.
+        replace(make.volume(settings, new, name, size, lvm.UNFINISHED, ", marked as unfinished"), guard=True),
         Step(
             new,
             f"write {drbd.path(name)}",
@@ -160,6 +170,7 @@ def peer(change: Change, xml: str, secret: str, state: ClusterState, settings: S
             undo=drbd.remove_file(name),
             check=command("test", "-e", drbd.path(name)),
             claims=True,
+            guard=True,
         ),
         Step(new, f"make DRBD's metadata on {name}", drbd.create_metadata(name)),
         Step(
@@ -168,8 +179,9 @@ def peer(change: Change, xml: str, secret: str, state: ClusterState, settings: S
             drbd.up_or_down(name, alone=False),
             undo=drbd.down(name),
             check=drbd.is_up(name),
+            guard=True,
         ),
-        defined(change, xml, settings),
+        [replace(step, guard=True) for step in defined(change, xml, settings)],
         Step(
             primary,
             f"connect {name} to {new}" + (f" in place of {change.old}" if change.old else "") + ", while it runs",

@@ -7,7 +7,7 @@ from typing import Any
 from pmc import looks
 from pmc.errors import Refused
 from pmc.lock import ALLOCATION
-from pmc.plans import clear, refuse
+from pmc.plans import clear, lost, refuse
 from pmc.plans import peer as plans
 from pmc.tasks import near
 from pmc.tasks.base import carry_out, confirm, located, lock, opened, task
@@ -39,7 +39,8 @@ def peer(
             plan = clear.cleanup(name, state, cluster.settings)
             strays = " and ".join(state.strays(name))
             if plan.steps and not sure:
-                confirm(f"the old copy of {name} on {strays} is removed for good", name)
+                kept = lost.warning(state, name, state.strays(name))
+                confirm(f"the old copy of {name} on {strays} is removed for good{kept}", name)
             if carry_out(c, cluster, plan, dry_run):
                 note(f"{name} has no old copy on {strays} any more" if plan.steps else f"{name} has no old copy")
             return

@@ -163,6 +163,24 @@ def test_up_to_the_pivot_all_is_as_before_and_from_there_on_nothing_is_undone(na
         assert ("Past the point of no return" in told) == (at > pivot), told
 
 
+@pytest.mark.parametrize("name", sorted(HALF_WAY))
+def test_a_pivot_that_is_in_doubt_takes_nothing_back(name: str) -> None:
+    """It may have taken effect: the kept side of a split brain would be the only copy of what is overwritten now."""
+    story = STORIES[name]()
+    steps = story.plan.steps
+    for at, step in enumerate(steps):
+        if not step.pivot or step.check is not None:
+            continue
+        for how in ("lost before", "lost after"):
+            ran = [
+                each for each in steps[: after_those_beside(story.plan, at)] if how == "lost after" or each is not step
+            ]
+            world, told = broken(story, at, how)
+            assert world == done(story.world, Plan("so far", tuple(ran))), told
+            assert "in doubt whether this step took effect, so nothing before it is undone" in told
+            assert "Run the same command again to go on" in told
+
+
 @pytest.mark.parametrize("name", sorted(ONE_WAY))
 def test_past_a_pivot_there_is_no_way_back_and_the_same_again_goes_on(name: str) -> None:
     story = STORIES[name]()
