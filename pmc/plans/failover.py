@@ -32,6 +32,7 @@ class Seen:
 def homes(name: str, state: ClusterState) -> tuple[str, str]:
     """(dead, survivor) of the VM; refused when it is not so that one is silent and the other answers."""
     found = refuse.found(state, name)
+    refuse.one_truth(state, name)
     for home in found:
         if home not in state.nodes:
             raise Refused(f"{name}: lives on {home}, which is not in pmc.conf; add it there")

@@ -71,11 +71,19 @@ def _detached(case: Case, home: str, all_of_them: bool) -> Ailment:
         return Ailment("diskless", text, advice=advice)
     if case.wishes.new_disk or name not in case.node(home).volumes:
         return _renewed(case, home, text, attach)
-    return Ailment("diskless", text, (_see_good(case, home), attach), advice=advice)
+    return Ailment("diskless", text, (_see_linked(case, home), attach), advice=advice)
+
+
+def _see_linked(case: Case, home: str) -> Step:
+    """Looked at again right before: only a side that is connected to a good one may be attached."""
+    holds = when(case.name, lambda r: r.connection == "Connected" and r.peer_disk == "UpToDate")
+    line = f"drbdadm dstate {case.name}"
+    wait = Wait(holds, 5, f"it is not connected to a good disk on {case.other(home)} any more", line)
+    return Step(home, f"see that {case.name} is connected to its good side", wait)
 
 
 def _see_good(case: Case, home: str) -> Step:
-    """Looked at again right before: only a side that is connected to a good one may be attached or made anew."""
+    """Looked at again right before: only beside a good one a disk may be made anew."""
     peer, name = case.other(home), case.name
     holds = when(name, lambda r: r.disk == "UpToDate")
     wait = Wait(holds, 5, f"the disk on {peer} is not UpToDate any more", f"drbdadm dstate {name}")
@@ -101,6 +109,10 @@ def _renewed(case: Case, home: str, text: str, last: Step) -> Ailment:
             f"{text}; make a new one there and copy all of it from {peer.name}: fab vm.repair {name} --new-disk; "
             f"or on another node: fab vm.peer {name} --secondary NODE"
         )
+        return Ailment("no-volume", text, refusal=refusal)
+    files = [node.files[name] for node in (node, peer) if name in node.files]
+    if other := [file.disk for file in files if file.disk != lvm.path(group, name)]:
+        refusal = f"--new-disk: its disk is {other[0]}, not {group}/{name}; make that anew by hand"
         return Ailment("no-volume", text, refusal=refusal)
     # A thin snapshot stays when its volume goes.
     if kept := [v.name for v in node.volumes.values() if v.origin == name and not v.thin]:

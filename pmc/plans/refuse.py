@@ -61,7 +61,8 @@ def whole(state: ClusterState, vm: str) -> list[str]:
     for home in homes:
         if vm not in state.nodes[home].domains:
             raise Refused(
-                f"{vm}: is not defined on {home}, so it is half made or half removed; fab vm.rm {vm} removes it"
+                f"{vm}: is not defined on {home}; fab vm.repair {vm} defines it there again, "
+                f"or, if it was never finished or is half removed: fab vm.rm {vm}"
             )
     return homes
 

@@ -99,6 +99,13 @@ def between(case: Case) -> list[Ailment]:
             )
         ]
     stale = {"ahead": case.homes[1], "behind": case.homes[0]}.get(verdict, "")
+    if stale and stale == case.wishes.keep:
+        text = f"no split brain, but the disk on {stale} lacks what {case.other(stale)} wrote"
+        refusal = (
+            f"--keep {stale}: {text}, and would be overwritten by it; run it without --keep if that is right, "
+            f"docs/repair.md says how to give {case.other(stale)} up"
+        )
+        return [Ailment("stale-kept", text, refusal=refusal)]
     if stale and up[stale].role == "Primary":
         advice = f"stop it (fab vm.stop {case.name}), then run this again"
         text = f"the disk on {stale} lacks what {case.other(stale)} wrote, and {stale} is primary"
@@ -115,7 +122,8 @@ def _connect(case: Case, alone: Sequence[str], told: str) -> Ailment:
     name = case.name
     link = (
         f"the two sides do not find each other; does the replication network carry the port between the nodes? "
-        f"On each: ss -tn | grep :{case.node(case.homes[0]).files[name].ports[0]}; journalctl -k | grep {name}"
+        f"On each: ss -tn | grep :{next(iter(case.node(case.homes[0]).files[name].ports), 'PORT')}; "
+        f"journalctl -k | grep {name}"
     )
     if not alone:
         refusal = f"{told}: {link}" if case.wishes.stalled else ""

@@ -40,7 +40,7 @@ def failover(c: Any, name: str = "", dead: str = "", conf: str = "", dry_run: bo
         if dry_run or c.config.run.dry:
             show(_how_proved(cluster, node))
         else:
-            _prove(cluster, node, facts, dead)
+            _prove(cluster, node, [name], facts, dead, state)
         if carry_out(c, cluster, plan, dry_run):
             note(f"{name} runs on {survivor}; when {node} is back: fab pm.ready_drbd, then fab vm.mv {name}")
 
@@ -132,7 +132,7 @@ def _dead(cluster: Cluster, state: ClusterState, node: str, dead: str, dry: bool
     if dry:
         show(_how_proved(cluster, node))
     elif wanted.leaving:
-        _prove(cluster, node, facts, dead)
+        _prove(cluster, node, [each.name for each in wanted.leaving], facts, dead, state)
     return wanted
 
 
@@ -162,17 +162,27 @@ def _how_proved(cluster: Cluster, dead: str) -> str:
     return f"# first {dead} must be proved dead: {how}"
 
 
-def _prove(cluster: Cluster, node: str, facts: Facts, dead: str) -> None:
-    """By the node's fence command, else by a person's word."""
+def _prove(cluster: Cluster, node: str, names: Sequence[str], facts: Facts, dead: str, state: ClusterState) -> None:
+    """By the node's fence command, else by a person's word. Where it is not known since when the link is lost, the disk
+    may be an old one, which no fence command can tell."""
     spec = cluster.settings.nodes[node]
     if dead and dead != node:
         raise Refused(f"--dead {dead}: the node that does not answer is {node}; nothing was touched")
+    old = [name for name in names if name not in facts]
+    for name in old:
+        note(f"{name}: its other node has no record since its boot of when the link was lost; the disk may be old")
+    if away := [each.name for each in state if each.trouble and each.name != node]:
+        note(f"{', '.join(away)} cannot be asked either; a second copy that vm.peer made there would be the newer one")
     for name, (since, _) in facts.items():
         note(f"{name}: lost {node} at {since}; what {node} wrote after that, if it still ran, is not on the other node")
     if spec.fence:
         note(f"fence {node}: {fence.program(spec)}")
         try:
             fence.run(spec, cluster.settings.deadlines.fence)
+            if old and not dead:
+                confirm(
+                    f"the disk of {', '.join(old)} may be old", node, f"if you know that it is not, give --dead {node}"
+                )
             return
         except PmcError as error:
             if not dead:

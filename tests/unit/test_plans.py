@@ -284,7 +284,7 @@ def without_domain(state: ClusterState, place: str) -> ClusterState:
         (lambda: start(changed(stopped(), "pm-1", memory_available=MiB)), "1 GiB of memory, pm-1 has 1 MiB"),
         (lambda: start(with_resource(alone(active=False), "pm-1", disk="Inconsistent")), "its disk on pm-1 is not up"),
         (lambda: start(cluster()), "web: no such VM; there are: none yet"),
-        (lambda: start(without_domain(stopped(), "pm-2")), "half made or half removed; fab vm.rm web"),
+        (lambda: start(without_domain(stopped(), "pm-2")), "fab vm.repair web defines it there again, or, if"),
         (lambda: start(MISSING_TOOL), "drbd status: command not found; fab pm.init pm-2"),
         (lambda: stop(changed(stopped(), "pm-2", down="no ssh")), "may run on pm-2, which does not answer"),
         (lambda: stop(cluster()), "no such VM"),

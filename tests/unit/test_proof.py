@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused
 from pmc.settings import Settings
 from pmc.tasks.failover import _how_proved, _off, _prove
-from tests.unit.samples import SETTINGS
+from tests.unit.samples import SETTINGS, running
 
 FACTS = {"web": ("2026-11-23T08:20:31+0000", True), "off": ("2026-11-23T08:20:31+0000", False)}
 
@@ -26,8 +27,8 @@ def fenced(folder: Path, status: int) -> Settings:
     return replace(SETTINGS, nodes={**SETTINGS.nodes, "pm-1": first})
 
 
-def prove(settings: Settings, dead: str = "") -> None:
-    _prove(Cluster(settings), "pm-1", FACTS, dead)
+def prove(settings: Settings, dead: str = "", names: Sequence[str] = ("web",)) -> None:
+    _prove(Cluster(settings), "pm-1", names, FACTS, dead, running())
 
 
 @pytest.fixture
@@ -61,6 +62,19 @@ def test_dead_says_it_without_a_terminal_and_must_name_the_node(typed: Any) -> N
 def test_a_fence_command_that_succeeds_is_the_proof(typed: Any, tmp_path: Path) -> None:
     prove(fenced(tmp_path, 0))
     assert (tmp_path / "ran").read_text() == "ran\n"
+
+
+def test_a_disk_that_may_be_old_needs_a_persons_word_beside_it(
+    typed: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its node booted since the link was lost: what the dead one wrote since then is nowhere else."""
+    with pytest.raises(Refused, match=r"the disk of db may be old.*if you know that it is not, give --dead pm-1"):
+        prove(fenced(tmp_path, 0), names=("web", "db"))
+    assert "db: its other node has no record since its boot of when the link was lost" in capsys.readouterr().err
+    typed("pm-1\n")
+    prove(fenced(tmp_path, 0), names=("web", "db"))
+    typed(None)
+    prove(fenced(tmp_path, 0), "pm-1", names=("web", "db"))
 
 
 def test_one_that_fails_stops_everything_but_for_a_persons_word(typed: Any, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from pmc import definition, lvm, sides
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, Resource, Volume
+from pmc.plan import Wait
 from pmc.plans import lost, repair, splitbrain
 from pmc.plans.ailment import About, Ailment, Case, Wishes
 from pmc.settings import Settings
@@ -270,10 +271,37 @@ def test_another_machines_definition_is_not_replaced() -> None:
 def test_a_detached_disk_is_attached_only_while_the_good_side_is_seen() -> None:
     state = with_resource(running(), "pm-2", disk="Diskless")
     [ailment] = found(state)
-    assert [step.node for step in ailment.steps] == ["pm-1", "pm-2"]
+    assert [step.node for step in ailment.steps] == ["pm-2", "pm-2"]
+    look = ailment.steps[0].do
+    assert isinstance(look, Wait)
+    for connection, peer_disk, good in (
+        ("Connected", "UpToDate", True), ("Connecting", "UpToDate", False), ("Connected", "Outdated", False)
+    ):  # fmt: skip
+        text = (
+            "exists resource name:web role:Secondary suspended:no\n"
+            f"exists connection name:web peer-node-id:0 conn-name:pm-1 connection:{connection} role:Primary\n"
+            "exists device name:web volume:0 minor:1 disk:Diskless\n"
+            "exists peer-device name:web peer-node-id:0 conn-name:pm-1 volume:0 replication:Established "
+            f"peer-disk:{peer_disk}\nexists -\n"
+        )
+        assert look.query.parse(text) == good
     assert lines(ailment)[-1] == ("pm-2", "drbdadm attach web")
     [ailment] = found(both(state, connection="WFConnection"))[1:]
     assert ailment.steps == (), "connected first"
+
+
+def test_the_side_to_keep_is_not_overwritten_by_one_that_is_ahead() -> None:
+    """Disconnected by hand, say before something that went wrong: DRBD would copy it over the older side."""
+    [ailment] = found(apart(stopped()), AHEAD, keep="pm-2")
+    assert (ailment.steps, "--keep pm-2: no split brain" in ailment.refusal) == ((), True)
+    assert codes(apart(stopped()), AHEAD, keep="pm-1") == ["standalone"]
+
+
+def test_a_disk_that_is_another_volume_is_not_made_anew() -> None:
+    state = with_resource(running(), "pm-2", disk="Diskless")
+    file = replace(state.nodes["pm-2"].files["web"], disk="/dev/vg/web_data")
+    [ailment] = found(changed(state, "pm-2", files={"web": file}), new_disk=True)
+    assert (ailment.steps, "its disk is /dev/vg/web_data, not vg/web" in ailment.refusal) == ((), True)
 
 
 def test_a_new_disk_is_asked_and_never_takes_a_snapshot_with_it() -> None:
