@@ -43,7 +43,15 @@ def verify_(c: Any, vm: str = "", deep: bool = False, json: bool = False, conf: 
         found = verify.findings(facts)
         if deep:
             found += _compared(cluster, facts, vm)
-        _show([finding for finding in found if vm in ("", finding.vm)], facts, json)
+        _show([finding for finding in found if not vm or _about(finding, vm, facts)], facts, json)
+
+
+def _about(finding: Finding, vm: str, facts: Facts) -> bool:
+    """What keeps one of its nodes from telling anything of it is the VM's as well; and what it shares with another."""
+    if finding.vm:
+        return finding.vm == vm or (finding.code.startswith("DUPLICATE_") and vm in finding.text.split())
+    homes = facts.homes.get(vm)
+    return finding.code in ("NODE_DOWN", "NODE_TOOL", "DRBD_MODULE") and (not homes or finding.node in homes)
 
 
 def _show(found: list[Finding], facts: Facts, json: bool) -> None:

@@ -6,7 +6,7 @@ import ipaddress
 from collections import defaultdict
 from collections.abc import Iterator
 
-from pmc import drbd
+from pmc import drbd, lvm
 from pmc.verify.facts import FILES, Facts
 from pmc.verify.finding import Finding
 
@@ -36,11 +36,16 @@ def strays(facts: Facts) -> Iterator[Finding]:
             there = [kind for kind, found in kinds.items() if vm in found]
             down = f"drbdadm down {vm}; rm {drbd.path(vm)}; " if {"file", "resource"} & set(there) else ""
             undefine = f"virsh undefine {vm}; " if "domain" in there else ""
-            volume = f"lvremove {facts.settings.volume_group}/{vm}" if "volume" in there else ""
+            ours = "volume" in there and lvm.TAG in node.volumes[vm].tags
+            volume = f"lvremove {facts.settings.volume_group}/{vm}" if ours else ""
+            advice = f"see that it is not the newer copy; then on {node.name}: {undefine}{down}{volume}".rstrip("; ")
+            if facts.state.contradicted(vm):
+                advice = (
+                    "its files contradict each other and nothing decides: bring the nodes back that they name first"
+                )
             yield Finding(
                 "VM_STRAY", f"has its {', '.join(there)} here, and lives on {' and '.join(facts.homes[vm])}",
-                f"see that it is not the newer copy; then on {node.name}: {undefine}{down}{volume}".rstrip("; "),
-                node.name, vm,
+                advice, node.name, vm,
             )  # fmt: skip
 
 

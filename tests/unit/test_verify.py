@@ -15,9 +15,10 @@ from pmc.backup import Backup, Stored
 from pmc.checks.lvm import Filter
 from pmc.model import ClusterState, Domain, Resource, ResourceFile, Volume
 from pmc.settings import Verify
+from pmc.tasks.verify import _about
 from pmc.units import GiB, MiB
 from pmc.verify.facts import Facts
-from pmc.verify.finding import CODES, NOTE, grave
+from pmc.verify.finding import CODES, NOTE, Finding, grave
 from pmc.verify.questions import DomainFile, Extra, FileFacts
 from tests.unit.samples import SETTINGS, alone, changed, cluster, home, node, running, stopped, with_resource
 
@@ -388,6 +389,29 @@ def test_of_contradicting_files_the_ones_that_agree_count() -> None:
             facts = replace(facts, state=ClusterState({name: facts.state.nodes[name] for name in order}))
             assert facts.homes == {"web": ("pm-1", "pm-2")}
             assert [(f.code, f.node) for f in verify.findings(facts)] == [("VM_STRAY", "pm-3")]
+
+
+def test_of_contradicting_files_none_is_told_to_go_when_nothing_decides() -> None:
+    """pm-1, which would decide, is down: pm-3 may hold the only good copy."""
+    state = stopped()
+    new = replace(state.nodes["pm-2"].files["web"], hosts=("pm-1", "pm-3"))
+    third = replace(state.nodes["pm-2"], name="pm-3", hostname="pm-3", files={"web": new})
+    facts = healthy(cluster(node("pm-1", down="no ssh"), state.nodes["pm-2"], third))
+    [stray] = [each for each in verify.findings(facts) if each.code == "VM_STRAY"]
+    assert "lvremove" not in stray.remedy
+    assert "nothing decides" in stray.remedy
+
+
+def test_what_keeps_a_vms_node_from_telling_is_told_of_the_vm() -> None:
+    state = changed(running(), "pm-2", down="no ssh", files={}, domains={}, resources={}, volumes={})
+    facts = healthy(state)
+    [down] = [each for each in verify.findings(facts) if each.code == "NODE_DOWN"]
+    assert _about(down, "web", facts)
+    assert not _about(replace(down, node="pm-3"), "web", facts)
+    assert not _about(replace(down, vm="mail"), "web", facts)
+    shared = Finding("DUPLICATE_MAC", "mail and web have the MAC address 1", "", vm="web")
+    assert _about(shared, "mail", facts)
+    assert not _about(shared, "ma", facts)
 
 
 def test_severities_order_and_names() -> None:
