@@ -164,7 +164,9 @@ class Cluster:
             return
         self.stop.clear()
         self._held = True
-        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        signals = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # or nohup(1) said that a logout is no reason to end
+            signals.append(signal.SIGHUP)
         before = [signal.signal(each, lambda *_: self.stop.set()) for each in signals]
         try:
             yield

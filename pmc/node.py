@@ -57,7 +57,8 @@ class Node:
 
     def close(self) -> None:
         if self._connection is not None:
-            self._connection.close()
+            for each in self._connection.way():
+                each.close()
 
     def ask(self, *queries: Query[Any], seconds: float | None = None) -> list[Any]:
         """The parsed answers, in one round trip. Raises CommandFailed for the first that fails."""
@@ -154,7 +155,7 @@ class Node:
                 # The exit status may overtake the last output: only the end of the stream says that all is there.
                 ended = channel.exit_status_ready() and (channel.eof_received or channel.closed)
                 quiet = _drain(channel, out, err, on_stderr, sink)
-                if ended:
+                if ended and quiet:
                     break
                 if channel.closed and quiet:
                     raise InDoubt(self.name, shown, "the connection was lost")
@@ -224,9 +225,12 @@ def _feed(
 def _drain(
     channel: paramiko.Channel, out: list[bytes], err: list[bytes], on_stderr: Show | None, sink: Sink | None
 ) -> bool:
-    """Takes what has come; true when nothing had."""
+    """Takes what has come; true when nothing had. Not without end: with a sink that is slower than the network there
+    would always be more, and Ctrl-C and the deadline must have their turn."""
     quiet = True
-    while channel.recv_ready():
+    for _ in range(64):
+        if not channel.recv_ready():
+            break
         block = channel.recv(65536)
         sink(block) if sink else out.append(block)
         quiet = False

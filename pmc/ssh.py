@@ -42,6 +42,10 @@ class Connection(fabric.Connection):  # type: ignore[misc]
         system = self.ssh_config.get("globalknownhostsfile", "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2")
         return [Path(path).expanduser() for path in f"{user} {system}".split()]
 
+    def way(self) -> list[Connection]:
+        """Itself and the jump hosts before it."""
+        return [self, *(self.gateway.way() if isinstance(self.gateway, Connection) else [])]
+
     def get_gateway(self) -> Any:
         if "proxyjump" not in self.ssh_config:
             return super().get_gateway()
@@ -105,7 +109,7 @@ def configuration(settings: Settings) -> Any:
         if settings.ssh_config:
             return fabric.Config(runtime_ssh_path=str(Path(settings.ssh_config).expanduser()))
         return fabric.Config()
-    except (OSError, RuntimeError, paramiko.SSHException) as error:
+    except (OSError, RuntimeError, ValueError, paramiko.SSHException) as error:
         name = settings.ssh_config or "~/.ssh/config"
         raise SettingsError(f"{name}: the ssh configuration cannot be read: {error}") from None
 
@@ -117,9 +121,10 @@ def connect(node: NodeSettings, settings: Settings, config: Any) -> Connection:
     host = node.host or node.name
     try:
         connection = Connection(host, config=config, connect_timeout=max(1, round(seconds)))
-        connection.connect_kwargs = {
-            **connection.connect_kwargs, "banner_timeout": seconds, "auth_timeout": seconds, "channel_timeout": seconds,
-        }  # fmt: skip
+        deadlines = dict.fromkeys(("banner_timeout", "auth_timeout", "channel_timeout"), seconds)
+        for each in connection.way():
+            each.connect_timeout = connection.connect_timeout
+            each.connect_kwargs = {**each.connect_kwargs, **deadlines}
         connection.open()
         transport = connection.client.get_transport()
         if transport is None:
@@ -151,6 +156,6 @@ def connect(node: NodeSettings, settings: Settings, config: Any) -> Connection:
         raise NodeDown(f"{node.name}: no ssh: {error}; try: ssh {host} true") from None
     except paramiko.hostkeys.InvalidHostKey as error:
         raise NodeDown(f"{node.name}: a line of known_hosts is not right: {str(error)[:200]}", answered=True) from None
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, KeyError) as error:
         why = "no answer" if isinstance(error, socket.timeout) else getattr(error, "strerror", None) or str(error)
         raise NodeDown(f"{node.name}: no ssh within {seconds:g} s ({why}); is it up? try: ssh {host} true") from None

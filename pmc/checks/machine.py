@@ -112,7 +112,7 @@ def judge_folder(found: Folder, about: About) -> Verdict:
     if not found.writable:
         return bad(f"{path} cannot be written", "is its file system mounted read-only?")
     if found.mode != "700":
-        fix = command("chmod", "700", path)
+        fix = command("chmod", "00700", path)  # 700 leaves a setgid bit as it is: chmod(1)
         step = Step(about.node, f"close {path} to all but root", fix, undo=command("chmod", found.mode, path))
         return bad(f"{path} has mode {found.mode}; in backups is everything that the guests have", str(fix), step)
     return good(f"{path}: {show_size(found.free)} free")

@@ -78,7 +78,10 @@ def _examine(cluster: Cluster, chosen: Sequence[str]) -> list[Finding]:
 
 def _ask(node: Node, chosen: Sequence[str]) -> tuple[Seen, Keys | str]:
     about = About(node.name, node.settings)
-    peers = [peer for name, peer in node.settings.nodes.items() if name != node.name]
+    # Those after itself first: not all nodes shall knock at the same one.
+    nodes = list(node.settings.nodes.values())
+    own = [each.name for each in nodes].index(node.name)
+    peers = nodes[own + 1 :] + nodes[:own]
     mine = checks.questions(about) if node.name in chosen else []
     try:
         node.connection.open()  # before the clock is read: a login takes its time

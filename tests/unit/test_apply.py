@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import signal
+from typing import Any, cast
 
 import pytest
 
 from pmc.command import Command, command
 from pmc.errors import Interrupted, StepFailed
 from pmc.lock import ALLOCATION
+from pmc.node import _drain
 from pmc.plan import Step, plan
 from tests.unit.counted import CountedNode, counted
 from tests.unit.stories import with_web
@@ -39,3 +41,44 @@ def test_ctrl_c_does_not_end_what_undoes(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(StepFailed, match=r"Undone: keep it"):
         cluster.apply(plan("restore", *steps))
     assert ran == [("keep", False), ("write", False), ("back", False)]
+
+
+def test_a_signal_that_is_ignored_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`nohup fab pm.evacuate` goes on when the person logs out."""
+    cluster = counted(monkeypatch, with_web())
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with cluster.interruptible():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+            signal.raise_signal(signal.SIGHUP)
+        assert not cluster.stop.is_set()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_one_that_a_shell_ignores_for_what_runs_in_the_background_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`kill -INT` of a command in a script's background means it."""
+    cluster = counted(monkeypatch, with_web())
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(Interrupted), cluster.interruptible():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_output_without_an_end_leaves_ctrl_c_its_turn() -> None:
+    class Endless:
+        def recv_ready(self) -> bool:
+            return True
+
+        def recv(self, size: int) -> bytes:
+            return b"x"
+
+        def recv_stderr_ready(self) -> bool:
+            return False
+
+    out: list[bytes] = []
+    assert not _drain(cast(Any, Endless()), out, [], None, None)
+    assert out
