@@ -66,7 +66,7 @@ def test_the_second_copy_is_made_while_the_vm_runs(lab: Pmc, clean: Clean) -> No
     """What was on the secondary's disk before is gone, though pmc did not zero it."""
     old = "dd if=/dev/zero bs=1M count=64 | tr '\\0' x | dd of=/dev/vg/old bs=1M oflag=direct conv=fsync"
     lab.ssh("pm-2", f"lvcreate -qq -y -W n -L 72M -n old vg && {old}; lvremove -qq -y vg/old")
-    guest = lab.add("web", "--size", "64M", "--sync", "full")
+    guest = lab.add("web", "--size", "64M", "--image", str(lab.tick_image), "--sync", "full")
     tick = guest.ticking(10)
     until(lambda: lab.state().nodes["pm-1"].resources["web"].healthy, "both sides are up to date", 300)
     sums = [lab.ssh(node, "head -c 64M /dev/vg/web | tail -c 60M | sha256sum") for node in ("pm-1", "pm-2")]
