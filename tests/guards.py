@@ -1,0 +1,139 @@
+"""Does a lab test fail when what guards against its fault is taken out? In a clone of what is committed:
+
+    python -m tests.guards           all of them, one after the other, some minutes each
+    python -m tests.guards 0 3       these (their numbers, from 0)
+
+Ends with 1 when a test passed all the same: then it proves nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Guard:
+    """`old`, once in `file`, becomes `new`; then `test`, of tests/lab, must fail."""
+
+    what: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+GUARDS = (
+    Guard(
+        "the watch on DRBD's link during a migration", "pmc/cluster.py",
+        'if resource is None or resource.connection != "Connected":', "if resource is None:",
+        "test_failover.py::test_a_link_that_drops_during_a_migration",
+    ),
+    Guard(
+        "the lock of a VM", "pmc/lock.py", "'flock -n $lock || {", "'true || {",
+        "test_races.py::test_two_managers_at_once",
+    ),
+    Guard(
+        "that vm.rm removes the volumes of what is half made", "pmc/plans/clear.py",
+        'return on_each(nodes, lambda node: Step(node, f"remove the volume {group}/{volume}", gone, pivot=True))',
+        "return []", "test_killed.py::test_a_manager_that_dies",
+    ),
+    Guard(
+        "that a step is in doubt when its connection was lost", "pmc/plan.py",
+        "return error.exit < 0 or error.exit == 124 or error.exit > 128\n    return isinstance(error, InDoubt)",
+        "return False\n    return False", "test_killed.py::test_a_connection_that_is_lost_inside_a_step",
+    ),
+    Guard(
+        "that DRBD resolves no split brain by itself", "pmc/drbd.py",
+        "after-sb-1pri disconnect;", "after-sb-1pri discard-secondary;", "test_repair.py::test_a_split_brain",
+    ),
+    Guard(
+        "that a disk with errors is detached", "pmc/drbd.py",
+        "on-io-error detach;", "on-io-error pass_on;", "test_repair.py::test_dead_disks",
+    ),
+    Guard(
+        "that a sign of life refuses a failover", "pmc/plans/failover.py",
+        "    if signs:\n", "    if not state:\n", "test_failover.py::test_a_dead_nodes_vm_starts_on_the_other",
+    ),
+    Guard(
+        "that a snapshot is looked at for overflow", "pmc/lvm.py",
+        "'well \"$a\" || { echo \"the snapshot", "'true || { echo \"the snapshot", "test_full.py::test_what_is_full",
+    ),
+    Guard(
+        "that ssh between nodes notices a dead link", "pmc/pipeline.py",
+        " -o ServerAliveInterval=10 -o ServerAliveCountMax=3", "",
+        "test_full.py::test_the_link_is_cut_during_a_backup",
+    ),
+    Guard(
+        "the checksum of what a backup decodes to", "pmc/stream.py",
+        "if expected and whole.hexdigest() != expected:", "if False:",
+        "test_backups.py::test_a_chain_while_the_guest_writes[short]",
+    ),
+    Guard(
+        "that the marks of a restore that broke off are seen", "pmc/plans/refuse.py",
+        "if any(_has(node, vm, tag) for tag in (lvm.RESTORING, lvm.RESTORING_THERE))]", "if False]",
+        "test_backups.py::test_a_restore_in_place",
+    ),
+    Guard(
+        "that two primaries are closed when a migration failed", "pmc/tasks/moving.py",
+        "{closed(cluster, name, state, held, prefix, broken_off=True)}", "{name}",
+        "test_killed.py::test_the_standby_dies_during_a_migration_or_a_backup[vm.mv-migrate web]",
+    ),
+    Guard(
+        "that what was done is undone", "pmc/plan.py",
+        "    for each in reversed(done):", "    for each in list[Step]():",
+        "test_faults.py::test_a_killed_step_of_vm_add_leaves_nothing[pm-1-virsh-start-True]",
+    ),
+    Guard(
+        "that a silent connection is noticed", "pmc/ssh.py",
+        "transport.set_keepalive(5)", "transport.set_keepalive(0)",
+        "test_killed.py::test_a_node_that_dies_while_a_vm_is_made[zero the volume]",
+    ),
+)  # fmt: skip
+
+
+def main() -> int:
+    chosen = [int(word) for word in sys.argv[1:]] or range(len(GUARDS))
+    unnoticed = []
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="pmc-guards-") as folder:
+        clone = Path(folder, "pmc")
+        subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
+        subprocess.run(["./setup.sh", ".venv"], cwd=clone, check=True, stdout=subprocess.DEVNULL)
+        for number in chosen:
+            guard = GUARDS[number]
+            began = time.monotonic()
+            fails = tried(clone, guard)
+            said = "fails" if fails else "PASSES ALL THE SAME"
+            print(f"{number}. without {guard.what}: {guard.test} {said} ({time.monotonic() - began:.0f} s)", flush=True)
+            unnoticed += [] if fails else [guard]
+    return bool(unnoticed)
+
+
+def tried(clone: Path, guard: Guard) -> bool:
+    """True when the test itself fails. Its lab is its own."""
+    path = clone / guard.file
+    text = path.read_text()
+    path.write_text(text.replace(guard.old, guard.new))
+    command = [".venv/bin/python", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/lab/{guard.test}"]
+    try:
+        done = subprocess.run(
+            command, cwd=clone, env={**os.environ, "PMC_TEST_LAB": "guards"}, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True,
+        )  # fmt: skip
+    finally:
+        path.write_text(text)
+    if not re.search(r"^1 (passed|failed)\b", done.stdout.splitlines()[-1] if done.stdout else ""):  # or its lab is ill
+        raise RuntimeError(f"{guard.test}: pytest ended with {done.returncode}: {done.stdout[-2000:]}{done.stderr}")
+    return done.returncode == 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
