@@ -80,10 +80,16 @@ def advice(each: Lost, settings: Settings) -> str:
     return f"{name}: {look}it is removed by: fab vm.repair {each.vm} --drop {name}"
 
 
-def warning(state: ClusterState, vm: str, nodes: Collection[str] | None = None) -> str:
-    """For who removes the VM, or its copies on `nodes`: these go with it."""
+def going(state: ClusterState, vm: str, nodes: Collection[str] | None = None) -> str:
+    """What goes with the VM, or with its copies on `nodes`; empty when there is nothing."""
     found = [each for each in snapshots(state, vm) if nodes is None or each.node in nodes]
-    return "".join(f"; so is {each.volume.name} on {each.node}, a kept side of a split brain" for each in found)
+    return "; ".join(f"so is {each.volume.name} on {each.node}, a kept side of a split brain" for each in found)
+
+
+def warning(state: ClusterState, vm: str, nodes: Collection[str] | None = None) -> str:
+    """The same, behind a sentence that says what is removed."""
+    found = going(state, vm, nodes)
+    return f"; {found}" if found else ""
 
 
 def room(differs: int, volume: Volume) -> int:

@@ -58,7 +58,7 @@ def choose(name: str, new: str, state: ClusterState, settings: Settings) -> Chan
     if change.there and name in state.nodes[new].volumes:
         return change
     _fits(change, state, settings)
-    asks = [_old_goes(change, state), _new_goes(change, state), _lost_go(change, state)]
+    asks = [_old_goes(change, state), _new_goes(change, state), lost.going(state, name, (change.old, change.new))]
     return replace(change, ask="; ".join(filter(None, asks)))
 
 
@@ -130,12 +130,6 @@ def _old_goes(change: Change, state: ClusterState) -> str:
     if node and not node.down and change.name in node.volumes:
         return f"the copy of {change.name} on {change.old} is removed when the one on {change.new} is complete"
     return ""
-
-
-def _lost_go(change: Change, state: ClusterState) -> str:
-    found = [each for each in lost.snapshots(state, change.name) if each.node in (change.old, change.new)]
-    rows = [f"{each.volume.name} on {each.node}, a kept side of a split brain, is removed with it" for each in found]
-    return "; ".join(rows)
 
 
 def _new_goes(change: Change, state: ClusterState) -> str:

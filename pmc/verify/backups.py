@@ -25,13 +25,13 @@ def parts(facts: Facts) -> Iterator[Finding]:
             yield Finding("PART_STALE", text, f"on {node.name}: rm {path}", node.name)
 
 
-_untold = {"backups", "the questions"}
+_UNTOLD = {"backups", "the questions"}
 
 
 def ages(facts: Facts) -> Iterator[Finding]:
     """Known only when all nodes tell: the newest backup may lie on one that does not."""
     days = facts.settings.verify.backup_max_age_days
-    if not days or any(node.down or _untold & facts.answers(node).failures.keys() for node in facts.state):
+    if not days or any(node.down or _UNTOLD & facts.answers(node).failures.keys() for node in facts.state):
         return
     stored = [each for node in facts.state for each in facts.answers(node).backups]
     for vm in facts.whole:

@@ -256,7 +256,7 @@ def test_what_a_person_must_agree_to() -> None:
     assert choose(alone(active=True)).ask == ""
     lost = Volume("web.lost-20260102T030405Z", "vg", GiB, ("pmc",), "web")
     with_lost = changed(running(), "pm-2", volumes={**running().nodes["pm-2"].volumes, lost.name: lost})
-    assert f"{lost.name} on pm-2, a kept side of a split brain, is removed with it" in choose(with_lost).ask
+    assert f"is removed; so is {lost.name} on pm-2, a kept side of a split brain" in choose(with_lost).ask
     assert choose(half_made_peer().state()).ask == ""
     old = changed(alone(active=True), "pm-3", volumes={"web": Volume("web", "vg", GiB, (lvm.TAG,))})
     assert "what pm-3 has of web is removed first" in choose(old).ask
