@@ -141,7 +141,8 @@ def is_up(name: str) -> Command:
 
 
 def is_primary(name: str) -> Command:
-    return bash('[[ $(drbdadm role "$1") = Primary* ]]', name)
+    """Ends 124, which is neither yes nor no, when drbdadm itself fails."""
+    return bash('role=$(drbdadm role "$1") || exit 124; [[ $role = Primary* ]]', name)
 
 
 def primary(name: str) -> Command:

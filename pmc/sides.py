@@ -127,4 +127,5 @@ def detach(name: str) -> Command:
 
 
 def is_attached(name: str) -> Command:
-    return bash('[[ $(drbdadm dstate "$1") != Diskless* ]]', name)
+    """Ends 124, which is neither yes nor no, when drbdadm itself fails."""
+    return bash('disk=$(drbdadm dstate "$1") || exit 124; [[ $disk != Diskless* && $disk != Unconfigured ]]', name)

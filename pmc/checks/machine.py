@@ -77,12 +77,15 @@ class Folder:
     mode: str = ""
     writable: bool = False
     free: int = 0
+    shared: bool = False  # holds other things than backups
 
 
 def query_folder(about: About) -> Query[Folder]:
     script = (
         '[ -e "$1" ] || { echo none; exit; }; stat -L -c "%F|%a" "$1"; '
-        'if [ -w "$1" ]; then echo yes; else echo no; fi; df -B1 --output=avail "$1" | tail -n 1'
+        'if [ -w "$1" ]; then echo yes; else echo no; fi; df -B1 --output=avail "$1" | tail -n 1; '
+        'find -H "$1" -mindepth 1 -maxdepth 1 ! -name lost+found ! -name "*.????????T??????Z.*" '
+        '-printf "shared\\n" -quit'
     )
     return Query(bash(script, about.settings.backup_dir), parse_folder)
 
@@ -90,9 +93,9 @@ def query_folder(about: About) -> Query[Folder]:
 def parse_folder(text: str) -> Folder:
     if text.strip() == "none":
         return Folder("none")
-    first, writable, free = text.strip().splitlines()
+    first, writable, free, *shared = text.strip().splitlines()
     kind, _, mode = first.partition("|")
-    return Folder(kind, mode, parse_yes(writable), int(free))
+    return Folder(kind, mode, parse_yes(writable), int(free), bool(shared))
 
 
 def judge_folder(found: Folder, about: About) -> Verdict:
@@ -111,6 +114,10 @@ def judge_folder(found: Folder, about: About) -> Verdict:
         return bad(f"{path} is a {found.kind}, not a directory", advice)
     if not found.writable:
         return bad(f"{path} cannot be written", "is its file system mounted read-only?")
+    if found.mode != "700" and found.shared:
+        text = f"{path} has mode {found.mode}, and holds other things than backups, which may be meant for others"
+        advice = f"set backup_dir in {about.settings.source} to a directory of its own (chmod 700 {path} if it is one)"
+        return bad(text, advice)
     if found.mode != "700":
         fix = command("chmod", "00700", path)  # 700 leaves a setgid bit as it is: chmod(1)
         step = Step(about.node, f"close {path} to all but root", fix, undo=command("chmod", found.mode, path))

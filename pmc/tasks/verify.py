@@ -117,14 +117,14 @@ def _one(cluster: Cluster, facts: Facts, vm: str, node: str, progress: Progress)
     if deeply.clean(first):
         return None
     note(f"{vm}: what differed is looked at again")
-    return deeply.judged(vm, first, _pass(cluster, facts, vm, node, progress), facts)
+    return deeply.judged(vm, node, first, _pass(cluster, facts, vm, node, progress), facts)
 
 
 def _pass(cluster: Cluster, facts: Facts, vm: str, node: str, progress: Progress) -> deeply.Pass:
     """Starts it and waits for its end. The kernel goes on when pmc does not wait any longer."""
     seen = facts.state.nodes[node]
     minor, peer = seen.resources[vm].minor, next(home for home in facts.homes[vm] if home != node)
-    since = cluster.ask(node, deeply.uptime())[0]
+    since = cluster.ask(node, deeply.newest())[0]
     cluster.nodes[node].run(deeply.start(vm, seen.drbd, peer))
     deadline = time.monotonic() + cluster.settings.deadlines.long
     size = seen.resources[vm].size

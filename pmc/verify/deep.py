@@ -64,13 +64,18 @@ def parse_done(text: str) -> float:
     return float(found[1]) if found else 0.0
 
 
-def uptime() -> Query[float]:
-    """The kernel log's clock."""
-    return Query(command("cat", "/proc/uptime"), lambda text: float(text.split()[0]))
+def newest() -> Query[float]:
+    """The kernel log's clock at its last line, which is not quite that of /proc/uptime: they drift apart."""
+    return Query(bash("dmesg | tail -n 1"), parse_newest)
+
+
+def parse_newest(text: str) -> float:
+    found = re.match(r"\[ *(\d+\.\d+)\]", text)
+    return float(found[1]) if found else 0.0
 
 
 def log(minor: int, since: float) -> Query[Log]:
-    """Of the device's pass that was started at `since`. No line of it: the log is lost or not to be read."""
+    """Of the device's pass that was started after the line of `since`. No line of it: the log is lost."""
     script = 'dmesg | { grep -E "drbd$1[: ].*(Out of sync: start=|Online verify +(done|found))" || :; }'
     return Query(bash(script, str(minor)), lambda text: parse_log(text, since))
 
@@ -82,7 +87,7 @@ def parse_log(text: str, since: float) -> Log:
     ended, ranges = False, set()
     for line in text.splitlines():
         found = _LINE.match(line)
-        if found is None or float(found[1]) < since:
+        if found is None or float(found[1]) <= since:
             continue
         if found[2]:
             ended = True
@@ -98,13 +103,20 @@ def common(first: tuple[Range, ...], second: tuple[Range, ...]) -> tuple[Range, 
 
 
 def clean(seen: Pass) -> bool:
-    return not seen.marked and not seen.log.ranges
+    """A pass that was broken off, or whose log is lost, has shown nothing."""
+    return seen.log.ended and not seen.marked and not seen.log.ranges
 
 
-def judged(vm: str, first: Pass, second: Pass, facts: Facts) -> Finding:
-    """Of a VM whose first pass was not clean."""
+def judged(vm: str, node: str, first: Pass, second: Pass, facts: Facts) -> Finding | None:
+    """Of a VM whose first pass, run on `node`, was not clean."""
     mend = f"{resync(facts, vm)}, or fab vm.repair {vm}"
     if not (first.log.ended and second.log.ended):
+        if not (first.marked or first.log.ranges):
+            if clean(second):
+                return None
+            if not (second.marked or second.log.ranges):
+                text = "the kernel's log does not say that either of two passes came to its end"
+                return Finding("VERIFY_FAILED", text, f"look why: journalctl -k on {node}; then again", node, vm)
         text = f"{second.marked} bytes are marked as different after two passes; blocks that were being written may be "
         return Finding("VERIFY_DIFFERS", f"{text}among them, for the kernel's log does not tell which", mend, vm=vm)
     if both := common(first.log.ranges, second.log.ranges):

@@ -307,7 +307,8 @@ def test_backup_directory() -> None:
     assert str(step.do).endswith('install -d -m "$2" "$1"\' pmc /var/lib/pmc/backups 700')
     [step] = verdict("backup directory", captured("backup directory-wrong")).steps
     assert (str(step.do), str(step.undo)) == ("chmod 00700 /var/lib/pmc/backups", "chmod 755 /var/lib/pmc/backups")
-    for text in ("regular file|600\nyes\n9\n", "directory|700\nno\n9\n"):
+    # /srv, say: what others read there stays readable.
+    for text in ("regular file|600\nyes\n9\n", "directory|700\nno\n9\n", "directory|755\nyes\n9\nshared\n"):
         found = verdict("backup directory", text)
         assert not found.ok
         assert not found.steps

@@ -182,6 +182,9 @@ LOG = """\
 def test_the_kernels_log() -> None:
     assert deep.parse_log(LOG, 1000) == Log(True, ((138000, 138016),))
     assert deep.parse_log(LOG, 2000) == Log(False, ())
+    assert deep.parse_log(LOG, deep.parse_newest(LOG)) == Log(True, ((138000, 138016),))
+    assert deep.parse_log(LOG, deep.parse_newest(LOG.splitlines()[-1])) == Log(False, ())
+    assert deep.parse_newest("") == 0.0
     nine = "[ 5.0] drbd web/0 drbd1 pm-2: Out of sync: start=8, size=8 (sectors)\n[ 6.0] drbd web/0 drbd1 pm-2: "
     assert deep.parse_log(f"{nine}Online verify done\n", 0) == Log(True, ((8, 16),))
 
@@ -209,7 +212,8 @@ def test_what_both_passes_found() -> None:
     ],
 )
 def test_only_what_is_found_twice_is_an_error(first: Pass, second: Pass, code: str, words: str) -> None:
-    found = deep.judged("web", first, second, healthy())
+    found = deep.judged("web", "pm-1", first, second, healthy())
+    assert found is not None
     assert (found.code, found.vm) == (code, "web")
     assert words in found.text
     assert "on pm-2: drbdadm disconnect web" in found.remedy
@@ -217,9 +221,20 @@ def test_only_what_is_found_twice_is_an_error(first: Pass, second: Pass, code: s
 
 def test_a_clean_pass() -> None:
     assert deep.clean(Pass(Log(True, ()), 0))
-    assert deep.clean(Pass(Log(False, ()), 0))
+    assert not deep.clean(Pass(Log(False, ()), 0))
     assert not deep.clean(Pass(Log(True, ((0, 8),)), 0))
     assert not deep.clean(Pass(Log(False, ()), 4096))
+
+
+def test_a_pass_without_an_end_has_shown_nothing() -> None:
+    lost, well = Pass(Log(False, ()), 0), Pass(Log(True, ()), 0)
+    assert deep.judged("web", "pm-1", lost, well, healthy()) is None
+    found = deep.judged("web", "pm-1", lost, lost, healthy())
+    assert found is not None
+    assert (found.code, found.node, found.vm) == ("VERIFY_FAILED", "pm-1", "web")
+    differs = deep.judged("web", "pm-1", lost, Pass(Log(False, ()), 4096), healthy())
+    assert differs is not None
+    assert differs.code == "VERIFY_DIFFERS"
 
 
 def test_what_can_be_verified() -> None:
