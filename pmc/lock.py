@@ -39,19 +39,21 @@ def to_line(holder: Holder) -> str:
     return json.dumps({"who": holder.who, "pid": holder.pid, "since": holder.since, "what": holder.what})
 
 
-def hold(holder: Holder, names: Sequence[str]) -> Command:
+def hold(holder: Holder, names: Sequence[str], again: bool = False) -> Command:
     """Takes all the locks `names` or none, says `locked`, and keeps them until its stdin ends or is silent. Otherwise
-    it says `held NAME HOLDER` or `busy NAME HOLDER`, and ends."""
+    it says `held NAME HOLDER` or `busy NAME HOLDER`, and ends. `again`: the holder had them and lost them; when
+    somebody else had one since, who may have changed all that the holder saw, it says `since NAME HOLDER`."""
     script = (
-        'umask 077; mkdir -p "$1"; cd "$1"; said=$2; shift 2; for n; do '
+        'umask 077; mkdir -p "$1"; cd "$1"; said=$2 again=$3; shift 3; for n; do '
         'exec {lock}>>"$n.lock" {busy}>>"$n.busy"; '
         'flock -n $lock || { echo "held $n $(head -c 2000 "$n.lock")"; exit 0; }; '
         'flock -n $busy || { echo "busy $n $(head -c 2000 "$n.lock")"; exit 0; }; '
+        'was=$(<"$n.lock"); [[ -z $again || -z $was || $was = "$said" ]] || { echo "since $n $was"; exit 0; }; '
         "exec {busy}>&-; done; "
         'for n; do printf "%s\\n" "$said" >"$n.lock"; done; '
         f"echo locked; while read -r -t {SILENCE} _; do :; done"
     )
-    return bash(script, FOLDER, to_line(holder), *names)
+    return bash(script, FOLDER, to_line(holder), "again" if again else "", *names)
 
 
 def busy(names: Sequence[str]) -> tuple[str, ...]:
@@ -62,7 +64,8 @@ def busy(names: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Refusal:
-    """`kind` is held (another manager is at work) or busy (it is gone, its last command still runs)."""
+    """`kind` is held (another manager is at work), busy (it is gone, its last command still runs) or since (another one
+    was at work while this one's connection was lost)."""
 
     kind: str
     name: str
@@ -74,7 +77,7 @@ def parse(line: str) -> Refusal | None:
     kind, _, rest = line.strip().partition(" ")
     if kind == "locked" and not rest:
         return None
-    if kind not in ("held", "busy"):
+    if kind not in ("held", "busy", "since"):
         raise ValueError(f"neither locked nor refused: {line[:200]!r}")
     name, _, said = rest.partition(" ")
     try:
@@ -89,4 +92,6 @@ def told(refusal: Refusal, node: str) -> str:
     name = WORDS.get(refusal.name, refusal.name)
     if refusal.kind == "busy":
         return f"{name}: a command on {node} still runs, of a manager that is gone: {refusal.holder}"
+    if refusal.kind == "since":
+        return f"{name}: was locked on {node}, while the connection was lost, by {refusal.holder}; look what it did"
     return f"{name}: locked on {node} by {refusal.holder}"

@@ -25,15 +25,16 @@ OnAll = Callable[[Callable[[Node], Any]], list[Any]]
 class Hold:
     """The session that holds locks on one node."""
 
-    def __init__(self, node: Node, names: Sequence[str], holder: Holder) -> None:
-        """Raises PmcError when the node cannot be asked. `refusal` says who has the lock, when it was not given."""
+    def __init__(self, node: Node, names: Sequence[str], holder: Holder, again: bool = False) -> None:
+        """Raises PmcError when the node cannot be asked. `refusal` says who has the lock, when it was not given.
+        `again`: this command had it there, and lost it."""
         self.node = node
         self.channel = node.channel()
         self.refusal: Refusal | None = None
         seconds = node.settings.deadlines.command
         try:
             self.channel.settimeout(seconds)
-            argv = lock.hold(holder, names).argv
+            argv = lock.hold(holder, names, again).argv
             begin(self.channel, command_line(argv, sudo=node.connection.user != "root"), seconds)
             said = b""
             while not said.endswith(b"\n") and (block := self.channel.recv(4096)):
@@ -124,15 +125,15 @@ class Lock:
 
     def ensure(self, node: Node) -> None:
         """Before each step: the node holds the locks still. A connection that was lost gave them away; they are taken
-        again unless somebody else has them by now. The command that the connection was lost with may run on: its end
-        is waited for, or what one sees would not be what it leaves. Raises InDoubt."""
+        again unless somebody else has them by now, or had them meanwhile. The command that the connection was lost with
+        may run on: its end is waited for, or what one sees would not be what it leaves. Raises InDoubt."""
         deadline = time.monotonic() + node.settings.deadlines.command
         with self._one:
             while True:
                 hold = self.holds.get(node.name)
                 if self._over.is_set() or (hold is not None and not hold.lost):
                     return
-                again = Hold(node, self.names, self.holder)
+                again = Hold(node, self.names, self.holder, again=hold is not None)
                 if not again.refusal:
                     self.holds[node.name] = again
                     return

@@ -152,6 +152,8 @@ def _node(name: str, value: object, source: str) -> NodeSettings:
         raise SettingsError(f"{source}: node {name[:70]!r}: a node's name is its host name: a-z, 0-9 and '-'")
     node: NodeSettings = _fill(NodeSettings, value, source, f"nodes.{name}.", name=name)
     try:
+        if "%" in node.replication:  # an interface's name may follow it, of any letters
+            raise ValueError
         ipaddress.ip_address(node.replication)
     except ValueError:
         raise SettingsError(

@@ -57,15 +57,15 @@ GUARDS = (
     ),
     Guard(
         "that a disk with errors is detached", "pmc/drbd.py",
-        "on-io-error detach;", "on-io-error pass_on;", "test_repair.py::test_dead_disks",
+        "on-io-error detach;", "on-io-error pass_on;", "test_repair.py::test_a_disk_that_is_bad_in_places",
     ),
     Guard(
         "that a sign of life refuses a failover", "pmc/plans/failover.py",
         "    if signs:\n", "    if not state:\n", "test_failover.py::test_a_dead_nodes_vm_starts_on_the_other",
     ),
     Guard(
-        "that a snapshot is looked at for overflow", "pmc/lvm.py",
-        "'well \"$a\" || { echo \"the snapshot", "'true || { echo \"the snapshot", "test_full.py::test_what_is_full",
+        "that room for a snapshot is seen first", "pmc/plans/refuse.py",
+        "    if why := no_snapshot_room(node, volume, size):", '    if why := "":', "test_full.py::test_what_is_full",
     ),
     Guard(
         "that ssh between nodes notices a dead link", "pmc/pipeline.py",

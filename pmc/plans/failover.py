@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 from pmc.command import Query, bash
 from pmc.errors import NodeDown, Refused
@@ -19,14 +20,26 @@ from pmc.plans import make, refuse
 from pmc.plans.vm import one_primary
 from pmc.settings import Settings
 
+FRESH = 900  # seconds; a node that was alive longer after the link was lost may have written much alone
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A VM's link to the peer: when it was lost, in ISO 8601; how many seconds ago by the same clock; whether the VM's
+    disk was in use there."""
+
+    since: str
+    ago: float
+    in_use: bool
+
 
 @dataclass(frozen=True)
 class Seen:
-    """What the survivor tells of its silent peer. `life`: each sign of it. For each VM whose link to the peer was lost
-    since the survivor's boot: when, and whether the VM's disk was in use there then."""
+    """What the survivor tells of its silent peer. `life`: each sign of it. `lost`: the VMs whose link to it was lost
+    since the survivor's boot."""
 
     life: tuple[str, ...] = ()
-    lost: Mapping[str, tuple[str, bool]] = field(default_factory=dict)
+    lost: Mapping[str, Lost] = field(default_factory=dict)
 
 
 def homes(name: str, state: ClusterState) -> tuple[str, str]:
@@ -72,19 +85,23 @@ def peer(dead: str, settings: Settings) -> Query[Seen]:
         said=$(ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -o UpdateHostKeys=no -o ConnectTimeout=5 \\
             "root@$1" true 2>&1 </dev/null) || s=$?
         echo "ssh $s $(tr -s "[:space:]" " " <<<"$said")"
-        { journalctl --quiet --no-pager -k -o short-iso || :; } | sed -n "/ drbd .*conn( Connected -> /s/^/kernel /p"
+        echo "now $(date -Iseconds)"
+        { journalctl --quiet --no-pager -k -o short-iso || :; } | sed -n "/ drbd .*conn( /s/^/kernel /p"
     """
     return Query(bash(script, settings.nodes[dead].replication), parse_peer)
 
 
 _SILENCE = re.compile(r"timed? ?out|No route to host|unreachable|Host is down", re.I)
-_LOST = re.compile(r"kernel (\S+) .*drbd ([a-z0-9-]+)(?: [^:]+)?: (.*conn\( Connected -> (?!Disconnecting).*)")
+_LOST = re.compile(
+    r"kernel (\S+) .*drbd ([a-z0-9-]+)(?: [^:]+)?: (.*conn\( (?:Connected|Sync\w+|Paused\w+|Verify\w) -> "
+    r"(?!Disconnecting|Connected|Sync|Paused|Verify).*)"
+)
 
 
 def parse_peer(text: str) -> Seen:
     life: list[str] = []
-    lost: dict[str, tuple[str, bool]] = {}
-    tried = False
+    lost: dict[str, Lost] = {}
+    tried, now = False, datetime.now(UTC)
     for line in text.splitlines():
         kind, _, rest = line.partition(" ")
         if kind == "life":
@@ -94,8 +111,11 @@ def parse_peer(text: str) -> Seen:
             status, _, said = rest.partition(" ")
             if status != "255" or not _SILENCE.search(said):
                 life.append(f"ssh there says: {said.strip()[-120:] or f'status {status}'}")
+        elif kind == "now":
+            now = datetime.fromisoformat(rest)
         elif found := _LOST.match(line):
-            lost[found[2]] = (found[1], "peer( Primary ->" in found[3])
+            ago = (now - datetime.fromisoformat(found[1])).total_seconds()
+            lost[found[2]] = Lost(found[1], ago, "peer( Primary ->" in found[3])
     if not tried:
         raise ValueError("the peer was not tried")
     return Seen(tuple(life), lost)

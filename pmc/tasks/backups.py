@@ -104,6 +104,9 @@ def _all(c: Any, cluster: Cluster, wish: Wish, jobs: int, directory: str, dry_ru
     stored = looks.stored(state)
     dry, queues, rows = bool(dry_run or c.config.run.dry), dict[str, list[str]](), list[Row]()
     for name in sorted({name for node in state for name in node.domains}):
+        if not any(name in kind for node in state for kind in (node.resources, node.files, node.volumes)):
+            note(f"{name}: no node has a DRBD resource or a volume of that name, so it is not pmc's; left out")
+            continue
         try:
             queues.setdefault(plans.choose_source(name, state).node, []).append(name)
         except PmcError as error:

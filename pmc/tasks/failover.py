@@ -136,7 +136,7 @@ def _dead(cluster: Cluster, state: ClusterState, node: str, dead: str, dry: bool
     return wanted
 
 
-Facts = dict[str, tuple[str, bool]]  # VM: since when its link is lost, and whether it was in use on the dead node
+Facts = dict[str, plans.Lost]  # by VM
 
 
 def _seen(cluster: Cluster, state: ClusterState, dead: str, places: dict[str, list[str]]) -> Facts:
@@ -151,7 +151,7 @@ def _seen(cluster: Cluster, state: ClusterState, dead: str, places: dict[str, li
 
 
 def _off(facts: Facts) -> Iterable[str]:
-    return [name for name, (_, in_use) in facts.items() if not in_use]
+    return [name for name, lost in facts.items() if not lost.in_use]
 
 
 def _how_proved(cluster: Cluster, dead: str) -> str:
@@ -163,26 +163,25 @@ def _how_proved(cluster: Cluster, dead: str) -> str:
 
 
 def _prove(cluster: Cluster, node: str, names: Sequence[str], facts: Facts, dead: str, state: ClusterState) -> None:
-    """By the node's fence command, else by a person's word. Where it is not known since when the link is lost, the disk
-    may be an old one, which no fence command can tell."""
+    """By the node's fence command, else by a person's word. Where it is not known since when the link is lost, or it is
+    long ago, the disk may be an old one, which no fence command can tell: asked before the power is taken away."""
     spec = cluster.settings.nodes[node]
     if dead and dead != node:
         raise Refused(f"--dead {dead}: the node that does not answer is {node}; nothing was touched")
-    old = [name for name in names if name not in facts]
-    for name in old:
+    for name in (name for name in names if name not in facts):
         note(f"{name}: its other node has no record since its boot of when the link was lost; the disk may be old")
+    old = [name for name in names if name not in facts or facts[name].ago > plans.FRESH]
     if away := [each.name for each in state if each.trouble and each.name != node]:
         note(f"{', '.join(away)} cannot be asked either; a second copy that vm.peer made there would be the newer one")
-    for name, (since, _) in facts.items():
-        note(f"{name}: lost {node} at {since}; what {node} wrote after that, if it still ran, is not on the other node")
+    for name, lost in facts.items():
+        text = f"{name}: lost {node} at {lost.since}"
+        note(f"{text}; what {node} wrote after that, if it still ran, is not on the other node")
     if spec.fence:
+        if old and not dead:
+            confirm(f"the disk of {', '.join(old)} may be old", node, f"if you know that it is not, give --dead {node}")
         note(f"fence {node}: {fence.program(spec)}")
         try:
             fence.run(spec, cluster.settings.deadlines.fence)
-            if old and not dead:
-                confirm(
-                    f"the disk of {', '.join(old)} may be old", node, f"if you know that it is not, give --dead {node}"
-                )
             return
         except PmcError as error:
             if not dead:

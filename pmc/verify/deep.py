@@ -109,7 +109,7 @@ def clean(seen: Pass) -> bool:
 
 def judged(vm: str, node: str, first: Pass, second: Pass, facts: Facts) -> Finding | None:
     """Of a VM whose first pass, run on `node`, was not clean."""
-    mend = f"{resync(facts, vm)}, or fab vm.repair {vm}"
+    mend = resync(facts, vm)
     if not (first.log.ended and second.log.ended):
         if not (first.marked or first.log.ranges):
             if clean(second):

@@ -157,17 +157,33 @@ def test_a_fence_command_is_the_proof(lab: Pmc, clean: Clean, tmp_path: Path) ->
 def until_it_moves(lab: Pmc, process: subprocess.Popen[str]) -> str:
     """Until the target's half-born domain is there."""
     seen = read_until(process, "migrate web to pm-2")
-    lab.ssh("pm-2", "for i in $(seq 300); do virsh domstate web | grep -q paused && exit; sleep 0.1; done; exit 1")
+    until_paused(lab, "pm-2")
     return seen
+
+
+def until_paused(lab: Pmc, node: str) -> None:
+    lab.ssh(node, "for i in $(seq 300); do virsh domstate web | grep -q paused && exit; sleep 0.1; done; exit 1")
 
 
 @pytest.mark.fault("link cut during migration")
 def test_a_link_that_drops_during_a_migration(lab: Pmc, clean: Clean) -> None:
+    link_dropped(lab)
+
+
+@pytest.mark.long
+@pytest.mark.fault("link cut while --pause-after has stopped the guest")
+def test_a_link_that_drops_while_the_guest_is_stopped(lab: Pmc, clean: Clean) -> None:
+    link_dropped(lab, "--pause-after", "3")
+
+
+def link_dropped(lab: Pmc, *pause: str) -> None:
     guest = lab.add("web")
     tick = guest.ticking(5)
     lab.ssh("pm-1", "virsh migrate-setspeed web 1")  # MiB/s: so that there is a middle
-    with started(lab, "vm.mv", "web") as process:
+    with started(lab, "vm.mv", "web", *pause) as process:
         seen = until_it_moves(lab, process)
+        if pause:
+            until_paused(lab, "pm-1")
         began = time.monotonic()
         lab.lab.cut("pm-1", "pm-2")
         try:

@@ -51,11 +51,13 @@ def equal(lab: Pmc, guest: witness.Guest, counter: int) -> None:
 
 
 @contextmanager
-def dead_disk(lab: Pmc, node: str) -> Iterator[None]:
-    """Every access to the volume of web fails on that node, as when its disk is dead."""
+def dead_disk(lab: Pmc, node: str, well: int = 0) -> Iterator[None]:
+    """Every access to the volume of web fails on that node, as when its disk is dead; its last `well` sectors work."""
     change = f"dmsetup suspend --noflush {VOLUME}; dmsetup load {VOLUME}"
     lab.ssh(node, f"dmsetup table {VOLUME} >/root/table")
-    lab.ssh(node, f'echo "0 $(blockdev --getsz {VOLUME}) error" | {{ {change}; }}; dmsetup resume {VOLUME}')
+    bad = f'read -r _ n _ dev off </root/table; s=$((n - {well})); echo "0 $s error"'
+    rest = f'[ {well} = 0 ] || echo "$s {well} linear $dev $((off + s))"'
+    lab.ssh(node, f"{{ {bad}; {rest}; }} | {{ {change}; }}; dmsetup resume {VOLUME}")
     try:
         yield
     finally:
@@ -140,6 +142,20 @@ def test_dead_disks(lab: Pmc, clean: Clean) -> None:
         tick = guest.ticking(tick.counter)
         assert tick.boots == 1
         equal(lab, guest, tick.counter)
+
+
+@pytest.mark.fault("disk error under DRBD (dm-error), but where its metadata is")
+def test_a_disk_that_is_bad_in_places(lab: Pmc, clean: Clean) -> None:
+    """DRBD detaches it for the first error, or the two sides would differ from then on."""
+    guest = lab.add("web")
+    tick = guest.ticking(5)
+    with dead_disk(lab, "pm-2", well=8192):
+        until(partial(diskless, lab, "pm-2"), "pm-2 does not let go of its disk")
+        assert "DRBD_DISKLESS" in lab.fab("pm.verify", "--json").stdout
+        tick = guest.ticking(tick.counter)
+    mended(lab)
+    assert guest.ticking(tick.counter).boots == 1
+    equal(lab, guest, tick.counter)
 
 
 @pytest.mark.long

@@ -11,7 +11,7 @@ from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, Domain, NodeState
 from pmc.plan import Plan
 from pmc.plans import broken, evacuate, failover
-from pmc.plans.failover import Seen
+from pmc.plans.failover import Lost, Seen
 from pmc.units import GiB, MiB
 from tests.unit.fake import done
 from tests.unit.samples import SETTINGS, alone, changed, cluster, home, running, stopped, with_resource
@@ -76,11 +76,23 @@ def test_a_peer_that_was_not_tried_is_no_silent_one() -> None:
 
 
 def test_since_when_the_peer_is_lost_and_whether_it_had_the_disk_in_use() -> None:
+    told = f"{SILENT}now 2026-11-23T10:00:01+01:00\n"
     later = LOST.replace("08:20:31", "09:00:00").replace("peer( Primary", "peer( Secondary")
-    assert failover.parse_peer(LOST + SILENT).lost == {"web": ("2026-11-23T08:20:31+0000", True)}
-    assert failover.parse_peer(LOST + later + SILENT).lost == {"web": ("2026-11-23T09:00:00+0000", False)}
+    assert failover.parse_peer(told + LOST).lost == {"web": Lost("2026-11-23T08:20:31+0000", 2370, True)}
+    assert failover.parse_peer(told + LOST + later).lost == {"web": Lost("2026-11-23T09:00:00+0000", 1, False)}
     nine = LOST.replace("drbd web:", "drbd web pm-1:")
-    assert failover.parse_peer(nine + SILENT).lost == {"web": ("2026-11-23T08:20:31+0000", True)}
+    assert failover.parse_peer(told + nine).lost == {"web": Lost("2026-11-23T08:20:31+0000", 2370, True)}
+
+
+@pytest.mark.parametrize("state", ["VerifyS", "VerifyT", "SyncSource", "PausedSyncS"])
+def test_a_link_is_also_lost_while_more_than_a_connection_is_under_way(state: str) -> None:
+    """Or an older loss would be taken for the last one."""
+    later = LOST.replace("08:20:31", "09:00:00").replace("conn( Connected", f"conn( {state}")
+    [lost] = failover.parse_peer(SILENT + LOST + later).lost.values()
+    assert lost.since == "2026-11-23T09:00:00+0000"
+    begun = LOST.replace("08:20:31", "09:00:00").replace("-> NetworkFailure", f"-> {state}")
+    [lost] = failover.parse_peer(SILENT + LOST + begun).lost.values()
+    assert lost.since == "2026-11-23T08:20:31+0000"
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @contextmanager
-def held(holder: Holder, *names: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def held(holder: Holder, *names: str, again: bool = False) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The session of a manager, and its first line."""
-    argv = lock.hold(holder, names).argv
+    argv = lock.hold(holder, names, again).argv
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as session:
         assert session.stdin is not None
         assert session.stdout is not None
@@ -49,6 +49,19 @@ def test_one_at_a_time_and_the_other_is_told_who() -> None:
         assert lock.parse(said) is None
         with held(ANN, "web") as (_, second):
             assert lock.parse(second) == Refusal("held", "web", str(BOB))
+
+
+def test_who_lost_a_lock_is_told_who_had_it_since() -> None:
+    """Also when it is free again by then: what was seen under it may have changed."""
+    for holder, again in ((ANN, False), (ANN, True)):
+        with held(holder, "web", again=again) as (_, said):
+            assert lock.parse(said) is None
+    with held(BOB, "web") as (_, said):
+        assert lock.parse(said) is None
+    with held(ANN, "db", "web", again=True) as (_, said):
+        assert lock.parse(said) == Refusal("since", "web", str(BOB))
+    with held(ANN, "web") as (_, said):
+        assert lock.parse(said) is None, "a new command begins with a look"
 
 
 def test_all_or_none() -> None:

@@ -27,7 +27,8 @@ class Session:
     answers: dict[str, list[Refusal | PmcError]]
     open: list[Session]
 
-    def __init__(self, node: Any, names: object, holder: object) -> None:
+    def __init__(self, node: Any, names: object, holder: object, again: bool = False) -> None:
+        self.again = again
         self.node, self.lost, self.refusal = node, False, None
         told = self.answers.get(node.name)
         answer = told.pop(0) if told else None
@@ -100,6 +101,7 @@ def test_a_lock_that_was_lost_with_its_connection_is_taken_again_before_the_next
         lock.ensure(first.node)
         assert sessions.answers[first.node.name] == []
         assert len(sessions.open) == 3
+        assert [session.again for session in sessions.open] == [False, False, True]
 
     hold(1, work)
 
@@ -111,6 +113,7 @@ def test_a_node_that_gave_it_later_lets_go_with_the_others(sessions: type[Sessio
         with Lock(["web"], ME).taken(near, 1) as taken:
             taken.ensure(cluster.nodes["pm-3"])
             assert [session.node.name for session in sessions.open] == ["pm-1", "pm-3"]
+            assert not any(session.again for session in sessions.open)
         assert sessions.open == []
 
 

@@ -12,11 +12,13 @@ import pytest
 
 from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused
+from pmc.plans.failover import FRESH, Lost
 from pmc.settings import Settings
 from pmc.tasks.failover import _how_proved, _off, _prove
 from tests.unit.samples import SETTINGS, running
 
-FACTS = {"web": ("2026-11-23T08:20:31+0000", True), "off": ("2026-11-23T08:20:31+0000", False)}
+SINCE = "2026-11-23T08:20:31+0000"
+FACTS = {"web": Lost(SINCE, 60, True), "off": Lost(SINCE, 60, False), "ago": Lost(SINCE, FRESH + 1, True)}
 
 
 def fenced(folder: Path, status: int) -> Settings:
@@ -71,6 +73,12 @@ def test_a_disk_that_may_be_old_needs_a_persons_word_beside_it(
     with pytest.raises(Refused, match=r"the disk of db may be old.*if you know that it is not, give --dead pm-1"):
         prove(fenced(tmp_path, 0), names=("web", "db"))
     assert "db: its other node has no record since its boot of when the link was lost" in capsys.readouterr().err
+    with pytest.raises(Refused, match=r"the disk of ago may be old"):  # lost its link, and the other went on alone?
+        prove(fenced(tmp_path, 0), names=("web", "ago"))
+    typed("pm-2\n")
+    with pytest.raises(Refused, match="nothing was touched"):
+        prove(fenced(tmp_path, 0), names=("web", "db"))
+    assert not (tmp_path / "ran").exists(), "the power was taken away before the question"
     typed("pm-1\n")
     prove(fenced(tmp_path, 0), names=("web", "db"))
     typed(None)

@@ -112,6 +112,7 @@ def test_the_shipped_file_parses_and_shows_the_defaults() -> None:
         ('[nodes.pm-1]\nhost = "a"', "nodes.pm-1.replication is missing"),
         ('[nodes.pm-1]\nreplication = "pm-1-repl"', "nodes.pm-1.replication = 'pm-1-repl': write an address"),
         ('[nodes.pm-1]\nreplication = "10.0.0.1/24"', "write an address"),
+        ('[nodes.pm-1]\nreplication = "fe80::1%eth0;\\n}"', "write an address"),
         ('[nodes.PM-1]\nreplication = "10.0.0.1"', "node 'PM-1': a node's name is its host name"),
         ('[nodes."a b"]\nreplication = "10.0.0.1"', "node 'a b'"),
         ('[nodes."-a"]\nreplication = "10.0.0.1"', "node '-a'"),
