@@ -85,17 +85,12 @@ GUARDS = (
     Guard(
         "that two primaries are closed when a migration failed", "pmc/tasks/moving.py",
         "{closed(cluster, name, state, held, prefix, broken_off=True)}", "{name}",
-        "test_killed.py::test_the_standby_dies_during_a_migration_or_a_backup[vm.mv-migrate web]",
+        "test_failover.py::test_a_link_that_drops_during_a_migration",
     ),
     Guard(
         "that what was done is undone", "pmc/plan.py",
         "    for each in reversed(done):", "    for each in list[Step]():",
         "test_faults.py::test_a_killed_step_of_vm_add_leaves_nothing[pm-1-virsh-start-True]",
-    ),
-    Guard(
-        "that a silent connection is noticed", "pmc/ssh.py",
-        "transport.set_keepalive(5)", "transport.set_keepalive(0)",
-        "test_killed.py::test_a_node_that_dies_while_a_vm_is_made[zero the volume]",
     ),
 )  # fmt: skip
 

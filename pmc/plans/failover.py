@@ -7,10 +7,11 @@ power is off.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 from pmc.command import Query, bash
 from pmc.errors import NodeDown, Refused
@@ -101,7 +102,7 @@ _LOST = re.compile(
 def parse_peer(text: str) -> Seen:
     life: list[str] = []
     lost: dict[str, Lost] = {}
-    tried, now = False, datetime.now(UTC)
+    tried, now = False, None
     for line in text.splitlines():
         kind, _, rest = line.partition(" ")
         if kind == "life":
@@ -114,7 +115,7 @@ def parse_peer(text: str) -> Seen:
         elif kind == "now":
             now = datetime.fromisoformat(rest)
         elif found := _LOST.match(line):
-            ago = (now - datetime.fromisoformat(found[1])).total_seconds()
+            ago = (now - datetime.fromisoformat(found[1])).total_seconds() if now else math.inf
             lost[found[2]] = Lost(found[1], ago, "peer( Primary ->" in found[3])
     if not tried:
         raise ValueError("the peer was not tried")
