@@ -18,6 +18,7 @@ from typing import Any
 import libvirt
 import paramiko
 
+from pmc.errors import PmcError
 from pmc.node import Node, command_line
 from pmc.ssh import begin
 from pmc.view import Progress
@@ -33,11 +34,9 @@ libvirt.registerErrorHandler(lambda context, error: None, None)
 
 @contextmanager
 def opened(node: Node) -> Iterator[Any]:
-    """A libvirt connection to the node, read by whoever asked and closed at the end. Raises libvirt.libvirtError."""
-    transport = node.connection.client.get_transport()
-    if transport is None:
-        raise libvirt.libvirtError("the connection was lost")
-    channel = transport.open_session(timeout=node.settings.deadlines.connect)
+    """A libvirt connection to the node, read by whoever asked and closed at the end. Raises libvirt.libvirtError,
+    PmcError."""
+    channel = node.channel()
     with tempfile.TemporaryDirectory(prefix="pmc-") as folder, socket.socket(socket.AF_UNIX) as listener:
         path = str(Path(folder, "libvirt"))
         listener.bind(path)
@@ -87,7 +86,7 @@ def watch(node: Node, domain: str, progress: Progress) -> Iterator[None]:
 
 
 def _follow(node: Node, domain: str, progress: Progress, over: threading.Event) -> None:
-    with suppress(libvirt.libvirtError, paramiko.SSHException, OSError, EOFError), opened(node) as connection:
+    with suppress(libvirt.libvirtError, PmcError, paramiko.SSHException, OSError, EOFError), opened(node) as connection:
         running = connection.lookupByName(domain)
         with progress.bytes(None, 0) as bar:
             bar.subject = domain

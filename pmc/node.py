@@ -16,9 +16,10 @@ import paramiko
 
 from pmc import lock
 from pmc.command import ENVIRONMENT, Answer, Command, Query, frame, masked, unframe
-from pmc.errors import CommandFailed, InDoubt, Interrupted, NodeDown
+from pmc.errors import CommandFailed, InDoubt, Interrupted
+from pmc.sessions import Sessions
 from pmc.settings import NodeSettings, Settings
-from pmc.ssh import Connection, begin, connect
+from pmc.ssh import Connection, begin
 
 # How many nodes are asked at the same time: on a busy machine more threads only fight for the interpreter; measured: 32
 # are as good as 100.
@@ -34,31 +35,15 @@ WRAPPER = f'echo "pid $$" >&2; {ENVIRONMENT}; exec timeout -s INT -k 20 "$@"'
 class Node:
     def __init__(self, spec: NodeSettings, settings: Settings, config: Any) -> None:
         self.name, self.spec, self.settings = spec.name, spec, settings
-        self.config = config
-        self._connection: Connection | None = None
-        self._down: tuple[float, NodeDown] | None = None
-        self._lock = threading.Lock()
+        self._sessions = Sessions(spec, settings, config)
 
     @property
     def connection(self) -> Connection:
-        """Fabric's Connection, opened when first needed. Eight threads that open one make eight logins: hence
-        the lock."""
-        with self._lock:
-            if self._connection is None or not self._connection.is_connected:
-                # A dead node costs a command its deadline once, not once for each question.
-                if self._down and time.monotonic() - self._down[0] < self.settings.deadlines.connect:
-                    raise self._down[1]
-                try:
-                    self._connection = connect(self.spec, self.settings, self.config)
-                except NodeDown as error:
-                    self._down = (time.monotonic(), error)
-                    raise
-            return self._connection
+        """Fabric's Connection, opened when first needed. Raises NodeDown."""
+        return self._sessions.connection
 
     def close(self) -> None:
-        if self._connection is not None:
-            for each in self._connection.way():
-                each.close()
+        self._sessions.close()
 
     def ask(self, *queries: Query[Any], seconds: float | None = None) -> list[Any]:
         """The parsed answers, in one round trip. Raises CommandFailed for the first that fails."""
@@ -185,14 +170,8 @@ class Node:
         return Answer(exit, b"".join(out).decode(errors="replace"), _without_pid(stderr))
 
     def channel(self) -> paramiko.Channel:
-        """A channel; nothing has run yet when this fails, so it is a plain failure and not a doubt."""
-        try:
-            transport = self.connection.client.get_transport()
-            assert transport is not None  # noqa: S101 - `connect` saw it
-            channel: paramiko.Channel = transport.open_session(timeout=self.settings.deadlines.connect)
-            return channel
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            raise CommandFailed(self.name, "ssh", 255, f"the connection was lost ({error})") from None
+        """A session of its own on the node, see Sessions.open."""
+        return self._sessions.open()
 
     def _end(self, pid: str) -> None:
         channel = self.channel()

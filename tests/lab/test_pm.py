@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from pmc.checks import CHECKS
+from pmc.cluster import Cluster
+from pmc.command import bash
+from pmc.settings import load
 
 from .conftest import Pmc
 
@@ -118,6 +122,16 @@ def test_a_user_with_sudo_does(lab: Pmc, tmp_path: Path) -> None:
     (tmp_path / "pmc.conf").write_text(settings.replace(str(ssh_config), str(tmp_path / "ssh")))
     lab.ok("pm.init", "all", "--conf", str(tmp_path / "pmc.conf"))
     lab.ok("pm.ready_drbd", "--conf", str(tmp_path / "pmc.conf"))
+
+
+def test_more_commands_at_once_than_sshd_allows_on_a_connection(lab: Pmc) -> None:
+    """MaxSessions is 10 by default (sshd_config(5)). Each of these ends only when all of them are there."""
+    many, meet = 12, 'touch "/run/meet/$1"; until [ "$(find /run/meet -type f | wc -l)" = "$2" ]; do sleep 1; done'
+    assert "maxsessions 10\n" in lab.ssh("pm-1", "mkdir /run/meet; sshd -T")
+    with Cluster(load(str(lab.conf))) as cluster, ThreadPoolExecutor(many) as pool:
+        node = cluster.nodes["pm-1"]
+        list(pool.map(lambda n: node.run(bash(meet, str(n), str(many)), seconds=120), range(many)))
+    lab.ssh("pm-1", "rm -r /run/meet")
 
 
 def test_ready_drbd_after_a_boot(lab: Pmc, clean: Clean) -> None:

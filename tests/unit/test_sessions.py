@@ -1,0 +1,114 @@
+"""A sshd that allows so many sessions on a connection (MaxSessions): against a real ssh server that counts them."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import paramiko
+import pytest
+
+from pmc.cluster import Cluster
+from pmc.errors import CommandFailed
+from pmc.node import Node
+from pmc.sessions import MOST
+from pmc.settings import parse
+
+REFUSED = 2  # SSH_OPEN_CONNECT_FAILED (RFC 4254, 5.1), which OpenSSH's sshd answers past MaxSessions
+
+
+class Sshd(paramiko.ServerInterface):
+    """Of one connection; lets everybody in, and opens `most` sessions that nobody ever ends."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def check_auth_publickey(self, username: str, key: Any) -> int:
+        return paramiko.AUTH_SUCCESSFUL  # type: ignore[attr-defined, no-any-return]
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:
+        self.most -= 1
+        return paramiko.OPEN_SUCCEEDED if self.most >= 0 else REFUSED  # type: ignore[attr-defined]
+
+
+class Host:
+    """Takes connections until it is closed."""
+
+    def __init__(self, folder: Path) -> None:
+        for name in ("host", "user"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
+        self.folder, self.most = folder, 10
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.connections: list[paramiko.Transport] = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                end, _ = self.listener.accept()
+            except OSError:
+                return
+            transport = paramiko.Transport(end)
+            transport.add_server_key(paramiko.Ed25519Key(filename=str(self.folder / "host")))
+            transport.start_server(event=threading.Event(), server=Sshd(self.most))
+            self.connections.append(transport)
+
+    def close(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        for each in self.connections:
+            each.close()
+            each.join(60)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    made = Host(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def node(host: Host, tmp_path: Path) -> Iterator[Node]:
+    port = host.listener.getsockname()[1]
+    key = " ".join((tmp_path / "host.pub").read_text().split()[:2])
+    (tmp_path / "known").write_text(f"[127.0.0.1]:{port} {key}\n")
+    (tmp_path / "config").write_text(
+        f"Host *\n  User root\n  IdentityFile {tmp_path}/user\n  UserKnownHostsFile {tmp_path}/known\n"
+    )
+    text = f'ssh_config = "{tmp_path}/config"\n[nodes.pm-1]\nreplication = "10.0.0.1"\nhost = "127.0.0.1:{port}"\n'
+    with Cluster(parse(text, "pmc.conf")) as cluster:
+        yield cluster.nodes["pm-1"]
+
+
+def test_more_sessions_than_a_connection_may_have_take_another_connection(host: Host, node: Node) -> None:
+    opened = [node.channel() for _ in range(25)]
+    assert [len(host.connections), len(opened)] == [3, 25]
+    assert not any(channel.closed for channel in opened)
+
+
+def test_so_they_do_from_many_threads_at_once(host: Host, node: Node) -> None:
+    with ThreadPoolExecutor(max_workers=25) as pool:
+        opened = list(pool.map(lambda _: node.channel(), range(25)))
+    assert len({(id(channel.get_transport()), channel.get_id()) for channel in opened}) == 25
+    assert 3 <= len(host.connections) <= 5  # one that is just opened may be full before its turn comes
+
+
+def test_a_connection_that_is_lost_is_replaced(host: Host, node: Node) -> None:
+    first = node.channel()
+    host.connections[0].close()
+    first.get_transport().join(60)
+    assert node.channel().get_transport() is not first.get_transport()
+    assert len(host.connections) == 2
+
+
+def test_a_sshd_that_gives_no_session_at_all_is_told(host: Host, node: Node) -> None:
+    host.most = 0
+    with pytest.raises(CommandFailed, match=r"pm-1: .*sshd gives no session.*look at MaxSessions"):
+        node.channel()
+    assert len(host.connections) == MOST
