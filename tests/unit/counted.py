@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pmc import locks
+from pmc.checks.machine import Folder
 from pmc.cluster import Beside, Cluster
 from pmc.command import Command, Query
 from pmc.errors import CommandFailed, NodeDown
@@ -21,6 +22,7 @@ from pmc.tasks import base
 from pmc.units import GiB
 from tests.unit.fake import Machine, World
 from tests.unit.samples import XML
+from tests.unit.stories import stored_in
 
 MANY = 100
 CPU = '<cpu mode="custom"/>'
@@ -28,6 +30,7 @@ CPU = '<cpu mode="custom"/>'
 TOLD: Mapping[str, Any] = {
     "domjobinfo": 0.2, "/sys/block/drbd": GiB, "dumpxml": XML, "domcapabilities": CPU, "hypervisor-cpu-baseline": CPU,
     "hypervisor-cpu-compare": True, "virt-install": XML.replace("web", "new"), "guest-ping": False,
+    "lost+found": Folder("none"),
 }  # fmt: skip
 
 
@@ -56,7 +59,19 @@ class Counted(Cluster):
         self.asked[node.name]["look"] += 1
         seen = self.world._node_state(node.name, self.world.nodes[node.name])
         active = {name: replace(volume, attributes="-wi-a-----") for name, volume in seen.volumes.items()}
-        return replace(seen, volumes=active, beside={what: [] for what in beside})
+        backups = [each for each in stored_in(self.world) if each.node == node.name]
+        return replace(seen, volumes=active, beside={what: backups for what in beside})
+
+
+class Line:
+    """In place of a connection: it opens, and nobody listens."""
+
+    def open(self) -> None:
+        pass
+
+    @property
+    def client(self) -> Any:
+        raise OSError("nobody listens here")
 
 
 class CountedNode(Node):
@@ -81,12 +96,13 @@ class CountedNode(Node):
 
     def run(self, command: Command, **how: Any) -> str:
         self.cluster.asked[self.name]["run"] += 1
-        self.cluster.world.carry_out(self.name, command)
+        if not how.get("sink"):  # what is fetched is not in this world
+            self.cluster.world.carry_out(self.name, command)
         return ""
 
     @property
     def connection(self) -> Any:
-        raise OSError("nobody listens here")
+        return Line()
 
     def close(self) -> None:
         pass

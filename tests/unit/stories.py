@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pmc.backup import Backup, Stored
-from pmc.model import ClusterState, Volume
+from pmc.model import ClusterState, NodeState, Volume
 from pmc.plan import Plan, apply
 from pmc.plans import add, backup, clear, clone, failover, peer, prune, repair, restore, vm
 from pmc.plans.ailment import About, Wishes
@@ -69,6 +69,27 @@ def _add(request: Add, world: World, given: Given = WEB, settings: Settings = SE
 def with_web(secondary: str = "pm-2") -> World:
     """web runs on pm-1."""
     return done(World(), _add(wanted(secondary=secondary), World()))
+
+
+def with_two() -> World:
+    """web and web2 run on pm-1."""
+    world = with_web()
+    return done(world, _add(wanted("web2"), world, NEW))
+
+
+class Crowded(World):
+    """Each VM that runs has taken memory."""
+
+    def _node_state(self, name: str, machine: Machine) -> NodeState:
+        seen = super()._node_state(name, machine)
+        runs = sum(domain.active for domain in seen.domains.values())
+        return replace(seen, memory_available=seen.memory_available - runs * GiB)
+
+
+def crowded() -> World:
+    world = Crowded()
+    world.nodes = with_two().nodes
+    return world
 
 
 def with_pools() -> World:
