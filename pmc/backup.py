@@ -122,13 +122,16 @@ class Stored:
 def listing(folder: str, node: str, vm: str = "") -> Query[list[Stored]]:
     """The manifests in the folder, each with the size of its file. One line each: name, blocks, their unit, bytes, when
     verified, manifest in base64."""
+    # A process for each manifest, and one for the sizes of all files: there may be hundreds.
     script = (
-        'cd "$1" 2>/dev/null || exit 0; for m in ${2:-*}.????????T??????Z.{base,delta}.json; do '
+        'cd "$1" 2>/dev/null || exit 0; declare -A file=() size=(); names=(); '
+        "for m in ${2:-*}.????????T??????Z.{base,delta}.json; do "
         '[ -e "$m" ] || continue; case $m in *[!a-zA-Z0-9.-]*) continue;; esac; n=${m%.json}; '
-        'for f in "$n".img.zst "$n".img "$n".xd3; do [ -e "$f" ] && break; done; '
-        's=$(stat -c "%b %B %s" "$f" 2>/dev/null || echo "0 0 0");'
-        'v=$({ head -c 25 "$n.verified" 2>/dev/null || :; } | tr -dc 0-9TZ:-); '
-        'echo "$n $s ${v:--} $(base64 -w0 "$m")"; done'
+        'for f in "$n".img.zst "$n".img "$n".xd3; do [ -e "$f" ] && break; done; names+=("$n") file[$n]=$f; done; '
+        "[ ${#names[@]} -gt 0 ] || exit 0; "
+        'while read -r f s; do size[$f]=$s; done < <(stat -c "%n %b %B %s" "${file[@]}" 2>/dev/null); '
+        'for n in "${names[@]}"; do v=; [ ! -e "$n.verified" ] || read -r -N 25 v <"$n.verified" || :; '
+        'v=${v//[!0-9TZ:-]/}; echo -n "$n ${size[${file[$n]}]:-0 0 0} ${v:--} "; base64 -w0 "$n.json" || :; echo; done'
     )
     return Query(bash(script, folder, vm), lambda text: parse_listing(text, node))
 
