@@ -156,10 +156,14 @@ def give_back(backup: Backup, reader: str, device: str, compare: bool = False) -
 
 
 def prove(backup: Backup, reader: str, folder: str) -> Command:
-    """Reads the backup back, needs no space, and notes when that went well."""
+    """Reads the backup back, needs no space, and notes when that went well. Reading takes hours and no lock. So who
+    removes it meanwhile, the manifest first, must not be left with the note: it is taken back when the manifest is gone
+    after it was written; one that is written before the manifest goes, goes with the rest."""
+    gone = '{ rm -f "$2.verified"; echo "$2 was removed meanwhile" >&2; exit 1; }'
     script = (
         f"{reader} | {STREAM} put --size {backup.size} --expect {backup.image_sha256}; umask 077; "
-        'date -u +%Y-%m-%dT%H:%M:%SZ >"$1/.$2.part"; mv "$1/.$2.part" "$1/$2.verified"'
+        f'cd "$1"; grep -qs {backup.image_sha256} "$2.json" || {gone}; '
+        f'date -u +%Y-%m-%dT%H:%M:%SZ >"$2.verified"; [ -e "$2.json" ] || {gone}'
     )
     return idle(bash(script, folder, backup.id, long=True))
 

@@ -13,11 +13,12 @@ from pmc.plans import lost, placement, refuse, request
 from pmc.plans import prune as pruning
 from pmc.plans import vm as plans
 from pmc.rows import VM_COLUMNS, vm_rows
-from pmc.tasks.backups import backup, backups, verify_backup
+from pmc.tasks.backups import backup, backups
 from pmc.tasks.base import carry_out, complain, confirm, located, lock, opened, task
 from pmc.tasks.failover import failover
 from pmc.tasks.ha import peer
 from pmc.tasks.moving import BANDWIDTH, PAUSE, hurried, moved
+from pmc.tasks.proof import verify_backup
 from pmc.tasks.prune import prune
 from pmc.tasks.repair import repair
 from pmc.tasks.restore import restore

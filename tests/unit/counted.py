@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pmc import locks
+from pmc.backup import Stored
 from pmc.checks.machine import Folder
 from pmc.cluster import Beside, Cluster
 from pmc.command import Command, Query
@@ -59,8 +60,10 @@ class Counted(Cluster):
         self.asked[node.name]["look"] += 1
         seen = self.world._node_state(node.name, self.world.nodes[node.name])
         active = {name: replace(volume, attributes="-wi-a-----") for name, volume in seen.volumes.items()}
-        backups = [each for each in stored_in(self.world) if each.node == node.name]
-        return replace(seen, volumes=active, beside={what: backups for what in beside})
+        return replace(seen, volumes=active, beside={what: self.backups(node.name) for what in beside})
+
+    def backups(self, node: str) -> list[Stored]:
+        return [each for each in stored_in(self.world) if each.node == node]
 
 
 class Line:
@@ -89,6 +92,8 @@ class CountedNode(Node):
         line = shlex.join(query.command.argv)
         if told := [value for word, value in TOLD.items() if word in line]:
             return told[0]
+        if "base64 -w0" in line:
+            return self.cluster.backups(self.name)
         try:
             return query.parse(self.cluster.world._say(self.name, query.command))
         except AssertionError:

@@ -25,6 +25,8 @@ from pmc.backup import Backup, Stored
 from pmc.command import Command
 from pmc.manifest import manifest_sum
 from pmc.pipeline import How
+from pmc.plans import prune
+from pmc.plans.backup import remove_unfinished
 from tests.unit.samples import data
 from tests.unit.stories import BASE, DELTA
 
@@ -180,6 +182,32 @@ def test_a_base_is_listed(disk: Path, folder: Path) -> None:
     assert found(folder)[0].verified.startswith("20")
     (folder / whole.file).unlink()
     assert found(folder)[0].broken == "its file is missing"
+
+
+def test_a_backup_that_is_removed_while_it_is_read_gets_no_note(disk: Path, folder: Path) -> None:
+    """Nothing is locked meanwhile."""
+    whole = made(disk, folder)
+    remove = shlex.join(prune.remove(str(folder), whole.files).argv)
+    got = run(pipeline.prove(whole, f"{{ {pipeline.decoded(whole, None, str(folder))}; {remove}; }}", str(folder)))
+    assert (got.returncode, got.stderr.splitlines()[-1]) == (1, f"{whole.id} was removed meanwhile")
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["the manifest", "the unfinished"])
+def test_what_is_removed_while_the_note_is_written(
+    disk: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """By vm.prune, which has the manifest first and did not see a note; by vm.backup, which leaves a finished one."""
+    whole = made(disk, folder)
+    gone = (
+        prune.remove(str(folder), whole.files[:1]) if what == "the manifest" else remove_unfinished(str(folder), "web")
+    )
+    (tmp_path / "date").write_text(f"#!/bin/bash\n{shlex.join(gone.argv)}; echo 2026-01-01T00:00:00Z\n")
+    (tmp_path / "date").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    got = run(pipeline.prove(whole, pipeline.decoded(whole, None, str(folder)), str(folder)))
+    noted = [path.name for path in folder.glob("*.verified")]
+    assert (got.returncode, noted) == ((1, []) if what == "the manifest" else (0, [f"{whole.id}.verified"]))
 
 
 @pytest.mark.parametrize("compress", [True, False])
