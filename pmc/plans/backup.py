@@ -78,6 +78,18 @@ def choose_source(name: str, state: ClusterState) -> Source:
     )
 
 
+def base_for(wish: Wish, source: Source, stored: Sequence[Stored]) -> Stored | None:
+    """What a delta is made against; None: a new base is made."""
+    usable = [s for s in stored if wish.to in ("", s.node)]
+    return None if wish.base else backup.newest_base(usable, wish.name, source.node)
+
+
+def keeper_for(wish: Wish, source: Source, stored: Sequence[Stored]) -> str:
+    """The node that it will lie on."""
+    found = base_for(wish, source, stored)
+    return found.node if found else wish.to or source.node
+
+
 def make_backup(
     wish: Wish, source: Source, size: int, xml: str, stored: Sequence[Stored], now: datetime, state: ClusterState,
     settings: Settings,
@@ -85,11 +97,9 @@ def make_backup(
     """A base when asked for, or when there is none yet; else a delta against the newest base, on the node where that
     base lies. The disk (`size` bytes) is read from a snapshot."""
     name, folder = wish.name, settings.backup_dir
-    usable = [s for s in stored if wish.to in ("", s.node)]
-    found = None if wish.base else backup.newest_base(usable, name, source.node)
+    found, keeper = base_for(wish, source, stored), keeper_for(wish, source, stored)
     base = found.backup if found else None
     kind = "delta" if base else "base"
-    keeper = found.node if found else wish.to or source.node
     refuse.relied_on(state, keeper)
     if base and base.size > size:
         raise Refused(

@@ -19,6 +19,7 @@ from pmc.plans.backup import Wish
 from pmc.rows import BACKUP_COLUMNS, backup_rows
 from pmc.tasks import near
 from pmc.tasks.base import carry_out, complain, here, located_with_backups, opened, task
+from pmc.turns import in_turns
 from pmc.units import parse_rate
 from pmc.view import note, show, table
 
@@ -30,15 +31,16 @@ Row = dict[str, str]
     name="the VM",
     base="a full image, in place of a delta against the newest one",
     all="every VM; goes on past one that fails, and tells at the end",
-    jobs="with --all: how many at the same time on a node (1)",
+    jobs="with --all: how many at the same time on a node, be it read there or kept there (1)",
+    total="with --all: how many at the same time in all (8)",
     to="the node to keep a new base on (left out: where the disk is read), or a directory of this machine for a copy",
     compress="zstd for a base; --no-compress: as it is, with holes",
     limit="read no more than this a second: 50M",
     freeze="have the guest agent, if there is one, freeze the file systems meanwhile",
 )
 def backup(
-    c: Any, name: str = "", base: bool = False, all: bool = False, jobs: str = "1", to: str = "", compress: bool = True,
-    limit: str = "", freeze: bool = True, conf: str = "", dry_run: bool = False,
+    c: Any, name: str = "", base: bool = False, all: bool = False, jobs: str = "1", total: str = "8", to: str = "",
+    compress: bool = True, limit: str = "", freeze: bool = True, conf: str = "", dry_run: bool = False,
 ) -> None:  # fmt: skip
     """Back a VM up while it runs: vm.backup NAME [--base], or all: vm.backup --all [--jobs N]
 
@@ -51,9 +53,9 @@ def backup(
         if to and not directory:
             cluster.settings.node("--to", to)
         wish = Wish(name, base, "" if directory else to, compress, _rate(limit), freeze)
-        number = _count("--jobs", jobs)
+        number, most = _count("--jobs", jobs), _count("--total", total)
         if all:
-            _all(c, cluster, wish, number, directory, dry_run)
+            _all(c, cluster, wish, number, most, directory, dry_run)
             return
         refuse.check_name("vm.backup", name)
         state = located_with_backups(c, cluster, dry_run, name, wish.to)
@@ -98,17 +100,18 @@ def _count(flag: str, text: str) -> int:
     return int(text)
 
 
-def _all(c: Any, cluster: Cluster, wish: Wish, jobs: int, directory: str, dry_run: bool) -> None:
-    """A node's disk is read by `jobs` backups at a time; nodes side by side."""
+def _all(c: Any, cluster: Cluster, wish: Wish, jobs: int, most: int, directory: str, dry_run: bool) -> None:
+    """`jobs` backups at a time on any node, which reads the disk, or keeps the backup of another node's disk."""
     state = cluster.state(beside=looks.backups(cluster))
     stored = looks.stored(state)
-    dry, queues, rows = bool(dry_run or c.config.run.dry), dict[str, list[str]](), list[Row]()
+    dry, nodes, rows = bool(dry_run or c.config.run.dry), dict[str, set[str]](), list[Row]()
     for name in sorted({name for node in state for name in node.domains}):
         if not any(name in kind for node in state for kind in (node.resources, node.files, node.volumes)):
             note(f"{name}: no node has a DRBD resource or a volume of that name, so it is not pmc's; left out")
             continue
         try:
-            queues.setdefault(plans.choose_source(name, state).node, []).append(name)
+            source = plans.choose_source(name, state)
+            nodes[name] = {source.node, plans.keeper_for(wish.named(name), source, stored)}
         except PmcError as error:
             rows.append(_row(name, "", str(error)))
 
@@ -122,9 +125,8 @@ def _all(c: Any, cluster: Cluster, wish: Wish, jobs: int, directory: str, dry_ru
         return _attempt(name, lambda: _locked(cluster, wanted, state, mine, directory))
 
     with cluster.interruptible():
-        parts = [names[start::jobs] for names in queues.values() for start in range(jobs)]
-        done = cluster.at_once(lambda part: [one(name) for name in part], parts, max(len(parts), 1))
-    rows = sorted([*rows, *(row for part in done for row in part)], key=lambda row: row["vm"])
+        rows += in_turns(one, list(nodes), lambda name: nodes[name], jobs, most)
+    rows.sort(key=lambda row: row["vm"])
     if dry:
         show("\n".join(row["result"] for row in rows))
     else:

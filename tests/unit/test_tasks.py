@@ -146,6 +146,7 @@ def test_fab_and_pmc_as_processes() -> None:
         ("vm.backup web --limit 50", "--limit '50': bytes a second with a unit"),
         ("vm.backup web --limit fast", "--limit 'fast'"),
         ("vm.backup --all --jobs 0", "--jobs '0'"),
+        ("vm.backup --all --total 33", "--total '33'"),
         ("vm.verify_backup", "vm.verify_backup: name the VM, or give --all"),
         ("vm.verify_backup web --backup x --all", "--backup and --all: choose one"),
         ("vm.backups --from /no/such/folder", "--from '/no/such/folder': no directory on this machine"),
