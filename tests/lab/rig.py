@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,12 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lab import witness
 
 from .conftest import Pmc
 
 DEADLINE = 300.0
+BACKUPS = "/var/lib/pmc/backups"
 
 
 @contextmanager
@@ -78,3 +81,17 @@ def until(holds: Callable[[], object], what: str, seconds: float = DEADLINE) -> 
     while not holds():
         assert time.monotonic() < deadline, f"never: {what}"
         time.sleep(0.3)
+
+
+def whole_backups(lab: Pmc) -> list[dict[str, Any]]:
+    """Those that vm.backups lists, each read back and found right; and no file lies beside them that is not theirs,
+    neither under a final name nor under that of an unfinished one."""
+    rows: list[dict[str, Any]] = json.loads(lab.ok("vm.backups", "--json"))
+    assert not [row for row in rows if row["broken"]], rows
+    for node in ("pm-1", "pm-2"):
+        names = lab.ssh(node, f"ls -A {BACKUPS}").split()
+        whole = {row["id"] for row in rows if row["node"] == node}
+        assert {name for name in names if ".".join(name.split(".")[:3]) not in whole} == set()
+    if rows:
+        lab.ok("vm.verify_backup", "--all")
+    return rows

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from .conftest import Pmc, broken_invariants
-from .rig import HANG_UP, die_at, instead, read_until, started, until
+from .rig import BACKUPS, HANG_UP, die_at, instead, read_until, started, until, whole_backups
 
 Clean = Callable[[], list[str]]
 NEW = ("vm.add", "web", "--primary", "pm-1", "--secondary", "pm-2", "--size", "16M", "--memory", "16M")
@@ -35,10 +35,12 @@ def test_a_manager_that_dies(lab: Pmc, clean: Clean, record_property: Any) -> No
     assert tick.boots == 1
 
     assert die_at(lab, "read the disk", "vm.backup", "web")
+    # What it left is a snapshot and files that nobody takes for a backup.
+    assert any("web.backup" in node.volumes for node in lab.state())
+    assert [lab.ssh(node, f"ls {BACKUPS}") for node in ("pm-1", "pm-2")] == ["", ""]
     lab.ok("vm.backup", "web")
     assert broken_invariants(lab.state()) == []
-    for node in ("pm-1", "pm-2"):
-        assert lab.ssh(node, "find /var/lib/pmc/backups -name '*.part*'") == ""
+    assert [row["kind"] for row in whole_backups(lab)] == ["base"]
     assert guest.ticking(tick.counter).boots == 1
 
     assert die_at(lab, "take down web", "vm.rm", "web", "--yes")
@@ -72,6 +74,7 @@ def test_a_manager_that_dies_between_every_two_steps(lab: Pmc, clean: Clean, ver
             assert guest is not None
             assert broken_invariants(lab.state()) == []
             assert guest.ticking(guest.now().counter).boots == 1
+            assert bool(whole_backups(lab)) == (verb == "vm.backup")
         elif verb == "vm.rm":
             guest = lab.add("web")
     assert died == 8 if verb == "vm.mv" else died > 4
@@ -142,6 +145,7 @@ def test_the_standby_dies_during_a_migration_or_a_backup(lab: Pmc, clean: Clean,
     assert not [r for n in state for r in n.resources.values() if r.two_primaries]
     if verb == "vm.backup":
         lab.ok("vm.backup", "web")
+        assert whole_backups(lab)
     assert broken_invariants(lab.state()) == []
     assert guest.checked("pm-2").counter >= tick.counter
 

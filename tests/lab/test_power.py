@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from .conftest import Pmc, broken_invariants
-from .rig import read_until, started
+from .rig import read_until, started, whole_backups
 
 Clean = Callable[[], list[str]]
 
@@ -51,6 +51,7 @@ def test_the_primary_dies_during_a_backup(lab: Pmc, clean: Clean) -> None:
     lab.lab.start("pm-1")
     lab.ok("pm.ready_drbd", "vm.backup", "web")
     assert broken_invariants(lab.state()) == []
+    assert whole_backups(lab)
     assert guest.checked("pm-1").counter >= tick.counter
 
 
