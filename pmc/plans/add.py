@@ -43,9 +43,11 @@ def check_new(
 def check_cluster(name: str, state: ClusterState, settings: Settings) -> None:
     for node in state:
         if node.down:
+            # The name above all: a VM that lives there alone is on no other node, and would be taken for an old copy.
             raise Refused(
-                f"{node.name}: {node.down}; a new VM needs a number and an address that no node uses, so all nodes "
-                f"must answer (take it out of {settings.source} while it is away)"
+                f"{node.name}: {node.down}; a new VM needs a name, a number and an address that no node uses, so all "
+                f"nodes must answer (or take it out of {settings.source} while it is away, and choose a name that no "
+                f"VM there has)"
             )
     refuse.relied_on(state, *state.nodes)
     if name in state.vm_names():

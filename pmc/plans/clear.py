@@ -75,6 +75,24 @@ def refuse_foreign(name: str, nodes: Iterable[NodeState], settings: Settings) ->
             )
 
 
+def refuse_namesakes(name: str, state: ClusterState) -> None:
+    """An old copy's file names a node that the VM still has. One that shares none with it may be another VM's, made
+    under the same name while the first one's only node was away or not in pmc.conf."""
+    groups = list[set[str]]()
+    for node in state.knowing(name):
+        if name in node.files:
+            hosts = {node.name, *node.files[name].hosts}
+            touching = [group for group in groups if group & hosts]
+            groups = [group for group in groups if not group & hosts] + [hosts.union(*touching)]
+    if len(groups) > 1:
+        who = ", another on ".join(" and ".join(sorted(group)) for group in groups)
+        raise Refused(
+            f"{name}: by the resource files there is one on {who}: they may be two VMs of that name, so none of their "
+            f"disks is removed; what is not wanted any more has to go by hand (virsh undefine, drbdadm down, lvremove, "
+            f"then {drbd.path(name)})"
+        )
+
+
 def cleanup(name: str, state: ClusterState, settings: Settings) -> Plan:
     """Removes the copies that are no part of the VM any more, when the VM itself is whole without them."""
     homes = refuse.whole(state, name)
@@ -84,6 +102,7 @@ def cleanup(name: str, state: ClusterState, settings: Settings) -> Plan:
         raise Refused(f"{name}: its disk is not UpToDate on {' or '.join(homes)}; fab pm.ready_drbd")
     strays = state.strays(name)
     refuse.relied_on(state, *strays)
+    refuse_namesakes(name, state)
     for stray in strays:
         if stray in state.active_on(name) or stray in state.primaries(name):
             raise Refused(

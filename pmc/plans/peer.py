@@ -95,6 +95,7 @@ def _eight(node: NodeState) -> None:
 def _fits(change: Change, state: ClusterState, settings: Settings) -> None:
     node, name, minor = state.nodes[change.new], change.name, change.file.minor
     clear.refuse_foreign(name, [node], settings)
+    clear.refuse_namesakes(name, state)
     if node.hostname != change.new:
         raise Refused(f"{node.name}: its host name is {node.hostname!r}; DRBD needs it to be {node.name!r}")
     taken = {each.name: each.minor for each in node.files.values()}

@@ -218,6 +218,7 @@ def remove(
     those that are `stored` as well, last; the VM itself may be gone then. There is no way back."""
     refuse.relied_on(state, *state.nodes)
     clear.refuse_foreign(name, state, settings)
+    clear.refuse_namesakes(name, state)
     holders = list(state.knowing(name))
     if not holders and stored and not backups:
         raise Refused(
