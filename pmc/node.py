@@ -43,6 +43,7 @@ class Node:
         return self._sessions.connection
 
     def close(self) -> None:
+        """The next question connects anew, also to one that did not answer a moment ago."""
         self._sessions.close()
 
     def ask(self, *queries: Query[Any], seconds: float | None = None) -> list[Any]:

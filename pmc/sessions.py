@@ -65,6 +65,7 @@ class Sessions:
             return self._connections[-1]
 
     def close(self) -> None:
+        self._down = None
         for connection in self._connections:
             for each in connection.way():
                 each.close()

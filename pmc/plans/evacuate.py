@@ -51,10 +51,11 @@ def move_all(node: str, state: ClusterState, settings: Settings) -> Evacuation:
 
 
 def start_all(
-    node: str, off: Iterable[str], state: ClusterState, settings: Settings, locked: Collection[str] | None = None
-) -> Evacuation:
-    """On their other nodes, from a node that is dead. `off` are known to have been off when it was last seen; those
-    that are not `locked` stay."""
+    node: str, off: Iterable[str], state: ClusterState, settings: Settings, locked: Collection[str] | None = None,
+    hangs: str = "",
+) -> Evacuation:  # fmt: skip
+    """On their other nodes, from a node that is dead (or `hangs`, see plans/failover.py). `off` are known to have been
+    off when it was last seen; those that are not `locked` stay."""
     if not state.nodes[node].down:
         raise Refused(f"{node}: answers ssh, so it is not dead; without --failover its VMs move while they run")
     gone = [name for name in state.vm_names() if node in state.homes(name) and not state.active_on(name)]
@@ -63,8 +64,8 @@ def start_all(
     def leave(name: str) -> Leaving:
         if locked is not None and name not in locked:
             raise Refused(f"{name}: could not be started when this command began; run it again")
-        _, survivor = failover.homes(name, state)
-        plan = failover.failover(name, state, settings, room=False)
+        _, survivor = failover.homes(name, state, settings, hangs)
+        plan = failover.failover(name, state, settings, room=False, hangs=hangs)
         return Leaving(name, node, survivor, state.nodes[survivor].domains[name].memory, plan)
 
     return _chosen([name for name in gone if name not in left], leave, left, state)

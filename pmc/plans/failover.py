@@ -26,8 +26,8 @@ FRESH = 900  # seconds; a node that was alive longer after the link was lost may
 
 @dataclass(frozen=True)
 class Lost:
-    """A VM's link to the peer: when it was lost, in ISO 8601; how many seconds ago by the same clock; whether the VM's
-    disk was in use there."""
+    """A VM's link to the peer: when it was lost, in ISO 8601 (empty: it is not lost); how many seconds ago by the same
+    clock; whether the VM's disk was in use there."""
 
     since: str
     ago: float
@@ -43,8 +43,15 @@ class Seen:
     lost: Mapping[str, Lost] = field(default_factory=dict)
 
 
-def homes(name: str, state: ClusterState) -> tuple[str, str]:
-    """(dead, survivor) of the VM; refused when it is not so that one is silent and the other answers."""
+def hangs(dead: str, settings: Settings) -> str:
+    """The node that a person says is dead (`dead`), if it has a fence command: then that takes its power also when it
+    still gives signs of life, as one does whose kernel lives and nothing else."""
+    return dead if dead and settings.nodes[dead].fence else ""
+
+
+def homes(name: str, state: ClusterState, settings: Settings, hangs: str = "") -> tuple[str, str]:
+    """(dead, survivor) of the VM; refused when it is not so that one is silent and the other answers. One that `hangs`
+    need not be silent."""
     found = refuse.found(state, name)
     refuse.one_truth(state, name)
     for home in found:
@@ -67,8 +74,11 @@ def homes(name: str, state: ClusterState) -> tuple[str, str]:
     if len(down) > 1 or len(found) > 2:
         raise NodeDown(f"{name}: {'; '.join(f'{home}: {state.nodes[home].down}' for home in down)}; one must be there")
     dead = down[0]
-    if state.nodes[dead].answers:
-        raise Refused(f"{name}: {dead} speaks, so it is not dead, but cannot be used: {state.nodes[dead].down}")
+    if state.nodes[dead].answers and dead != hangs:
+        raise Refused(
+            f"{name}: {dead} speaks, so it is not dead, but cannot be used: {state.nodes[dead].down}; "
+            f"{_when_it_hangs(dead, settings)}"
+        )
     survivor = next(home for home in found if home != dead)
     refuse.relied_on(state, survivor)
     return dead, survivor
@@ -122,24 +132,44 @@ def parse_peer(text: str) -> Seen:
     return Seen(tuple(life), lost)
 
 
-def alive(dead: str, survivor: str, names: Sequence[str], state: ClusterState, seen: Seen) -> None:
-    """Refuses when anything that the survivor sees says that the silent node lives."""
-    signs = [f"{survivor} reaches it: {sign}" for sign in seen.life]
-    resources = state.nodes[survivor].resources
-    linked = [name for name in names if name in resources and resources[name].connection == "Connected"]
+def signs(dead: str, survivor: str, names: Sequence[str], state: ClusterState, seen: Seen) -> list[str]:
+    """All that says that the silent node lives: to the manager, and to the survivor."""
+    here = state.nodes[dead]
+    found = [] if here.down else ["it answers the manager"]
+    if here.down and here.answers:
+        found = [f"it speaks to the manager: {here.down}"]
+    found += [f"{survivor} reaches it: {sign}" for sign in seen.life]
     # ping-int in pmc/drbd.py, and what the answer may take.
-    signs += [f"DRBD of {name} is Connected to it (a lost power shows within 5 s: then try again)" for name in linked]
+    late = "a lost power shows within 5 s: then try again"
+    return found + [f"DRBD of {name} is Connected to it ({late})" for name in linked(survivor, names, state)]
+
+
+def linked(survivor: str, names: Sequence[str], state: ClusterState) -> dict[str, Lost]:
+    """The VMs whose link is still there: the survivor has all that was written until now."""
+    resources = state.nodes[survivor].resources
+    known = {name: resources[name] for name in names if name in resources}
+    return {name: Lost("", 0, r.peer_role == "Primary") for name, r in known.items() if r.connection == "Connected"}
+
+
+def alive(dead: str, signs: Sequence[str], settings: Settings) -> None:
+    """Refuses when there is any sign of life."""
     if signs:
         raise Refused(
-            f"{dead}: does not answer the manager, but lives: {'; '.join(signs)}; mend the manager's way to it, or, "
-            f"when it hangs, take its power away first"
+            f"{dead}: does not answer the manager, but lives: {'; '.join(signs)}; mend the manager's way to it; "
+            f"{_when_it_hangs(dead, settings)}"
         )
 
 
-def failover(name: str, state: ClusterState, settings: Settings, room: bool = True) -> Plan:
+def _when_it_hangs(dead: str, settings: Settings) -> str:
+    if settings.nodes[dead].fence:
+        return f"if it hangs: give --dead {dead}, and its fence command takes its power first"
+    return "if it hangs: configure fence for it, or take its power and try again"
+
+
+def failover(name: str, state: ClusterState, settings: Settings, room: bool = True, hangs: str = "") -> Plan:
     """Once the dead node is known to be dead. The survivor must hold all that DRBD ever acknowledged to it. `room`: see
     that there is memory for it (not by itself when many start)."""
-    dead, survivor = homes(name, state)
+    dead, survivor = homes(name, state, settings, hangs)
     refuse.settled(state, name)
     node = state.nodes[survivor]
     if name not in node.domains:

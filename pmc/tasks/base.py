@@ -107,11 +107,12 @@ def here(path: str) -> Path:
     return Path(path).expanduser().absolute()
 
 
-def lock(c: Any, cluster: Cluster, dry_run: bool, *names: str) -> None:
+def lock(c: Any, cluster: Cluster, dry_run: bool, *names: str, but: str = "") -> None:
     """Keeps other managers away from these VMs until the task ends; before the look, so that what is seen stays true.
-    A dry run changes nothing and waits for nobody."""
+    A dry run changes nothing and waits for nobody. `but`: not on this node, which hangs and would not answer."""
     if names and not (dry_run or c.config.run.dry):
-        cluster.until_closed(cluster.lock(_line.get(), *names))
+        on = [node for node in cluster.nodes if node != but]
+        cluster.until_closed(cluster.lock(_line.get(), *names, on=on))
 
 
 def located(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from pmc import fence
 from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused
 from pmc.model import ClusterState
@@ -14,33 +13,43 @@ from pmc.plans import failover as plans
 from pmc.plans import refuse
 from pmc.plans import vm as moves
 from pmc.plans.evacuate import Evacuation, Leaving
-from pmc.tasks.base import carry_out, confirm, lock, opened, task
+from pmc.tasks import death
+from pmc.tasks.base import carry_out, lock, opened, task
 from pmc.tasks.moving import BANDWIDTH, COLUMNS, PAUSE, Row, attempt, failed, hurried, moved_unless_stopped, row
 from pmc.view import note, show, table
 
-DEAD = "its power is really off: the name of the dead node, in place of being asked for it"
+DEAD = (
+    "its power is really off, or it hangs and has a fence command: the name of the dead node, in place of being asked "
+    "for it"
+)
 
 
 @task(place="name", name="the VM", dead=DEAD)
 def failover(c: Any, name: str = "", dead: str = "", conf: str = "", dry_run: bool = False) -> None:
     """Start a VM on its other node when its node is dead: vm.failover NAME [--dead NODE]
 
-    Refused when there is any sign of life. No sign of life is no proof of death: unless the node's fence command
-    (pmc.conf) succeeds, you are asked to make sure that its power is off and to type its name.
+    Refused when there is any sign of life, unless you give --dead and the node has a fence command (pmc.conf), which
+    takes its power then. No sign of life is no proof of death: without a fence command that succeeds you are asked to
+    make sure that its power is off and to type its name.
     """
     with opened(conf) as cluster:
         refuse.check_name("vm.failover", name)
         if dead:
             cluster.settings.node("--dead", dead)
-        lock(c, cluster, dry_run, name)
+        hangs = plans.hangs(dead, cluster.settings)
+        lock(c, cluster, dry_run, name, but=hangs)
         state = cluster.state()
-        node, survivor = plans.homes(name, state)
-        plan = plans.failover(name, state, cluster.settings)
-        facts = _seen(cluster, state, node, {survivor: [name]})
+        node, survivor = plans.homes(name, state, cluster.settings, hangs)
+        plan = plans.failover(name, state, cluster.settings, hangs=hangs)
+        places = {survivor: [name]}
+        sight = death.seen(cluster, state, node, places, hangs)
         if dry_run or c.config.run.dry:
-            show(_how_proved(cluster, node))
+            show(death.how(cluster, node, sight))
         else:
-            _prove(cluster, node, [name], facts, dead, state)
+            death.prove(cluster, node, [name], sight, dead, state)
+            if sight.signs:
+                with death.fenced(node):
+                    plan = plans.failover(name, death.silent(cluster, node, places), cluster.settings)
         if carry_out(c, cluster, plan, dry_run):
             note(f"{name} runs on {survivor}; when {node} is back: fab pm.ready_drbd, then fab vm.mv {name}")
 
@@ -76,8 +85,10 @@ def evacuate(
         dry = bool(dry_run or c.config.run.dry)
         work: Callable[[Leaving], Row]
         if failover:
-            first = [each.name for each in evacuations.start_all(node, (), state, cluster.settings).leaving]
-            lock(c, cluster, dry, *first)
+            hangs = plans.hangs(dead, cluster.settings)
+            every = evacuations.start_all(node, (), state, cluster.settings, hangs=hangs)
+            first = [each.name for each in every.leaving]
+            lock(c, cluster, dry, *first, but=hangs)
             wanted = _dead(cluster, cluster.state(), node, dead, dry, first)
             work = lambda each: _attempt(each, lambda: _start(cluster, each))  # noqa: E731
         else:
@@ -121,77 +132,21 @@ def _start(cluster: Cluster, each: Leaving) -> tuple[str, str]:
 
 def _dead(cluster: Cluster, state: ClusterState, node: str, dead: str, dry: bool, locked: Sequence[str]) -> Evacuation:
     """What starts elsewhere, of the VMs that are locked, after one proof of the node's death for all of it."""
-    wanted = evacuations.start_all(node, (), state, cluster.settings, locked)
+    hangs = plans.hangs(dead, cluster.settings)
+    wanted = evacuations.start_all(node, (), state, cluster.settings, locked, hangs)
     if not wanted.leaving:
         return wanted
     places: dict[str, list[str]] = {}
     for each in wanted.leaving:
         places.setdefault(each.target, []).append(each.name)
-    facts = _seen(cluster, state, node, places)
-    wanted = evacuations.start_all(node, _off(facts), state, cluster.settings, locked)
+    sight = death.seen(cluster, state, node, places, hangs)
+    off = death.off(sight)
+    wanted = evacuations.start_all(node, off, state, cluster.settings, locked, hangs)
     if dry:
-        show(_how_proved(cluster, node))
+        show(death.how(cluster, node, sight))
     elif wanted.leaving:
-        _prove(cluster, node, [each.name for each in wanted.leaving], facts, dead, state)
+        death.prove(cluster, node, [each.name for each in wanted.leaving], sight, dead, state)
+        if sight.signs:
+            with death.fenced(node):
+                wanted = evacuations.start_all(node, off, death.silent(cluster, node, places), cluster.settings, locked)
     return wanted
-
-
-Facts = dict[str, plans.Lost]  # by VM
-
-
-def _seen(cluster: Cluster, state: ClusterState, dead: str, places: dict[str, list[str]]) -> Facts:
-    """Asks each survivor about the dead node; refused when one sees it alive."""
-    query = plans.peer(dead, cluster.settings)
-    facts: Facts = {}
-    seen = cluster.on_all(lambda node: node.ask(query)[0], places)
-    for (survivor, names), one in zip(places.items(), seen, strict=True):
-        plans.alive(dead, survivor, names, state, one)
-        facts.update({name: one.lost[name] for name in names if name in one.lost})
-    return facts
-
-
-def _off(facts: Facts) -> Iterable[str]:
-    return [name for name, lost in facts.items() if not lost.in_use]
-
-
-def _how_proved(cluster: Cluster, dead: str) -> str:
-    spec = cluster.settings.nodes[dead]
-    how = (
-        f"the manager runs its fence command, {fence.program(spec)}" if spec.fence else "you are asked to type its name"
-    )
-    return f"# first {dead} must be proved dead: {how}"
-
-
-def _prove(cluster: Cluster, node: str, names: Sequence[str], facts: Facts, dead: str, state: ClusterState) -> None:
-    """By the node's fence command, else by a person's word. Where it is not known since when the link is lost, or it is
-    long ago, the disk may be an old one, which no fence command can tell: asked before the power is taken away."""
-    spec = cluster.settings.nodes[node]
-    if dead and dead != node:
-        raise Refused(f"--dead {dead}: the node that does not answer is {node}; nothing was touched")
-    for name in (name for name in names if name not in facts):
-        note(f"{name}: its other node has no record since its boot of when the link was lost; the disk may be old")
-    old = [name for name in names if name not in facts or facts[name].ago > plans.FRESH]
-    if away := [each.name for each in state if each.trouble and each.name != node]:
-        note(f"{', '.join(away)} cannot be asked either; a second copy that vm.peer made there would be the newer one")
-    for name, lost in facts.items():
-        text = f"{name}: lost {node} at {lost.since}"
-        note(f"{text}; what {node} wrote after that, if it still ran, is not on the other node")
-    if spec.fence:
-        if old and not dead:
-            confirm(f"the disk of {', '.join(old)} may be old", node, f"if you know that it is not, give --dead {node}")
-        note(f"fence {node}: {fence.program(spec)}")
-        try:
-            fence.run(spec, cluster.settings.deadlines.fence)
-            return
-        except PmcError as error:
-            if not dead:
-                raise
-            note(f"{error}\n  Going on all the same: --dead {node} says that it is off")
-    if dead:
-        return
-    confirm(
-        f"{node} gives no sign of life, but that is no proof: a cut network looks the same, and a VM that runs on both "
-        f"nodes destroys its disk. Make sure that the POWER of {node} is OFF",
-        node,
-        f"once its power is really off, give --dead {node}",
-    )

@@ -121,21 +121,27 @@ def test_a_dead_nodes_vm_starts_on_the_other(lab: Pmc, clean: Clean, tmp_path: P
     assert broken_invariants(lab.state()) == []
 
 
+def fencing(lab: Pmc, folder: Path) -> tuple[Path, str]:
+    """A pmc.conf and its text, in which pm-1 is silent for the manager (another host) and is fenced by taking NODE
+    down."""
+    script = folder / "fence_lab"
+    program = f'import sys\nfrom lab.cluster import Lab\nLab("{lab.lab.name}").kill(sys.argv[1])\n'
+    script.write_text(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(witness.ROOT)!r})\n{program}")
+    script.chmod(0o755)
+    text = lab.conf.read_text().replace(
+        "[nodes.pm-1]\n", f'[nodes.pm-1]\nhost = "127.0.0.99:1"\nfence = "{script} NODE"\n'
+    )
+    return folder / "pmc.conf", text
+
+
 @pytest.mark.long
 @pytest.mark.fault("a node that hangs is fenced: pm.evacuate --failover")
 def test_a_fence_command_is_the_proof(lab: Pmc, clean: Clean, tmp_path: Path) -> None:
     """The node hangs for the manager and the network alike; what is off for sure is what the script takes down."""
     guest = lab.add("web")
     tick = guest.ticking(5)
-    script = tmp_path / "fence_lab"
-    program = f'import sys\nfrom lab.cluster import Lab\nLab("{lab.lab.name}").kill(sys.argv[1])\n'
-    script.write_text(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(witness.ROOT)!r})\n{program}")
-    script.chmod(0o755)
-    fenced = tmp_path / "pmc.conf"
-    text = lab.conf.read_text().replace(
-        "[nodes.pm-1]\n", f'[nodes.pm-1]\nhost = "127.0.0.99:1"\nfence = "{script} NODE"\n'
-    )
-    # Silent for the manager (another host) and for its peer (the link is cut), and yet it runs.
+    fenced, text = fencing(lab, tmp_path)
+    # Silent for its peer, too (the link is cut), and yet it runs.
     fenced.write_text(text.replace("NODE", "pm-9"))
     with cut(lab):
         done = lab.fab("vm.failover", "web", "--conf", str(fenced))
@@ -152,6 +158,27 @@ def test_a_fence_command_is_the_proof(lab: Pmc, clean: Clean, tmp_path: Path) ->
         finally:
             if "pm-1" not in running(lab):
                 lab.lab.start("pm-1")
+
+
+@pytest.mark.long
+@pytest.mark.fault("a node that hangs and still answers its peer is fenced: vm.failover --dead")
+def test_one_that_still_answers_is_fenced_when_a_person_says_so(lab: Pmc, clean: Clean, tmp_path: Path) -> None:
+    guest = lab.add("web")
+    tick = guest.ticking(5)
+    fenced, text = fencing(lab, tmp_path)
+    fenced.write_text(text.replace("NODE", "pm-1"))
+    refused = lab.fab("vm.failover", "web", "--conf", str(fenced))
+    assert refused.returncode == 2, refused.stderr
+    assert "if it hangs: give --dead pm-1" in refused.stderr
+    assert guest.ticking(tick.counter).boots == 1
+    try:
+        lab.ok("vm.failover", "web", "--dead", "pm-1", "--conf", str(fenced))
+        assert running(lab) == ["pm-2"], "the script took pm-1 down"
+        assert guest.ticking(0, boots=2).boots == 2
+    finally:
+        if "pm-1" not in running(lab):
+            lab.lab.start("pm-1")
+    back(lab, guest)
 
 
 def until_it_moves(lab: Pmc, process: subprocess.Popen[str]) -> str:

@@ -20,6 +20,7 @@ from pmc.checks.finding import bad
 from pmc.command import command
 from pmc.plan import Step
 from pmc.tasks import ns
+from pmc.tasks.death import Sight
 from pmc.units import GiB
 from tests.unit.fake import World
 from tests.unit.samples import XML
@@ -92,7 +93,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
     for name, answer in {
         "looks.disk_of": (GiB, XML), "looks.disk_at": (GiB, XML), "looks.given": NEW,
         "looks.address_of": "", "looks.new_domain": XML, "looks.size_for": GiB, "looks.domain_of": (XML, True),
-        "tasks.pm._examine": [UNFIT], "tasks.failover._seen": {},
+        "tasks.pm._examine": [UNFIT], "tasks.death.seen": Sight(),
     }.items():  # fmt: skip
         monkeypatch.setattr(f"pmc.{name}", lambda *args, answer=answer: answer)
     monkeypatch.setattr("pmc.looks.agent", lambda cluster, name, source, wanted: source)

@@ -12,6 +12,7 @@ from pmc.model import ClusterState, Domain, NodeState
 from pmc.plan import Plan
 from pmc.plans import broken, evacuate, failover
 from pmc.plans.failover import Lost, Seen
+from pmc.settings import Settings
 from pmc.units import GiB, MiB
 from tests.unit.fake import done
 from tests.unit.samples import SETTINGS, alone, changed, cluster, home, running, stopped, with_resource
@@ -39,6 +40,15 @@ def plan(state: ClusterState) -> Plan:
     return failover.failover("web", state, SETTINGS)
 
 
+def fenced(name: str = "pm-1") -> Settings:
+    spec = replace(SETTINGS.nodes[name], fence="fence_test")
+    return replace(SETTINGS, nodes={**SETTINGS.nodes, name: spec})
+
+
+def alive(state: ClusterState, seen: Seen, settings: Settings = SETTINGS) -> None:
+    failover.alive("pm-1", failover.signs("pm-1", "pm-2", ["web"], state, seen), settings)
+
+
 @pytest.mark.parametrize("said", ["Connection timed out", "No route to host", "Network is unreachable"])
 def test_silence(said: str) -> None:
     assert failover.parse_peer(f"ssh 255 ssh: connect to host 10.0.0.1 port 22: {said}\n") == Seen()
@@ -61,13 +71,51 @@ def test_signs_of_life(text: str) -> None:
     seen = failover.parse_peer(text)
     assert len(seen.life) == 1
     with pytest.raises(Refused, match="pm-1: does not answer the manager, but lives: pm-2 reaches it"):
-        failover.alive("pm-1", "pm-2", ["web"], orphan(), seen)
+        alive(orphan(), seen)
+    with pytest.raises(Refused, match="if it hangs: configure fence for it, or take its power and try again"):
+        alive(orphan(), seen)
+    with pytest.raises(Refused, match="if it hangs: give --dead pm-1, and its fence command takes its power first"):
+        alive(orphan(), seen, fenced())
 
 
 def test_drbd_that_is_connected_is_a_sign_of_life() -> None:
-    failover.alive("pm-1", "pm-2", ["web"], orphan(), Seen())
+    alive(orphan(), Seen())
     with pytest.raises(Refused, match="DRBD of web is Connected to it"):
-        failover.alive("pm-1", "pm-2", ["web"], orphan(connection="Connected"), Seen())
+        alive(orphan(connection="Connected"), Seen())
+
+
+@pytest.mark.parametrize(
+    ("state", "sign"),
+    [
+        (running(), "it answers the manager"),
+        (dead(running(), "pm-1", answers=True), "it speaks to the manager: no ssh within 10 s"),
+    ],
+)
+def test_what_the_manager_sees_is_a_sign_of_life_too(state: ClusterState, sign: str) -> None:
+    """After a fence command, when all is looked at again."""
+    assert failover.signs("pm-1", "pm-2", [], state, Seen()) == [sign]
+
+
+def test_one_that_hangs_may_speak_when_a_person_says_so_and_it_can_be_fenced() -> None:
+    state = dead(orphan(), "pm-1", answers=True)
+    assert (failover.hangs("pm-1", SETTINGS), failover.hangs("", fenced())) == ("", "")
+    hangs = failover.hangs("pm-1", fenced())
+    assert failover.homes("web", state, fenced(), hangs) == ("pm-1", "pm-2")
+    assert failover.failover("web", state, fenced(), hangs=hangs).steps
+    wanted = evacuate.start_all("pm-1", (), state, fenced(), hangs=hangs)
+    assert [each.name for each in wanted.leaving] == ["web"]
+    for other in ("", failover.hangs("pm-2", fenced("pm-2"))):
+        with pytest.raises(Refused, match=r"pm-1 speaks, so it is not dead, .*; if it hangs: give --dead pm-1"):
+            failover.homes("web", state, fenced(), other)
+    with pytest.raises(Refused, match=r"pm-1 speaks, so it is not dead, .*; if it hangs: configure fence for it"):
+        failover.homes("web", state, SETTINGS)
+
+
+def test_while_the_link_is_there_the_peers_role_tells_what_is_in_use() -> None:
+    for role in ("Primary", "Secondary"):
+        state = orphan(connection="Connected", peer_role=role)
+        assert failover.linked("pm-2", ["web", "other"], state) == {"web": Lost("", 0, role == "Primary")}
+    assert failover.linked("pm-2", ["web"], orphan()) == {}
 
 
 def test_a_peer_that_was_not_tried_is_no_silent_one() -> None:

@@ -14,7 +14,7 @@ from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused
 from pmc.plans.failover import FRESH, Lost
 from pmc.settings import Settings
-from pmc.tasks.failover import _how_proved, _off, _prove
+from pmc.tasks.death import Sight, how, off, prove
 from tests.unit.samples import SETTINGS, running
 
 SINCE = "2026-11-23T08:20:31+0000"
@@ -29,8 +29,8 @@ def fenced(folder: Path, status: int) -> Settings:
     return replace(SETTINGS, nodes={**SETTINGS.nodes, "pm-1": first})
 
 
-def prove(settings: Settings, dead: str = "", names: Sequence[str] = ("web",)) -> None:
-    _prove(Cluster(settings), "pm-1", names, FACTS, dead, running())
+def proved(settings: Settings, dead: str = "", names: Sequence[str] = ("web",), signs: tuple[str, ...] = ()) -> None:
+    prove(Cluster(settings), "pm-1", names, Sight(FACTS, signs), dead, running())
 
 
 @pytest.fixture
@@ -45,24 +45,24 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_without_a_fence_command_a_person_says_so(typed: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(Refused, match=r"that is no proof.*nobody is here to confirm it; once its power is really off"):
-        prove(SETTINGS)
+        proved(SETTINGS)
     assert "web: lost pm-1 at 2026-11-23T08:20:31+0000; what pm-1 wrote after that" in capsys.readouterr().err
     for wrong in ("", "yes\n", "pm-2\n"):
         typed(wrong)
         with pytest.raises(Refused, match="not confirmed; nothing was touched"):
-            prove(SETTINGS)
+            proved(SETTINGS)
     typed("pm-1\n")
-    prove(SETTINGS)
+    proved(SETTINGS)
 
 
 def test_dead_says_it_without_a_terminal_and_must_name_the_node(typed: Any) -> None:
-    prove(SETTINGS, "pm-1")
+    proved(SETTINGS, "pm-1")
     with pytest.raises(Refused, match="--dead pm-2: the node that does not answer is pm-1; nothing was touched"):
-        prove(SETTINGS, "pm-2")
+        proved(SETTINGS, "pm-2")
 
 
 def test_a_fence_command_that_succeeds_is_the_proof(typed: Any, tmp_path: Path) -> None:
-    prove(fenced(tmp_path, 0))
+    proved(fenced(tmp_path, 0))
     assert (tmp_path / "ran").read_text() == "ran\n"
 
 
@@ -71,40 +71,58 @@ def test_a_disk_that_may_be_old_needs_a_persons_word_beside_it(
 ) -> None:
     """Its node booted since the link was lost: what the dead one wrote since then is nowhere else."""
     with pytest.raises(Refused, match=r"the disk of db may be old.*if you know that it is not, give --dead pm-1"):
-        prove(fenced(tmp_path, 0), names=("web", "db"))
+        proved(fenced(tmp_path, 0), names=("web", "db"))
     assert "db: its other node has no record since its boot of when the link was lost" in capsys.readouterr().err
     with pytest.raises(Refused, match=r"the disk of ago may be old"):  # lost its link, and the other went on alone?
-        prove(fenced(tmp_path, 0), names=("web", "ago"))
+        proved(fenced(tmp_path, 0), names=("web", "ago"))
     typed("pm-2\n")
     with pytest.raises(Refused, match="nothing was touched"):
-        prove(fenced(tmp_path, 0), names=("web", "db"))
+        proved(fenced(tmp_path, 0), names=("web", "db"))
     assert not (tmp_path / "ran").exists(), "the power was taken away before the question"
     typed("pm-1\n")
-    prove(fenced(tmp_path, 0), names=("web", "db"))
+    proved(fenced(tmp_path, 0), names=("web", "db"))
     typed(None)
-    prove(fenced(tmp_path, 0), "pm-1", names=("web", "db"))
+    proved(fenced(tmp_path, 0), "pm-1", names=("web", "db"))
 
 
 def test_one_that_fails_stops_everything_but_for_a_persons_word(typed: Any, tmp_path: Path) -> None:
     typed("pm-1\n")
     with pytest.raises(PmcError, match="its fence command fence_test failed") as caught:
-        prove(fenced(tmp_path, 1))
+        proved(fenced(tmp_path, 1))
     assert caught.value.code == 1
-    prove(fenced(tmp_path, 1), "pm-1")
+    proved(fenced(tmp_path, 1), "pm-1")
     assert (tmp_path / "ran").read_text() == "ran\nran\n"
 
 
 def test_a_wrong_name_keeps_the_fence_command_from_running(typed: Any, tmp_path: Path) -> None:
     with pytest.raises(Refused):
-        prove(fenced(tmp_path, 0), "pm-2")
+        proved(fenced(tmp_path, 0), "pm-2")
     assert not (tmp_path / "ran").exists()
 
 
 def test_what_dry_run_says(tmp_path: Path) -> None:
-    assert _how_proved(Cluster(SETTINGS), "pm-1").endswith("you are asked to type its name")
-    told = _how_proved(Cluster(fenced(tmp_path, 0)), "pm-1")
+    assert how(Cluster(SETTINGS), "pm-1", Sight()).endswith("you are asked to type its name")
+    told = how(Cluster(fenced(tmp_path, 0)), "pm-1", Sight())
     assert told.endswith("the manager runs its fence command, fence_test")
+    told = how(Cluster(fenced(tmp_path, 0)), "pm-1", Sight(signs=("pm-2 reaches it: it answers ping",)))
+    assert told.endswith("fence_test, and waits until it is silent; for now it lives: pm-2 reaches it: it answers ping")
 
 
 def test_what_was_off_there() -> None:
-    assert list(_off(FACTS)) == ["off"]
+    assert off(Sight(FACTS)) == ["off"]
+
+
+def test_of_a_node_that_lives_only_its_fence_command_is_a_proof(
+    typed: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A person's word that the power is off is contradicted by what is seen."""
+    signs = ("pm-2 reaches it: it answers ping",)
+    proved(fenced(tmp_path, 0), "pm-1", signs=signs)
+    assert "pm-1 gives signs of life: pm-2 reaches it: it answers ping" in capsys.readouterr().err
+    with pytest.raises(PmcError, match="its fence command fence_test failed"):
+        proved(fenced(tmp_path, 1), "pm-1", signs=signs)
+    with pytest.raises(Refused, match=r"the disk of ago may be old.*take the power of pm-1 away by hand"):
+        proved(fenced(tmp_path, 0), "pm-1", names=("web", "ago"), signs=signs)
+    assert (tmp_path / "ran").read_text() == "ran\nran\n", "the power was taken away before the question"
+    typed("pm-1\n")
+    proved(fenced(tmp_path, 0), "pm-1", names=("web", "ago"), signs=signs)

@@ -1,0 +1,133 @@
+"""Whether a node is dead: what the manager and its survivors see of it, its fence command, a person's word."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from pmc import fence
+from pmc.cluster import Cluster
+from pmc.errors import PmcError, Refused
+from pmc.model import ClusterState
+from pmc.plans import failover as plans
+from pmc.tasks.base import confirm
+from pmc.view import note
+
+Places = Mapping[str, Sequence[str]]  # the VMs that each survivor has a copy of
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What is seen of a node that may be dead. `facts`: by VM, since when its link is lost. `signs` of its life."""
+
+    facts: Mapping[str, plans.Lost] = field(default_factory=dict)
+    signs: tuple[str, ...] = ()
+
+
+def seen(cluster: Cluster, state: ClusterState, dead: str, places: Places, hangs: str = "") -> Sight:
+    """Asks each survivor about the dead node; refused when anything says that it lives, unless it is known to hang."""
+    sight = _look(cluster, state, dead, places)
+    if dead != hangs:
+        plans.alive(dead, sight.signs, cluster.settings)
+    return sight
+
+
+def _look(cluster: Cluster, state: ClusterState, dead: str, places: Places) -> Sight:
+    query = plans.peer(dead, cluster.settings)
+    facts: dict[str, plans.Lost] = {}
+    signs: list[str] = []
+    answers = cluster.on_all(lambda node: node.ask(query)[0], places)
+    for (survivor, names), one in zip(places.items(), answers, strict=True):
+        signs += plans.signs(dead, survivor, names, state, one)
+        facts |= {name: one.lost[name] for name in names if name in one.lost}
+        facts |= plans.linked(survivor, names, state)
+    return Sight(facts, tuple(dict.fromkeys(signs)))
+
+
+def off(sight: Sight) -> list[str]:
+    """The VMs whose disk was not in use there."""
+    return [name for name, lost in sight.facts.items() if not lost.in_use]
+
+
+def how(cluster: Cluster, dead: str, sight: Sight) -> str:
+    """What --dry-run says."""
+    spec = cluster.settings.nodes[dead]
+    text = "you are asked to type its name"
+    if spec.fence:
+        text = f"the manager runs its fence command, {fence.program(spec)}"
+    if sight.signs:
+        text += f", and waits until it is silent; for now it lives: {'; '.join(sight.signs)}"
+    return f"# first {dead} must be proved dead: {text}"
+
+
+def prove(cluster: Cluster, node: str, names: Sequence[str], sight: Sight, dead: str, state: ClusterState) -> None:
+    """By the node's fence command, else by a person's word. Where it is not known since when the link is lost, or it is
+    long ago, the disk may be an old one, which no fence command can tell: asked before the power is taken away. Of a
+    node that gives signs of life (and was said to hang) only its fence command is a proof, and silence after it."""
+    spec, facts = cluster.settings.nodes[node], sight.facts
+    if dead and dead != node:
+        raise Refused(f"--dead {dead}: the node that does not answer is {node}; nothing was touched")
+    for name in (name for name in names if name not in facts):
+        note(f"{name}: its other node has no record since its boot of when the link was lost; the disk may be old")
+    old = [name for name in names if name not in facts or facts[name].ago > plans.FRESH]
+    if away := [each.name for each in state if each.trouble and each.name != node]:
+        note(f"{', '.join(away)} cannot be asked either; a second copy that vm.peer made there would be the newer one")
+    for name, lost in facts.items():
+        if lost.since:
+            text = f"{name}: lost {node} at {lost.since}"
+            note(f"{text}; what {node} wrote after that, if it still ran, is not on the other node")
+    if sight.signs:
+        note(f"{node} gives signs of life: {'; '.join(sight.signs)}\n  --dead {node} says that it hangs")
+    if spec.fence:
+        if old and (sight.signs or not dead):
+            # One that lives without the link may have written all the time: that it hangs says nothing of the disk.
+            way = f"if it hangs all the same, take the power of {node} away by hand" if sight.signs else ""
+            way = way or f"if you know that it is not, give --dead {node}"
+            confirm(f"the disk of {', '.join(old)} may be old", node, way)
+        note(f"fence {node}: {fence.program(spec)}")
+        try:
+            fence.run(spec, cluster.settings.deadlines.fence)
+            return
+        except PmcError as error:
+            if not dead or sight.signs:
+                raise
+            note(f"{error}\n  Going on all the same: --dead {node} says that it is off")
+    if dead:
+        return
+    confirm(
+        f"{node} gives no sign of life, but that is no proof: a cut network looks the same, and a VM that runs on both "
+        f"nodes destroys its disk. Make sure that the POWER of {node} is OFF",
+        node,
+        f"once its power is really off, give --dead {node}",
+    )
+
+
+def silent(cluster: Cluster, node: str, places: Places) -> ClusterState:
+    """After the fence command of a node that gave signs of life: the state once it gives none. Raises PmcError when
+    they do not go: then something else than this node lost its power."""
+    seconds = cluster.settings.deadlines.peer
+    note(f"waiting, at most {seconds:g} s, until {node} gives no sign of life")
+    deadline = time.monotonic() + seconds
+    while True:
+        cluster.nodes[node].close()  # a connection from before would look alive for a while
+        state = cluster.state()
+        signs = _look(cluster, state, node, places).signs
+        if not signs:
+            return state
+        if time.monotonic() > deadline:
+            raise PmcError(
+                f"still gives signs of life after {seconds:g} s: {'; '.join(signs)}; nothing was started. See that "
+                f"the command is the one for {node}, and that its power is off; then run this again"
+            )
+        time.sleep(1)
+
+
+@contextmanager
+def fenced(node: str) -> Iterator[None]:
+    """Whatever fails after the power was taken away: exit status 2 would say that nothing was touched."""
+    try:
+        yield
+    except PmcError as error:
+        raise PmcError(f"{node}: its fence command ended well, but: {error}") from None
