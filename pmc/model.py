@@ -46,6 +46,12 @@ class Resource:
         return self.connection == "Connected" and self.disk == self.peer_disk == "UpToDate"
 
     @property
+    def differs(self) -> int:
+        """Bytes that are known to differ although both sides call themselves up to date: an online verify has marked
+        them, and nothing copies them. (While a resync or a verify runs, marks are no such knowledge.)"""
+        return self.out_of_sync if self.healthy and self.replication == "Established" else 0
+
+    @property
     def percent(self) -> float:
         """How much of the disk is in sync."""
         return 100.0 if not self.size else 100.0 * (1 - self.out_of_sync / self.size)

@@ -49,6 +49,12 @@ def parse_generation(text: str) -> Generation:
     return Generation(current, bitmap, tuple(history))
 
 
+def went_on(name: str, peer: str, version: str) -> Query[bool]:
+    """Whether this side has begun a new generation, which its peer has not yet. DRBD 9 wants peer and volume named."""
+    of = name if version.startswith("8.") else f"{name}:{peer}/0"
+    return Query(command("drbdadm", "get-gi", of), lambda text: parse_generation(text).bitmap != _NONE)
+
+
 def compare(one: Generation, other: Generation) -> str:
     """equal: the same data, or DRBD knows what is missing. ahead: `one` was written on, `other` was not, and DRBD
     copies what is missing by itself; behind: the reverse. split: both were written on. unrelated: nothing in common.

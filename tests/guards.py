@@ -61,7 +61,7 @@ GUARDS = (
     ),
     Guard(
         "that a sign of life refuses a failover", "pmc/plans/failover.py",
-        "    if signs:\n", "    if not state:\n", "test_failover.py::test_a_dead_nodes_vm_starts_on_the_other",
+        "    if signs:\n", "    if not dead:\n", "test_failover.py::test_a_dead_nodes_vm_starts_on_the_other",
     ),
     Guard(
         "that room for a snapshot is seen first", "pmc/plans/refuse.py",

@@ -52,7 +52,8 @@ class Wish:
 
 def choose_source(name: str, state: ClusterState) -> Source:
     """The standby, whose disk no guest waits for, when both sides are connected and equal. Otherwise the side where the
-    VM runs, or the only one there is. Refused when neither is known to be the newest."""
+    VM runs, or the only one there is: also when blocks are known to differ, since the guest reads that side's. Refused
+    when neither is known to be the newest."""
     homes = refuse.found(state, name)
     refuse.one_truth(state, name)
     refuse.settled(state, name)
@@ -64,7 +65,9 @@ def choose_source(name: str, state: ClusterState) -> Source:
     here = [home for home in homes if home in state.nodes and not state.nodes[home].trouble]
     sides = {home: state.nodes[home].resources[name] for home in here if name in state.nodes[home].resources}
     equal = len(homes) == len(sides) == 2 and all(side.healthy for side in sides.values())
-    if equal:
+    if equal and not runs:
+        refuse.same(state, name, "it does not run, so neither side is known to be right")
+    if equal and not refuse.differs(state, name):
         chosen = next((home for home in homes if home != primary), homes[-1])
         return Source(chosen, "standby", runs)
     side = sides.get(runs or homes[0]) if runs or len(homes) == 1 else None

@@ -18,13 +18,17 @@ from pmc.units import MiB
 
 def standby(name: str, state: ClusterState) -> str:
     """The node whose volume is read: the secondary, whose disk no guest waits for; else the only one. Both sides must
-    be connected and equal, or it would be an old copy."""
+    be connected and equal, or it would be an old copy. Where blocks are known to differ: the one that is in use."""
     homes = refuse.whole(state, name)
     refuse.settled(state, name)
     if len(homes) == 1:
         return homes[0]
     primaries = state.active_on(name) or state.primaries(name)
     chosen = next((home for home in homes if home not in primaries), homes[-1])
+    if refuse.differs(state, name):
+        if len(primaries) != 1:
+            refuse.same(state, name, "it does not run, so neither side is known to be right")
+        chosen = primaries[0]
     refuse.healthy(state.nodes[chosen], name)
     return chosen
 

@@ -144,6 +144,14 @@ def signs(dead: str, survivor: str, names: Sequence[str], state: ClusterState, s
     return found + [f"DRBD of {name} is Connected to it ({late})" for name in linked(survivor, names, state)]
 
 
+def marked(survivor: str, names: Sequence[str], state: ClusterState) -> dict[str, int]:
+    """The VMs whose disk on the survivor is marked to differ from the other one, and how many bytes of it. When this
+    side has begun no generation of its own, they are none that it wrote alone: a verify found them, and the dead
+    node's, which was in use, may be the right ones."""
+    resources = state.nodes[survivor].resources
+    return {name: size for name in names if name in resources and (size := resources[name].out_of_sync)}
+
+
 def linked(survivor: str, names: Sequence[str], state: ClusterState) -> dict[str, Lost]:
     """The VMs whose link is still there: the survivor has all that was written until now."""
     resources = state.nodes[survivor].resources

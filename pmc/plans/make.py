@@ -108,8 +108,8 @@ def wait_connected(settings: Settings, node: str, name: str) -> Step:
 
 def see_equal(node: str, name: str) -> Step:
     """Looked at again right before a second primary: the link may have dropped since the plan was made."""
-    otherwise = "DRBD is not Connected with both sides UpToDate any more"
-    query = when(name, lambda resource: resource.healthy)
+    otherwise = "DRBD is not Connected with both sides UpToDate and no blocks known to differ any more"
+    query = when(name, lambda resource: resource.healthy and not resource.differs)
     return Step(node, f"see that both sides of {name} are equal", Wait(query, 5, otherwise, f"drbdadm status {name}"))
 
 

@@ -128,6 +128,21 @@ def healthy(node: NodeState, vm: str) -> None:
         )
 
 
+def same(state: ClusterState, vm: str, why: str) -> None:
+    """No blocks of its two sides are known to differ; `why` that matters."""
+    if size := differs(state, vm):
+        homes, start = " and ".join(state.homes(vm)), "" if state.active_on(vm) else f"fab vm.start {vm}, then "
+        raise Refused(
+            f"{vm}: {show_size(size)} of its disk differ between {homes}, as a verify found, and {why}; "
+            f"{start}fab vm.repair {vm} makes them alike"
+        )
+
+
+def differs(state: ClusterState, vm: str) -> int:
+    """Bytes that are known to differ between its sides, which call themselves up to date."""
+    return max((node.resources[vm].differs for node in state.knowing(vm) if vm in node.resources), default=0)
+
+
 def no_room(node: NodeState, size: int, settings: Settings) -> str:
     """Why the node cannot have a new volume of so many bytes, of the kind that pmc.conf asks for; empty when it can. A
     thin one may be larger than its pool, but that must not be near its end."""

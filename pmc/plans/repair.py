@@ -11,6 +11,7 @@ from pmc.model import ClusterState, Resource
 from pmc.plan import Step, on_each
 from pmc.plans import refuse, vm
 from pmc.plans.ailment import NO_DISK, About, Ailment, Case, Wishes
+from pmc.plans.marked import differing
 from pmc.plans.mend import defined, disks, not_up
 from pmc.plans.splitbrain import split
 from pmc.settings import Settings
@@ -135,7 +136,9 @@ def _connect(case: Case, alone: Sequence[str], told: str) -> Ailment:
 def _connected(case: Case, up: Mapping[str, Resource]) -> list[Ailment]:
     """Connected, and yet not equal: a resync that goes on, waits, or does not begin."""
     name = case.name
-    if all(r.healthy for r in up.values()) or any(r.disk in NO_DISK for r in up.values()):
+    if all(r.healthy for r in up.values()):
+        return differing(case)
+    if any(r.disk in NO_DISK for r in up.values()):
         return []
     disks = "/".join(f"{up[home].disk} on {home}" for home in case.homes)
     good = [home for home in up if up[home].disk == "UpToDate"]

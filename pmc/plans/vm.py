@@ -130,6 +130,7 @@ def move(name: str, to: str, state: ClusterState, settings: Settings, room: bool
             raise Refused(
                 f"{name}: DRBD is in {state.nodes[node].resources[name].replication} on {node}; wait for its end"
             )
+    refuse.same(state, name, f"it would go on with those of {target}")
     if state.primaries(name) != [source]:
         raise Refused(
             f"{name}: runs on {source} but DRBD is primary on {state.primaries(name)}; fab vm.mv {name} --cleanup"

@@ -7,12 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from pmc import fence
+from pmc import fence, sides
 from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused
 from pmc.model import ClusterState
+from pmc.node import Node
 from pmc.plans import failover as plans
+from pmc.sides import Generation
 from pmc.tasks.base import confirm
+from pmc.units import show_size
 from pmc.view import note
 
 Places = Mapping[str, Sequence[str]]  # the VMs that each survivor has a copy of
@@ -20,10 +23,12 @@ Places = Mapping[str, Sequence[str]]  # the VMs that each survivor has a copy of
 
 @dataclass(frozen=True)
 class Sight:
-    """What is seen of a node that may be dead. `facts`: by VM, since when its link is lost. `signs` of its life."""
+    """What is seen of a node that may be dead. `facts`: by VM, since when its link is lost. `signs` of its life.
+    `differ`: by VM, the bytes of its disk that a verify found to differ."""
 
     facts: Mapping[str, plans.Lost] = field(default_factory=dict)
     signs: tuple[str, ...] = ()
+    differ: Mapping[str, int] = field(default_factory=dict)
 
 
 def seen(cluster: Cluster, state: ClusterState, dead: str, places: Places, hangs: str = "") -> Sight:
@@ -35,15 +40,25 @@ def seen(cluster: Cluster, state: ClusterState, dead: str, places: Places, hangs
 
 
 def _look(cluster: Cluster, state: ClusterState, dead: str, places: Places) -> Sight:
+    def ask(node: Node) -> tuple[plans.Seen, dict[str, int]]:
+        marked = plans.marked(node.name, places[node.name], state)
+        peer, *told = node.ask_each(query, *map(sides.generation, marked))
+        if isinstance(peer, PmcError):
+            raise peer
+        # What cannot be found out (DRBD 9 asks for a peer) is told, too.
+        alone = [name for name, said in zip(marked, told, strict=True) if isinstance(said, Generation) and said.bitmap]
+        return peer, {name: size for name, size in marked.items() if name not in alone}
+
     query = plans.peer(dead, cluster.settings)
     facts: dict[str, plans.Lost] = {}
     signs: list[str] = []
-    answers = cluster.on_all(lambda node: node.ask(query)[0], places)
-    for (survivor, names), one in zip(places.items(), answers, strict=True):
+    differ: dict[str, int] = {}
+    for (survivor, names), (one, marked) in zip(places.items(), cluster.on_all(ask, places), strict=True):
+        differ |= marked
         signs += plans.signs(dead, survivor, names, state, one)
         facts |= {name: one.lost[name] for name in names if name in one.lost}
         facts |= plans.linked(survivor, names, state)
-    return Sight(facts, tuple(dict.fromkeys(signs)))
+    return Sight(facts, tuple(dict.fromkeys(signs)), differ)
 
 
 def off(sight: Sight) -> list[str]:
@@ -78,6 +93,10 @@ def prove(cluster: Cluster, node: str, names: Sequence[str], sight: Sight, dead:
         if lost.since:
             text = f"{name}: lost {node} at {lost.since}"
             note(f"{text}; what {node} wrote after that, if it still ran, is not on the other node")
+    differ = [name for name in names if name in sight.differ]
+    for name in differ:
+        size = show_size(sight.differ[name])
+        note(f"{name}: {size} of its disk differ from that on {node}, as a verify found, and that one was in use")
     if sight.signs:
         note(f"{node} gives signs of life: {'; '.join(sight.signs)}\n  --dead {node} says that it hangs")
     if spec.fence:
@@ -86,6 +105,9 @@ def prove(cluster: Cluster, node: str, names: Sequence[str], sight: Sight, dead:
             way = f"if it hangs all the same, take the power of {node} away by hand" if sight.signs else ""
             way = way or f"if you know that it is not, give --dead {node}"
             confirm(f"the disk of {', '.join(old)} may be old", node, way)
+        if differ and not dead:
+            way = f"if these do not matter, give --dead {node}"
+            confirm(f"blocks of the disk of {', '.join(differ)} are known to differ", node, way)
         note(f"fence {node}: {fence.program(spec)}")
         try:
             fence.run(spec, cluster.settings.deadlines.fence)

@@ -96,20 +96,16 @@ def syncing(now: Resource) -> bool:
 def out_of_sync(facts: Facts) -> Iterator[Finding]:
     for vm in facts.whole:
         for _, now in facts.resources(vm):
-            if now.healthy and now.out_of_sync and now.replication == "Established":
-                text = f"{now.out_of_sync} bytes are marked as different, by a verify or a broken resync"
+            if now.differs:
+                text = f"{now.differs} bytes are marked as different, by a verify or a broken resync"
                 yield Finding("DRBD_OUT_OF_SYNC", text, resync(facts, vm), vm=vm)
                 break
 
 
 def resync(facts: Facts, vm: str) -> str:
-    """Connecting anew copies the marked blocks, if the primary has written meanwhile: from an idle VM DRBD copies
-    nothing (drbd_receiver.c: "No resync, but bits in bitmap")."""
-    active = facts.state.active_on(vm)
-    if len(active) != 1:
-        return f"fab vm.start {vm}, then fab pm.verify --vm {vm} tells what to do"
-    standby = next((home for home in facts.homes[vm] if home not in active), "the standby")
-    return f"on {standby}: drbdadm disconnect {vm} && sleep 5 && drbdadm connect {vm} (copies them from {active[0]})"
+    """vm.repair copies the marked blocks from the side in use, so there must be one."""
+    start = "" if facts.state.active_on(vm) else f"fab vm.start {vm}, then "
+    return f"{start}fab vm.repair {vm}"
 
 
 def primaries(facts: Facts) -> Iterator[Finding]:

@@ -34,6 +34,7 @@ class Kernel:
     alone: bool = False  # StandAlone
     split: bool = False  # written without the other, as the other was without it
     hosts: tuple[str, ...] = ()  # what its resource file named when it was brought up
+    marked: int = 0  # bytes that a verify found to differ
 
 
 @dataclass
@@ -100,6 +101,9 @@ class World:
         if "events2" in line:
             asked = machine.resources if vm == "pmc" else {vm: machine.resources[vm]}  # the script's own name: all
             return "".join(self._status(name, vm, kernel) for vm, kernel in asked.items()) + "exists -\n"
+        if "get-gi" in line:
+            alone = machine.resources[vm].role == "Primary" and not self.peer(name, vm)
+            return f"{2:016X}:{4 * alone:016X}:{0:016X}:{0:016X}:1:1:1:0:0:0:0\n"
         assert "domstate" in line, line
         return machine.domains[vm] + "\n"
 
@@ -109,7 +113,8 @@ class World:
             f"exists resource name:{vm} role:{kernel.role}\n"
             f"exists connection name:{vm} connection:{'Connected' if peer else 'Connecting'}\n"
             f"exists device name:{vm} minor:{kernel.minor} disk:{kernel.disk} size:{GiB // 1024}\n"
-            f"exists peer-device name:{vm} replication:Established peer-disk:{peer.disk if peer else 'DUnknown'}\n"
+            f"exists peer-device name:{vm} replication:Established peer-disk:{peer.disk if peer else 'DUnknown'} "
+            f"out-of-sync:{kernel.marked // 1024}\n"
         )
 
     def peer(self, name: str, vm: str) -> Kernel | None:
@@ -142,7 +147,7 @@ class World:
             resources[vm] = Resource(
                 vm, kernel.minor, kernel.role, kernel.disk, connection, "Established",
                 peer.role if peer else "Unknown", peer.disk if peer else "DUnknown", GiB,
-                two_primaries=kernel.two_primaries,
+                two_primaries=kernel.two_primaries, out_of_sync=kernel.marked,
             )  # fmt: skip
         texts = "".join(text for path, text in machine.files.items() if path.endswith(".res"))
         domains = {vm: Domain(vm, state, GiB, 1) for vm, state in machine.domains.items()}
@@ -346,6 +351,8 @@ def connect(world: World, at: str, command: Command, discard: str | None, vm: st
     kernel.alone, kernel.split = False, kernel.split and not discard
     if (peer := world.peer(at, vm)) and not (kernel.split and peer.split):
         kernel.split = peer.split = False
+        if "Primary" in (kernel.role, peer.role):
+            kernel.marked = peer.marked = 0
     elif peer:
         kernel.alone = True  # DRBD finds the split brain and drops the connection
 

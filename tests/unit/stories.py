@@ -294,6 +294,14 @@ def changed_web(at: str = "pm-2", **changes: object) -> Callable[[], World]:
     return begin
 
 
+def differing_web() -> World:
+    """web runs on pm-1; a verify has found a block that differs on pm-2, which both sides know."""
+    world = with_web()
+    for machine in ("pm-1", "pm-2"):
+        world.nodes[machine].resources["web"].marked = 4096
+    return world
+
+
 def without_domain() -> World:
     world = with_web()
     del world.nodes["pm-2"].domains["web"]
@@ -408,6 +416,7 @@ STORIES: dict[str, Callable[[], Story]] = {
     "vm.repair-diskless": of_web(repaired(), changed_web(disk="Diskless")),
     "vm.repair-new-disk": of_web(repaired(new_disk=True), changed_web(disk="Diskless")),
     "vm.repair-stalled": of_web(repaired(stalled=True), changed_web(disk="Inconsistent")),
+    "vm.repair-differs": of_web(repaired(), differing_web),
     "vm.repair-undefined": of_web(repaired(), without_domain),
     "vm.repair-definitions": of_web(repaired(OTHER)),
     "vm.repair-two-primaries": of_web(repaired(), changed_web(two_primaries=True)),

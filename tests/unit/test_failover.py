@@ -111,6 +111,18 @@ def test_one_that_hangs_may_speak_when_a_person_says_so_and_it_can_be_fenced() -
         failover.homes("web", state, SETTINGS)
 
 
+def test_what_is_marked_on_the_survivor() -> None:
+    assert failover.marked("pm-2", ["web", "other"], orphan(out_of_sync=4096)) == {"web": 4096}
+    assert failover.marked("pm-2", ["web"], orphan()) == {}
+
+
+def test_a_vm_whose_blocks_differ_stays_when_its_node_is_emptied() -> None:
+    state = with_resource(running(), "pm-1", out_of_sync=4096)
+    wanted = evacuate.move_all("pm-1", state, SETTINGS)
+    assert (wanted.leaving, list(wanted.staying)) == ((), ["web"])
+    assert "fab vm.repair web" in wanted.staying["web"]
+
+
 def test_while_the_link_is_there_the_peers_role_tells_what_is_in_use() -> None:
     for role in ("Primary", "Secondary"):
         state = orphan(connection="Connected", peer_role=role)

@@ -90,8 +90,8 @@ class Asked:
     def __init__(self, world: World, name: str) -> None:
         self.world, self.name = world, name
 
-    def ask(self, query: Query[Any]) -> list[Any]:
-        return [query.parse(self.world._say(self.name, query.command))]
+    def ask_each(self, *queries: Query[Any]) -> list[Any]:
+        return [query.parse(self.world._say(self.name, query.command)) for query in queries]
 
     def close(self) -> None:
         pass
@@ -163,6 +163,18 @@ def test_without_the_word_or_without_the_command_it_is_left_alone(
     assert ("configure fence for it" in str(caught.value)) == (not fence)
     assert ("give --dead pm-1" in str(caught.value)) == fence
     assert site.did == []
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_marks_are_blocks_that_differ_unless_the_survivor_wrote_alone(
+    site: Site, alone: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a silent node. What the survivor wrote itself, when it was primary, only the dead one lacks."""
+    site.world.dead.add("pm-1")
+    kernel = site.world.nodes["pm-2"].resources["web"]
+    kernel.marked, kernel.role = 4096, "Primary" if alone else "Secondary"
+    site.run("vm.failover", name="web", dead="pm-1")
+    assert ("4 KiB of its disk differ" in capsys.readouterr().err) == (not alone)
 
 
 def test_what_was_off_there_is_left_off(site: Site) -> None:

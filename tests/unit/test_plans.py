@@ -18,7 +18,7 @@ from pmc import pipeline
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, Domain, ResourceFile, Volume
 from pmc.plan import Plan
-from pmc.plans import add, clone, refuse, restore, vm
+from pmc.plans import add, backup, clone, refuse, restore, vm
 from pmc.units import GiB, MiB
 from tests.unit.fake import done
 from tests.unit.samples import (
@@ -123,6 +123,27 @@ def test_a_backup_reads_a_snapshot_of_the_standby_cut_to_the_disks_size() -> Non
     assert f"count={10 * GiB} iflag=fullblock,count_bytes" in read
     assert {step.node for step in plan.steps} == {"pm-2"}
     assert (made.kind, made.source, made.id) == ("base", "pm-2", "web.20260102T030405Z.base")
+
+
+def test_of_sides_that_are_known_to_differ_the_one_in_use_is_read() -> None:
+    for build in (running, stopped):  # a verify that is under way has found nothing yet
+        state = with_resource(marked(build()), "pm-2", replication="VerifyT")
+        state = with_resource(state, "pm-1", replication="VerifyS")
+        assert backup.choose_source("web", state).role == "standby"
+    source = backup.choose_source("web", marked(running()))
+    assert (source.node, source.role, source.runs) == ("pm-1", "primary", "pm-1")
+    assert not backup.equal("web", source, marked(running()))
+    assert clone.standby("web", marked(running())) == "pm-1"
+    assert clone.standby("web", running()) == "pm-2"
+
+
+def test_blocks_found_to_differ_since_the_plan_was_made_stop_it() -> None:
+    """Both a migration and a backup of the standby look again."""
+    for name in ("vm.mv", "vm.backup-base"):
+        story = STORIES[name]()
+        story.world.nodes["pm-2"].resources["web"].marked = 4096
+        with pytest.raises(Exception, match="no blocks known to differ any more"):
+            done(story.world, story.plan)
 
 
 def test_a_delta_lies_where_its_base_lies() -> None:
@@ -258,6 +279,11 @@ def take(state: ClusterState) -> Plan:
     return taken(state, size=10 * GiB)[1]
 
 
+def marked(state: ClusterState) -> ClusterState:
+    """A verify has found a block that differs."""
+    return with_resource(with_resource(state, "pm-1", out_of_sync=4096), "pm-2", out_of_sync=4096)
+
+
 def thin_web(pool: Volume, used: float = 10 * GiB) -> ClusterState:
     """web's volume on pm-2 is thin, and larger than the pool; `used` bytes of it hold data."""
     state = running()
@@ -327,6 +353,10 @@ def without_domain(state: ClusterState, place: str) -> ClusterState:
         (lambda: take(with_resource(stopped(), "pm-2", connection="StandAlone")), "Connected, UpToDate/UpToDate"),
         (lambda: take(with_resource(stopped(), "pm-2", disk="Inconsistent")), "Inconsistent on pm-2"),
         (lambda: take(with_resource(alone(active=True), "pm-1", disk="Diskless")), "Diskless on pm-1"),
+        (lambda: move(marked(running())), "web: 4 KiB of its disk differ between pm-1 and pm-2, as a verify found, "
+         "and it would go on with those of pm-2; fab vm.repair web makes them alike"),
+        (lambda: take(marked(stopped())), "neither side is known to be right; fab vm.start web, then fab vm.repair"),
+        (lambda: clone.standby("web", marked(stopped())), "fab vm.start web, then fab vm.repair web"),
         (lambda: take(half_restored_web().state()), "fab vm.restore web --put-back"),
         (lambda: start(half_restored_web().state()), "fab vm.restore web --put-back"),
         (lambda: take(changed(running(), "pm-2", group_free=MiB)), "a snapshot of web needs"),

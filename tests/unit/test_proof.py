@@ -29,8 +29,8 @@ def fenced(folder: Path, status: int) -> Settings:
     return replace(SETTINGS, nodes={**SETTINGS.nodes, "pm-1": first})
 
 
-def proved(settings: Settings, dead: str = "", names: Sequence[str] = ("web",), signs: tuple[str, ...] = ()) -> None:
-    prove(Cluster(settings), "pm-1", names, Sight(FACTS, signs), dead, running())
+def proved(settings: Settings, dead: str = "", names: Sequence[str] = ("web",), **sight: Any) -> None:
+    prove(Cluster(settings), "pm-1", names, Sight(FACTS, **sight), dead, running())
 
 
 @pytest.fixture
@@ -83,6 +83,20 @@ def test_a_disk_that_may_be_old_needs_a_persons_word_beside_it(
     proved(fenced(tmp_path, 0), names=("web", "db"))
     typed(None)
     proved(fenced(tmp_path, 0), "pm-1", names=("web", "db"))
+
+
+def test_a_disk_that_is_known_to_differ_needs_a_persons_word_beside_it(
+    typed: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Refused, match=r"blocks of the disk of web are known to differ.*give --dead pm-1"):
+        proved(fenced(tmp_path, 0), differ={"web": 4096, "other": 4096})
+    assert "web: 4 KiB of its disk differ from that on pm-1, as a verify found" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()
+    typed("pm-1\n")
+    proved(fenced(tmp_path, 0), differ={"web": 4096})
+    typed(None)
+    proved(fenced(tmp_path, 0), "pm-1", differ={"web": 4096})
+    proved(fenced(tmp_path, 0), differ={"other": 4096})  # which does not start
 
 
 def test_one_that_fails_stops_everything_but_for_a_persons_word(typed: Any, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from pmc import definition, lvm, sides
-from pmc.errors import NodeDown, Refused
+from pmc.errors import NodeDown, Refused, StepFailed
 from pmc.model import ClusterState, Resource, Volume
-from pmc.plan import Wait
+from pmc.plan import Wait, apply
 from pmc.plans import lost, repair, splitbrain
 from pmc.plans.ailment import About, Ailment, Case, Wishes
 from pmc.settings import Settings
@@ -82,6 +82,12 @@ def test_what_is_well_needs_nothing(state: ClusterState) -> None:
         (both(running(), disk="Inconsistent"), ALIKE, ["no-good-side"]),
         (both(running(), disk="Outdated"), ALIKE, ["no-good-side"]),
         (with_resource(running(), "pm-2", disk="Inconsistent", replication="PausedSyncT"), ALIKE, ["paused"]),
+        (both(running(), out_of_sync=4096), ALIKE, ["differs"]),
+        (with_resource(running(), "pm-2", out_of_sync=4096), ALIKE, ["differs"]),
+        (both(running(), out_of_sync=4096, replication="VerifyS"), ALIKE, []),
+        (both(with_resource(running(), "pm-2", disk="Inconsistent"), out_of_sync=4096, replication="SyncSource"), ALIKE,
+         ["syncing"]),
+        (with_resource(both(running(), out_of_sync=4096), "pm-2", role="Primary"), ALIKE, ["two-primaries"]),
         (with_resource(running(), "pm-2", disk="Diskless"), ALIKE, ["diskless"]),
         (with_resource(running(), "pm-1", disk="Diskless"), ALIKE, ["diskless"]),
         (with_resource(running(), "pm-2", disk="Failed", connection="StandAlone"), ALIKE, ["standalone", "diskless"]),
@@ -244,6 +250,9 @@ def test_a_node_that_is_no_side_cannot_be_kept() -> None:
          "nothing is attached until it is UpToDate"),
         (both(running(), disk="Diskless"), {}, "nothing is attached until it is UpToDate"),
         (with_resource(running(), "pm-1", disk="Inconsistent"), {"stalled": True}, "pm-1 is primary"),
+        (both(stopped(), out_of_sync=4096), {}, "it does not run, so it is not known which side is right; start it"),
+        (both(with_resource(stopped(), "pm-1", role="Primary"), out_of_sync=4096), {}, "fab vm.start web --on NODE"),
+        (both(running(), out_of_sync=4096), {"keep": "pm-2"}, "those of pm-1, where it runs, would overwrite those"),
         (both(running(), connection="WFConnection"), {"stalled": True}, "do not find each other"),
         (without(running(), "pm-2", resources=True, volumes=True), {}, "fab vm.repair web --new-disk"),
         (without(running(), "pm-1", resources=True, volumes=True), {"new_disk": True}, ""),
@@ -356,6 +365,32 @@ def test_the_only_copy_is_attached_again() -> None:
     assert lines(ailment) == [("pm-1", "drbdadm attach web")]
 
 
+def test_what_differs_is_copied_from_where_it_runs_and_the_link_comes_back_when_nothing_is_written() -> None:
+    """DRBD copies marked blocks only when the primary has written meanwhile."""
+    story = STORIES["vm.repair-differs"]()
+    plan = story.plan
+    assert [(step.node, step.note) for step in plan.steps] == [
+        ("pm-2", "disconnect web"),
+        ("pm-1", "wait until web writes without its other side"),
+        ("pm-2", "connect web again"),
+        ("pm-1", "connect web again"),
+    ]
+    idle = story.world.copy()
+    idle._say = lambda name, command: f"{2:016X}:{0:016X}:{0:016X}:{0:016X}:1:1:1:0:0:0:0"  # type: ignore[method-assign]
+    with pytest.raises(StepFailed, match="the guest writes nothing, so DRBD would copy nothing"):
+        apply(plan, idle.carry_out)
+    assert not idle.nodes["pm-2"].resources["web"].alone, "it is connected again"
+
+
+@pytest.mark.parametrize(("version", "of"), [("8.4.11", "web"), ("9.2.4", "web:pm-2/0")])
+def test_whether_a_side_has_gone_on_alone(version: str, of: str) -> None:
+    query = sides.went_on("web", "pm-2", version)
+    assert str(query.command) == f"drbdadm get-gi {of}"
+    told = [query.parse(data(f"drbdadm-9.22.0-module-8.4.11-get-gi-disconnected-{side}.txt")) for side in SIDES]
+    assert told == [True, False]
+
+
+SIDES = ("primary", "secondary")
 REPAIRS = [name for name in STORIES if name.startswith("vm.repair-")]
 
 

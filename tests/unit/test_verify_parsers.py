@@ -216,7 +216,7 @@ def test_only_what_is_found_twice_is_an_error(first: Pass, second: Pass, code: s
     assert found is not None
     assert (found.code, found.vm) == (code, "web")
     assert words in found.text
-    assert "on pm-2: drbdadm disconnect web" in found.remedy
+    assert "fab vm.repair web" in found.remedy
 
 
 def test_a_clean_pass() -> None:
