@@ -50,6 +50,17 @@ def found(state: ClusterState, vm: str) -> list[str]:
     raise Refused(f"{vm}: no such VM; there are: {near}")
 
 
+def sides(state: ClusterState, vm: str) -> list[str]:
+    """The nodes that the VM lives on, which must all answer. So must all others, unless each of these has its resource
+    file: where one is missing, or they contradict each other, a silent node may know better where it lives."""
+    homes = found(state, vm)
+    sure = not state.contradicted(vm) and all(home in state.nodes and vm in state.nodes[home].files for home in homes)
+    relied_on(state, *(home for home in homes if home in state.nodes))
+    if not sure:
+        relied_on(state, *state.nodes)
+    return homes
+
+
 def whole(state: ClusterState, vm: str) -> list[str]:
     """A VM whose nodes all answer, are configured, and define it. Its nodes, the one it was made on first."""
     homes = found(state, vm)

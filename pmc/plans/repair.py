@@ -20,12 +20,12 @@ WELL, WAITS, BROKEN = "well", "waits", "broken"
 
 
 def homes(name: str, state: ClusterState, settings: Settings) -> tuple[str, ...]:
-    """The VM's sides. Refused unless all nodes answer, no other node claims the VM, and it runs once at most."""
-    named = tuple(refuse.found(state, name))
+    """The VM's sides. Refused unless they all answer, no other node claims the VM, and it runs once at most. Other
+    nodes may be away: what they have, if anything, is an old copy."""
+    named = tuple(refuse.sides(state, name))
     for home in named:
         if home not in state.nodes:
             raise Refused(f"{name}: lives on {home}, which is not in pmc.conf; add it there")
-    refuse.relied_on(state, *state.nodes)
     if stray := state.strays(name):
         raise Refused(
             f"{name}: {stray[0]} knows it, but it does not live there; when that copy is old: "

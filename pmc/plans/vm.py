@@ -216,17 +216,21 @@ def remove(
     name: str, state: ClusterState, settings: Settings, stored: Sequence[Stored] = (), backups: bool = False
 ) -> Plan:
     """Everything of the VM on every node, also of one that was made or removed by half; with `backups`
-    those that are `stored` as well, last; the VM itself may be gone then. There is no way back."""
-    refuse.relied_on(state, *state.nodes)
+    those that are `stored` as well, last; the VM itself may be gone then. There is no way back. A node that is away may
+    be left out when it is none of the VM's own: the same, once it is back, removes what it has."""
+    holders = list(state.knowing(name))
+    away = [node.name for node in state if node.down]
+    if holders and away:
+        refuse.sides(state, name)
+    refuse.relied_on(state, *(node.name for node in state if not (holders and node.down)))
     clear.refuse_foreign(name, state, settings)
     clear.refuse_namesakes(name, state)
-    holders = list(state.knowing(name))
     if not holders and stored and not backups:
         raise Refused(
             f"{name}: no such VM, but {prune.lying(name, stored)}; to remove them: fab vm.rm {name} --backups"
         )
     if not holders and not stored:
         refuse.found(state, name)
-    others = [node.name for node in state if node not in holders]
+    others = [node.name for node in state if node not in holders and not node.down]
     last = prune.all_removed(name, stored, others, settings) if backups else []
     return plan(f"vm.rm {name}", clear.steps(name, holders, settings), last)

@@ -53,6 +53,8 @@ def repair(
             return _drop(c, cluster, name, drop, state, sure, dry_run)
         wishes = Wishes(datetime.now(UTC), keep, not no_snapshot, new_disk)
         case, found = _judged(cluster, name, wishes, state)
+        if away := [node.name for node in state if node.trouble and node.name not in case.homes]:
+            note(f"{', '.join(away)} cannot be asked, so what is there of {name}, if anything, is not known")
         if json:
             facts = [{"code": a.code, "text": a.text, "refused": a.refusal, "steps": len(a.steps)} for a in found]
             return show(

@@ -137,6 +137,22 @@ def test_a_dry_run_shows_commands_and_touches_nothing(
     assert "hunter2" not in shown
 
 
+def test_a_node_that_cannot_be_looked_at_is_named(run: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is none of the VM's own."""
+    said: list[str] = []
+    world = with_web()
+    for module in ("vm", "repair"):
+        monkeypatch.setattr(f"pmc.tasks.{module}.note", said.append)
+    for task in ("vm.rm", "vm.repair"):
+        run(task, world, name="web", dry_run=True)
+        assert said == []
+    world.dead.add("pm-3")
+    run("vm.rm", world, name="web", backups=True, dry_run=True)
+    assert said.pop().startswith("pm-3 cannot be looked at; when it is back, run fab vm.rm web --backups again")
+    assert run("vm.repair", world, name="web", dry_run=True) == "# web: nothing to mend\n"
+    assert said == ["pm-3 cannot be asked, so what is there of web, if anything, is not known"]
+
+
 @pytest.mark.parametrize("task", sorted(READERS - {"pm.verify"}))
 def test_listings_come_as_json(run: Callable[..., str], task: str) -> None:
     rows = json.loads(run(task, with_web(), json=True))

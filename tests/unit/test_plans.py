@@ -16,7 +16,7 @@ import pytest
 
 from pmc import pipeline
 from pmc.errors import NodeDown, Refused
-from pmc.model import ClusterState, Domain, ResourceFile, Volume
+from pmc.model import ClusterState, Domain, NodeState, ResourceFile, Volume
 from pmc.plan import Plan
 from pmc.plans import add, backup, clone, refuse, restore, vm
 from pmc.units import GiB, MiB
@@ -47,8 +47,11 @@ from tests.unit.stories import (
     WEB,
     half_restored_web,
     moved_web,
+    stored_in,
     taken,
     wanted,
+    with_backups,
+    with_stray,
 )  # fmt: skip
 
 
@@ -434,6 +437,39 @@ def test_a_node_that_is_needed_and_down_is_named(build: Callable[[ClusterState],
         return
     with pytest.raises(Refused, match="pm-2: no ssh within 10 s"):
         build(DOWN)
+
+
+def away(state: ClusterState, name: str) -> ClusterState:
+    return ClusterState({**state.nodes, name: NodeState(name, down="no ssh within 10 s", answers=False)})
+
+
+def test_a_vm_is_removed_without_a_node_that_is_none_of_its_own_and_the_same_again_removes_the_rest() -> None:
+    world = with_backups(with_stray())
+    world.dead.add("pm-2")
+    plan = vm.remove("web", world.state(), SETTINGS, [s for s in stored_in(world) if s.node != "pm-2"], backups=True)
+    world = done(world, plan)
+    assert [node.name for node in world.state().knowing("web")] == []
+    world.dead.clear()
+    assert world.nodes["pm-2"].volumes, "an old copy was there"
+    world = done(world, vm.remove("web", world.state(), SETTINGS, stored_in(world), backups=True))
+    assert {(bool(m.volumes), bool(m.files), bool(m.domains), bool(m.resources)) for m in world.nodes.values()} == {
+        (False, False, False, False)
+    }
+
+
+@pytest.mark.parametrize(
+    ("state", "stored"),
+    [
+        (cluster(), ()),  # it may be there
+        (cluster(), STORED),  # the VM of these backups may be there
+        (changed(running(), "pm-2", files={}), ()),  # who knows which file is there
+        (changed(running(), "pm-1", files={}), ()),
+        (changed(stopped(), "pm-2", volumes={}, domains={}, resources={}, files={}), ()),
+    ],
+)
+def test_what_is_not_known_to_live_elsewhere_is_not_removed_without_a_node(state: ClusterState, stored: Any) -> None:
+    with pytest.raises(Refused, match="pm-3: no ssh within 10 s"):
+        vm.remove("web", away(state, "pm-3"), SETTINGS, stored, backups=True)
 
 
 def test_a_vm_whose_peer_is_silent_is_not_started_and_the_way_on_is_told() -> None:

@@ -215,6 +215,15 @@ def test_both_sides_are_shown_with_what_is_known() -> None:
     assert splitbrain.rows(case, text=False)[1]["went_on_alone"] == ""
 
 
+def test_a_node_that_is_none_of_its_own_may_be_away() -> None:
+    assert codes(changed(apart(running()), "pm-3", down="no ssh")) == ["standalone"]
+
+
+def half() -> ClusterState:
+    """A domain on pm-1, and nothing else of it."""
+    return without(cluster(home("pm-1", active=False, primary=False)), "pm-1", resources=True, volumes=True)
+
+
 # -- refused before anything is looked at further --
 
 
@@ -222,7 +231,8 @@ def test_both_sides_are_shown_with_what_is_known() -> None:
     ("state", "words"),
     [
         (changed(running(), "pm-2", down="no ssh within 10 s"), "pm-2: no ssh within 10 s"),
-        (changed(running(), "pm-3", down="no ssh"), "pm-3: no ssh"),
+        (changed(without(running(), "pm-2", files=True), "pm-3", down="no ssh"), "pm-3: no ssh"),
+        (changed(without(half(), "pm-1", files=True), "pm-3", down="no ssh"), "pm-3: no ssh"),
         (changed(running(), "pm-2", failures={"drbd status": "not found"}), "pm-2: drbd status"),
         (cluster(home("pm-1", active=True, primary=True), home("pm-2", active=True, primary=True)), "RUNS TWICE"),
         (changed(running(), "pm-3", domains=running().nodes["pm-1"].domains), "pm-3 knows it"),
