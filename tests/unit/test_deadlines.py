@@ -18,9 +18,11 @@ import pytest
 
 from pmc.cluster import Cluster
 from pmc.command import command
-from pmc.errors import InDoubt
+from pmc.errors import InDoubt, NodeDown
+from pmc.node import Node
 from pmc.settings import Settings, parse
 from pmc.ssh import _close
+from tests.unit.samples import SETTINGS
 
 CONNECT, COMMAND = 3, 2
 # For a machine that is busy with other things; what is told apart is some seconds against many.
@@ -127,6 +129,26 @@ def test_nodes_that_say_nothing_cost_a_listing_the_connect_deadline_once(nodes: 
             cluster.state()
         assert [node.name for node in state if node.down] == [f"pm-{number}" for number in range(1, 6)]
         assert all(f"took the connection and then said nothing for {CONNECT} s" in node.down for node in state)
+
+
+def test_a_connection_that_was_closed_is_tried_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a fence command nothing counts that was seen before it, not even silence."""
+    tried: list[str] = []
+
+    def connect(spec: Any, *_: Any) -> Any:
+        tried.append(spec.name)
+        raise NodeDown(f"{spec.name}: no ssh")
+
+    monkeypatch.setattr("pmc.sessions.connect", connect)
+    node = Node(SETTINGS.nodes["pm-1"], SETTINGS, None)
+    for times in (1, 1):
+        with pytest.raises(NodeDown):
+            node.run(command("true"))
+        assert len(tried) == times
+    node.close()
+    with pytest.raises(NodeDown):
+        node.run(command("true"))
+    assert len(tried) == 2
 
 
 def test_a_node_that_hangs_is_a_line_and_no_traceback(nodes: Nodes, tmp_path: Path) -> None:

@@ -56,7 +56,9 @@ class Site:
         self.power: Callable[[], object] = lambda: self.world.dead.add("pm-1")
         self.did: list[str] = []
         self.locks: list[list[str]] = []
+        self.closed: list[str] = []
         patch.setattr("pmc.fence.run", self.fence)
+        patch.setattr("pmc.node.Node.close", lambda node: self.closed.append(node.name))
         patch.setattr("pmc.cluster.Cluster.state", lambda *_, **__: self.state())
         for name in ("on_all", "lock", "apply"):
             ours = getattr(self, name)
@@ -113,6 +115,7 @@ def test_it_is_fenced_looked_at_again_and_then_its_vm_starts(
     site.world.speaks = speaks
     site.run(task, **given, dead="pm-1")
     assert site.did == ["fence pm-1", "vm.failover web"]
+    assert site.closed == ["pm-1"], "or a connection from before would look alive"
     assert site.world.nodes["pm-2"].domains["web"] == "running"
     assert site.locks == [["pm-2", "pm-3"]], "a node that hangs would not give its lock"
     err = capsys.readouterr().err
