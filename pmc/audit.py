@@ -1,4 +1,5 @@
-"""The audit log on the manager: one line of JSON for each command that changed something. It never makes one fail."""
+"""The audit log on the manager: a line of JSON when a command begins to change something, and one at its end. It never
+makes one fail."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,29 +32,43 @@ def now() -> str:
 
 
 class Record:
-    """From the start of a command to its end."""
+    """From the start of a command to its end. `time` and `pid` are the same in its two lines."""
 
     def __init__(self, path: str, what: str) -> None:
         self.path, self.what = path, what
         self.began, self._clock = now(), time.monotonic()
+        self._begun = self._told = False
+
+    def begin(self, plan: Plan) -> None:
+        """Before the first step of the first plan: a manager that is killed writes no other line."""
+        if not self._begun and plan.steps:
+            self._begun = True
+            self._append([plan], {"result": "begun"})
 
     def write(self, plans: Sequence[Plan], error: BaseException | None) -> None:
-        """`plans`: those that were applied, whatever became of them. Steps without their commands: those are the
-        plan's to show, and hold the VM's whole definition."""
-        if not self.path or not any(plan.steps for plan in plans):
+        """`plans`: those that were applied, whatever became of them."""
+        if any(plan.steps for plan in plans):
+            result = "done" if error is None else (str(error) or type(error).__name__)
+            self._append(plans, {"result": result, "seconds": round(time.monotonic() - self._clock, 1)})
+
+    def _append(self, plans: Sequence[Plan], end: Mapping[str, object]) -> None:
+        """Steps without their commands: those are the plan's to show, and hold the VM's whole definition."""
+        if not self.path:
             return
         line = {
             "time": self.began,
             "who": who(),
+            "pid": os.getpid(),
             "what": self.what,
             "plan": [f"{step.node}: {step.note}" for plan in plans for step in plan.steps],
-            "result": "done" if error is None else (str(error) or type(error).__name__),
-            "seconds": round(time.monotonic() - self._clock, 1),
+            **end,
         }
         try:
-            # Appended in one write, so that two commands' lines do not mix. Other users need not read it.
+            # Appended in one write, so that two commands' lines do not mix. Other users need not read it. A pipe that
+            # nobody reads is no reason to wait.
             text = json.dumps(line, ensure_ascii=False).encode("utf-8", errors="replace") + b"\n"
-            handle = os.open(Path(self.path).expanduser(), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+            handle = os.open(Path(self.path).expanduser(), flags, 0o600)
             try:
                 os.write(handle, text)
             finally:
@@ -61,4 +76,6 @@ class Record:
         except (OSError, ValueError, RuntimeError) as failure:
             with suppress(Exception):
                 said = getattr(failure, "strerror", None) or failure
-                note(f"the audit log {self.path} cannot be written ({said}); set audit_log in pmc.conf")
+                if not self._told:
+                    note(f"the audit log {self.path} cannot be written ({said}); set audit_log in pmc.conf")
+                self._told = True

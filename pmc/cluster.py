@@ -44,7 +44,10 @@ class Cluster:
         # Each its own: Fabric's configuration is empty for a moment while another thread reads it in anew.
         self.nodes = {name: Node(spec, settings, config.clone()) for name, spec in settings.nodes.items()}
         self.stop = threading.Event()
-        self.applied: list[Plan] = []  # what was done by this command, for the audit log
+        # What was done by this command, for the audit log, which is told before the first step of each plan.
+        self.applied: list[Plan] = []
+        self.on_begin: Callable[[Plan], object] = lambda plan: None
+        self._beginning = threading.Lock()  # of plans side by side none goes on before that is told
         self.locked: list[Lock] = []
         self._until_closed = ExitStack()
         self._held = False  # signals are ours now
@@ -128,7 +131,9 @@ class Cluster:
         `to_the_end`: Ctrl-C waits. Before each step the node must hold the locks `under` which it is done: all that
         this command has."""
         held = list(self.locked) if under is None else under
-        self.applied.append(plan)
+        with self._beginning:
+            self.applied.append(plan)
+            self.on_begin(plan)
         claimed = max((number for number, step in enumerate(plan.steps) if step.claims), default=-1)
         with Progress(prefix) as progress, self.interruptible():
 

@@ -91,9 +91,11 @@ def _typed(body: Callable[..., Any], place: str, args: Sequence[Any], kwargs: Ma
 
 @contextmanager
 def opened(conf: str | None) -> Iterator[Cluster]:
-    """The cluster of the configuration. What was applied to it is written to the audit log at the end."""
+    """The cluster of the configuration. The audit log is told when something begins to be applied to it, and what was
+    at the end."""
     with Cluster(settings.load(conf)) as cluster:
         record = audit.Record(cluster.settings.audit_log, _line.get())
+        cluster.on_begin = record.begin
         try:
             yield cluster
         except BaseException as error:
