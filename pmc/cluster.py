@@ -163,11 +163,12 @@ class Cluster:
     @contextmanager
     def interruptible(self) -> Iterator[None]:
         """Ctrl-C and SIGTERM end a long step and stop before the next one, so that what was done is undone; a second
-        one changes nothing. Within another such block it does nothing. (Only the main thread may set handlers.)"""
+        one changes nothing. In the last step they come too late: all is done, which is no failure. They are remembered
+        for what would follow: the next plan is not begun, see `go_on`. Within another such block it does nothing.
+        (Only the main thread may set handlers.)"""
         if self._held or threading.current_thread() is not threading.main_thread():
             yield
             return
-        self.stop.clear()
         self._held = True
         signals = [signal.SIGINT, signal.SIGTERM]
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # or nohup(1) said that a logout is no reason to end
@@ -179,8 +180,11 @@ class Cluster:
             self._held = False
             for each, handler in zip(signals, before, strict=True):
                 signal.signal(each, handler)
+
+    def go_on(self, *rest: str) -> None:
+        """Before each of several things. Raises Interrupted when Ctrl-C came; `rest`: what is not begun then."""
         if self.stop.is_set():
-            raise Interrupted()
+            raise Interrupted(f"interrupted; not begun: {', '.join(rest)}" if rest else "interrupted")
 
     def _carry_out(
         self,
@@ -192,13 +196,13 @@ class Cluster:
         held: Sequence[Lock],
     ) -> None:
         node = self.nodes[name]
+        stopped = (lambda: False) if to_the_end else self.stop.is_set
         if isinstance(action, Wait):
-            self._wait(node, action)
+            self._wait(node, action, stopped)
             return
         for each in held:
             each.ensure(node)
         busy = [name for each in held for name in each.names if name != lock.ALLOCATION]
-        stopped = (lambda: False) if to_the_end else self.stop.is_set
         run = partial(node.run, stopped=stopped, locks=busy)
         if isinstance(action, Transfer):
             with open(action.source, "rb") as source, progress.bytes(watch, action.size) as bar:
@@ -261,11 +265,10 @@ class Cluster:
             over.set()
             thread.join(5)
 
-    def _wait(self, node: Node, wait: Wait) -> None:
+    def _wait(self, node: Node, wait: Wait, stopped: Callable[[], bool]) -> None:
         deadline = time.monotonic() + wait.seconds
-        while True:
-            if node.ask(wait.query)[0]:
-                return
-            if time.monotonic() > deadline or self.stop.wait(0.3):
-                said = "interrupted" if self.stop.is_set() else f"{wait.otherwise} (waited {wait.seconds:g} s)"
+        while not node.ask(wait.query)[0]:
+            if stopped() or time.monotonic() > deadline:
+                said = "interrupted" if stopped() else f"{wait.otherwise} (waited {wait.seconds:g} s)"
                 raise CommandFailed(node.name, str(wait.query.command), 1, said)
+            time.sleep(0.3)

@@ -64,8 +64,8 @@ class InDoubt(PmcError):
 
 
 class Interrupted(PmcError):
-    def __init__(self) -> None:
-        super().__init__("interrupted")
+    def __init__(self, message: str = "interrupted") -> None:
+        super().__init__(message)
 
 
 class StepFailed(PmcError):

@@ -17,7 +17,7 @@ from invoke.tasks import task as invoke_task
 
 from pmc import audit, looks, settings
 from pmc.cluster import Cluster
-from pmc.errors import PmcError, Refused
+from pmc.errors import Interrupted, PmcError, Refused
 from pmc.model import ClusterState
 from pmc.plan import Plan
 from pmc.tasks import near
@@ -25,6 +25,8 @@ from pmc.tasks.arguments import ClusterTask
 from pmc.view import note, show
 
 _line: ContextVar[str] = ContextVar("line", default="a program of your own")
+# The task that was done when Ctrl-C came: no task after it begins. Empty: none came.
+_late: list[str] = []
 # The namespace of the tasks that are not in a module of its name.
 SPACES = {
     **dict.fromkeys(("failover", "peer", "repair", "backup", "backups", "verify_backup", "restore", "prune"), "vm"),
@@ -49,7 +51,10 @@ def task(place: str = "", **help: str) -> Callable[[Callable[..., Any]], Cluster
         def guarded(c: Any, *args: Any, **kwargs: Any) -> Any:
             if isinstance(c, fabric.Connection):
                 raise Refused("-H: these tasks are the cluster's; name the node as an argument (see --help)")
-            token = _line.set(_typed(body, place, args, kwargs))
+            typed = _typed(body, place, args, kwargs)
+            if _late:
+                raise Interrupted(f"interrupted: {_late.pop()} is done, {typed} was not begun")
+            token = _line.set(typed)
             try:
                 return body(c, *args, **kwargs)
             finally:
@@ -102,6 +107,9 @@ def opened(conf: str | None) -> Iterator[Cluster]:
             record.write(cluster.applied, error)
             raise
         record.write(cluster.applied, None)
+        if cluster.stop.is_set():
+            note("interrupted, but all was done by then, and stays")
+            _late[:] = [_line.get()]
 
 
 def here(path: str) -> Path:

@@ -179,6 +179,7 @@ def _settled(cluster: Cluster, state: ClusterState, names: Sequence[str]) -> lis
         sides = plans.sides(state, names)
         if not any(side.waiting for side in sides) or time.monotonic() > deadline:
             return sides
+        cluster.go_on()
         time.sleep(0.5)
 
 

@@ -43,6 +43,7 @@ def verify_backup(
         rows = list[Row]()
         with cluster.interruptible():
             for id in ids if all else ids[-1:]:
+                cluster.go_on(id)
                 rows += _proved(c, cluster, id, stored, dry_run)
         if not rows:
             return
@@ -71,6 +72,7 @@ def _proved(c: Any, cluster: Cluster, id: str, stored: Sequence[Stored], dry_run
         except Refused as error:
             result = str(error)
         except PmcError as error:
+            cluster.go_on()
             if _gone(cluster, id, node):
                 result = REMOVED
             else:

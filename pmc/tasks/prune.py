@@ -60,6 +60,7 @@ def prune(
         how = How(keep, broken, [node.name for node in state if node.down], bool(dry_run or c.config.run.dry), json)
         rows, failed = list[dict[str, Any]](), list[str]()
         for vm, stored in found.items():
+            cluster.go_on(vm)
             try:
                 rows += _pruned(c, cluster, state, vm, stored, how)
             except PmcError as error:

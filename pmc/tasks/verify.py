@@ -102,6 +102,7 @@ def _compared(cluster: Cluster, facts: Facts, vm: str) -> list[Finding]:
     found = []
     with Progress() as progress, cluster.interruptible():
         for name, node in chosen.items():
+            cluster.go_on(name)
             try:
                 if finding := _one(cluster, facts, name, node, progress):
                     found.append(finding)

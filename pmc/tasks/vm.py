@@ -159,6 +159,7 @@ def mv(
                 show(f"{plan}\n{plans.closing(name, state)}")
             return
         for number, name in enumerate(chosen):
+            cluster.go_on(*chosen[number:])
             try:
                 note(str(moved(cluster, name, state, to)))
             except Refused as error:

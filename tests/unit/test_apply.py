@@ -6,12 +6,15 @@ import signal
 from typing import Any, cast
 
 import pytest
+from invoke.config import Config
+from invoke.context import Context
 
-from pmc.command import Command, command
+from pmc.command import Command, Query, command
 from pmc.errors import Interrupted, StepFailed
 from pmc.lock import ALLOCATION
 from pmc.node import _drain
-from pmc.plan import Step, plan
+from pmc.plan import Step, Wait, plan
+from pmc.tasks import ns
 from tests.unit.counted import CountedNode, counted
 from tests.unit.stories import with_web
 
@@ -43,6 +46,71 @@ def test_ctrl_c_does_not_end_what_undoes(monkeypatch: pytest.MonkeyPatch) -> Non
     assert ran == [("keep", False), ("write", False), ("back", False)]
 
 
+def interrupted_by(monkeypatch: pytest.MonkeyPatch, word: str) -> list[str]:
+    """Ctrl-C comes while the command with this word runs, which ends well all the same. What runs, in order."""
+    ran, really = list[str](), CountedNode.run
+
+    def run(node: CountedNode, given: Command, **how: Any) -> str:
+        ran.append(str(given))
+        if word in str(given):
+            signal.raise_signal(signal.SIGINT)
+        return really(node, given, **how)
+
+    monkeypatch.setattr(CountedNode, "run", run)
+    return ran
+
+
+def test_ctrl_c_in_the_last_step_is_too_late_but_nothing_begins_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = counted(monkeypatch, with_web())
+    ran = interrupted_by(monkeypatch, "secondary")
+    close = plan("close", Step("pm-2", "make web secondary", command("drbdadm", "secondary", "web")))
+    cluster.apply(close)
+    with pytest.raises(StepFailed, match=r"step 1 of 1 failed: .*\n  interrupted\n  Nothing was changed"):
+        cluster.apply(close)
+    assert len(ran) == 1
+    cluster.apply(close, to_the_end=True)
+    assert len(ran) == 2, "what must be closed is closed"
+
+
+def test_ctrl_c_does_not_end_a_wait_that_goes_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, answers = counted(monkeypatch, with_web()), [True, False]
+    cluster.stop.set()
+    wait = Wait(Query(command("true"), lambda text: True), 60, "never", "true")
+    monkeypatch.setattr(CountedNode, "ask", lambda node, query: [answers.pop()])
+    cluster.apply(plan("close", Step("pm-1", "wait", wait)), to_the_end=True)
+    assert answers == []
+
+
+def test_a_task_that_was_done_says_so_and_the_next_one_is_not_begun(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`fab vm.stop web vm.start web`, Ctrl-C while the first one's last step runs."""
+    cluster = counted(monkeypatch, with_web())
+    ran = interrupted_by(monkeypatch, "secondary")
+    ns["vm.stop"](Context(Config()), name="web", force=True)
+    assert "interrupted, but all was done by then, and stays\n" in capsys.readouterr().err
+    assert "secondary" in ran[-1]
+    cluster.stop.clear()  # the next task has a cluster of its own
+    with pytest.raises(Interrupted, match=r"vm.stop web --force is done, vm.start web was not begun"):
+        ns["vm.start"](Context(Config()), name="web")
+    assert "secondary" in ran[-1]
+    ns["vm.start"](Context(Config()), name="web")
+    assert "start" in ran[-1], "said once"
+
+
+def test_of_several_moves_those_not_begun_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = with_web()
+    cluster = counted(monkeypatch, world)
+    monkeypatch.setattr("pmc.tasks.vm.plans.move", lambda name, *more: plan(f"vm.mv {name}"))
+    monkeypatch.setattr("pmc.tasks.vm.moved", lambda cluster, name, *more: cluster.stop.set() or f"{name} moved")
+    with pytest.raises(Interrupted, match="interrupted; not begun: db, mail"):
+        ns["vm.mv"](Context(Config()), names="web,db,mail")
+    assert capsys.readouterr().err == "web moved\n"
+    assert cluster.stop.is_set()
+
+
 def test_a_signal_that_is_ignored_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """`nohup fab pm.evacuate` goes on when the person logs out."""
     cluster = counted(monkeypatch, with_web())
@@ -62,8 +130,10 @@ def test_one_that_a_shell_ignores_for_what_runs_in_the_background_is_heard(monke
     cluster = counted(monkeypatch, with_web())
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with pytest.raises(Interrupted), cluster.interruptible():
+        with cluster.interruptible():
             signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Interrupted):
+            cluster.go_on()
     finally:
         signal.signal(signal.SIGINT, before)
 
