@@ -56,6 +56,10 @@ def hold(holder: Holder, names: Sequence[str], again: bool = False) -> Command:
     return bash(script, FOLDER, to_line(holder), "again" if again else "", *names)
 
 
+def file(name: str) -> str:
+    return f"{FOLDER}/{name}.lock"
+
+
 def busy(names: Sequence[str]) -> tuple[str, ...]:
     """What stands before a command's argv, so that its end is waited for. -o: a daemon that the command starts does not
     inherit the lock."""

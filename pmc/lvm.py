@@ -17,6 +17,8 @@ RESTORING = "pmc.restoring"
 RESTORING_THERE = "pmc.restoring.there"
 # And on a thin snapshot that is kept, with the id of the base that was read from it.
 OF = "pmc.of."
+# On a snapshot that a new VM's disk is copied from, with the name of that VM.
+FOR = "pmc.for."
 # What parse_volumes reads.
 _FIELDS = "vg_name,lv_name,lv_size,lv_tags,origin,lv_attr,data_percent,metadata_percent,pool_lv"
 REPORT = ("lvs", "--reportformat", "json", "--units", "b", "--nosuffix", "-o", _FIELDS)
@@ -28,16 +30,16 @@ def path(group: str, name: str) -> str:
 
 def create(group: str, name: str, size: int, *tags: str) -> Command:
     """Not activated over old signatures: -W n, because all of it is written before anybody reads it."""
-    marks = [word for tag in (TAG, *tags) for word in ("--addtag", tag)]
-    return command("lvcreate", "--yes", "--wipesignatures", "n", *marks, "--size", f"{size}b", "--name", name, group)
+    return command(
+        "lvcreate", "--yes", "--wipesignatures", "n", *_marks(*tags), "--size", f"{size}b", "--name", name, group
+    )
 
 
 def create_thin(group: str, name: str, size: int, pool: str, *tags: str) -> Command:
     """Takes space of the pool only as it is written, and reads as zeros until then: where the pool zeroes its chunks
     (pmc/pool.py), nothing of a former owner can be read."""
-    marks = [word for tag in (TAG, *tags) for word in ("--addtag", tag)]
     return command(
-        "lvcreate", "--yes", "--type", "thin", "--wipesignatures", "n", *marks, "--virtualsize", f"{size}b",
+        "lvcreate", "--yes", "--type", "thin", "--wipesignatures", "n", *_marks(*tags), "--virtualsize", f"{size}b",
         "--thinpool", pool, "--name", name, group,
     )  # fmt: skip
 
@@ -48,34 +50,30 @@ def zero(group: str, name: str) -> Command:
     return command("blkdiscard", "--force", "--zeroout", "--step", "1GiB", path(group, name), long=True)
 
 
-def snapshot(group: str, name: str, of: str, size: int) -> Command:
+def _marks(*tags: str) -> list[str]:
+    return [word for tag in (TAG, *tags) for word in ("--addtag", tag)]
+
+
+def snapshot(group: str, name: str, of: str, size: int, *tags: str) -> Command:
     """A classic snapshot with room for `size` bytes of changes; it is lost when they are more."""
-    return command(
-        "lvcreate",
-        "--yes",
-        "--snapshot",
-        "--addtag",
-        TAG,
-        "--size",
-        f"{size}b",
-        "--name",
-        name,
-        f"{group}/{of}",
-    )
+    sized = ("--size", f"{size}b", "--name", name, f"{group}/{of}")
+    return command("lvcreate", "--yes", "--snapshot", *_marks(*tags), *sized)
 
 
-def snapshot_thin(group: str, name: str, of: str) -> Command:
+def snapshot_thin(group: str, name: str, of: str, *tags: str) -> Command:
     """Of a thin volume: shares with it all that neither changes, so it needs no size and cannot overflow; the pool can.
     Read only, and active, also after a boot (LVM would skip it)."""
     return command(
-        "lvcreate", "--yes", "--snapshot", "--setactivationskip", "n", "--permission", "r", "--addtag", TAG, "--name",
+        "lvcreate", "--yes", "--snapshot", "--setactivationskip", "n", "--permission", "r", *_marks(*tags), "--name",
         name, f"{group}/{of}",
     )  # fmt: skip
 
 
-def snapshot_of(volume: Volume, group: str, name: str, size: int) -> Command:
+def snapshot_of(volume: Volume, group: str, name: str, size: int, *tags: str) -> Command:
     """Of the kind that the volume is; `size` is for a classic one."""
-    return snapshot_thin(group, name, volume.name) if volume.thin else snapshot(group, name, volume.name, size)
+    if volume.thin:
+        return snapshot_thin(group, name, volume.name, *tags)
+    return snapshot(group, name, volume.name, size, *tags)
 
 
 def is_snapshot_of(volume: Volume, name: str) -> bool:
@@ -92,6 +90,17 @@ def remove(group: str, name: str) -> Command:
 def discard(group: str, name: str) -> Command:
     """Removes a snapshot of ours if it is there: the undo of something that a later step removes anyway."""
     return bash('lvs "$1" >/dev/null 2>&1 || exit 0; exec lvremove --yes "$1"', f"{group}/{name}")
+
+
+def discard_marked(group: str, name: str, tag: str, lock: str) -> Command:
+    """As `discard`, but only while it has this mark, and under the file `lock`: whoever holds that may have made it
+    anew. When it is not given soon the snapshot stays."""
+    script = (
+        'umask 077; mkdir -p "${4%/*}"; exec 9>>"$4"; flock -w 10 9 || exit 0; '
+        'tags=$(lvs --noheadings -o lv_tags "$1/$2" 2>/dev/null) || exit 0; '
+        '[[ ,${tags// /}, = *",$3,"* ]] || exit 0; lvremove --yes "$1/$2" 9>&-'
+    )
+    return bash(script, group, name, tag, lock)
 
 
 def intact(group: str, name: str) -> Command:

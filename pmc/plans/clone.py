@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pmc import lvm, pipeline
+from pmc import lock, lvm, pipeline
 from pmc.command import bash
 from pmc.errors import Refused
-from pmc.model import ClusterState
+from pmc.model import ClusterState, Volume
 from pmc.plan import Step, Watch
 from pmc.plans import refuse
 from pmc.plans.make import Given
@@ -33,32 +33,56 @@ def standby(name: str, state: ClusterState) -> str:
     return chosen
 
 
-def snapshot(name: str, kind: str, node: str, state: ClusterState, settings: Settings) -> list[Step]:
+# The snapshots NAME.kind that are there only while a command reads them.
+KINDS = ("backup", "clone")
+
+
+def snapshot(name: str, kind: str, node: str, state: ClusterState, settings: Settings, *tags: str) -> list[Step]:
     """A snapshot NAME.kind of the volume, with room for a fifth of it to change meanwhile: in the volume group or, of a
-    thin one, in its pool. One that is there was left by a command that broke off: the VM is locked, so nobody else is
-    reading it."""
+    thin one, in its pool. One that is there, of any kind, was left by a command that broke off: the VM is locked, so
+    nobody else is reading it."""
     group, volume = settings.volume_group, state.nodes[node].volumes[name]
     size = max((volume.used if volume.thin else volume.size) // 5 // MiB, 8) * MiB
     refuse.snapshot_room(state.nodes[node], volume, size)
     kept = f"{name}.{kind}"
-    left = [n for n in state if kept in n.volumes]
-    for other in left:
-        if not lvm.is_snapshot_of(other.volumes[kept], name) or lvm.TAG not in other.volumes[kept].tags:
+    for other in state:
+        if kept in other.volumes and not _ours(other.volumes[kept], name):
             raise Refused(f"{other.name}: the volume {group}/{kept} was not made by pmc; rename it there first")
+    left = [(n.name, f"{name}.{each}") for each in KINDS for n in state if f"{name}.{each}" in n.volumes]
     return [
         *(
-            Step(
-                other.name, f"remove the snapshot {group}/{kept} of a command that broke off", lvm.discard(group, kept)
-            )
-            for other in left
+            Step(other, f"remove the snapshot {group}/{old} of a command that broke off", lvm.discard(group, old))
+            for other, old in left
+            if _ours(state.nodes[other].volumes[old], name)
         ),
         Step(
             node,
             f"take the snapshot {group}/{kept}",
-            lvm.snapshot_of(volume, group, kept, size),
+            lvm.snapshot_of(volume, group, kept, size, *tags),
             undo=lvm.discard(group, kept),
             check=lvm.exists(group, kept),
         ),
+    ]
+
+
+def _ours(volume: Volume, name: str) -> bool:
+    return lvm.is_snapshot_of(volume, name) and lvm.TAG in volume.tags
+
+
+def left_for(name: str, state: ClusterState, settings: Settings) -> list[Step]:
+    """Removes what a `vm.add NAME --clone SOURCE` that broke off was reading. NAME is locked, so nobody reads it for
+    NAME any more; SOURCE is not, so somebody may be making another clone of it by now."""
+    group, mark = settings.volume_group, f"{lvm.FOR}{name}"
+    return [
+        Step(
+            node.name,
+            f"remove the snapshot {group}/{volume.name} that {name} was copied from",
+            lvm.discard_marked(group, volume.name, mark, lock.file(volume.name.partition(".")[0])),
+            pivot=True,
+        )
+        for node in state
+        for volume in sorted(node.volumes.values(), key=lambda volume: volume.name)
+        if mark in volume.tags and lvm.TAG in volume.tags
     ]
 
 
@@ -76,7 +100,7 @@ def copy(request: Add, size: int, state: ClusterState, settings: Settings, given
     reader = pipeline.read_volume(path, size, far)
     write = bash(f'{reader} | dd of="$1" bs=1M iflag=fullblock conv=sparse,fsync status=none', given.device, long=True)
     return [
-        *snapshot(request.clone, "clone", source, state, settings),
+        *snapshot(request.clone, "clone", source, state, settings, f"{lvm.FOR}{request.name}"),
         Step(
             request.primary,
             f"copy {request.clone} to {request.name}",

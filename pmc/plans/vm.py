@@ -10,7 +10,7 @@ from pmc.command import Query, command
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState
 from pmc.plan import Plan, Step, Wait, Watch, on_each, plan
-from pmc.plans import clear, make, prune, refuse
+from pmc.plans import clear, clone, make, prune, refuse
 from pmc.settings import Settings
 from pmc.units import parse_rate
 
@@ -233,4 +233,5 @@ def remove(
         refuse.found(state, name)
     others = [node.name for node in state if node not in holders and not node.down]
     last = prune.all_removed(name, stored, others, settings) if backups else []
-    return plan(f"vm.rm {name}", clear.steps(name, holders, settings), last)
+    left = clone.left_for(name, state, settings)
+    return plan(f"vm.rm {name}", clear.steps(name, holders, settings), left, last)

@@ -3,8 +3,8 @@ from then on the command is about these.
 
 Two managers must not miss each other's locks. Whoever takes a VM's lock on its own nodes alone has it on all of them,
 and sees under it that they are the VM's nodes still; so two such commands meet on each of them. When that cannot be
-had (one of them does not answer, the VM is not known yet, it moved to other nodes meanwhile, or a backup of it broke
-off) the lock is taken on all nodes that answer, and all are looked at again.
+had (one of them does not answer, the VM is not known yet, it moved to other nodes meanwhile, or a backup or clone of it
+broke off) the lock is taken on all nodes that answer, and all are looked at again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from pmc.cluster import Cluster
 from pmc.locks import Lock
 from pmc.model import ClusterState
+from pmc.plans import clone
 
 
 def own(state: ClusterState, names: Sequence[str]) -> list[str]:
@@ -25,8 +26,8 @@ def own(state: ClusterState, names: Sequence[str]) -> list[str]:
         about = state.about(name)
         if not about or any(node not in state.nodes or state.nodes[node].trouble for node in about):
             return []
-        # A backup that broke off: what reads the snapshot may still run, on any node that the backup was to go to.
-        if any(f"{name}.backup" in state.nodes[node].volumes for node in about):
+        # A backup or a clone that broke off: what reads the snapshot may still run, on any node that it was to go to.
+        if any(f"{name}.{kind}" in state.nodes[node].volumes for node in about for kind in clone.KINDS):
             return []
         found += about
     return list(dict.fromkeys(found))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pmc import lvm
 from pmc.model import Volume
-from pmc.plans import kept, refuse
+from pmc.plans import clone, kept, refuse
 from pmc.units import show_size
 from pmc.verify.facts import FILES, LIBVIRT, STATUS, VOLUMES, Facts
 from pmc.verify.finding import Finding
@@ -46,7 +46,6 @@ def snapshots(facts: Facts) -> Iterator[Finding]:
             vm, path = volume.origin or volume.name.partition(".")[0], f"{volume.group}/{volume.name}"
             if lvm.TAG not in volume.tags or _for_deltas(facts, volume, vm):
                 continue
-            remove = f"on {node.name}: lvremove {path}"
             if _kept(volume):
                 text = f"{path} is the losing side of a split brain, kept by vm.repair"
                 drop = f"when nothing in it is needed any more: fab vm.repair {vm} --drop {volume.name}"
@@ -63,7 +62,20 @@ def snapshots(facts: Facts) -> Iterator[Finding]:
                 yield Finding("RESTORE_BROKEN", text, f"fab vm.restore {vm} {mend}", node.name, vm)
             elif _snapshot(volume) and volume.attributes[5:6] != "o":
                 text = f"{path} is a snapshot that a command left when it broke off"
-                yield Finding("SNAPSHOT_LEFT", text, remove, node.name, vm)
+                yield Finding("SNAPSHOT_LEFT", text, _removal(facts, volume, vm, node.name), node.name, vm)
+
+
+def _removal(facts: Facts, volume: Volume, vm: str, node: str) -> str:
+    """By the command that removes it under the locks, where there is one; LVM refuses to remove what is being read."""
+    made = [tag.removeprefix(lvm.FOR) for tag in volume.tags if tag.startswith(lvm.FOR)]
+    if made and made[0] in facts.half_made:
+        return f"fab vm.rm {made[0]}"
+    also = (
+        f", or fab vm.backup {vm}, which removes it too"
+        if volume.name in [f"{vm}.{kind}" for kind in clone.KINDS]
+        else ""
+    )
+    return f"on {node}: lvremove {volume.group}/{volume.name}{also if vm in facts.whole else ''}"
 
 
 def missing(facts: Facts) -> Iterator[Finding]:

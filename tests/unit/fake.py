@@ -161,29 +161,32 @@ class World:
 Effect = Callable[..., None]
 
 
+def marks(tags: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"--addtag (\S+)", tags))
+
+
 def create(world: World, at: str, command: Command, tags: str, size: str, name: str) -> None:
     volumes = world.nodes[at].volumes
     need(name not in volumes, "already exists in volume group")
-    volumes[name] = Volume(name, "vg", int(size), tuple(re.findall(r"--addtag (\S+)", tags)))
+    volumes[name] = Volume(name, "vg", int(size), marks(tags))
 
 
-def snapshot(world: World, at: str, command: Command, size: str, name: str, origin: str) -> None:
+def snapshot(world: World, at: str, command: Command, tags: str, size: str, name: str, origin: str) -> None:
     volumes = world.nodes[at].volumes
     need(origin in volumes and name not in volumes, "no origin, or it exists")
-    volumes[name] = Volume(name, "vg", int(size), ("pmc",), origin)
+    volumes[name] = Volume(name, "vg", int(size), marks(tags), origin)
 
 
 def create_thin(world: World, at: str, command: Command, tags: str, size: str, pool: str, name: str) -> None:
     volumes = world.nodes[at].volumes
     need(name not in volumes and pool in volumes, "it exists, or there is no pool")
-    marks = tuple(re.findall(r"--addtag (\S+)", tags))
-    volumes[name] = Volume(name, "vg", int(size), marks, "", "Vwi-a-tz--", 0.0, pool=pool)
+    volumes[name] = Volume(name, "vg", int(size), marks(tags), "", "Vwi-a-tz--", 0.0, pool=pool)
 
 
-def snapshot_thin(world: World, at: str, command: Command, name: str, origin: str) -> None:
+def snapshot_thin(world: World, at: str, command: Command, tags: str, name: str, origin: str) -> None:
     volumes = world.nodes[at].volumes
     need(origin in volumes and volumes[origin].thin and name not in volumes, "no thin origin, or it exists")
-    volumes[name] = replace(volumes[origin], name=name, tags=("pmc",), origin=origin, attributes="Vri-a-tz--")
+    volumes[name] = replace(volumes[origin], name=name, tags=marks(tags), origin=origin, attributes="Vri-a-tz--")
 
 
 def remove(world: World, at: str, command: Command, name: str) -> None:
@@ -195,6 +198,11 @@ def remove(world: World, at: str, command: Command, name: str) -> None:
 
 def discard(world: World, at: str, command: Command, name: str) -> None:
     world.nodes[at].volumes.pop(name, None)
+
+
+def discard_marked(world: World, at: str, command: Command, name: str, tag: str) -> None:
+    if (volume := world.nodes[at].volumes.get(name)) and tag in volume.tags:
+        discard(world, at, command, name)
 
 
 def has_volume(world: World, at: str, command: Command, name: str) -> None:
@@ -482,13 +490,14 @@ EFFECTS: list[tuple[str, Effect]] = [
         create_thin,
     ),
     (
-        r"lvcreate --yes --snapshot --setactivationskip n --permission r --addtag pmc --name (\S+) vg/(\S+)",
+        r"lvcreate --yes --snapshot --setactivationskip n --permission r ((?:--addtag \S+ )+)--name (\S+) vg/(\S+)",
         snapshot_thin,
     ),
-    (r"lvcreate --yes --snapshot --addtag pmc --size (\d+)b --name (\S+) vg/(\S+)", snapshot),
+    (r"lvcreate --yes --snapshot ((?:--addtag \S+ )+)--size (\d+)b --name (\S+) vg/(\S+)", snapshot),
     (r"blkdiscard .* /dev/vg/(\S+)", has_volume),
     (r"lvremove --yes vg/(\S+)", remove),
     (BASH + r"'lvs .* lvremove .*' pmc vg/(\S+)", discard),
+    (BASH + r"'.* flock .* lvremove .*' pmc vg (\S+) (\S+) \S+", discard_marked),
     (BASH + r"'! lvs .*' pmc vg/(\S+)", has_no_volume),
     (BASH + r"'well\(\) .*lvs .*' pmc vg (\S+)", has_volume),
     (BASH + r"'if lvs .*lvrename .*' pmc vg (\S+) (\S+) (\S+)", keep),

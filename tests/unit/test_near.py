@@ -43,10 +43,11 @@ def test_all_when_one_of_its_own_does_not_answer(monkeypatch: pytest.MonkeyPatch
     assert len(held(counted(monkeypatch, world))) == MANY - 1
 
 
-def test_all_when_a_backup_broke_off(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["backup", "clone"])
+def test_all_when_a_backup_or_clone_broke_off(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What reads its snapshot may still run on any node, held by the lock's file there."""
     world = with_web()
-    world.nodes["pm-2"].volumes["web.backup"] = Volume("web.backup", "vg", GiB)
+    world.nodes["pm-2"].volumes[f"web.{kind}"] = Volume(f"web.{kind}", "vg", GiB)
     assert len(held(counted(monkeypatch, world))) == MANY
 
 

@@ -295,8 +295,8 @@ def remove(world: Cloud, at: str, command: Command, name: str) -> None:
     world.disks.pop((at, name), None)
 
 
-def snapshot(world: Cloud, at: str, command: Command, size: str, name: str, origin: str) -> None:
-    fake.snapshot(world, at, command, size, name, origin)
+def snapshot(world: Cloud, at: str, command: Command, tags: str, size: str, name: str, origin: str) -> None:
+    fake.snapshot(world, at, command, tags, size, name, origin)
     if not world.has_all(at, origin):
         world.broken.append(f"{name} is taken of a side that lacks acknowledged writes")
 
@@ -333,7 +333,7 @@ EFFECTS: list[tuple[str, Callable[..., None]]] = [
     (r"vgchange .*", fake.nothing),
     (r"blkdiscard .* /dev/vg/(\S+)", zero),
     (r"lvremove --yes vg/(\S+)", remove),
-    (r"lvcreate --yes --snapshot --addtag pmc --size (\d+)b --name (\S+) vg/(\S+)", snapshot),
+    (r"lvcreate --yes --snapshot ((?:--addtag \S+ )+)--size (\d+)b --name (\S+) vg/(\S+)", snapshot),
     (BASH + r".*; ln -T .*' pmc (\S+)", write_new),
     (r"drbdadm create-md --force (\S+)", metadata),
     (r"drbdadm up (\S+)", up),

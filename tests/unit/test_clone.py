@@ -1,0 +1,91 @@
+"""What `vm.add --clone` leaves of its source when it breaks off, and what takes that away."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pmc import lvm, verify
+from pmc.command import Command
+from pmc.model import Volume
+from pmc.plan import Plan, apply
+from pmc.plans import vm
+from pmc.units import GiB
+from tests.unit.fake import World, done
+from tests.unit.samples import SETTINGS, changed, running
+from tests.unit.stories import STORIES, taken, with_web
+from tests.unit.test_verify import healthy, volumes
+
+LEFT = Volume("web.clone", "vg", GiB, ("pmc", "pmc.for.web2"), "web", "swi-a-s---")
+
+
+def broken_off() -> World:
+    """The manager was killed while web was copied to web2."""
+    story = STORIES["vm.add-clone"]()
+    end = next(number for number, step in enumerate(story.plan.steps) if step.note == "copy web to web2")
+    apply(Plan("half", story.plan.steps[:end]), story.world.carry_out)
+    assert "web.clone" in story.world.nodes["pm-2"].volumes
+    return story.world
+
+
+def test_it_goes_with_the_half_made_clone_which_leaves_nothing() -> None:
+    world = broken_off()
+    assert done(world, vm.remove("web2", world.state(), SETTINGS)) == with_web()
+
+
+def test_it_goes_with_the_next_backup_of_the_source() -> None:
+    world = broken_off()
+    _, plan = taken(world.state())
+    assert "web.clone" not in done(world, plan).nodes["pm-2"].volumes
+
+
+def test_what_is_read_for_another_clone_stays() -> None:
+    world = broken_off()
+    plan = vm.remove("web2", world.state(), SETTINGS)
+    again = world.nodes["pm-2"].volumes["web.clone"] = Volume("web.clone", "vg", GiB, ("pmc", "pmc.for.db"), "web")
+    assert done(world, plan).nodes["pm-2"].volumes["web.clone"] == again, "made anew after the look"
+    assert "web.clone" not in str(vm.remove("web2", world.state(), SETTINGS))
+
+
+@pytest.mark.parametrize("foreign", [Volume("web.clone", "vg", GiB, (), "web"), Volume("web.clone", "vg", GiB)])
+def test_a_volume_that_only_has_the_name_stays_and_is_in_no_backups_way(foreign: Volume) -> None:
+    state = running()
+    state = changed(state, "pm-2", volumes={**state.nodes["pm-2"].volumes, "web.clone": foreign})
+    _, plan = taken(state)
+    assert "web.clone" not in str(plan)
+
+
+def test_what_is_told_mends_it() -> None:
+    [left] = verify.findings(volumes("pm-2", LEFT)(healthy()))
+    assert (left.code, left.vm) == ("SNAPSHOT_LEFT", "web")
+    assert left.remedy == "on pm-2: lvremove vg/web.clone, or fab vm.backup web, which removes it too"
+    found = verify.findings(healthy(broken_off().state()))
+    assert {each.remedy for each in found if each.code == "SNAPSHOT_LEFT"} == {"fab vm.rm web2"}
+    assert "fab vm.rm web2" in next(each.remedy for each in found if each.code == "VM_HALF_MADE")
+
+
+def run(given: Command, folder: Path, tags: str) -> list[str]:
+    """What lvremove is called with, by the real script."""
+    for name, script in (("lvs", f"echo '  {tags}'"), ("lvremove", f'echo "$@" >>{folder}/called')):
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    argv = [word.replace("flock -w 10", "flock -w 0") for word in given.argv]
+    path = f"{folder}:{os.environ['PATH']}"
+    subprocess.run(argv, check=True, env={**os.environ, "PATH": path})
+    called = folder / "called"
+    return called.read_text().splitlines() if called.exists() else []
+
+
+def test_it_is_removed_only_with_its_mark_and_while_its_source_is_not_locked(tmp_path: Path) -> None:
+    lock = tmp_path / "run/web.lock"
+    given = lvm.discard_marked("vg", "web.clone", "pmc.for.web2", str(lock))
+    for tags in ("pmc,pmc.for.web22", "pmc", ""):
+        assert run(given, tmp_path, tags) == []
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert run(given, tmp_path, "pmc,pmc.for.web2") == []
+    assert run(given, tmp_path, "pmc,pmc.for.web2") == ["--yes vg/web.clone"]
