@@ -6,7 +6,9 @@ import ipaddress
 from collections import defaultdict
 from collections.abc import Iterator
 
-from pmc import drbd, lvm
+from pmc import drbd
+from pmc.errors import Refused
+from pmc.plans import clear
 from pmc.verify.facts import FILES, Facts
 from pmc.verify.finding import Finding
 
@@ -34,19 +36,24 @@ def strays(facts: Facts) -> Iterator[Finding]:
                 continue
             kinds = {"domain": node.domains, "resource": node.resources, "file": node.files, "volume": node.volumes}
             there = [kind for kind, found in kinds.items() if vm in found]
-            down = f"drbdadm down {vm}; rm {drbd.path(vm)}; " if {"file", "resource"} & set(there) else ""
-            undefine = f"virsh undefine {vm}; " if "domain" in there else ""
-            ours = "volume" in there and lvm.TAG in node.volumes[vm].tags
-            volume = f"lvremove {facts.settings.volume_group}/{vm}" if ours else ""
-            advice = f"see that it is not the newer copy; then on {node.name}: {undefine}{down}{volume}".rstrip("; ")
-            if facts.state.contradicted(vm):
-                advice = (
-                    "its files contradict each other and nothing decides: bring the nodes back that they name first"
-                )
             yield Finding(
                 "VM_STRAY", f"has its {', '.join(there)} here, and lives on {' and '.join(facts.homes[vm])}",
-                advice, node.name, vm,
+                _removal(facts, vm, node.name), node.name, vm,
             )  # fmt: skip
+
+
+def _removal(facts: Facts, vm: str, stray: str) -> str:
+    """What removes an old copy, or what keeps it from doing so: it looks that the VM is whole without that copy."""
+    if facts.state.contradicted(vm):
+        return "its files contradict each other and nothing decides: bring the nodes back that they name first"
+    remedy = f"fab vm.peer {vm} --cleanup"
+    try:
+        plan = clear.cleanup(vm, facts.state, facts.settings)
+    except Refused as why:
+        return f"{remedy}, which does not yet remove it: {why}"
+    if not any(step.node == stray for step in plan.steps):
+        return f"see which of the copies is the newest; {remedy} would not remove this one"
+    return remedy
 
 
 def modes(facts: Facts) -> Iterator[Finding]:

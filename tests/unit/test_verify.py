@@ -14,13 +14,16 @@ from pmc import lvm, verify
 from pmc.backup import Backup, Stored
 from pmc.checks.lvm import Filter
 from pmc.model import ClusterState, Domain, Resource, ResourceFile, Volume
+from pmc.plans import clear
 from pmc.settings import Verify
 from pmc.tasks.verify import _about
 from pmc.units import GiB, MiB
 from pmc.verify.facts import Facts
 from pmc.verify.finding import CODES, NOTE, Finding, grave
 from pmc.verify.questions import DomainFile, Extra, FileFacts
+from tests.unit.fake import World, done
 from tests.unit.samples import SETTINGS, alone, changed, cluster, home, node, running, stopped, with_resource
+from tests.unit.stories import with_stray
 
 ADDRESSES = {"pm-1": "10.0.0.1", "pm-2": "10.0.0.2"}
 ASLEEP = Domain("web", "shut off", GiB, 1)
@@ -375,11 +378,31 @@ def test_memory_counts_all_vms_that_would_come_together() -> None:
         ((lambda f: healthy(stopped()), drbd_on("pm-1", out_of_sync=4096)),
          ["fab vm.start web, then fab vm.repair web"]),
         ((volumes("pm-3", Volume("web", "vg", GiB, ("pmc",))),),
-         ["see that it is not the newer copy; then on pm-3: lvremove vg/web"]),
+         ["fab vm.peer web --cleanup"]),
+        ((volumes("pm-3", Volume("web", "vg", GiB)),),
+         ["fab vm.peer web --cleanup, which does not yet remove it: pm-3: the volume vg/web was not made by pmc and "
+          "belongs to no DRBD resource, so it is not touched; if it is to go: lvremove vg/web there"]),
     ],
 )  # fmt: skip
 def test_remedies(changes: tuple[Change, ...], remedies: list[str]) -> None:
     assert [finding.remedy for finding in verify.findings(made(changes))] == remedies
+
+
+def strays(world: World) -> list[str]:
+    return [each.remedy for each in verify.findings(healthy(world.state())) if each.code == "VM_STRAY"]
+
+
+def test_what_is_told_of_an_old_copy_removes_it_and_only_when_the_vm_is_whole_without_it() -> None:
+    world = with_stray()
+    assert strays(world) == ["fab vm.peer web --cleanup"]
+    assert strays(done(world, clear.cleanup("web", world.state(), SETTINGS))) == []
+    world.nodes["pm-3"].resources["web"].disk = "Inconsistent"
+    [remedy] = strays(world)
+    assert "does not yet remove it: web: DRBD on pm-1 is Connected, UpToDate/Inconsistent; it must be" in remedy
+    world = with_stray()
+    world.nodes["pm-2"].domains["web"] = "running"
+    [remedy] = strays(world)
+    assert "its old copy on pm-2 is in use" in remedy
 
 
 def test_of_contradicting_files_the_ones_that_agree_count() -> None:
