@@ -47,11 +47,14 @@ def verify_(c: Any, vm: str = "", deep: bool = False, json: bool = False, conf: 
 
 
 def _about(finding: Finding, vm: str, facts: Facts) -> bool:
-    """What keeps one of its nodes from telling anything of it is the VM's as well; and what it shares with another."""
+    """What keeps one of its nodes from telling anything of it is the VM's as well, and what DRBD does there with all;
+    and what it shares with another."""
     if finding.vm:
         return finding.vm == vm or (finding.code.startswith("DUPLICATE_") and vm in finding.text.split())
     homes = facts.homes.get(vm)
-    return finding.code in ("NODE_DOWN", "NODE_TOOL", "DRBD_MODULE") and (not homes or finding.node in homes)
+    return finding.code in ("NODE_DOWN", "NODE_TOOL", "DRBD_MODULE", "FILE_OPTIONS") and (
+        not homes or finding.node in homes
+    )
 
 
 def _show(found: list[Finding], facts: Facts, json: bool) -> None:

@@ -11,6 +11,7 @@ from pmc.errors import Refused
 from pmc.plans import clear
 from pmc.verify.facts import FILES, Facts
 from pmc.verify.finding import Finding
+from pmc.verify.options import authenticated, dangerous, right, shown
 
 
 def half_made(facts: Facts) -> Iterator[Finding]:
@@ -78,11 +79,37 @@ def differing(facts: Facts) -> Iterator[Finding]:
 def options(facts: Facts) -> Iterator[Finding]:
     for node in facts.state:
         for vm, file in sorted(facts.answers(node).files.items()):
-            if file.options:
+            if bad := dangerous(file.said):
                 yield Finding(
-                    "FILE_OPTIONS", f"{drbd.path(vm)} says {'; '.join(file.options)}",
-                    f"write protocol C, allow-two-primaries no, after-sb-* disconnect there; then drbdadm adjust {vm}",
-                    node.name, vm,
+                    "FILE_OPTIONS", f"{drbd.path(vm)} says {shown(file.said, *bad)}",
+                    f"write {right(*bad)} there; then drbdadm adjust {vm}", node.name, vm,
+                )  # fmt: skip
+
+
+def common_options(facts: Facts) -> Iterator[Finding]:
+    """Of the section that holds for all resources: only where one of them does not say otherwise itself."""
+    for node in facts.state:
+        answers = facts.answers(node)
+        bad = [key for key in dangerous(answers.common) if any(key not in each.said for each in answers.files.values())]
+        if bad:
+            held = sum(any(key not in each.said for key in bad) for each in answers.files.values())
+            yield Finding(
+                "FILE_OPTIONS", f"DRBD's common section says {shown(answers.common, *bad)}, for {held} VMs here",
+                f"write {right(*bad)} in /etc/drbd.d/global_common.conf; then drbdadm adjust all", node.name,
+            )  # fmt: skip
+
+
+def secrets(facts: Facts) -> Iterator[Finding]:
+    for node in facts.state:
+        answers = facts.answers(node)
+        if "common" in answers.failures:
+            continue
+        for vm, file in sorted(answers.files.items()):
+            if not authenticated({**answers.common, **file.said}):
+                yield Finding(
+                    "FILE_NO_SECRET", f"{drbd.path(vm)} has no cram-hmac-alg with a shared-secret",
+                    f"write both into the net section, the same on both nodes, mode 600; then drbdadm adjust {vm} on "
+                    f"both", node.name, vm,
                 )  # fmt: skip
 
 
@@ -134,4 +161,6 @@ def _shared(owners: dict[int, set[str]], code: str, what: str) -> Iterator[Findi
             yield Finding(code, f"{' and '.join(names)} have the {what} {number}", advice, vm=names[-1])
 
 
-CHECKS = (half_made, unknown_nodes, strays, modes, differing, options, addresses, minors, ports)
+CHECKS = (
+    half_made, unknown_nodes, strays, modes, differing, options, common_options, secrets, addresses, minors, ports,
+)  # fmt: skip

@@ -32,7 +32,8 @@ CODES = {
     # resource files
     "FILE_MODE": (ERROR, "others than root may read a resource file, which holds a secret"),
     "FILE_DIFFERS": (ERROR, "a resource file differs between the VM's nodes"),
-    "FILE_OPTIONS": (ERROR, "a resource file has options with which DRBD may lose data"),
+    "FILE_OPTIONS": (ERROR, "a resource file, or the common section, has options with which DRBD may lose data"),
+    "FILE_NO_SECRET": (WARNING, "a resource without a shared secret: whoever reaches its port may be its peer"),
     "FILE_ADDRESS": (ERROR, "a resource file has another replication address than pmc.conf"),
     "DUPLICATE_MINOR": (ERROR, "two VMs have the same DRBD minor"),
     "DUPLICATE_PORT": (ERROR, "two VMs have the same DRBD port"),

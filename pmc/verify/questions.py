@@ -17,6 +17,8 @@ from pmc.checks.lvm import Filter
 from pmc.command import Query, bash
 from pmc.model import NodeState
 from pmc.settings import Settings
+from pmc.verify import options
+from pmc.verify.options import Said
 
 LIBVIRT = "/etc/libvirt/qemu"
 
@@ -32,12 +34,12 @@ class DomainFile:
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What the parsers of the look do not keep of a resource file. `hash` is that of the whole text; `options` are its
-    dangerous lines; `addresses` are those of its hosts."""
+    """What the parsers of the look do not keep of a resource file. `hash` is that of the whole text; `said` are the
+    options that decide whether data can be lost; `addresses` are those of its hosts."""
 
     mode: str
     hash: str
-    options: tuple[str, ...] = ()
+    said: Said = field(default_factory=dict)
     addresses: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -48,6 +50,7 @@ class Extra:
     failures: Mapping[str, str] = field(default_factory=dict)
     domains: Mapping[str, DomainFile] = field(default_factory=dict)
     files: Mapping[str, FileFacts] = field(default_factory=dict)
+    common: Said = field(default_factory=dict)  # as FileFacts.said, of the section that holds for all resources
     generations: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     filter: Filter | None = None
     clock: float | None = None  # seconds since 1970
@@ -64,6 +67,7 @@ def questions(node: NodeState, settings: Settings) -> dict[str, Query[Any]]:
     asked: dict[str, Query[Any]] = {
         "domains": domain_files(),
         "files": resource_files(),
+        "common": common(),
         "filter": lvm_checks.query_filter(about),
         "clock": machine.query_clock(about),
         "folder_used": folder_used(settings.backup_dir),
@@ -107,17 +111,23 @@ def parse_domain_files(text: str) -> dict[str, DomainFile]:
 
 
 def resource_files() -> Query[dict[str, FileFacts]]:
-    """Their secrets are cut out on the node; the hash is of the whole, so that a secret that differs is noticed."""
+    """Their secrets are cut out on the node (that there is one stays); the hash is of the whole, so that a secret that
+    differs is noticed."""
     script = (
         'cd "$1" || exit; for f in *.res; do [ -e "$f" ] || continue; '
-        'echo "== $(stat -c %a "$f") $(sha256sum <"$f" | cut -c1-64)"; sed "s/shared-secret.*//" "$f"; done'
+        'echo "== $(stat -c %a "$f") $(sha256sum <"$f" | cut -c1-64)"; sed -E "$2" "$f"; done'
     )
-    return Query(bash(script, drbd.DIRECTORY), parse_resource_files)
+    return Query(bash(script, drbd.DIRECTORY, _CUT), parse_resource_files)
 
 
-# drbd.conf(5): what DRBD does by itself after a split brain, and who may be primary or is told of a write too early.
-_OPTIONS = re.compile(r"\b(after-sb-[012]pri|allow-two-primaries|protocol)\b\s*([^;\s]*)\s*;")
-_SAFE = {"disconnect", "no", "C"}
+# The value alone, so that what stands behind it on its line is seen; where it has another form, all that follows.
+_CUT = r's/(shared-secret)[[:space:]]+("[^"]*"|[^";[:space:]]+)[[:space:]]*;/\1;/g; s/(shared-secret)[^;].*/\1;/'
+
+
+def common() -> Query[dict[str, str]]:
+    """Of the files that Debian's drbd.conf names. Their secrets are cut out as above."""
+    script = 'for f in "${@:2}"; do [ ! -e "$f" ] || sed -E "$1" "$f"; done'
+    return Query(bash(script, _CUT, "/etc/drbd.conf", f"{drbd.DIRECTORY}/global_common.conf"), options.common)
 
 
 def parse_resource_files(text: str) -> dict[str, FileFacts]:
@@ -125,12 +135,11 @@ def parse_resource_files(text: str) -> dict[str, FileFacts]:
     for start, body in _each_file(text, "not the resource files"):
         mode, hash = start.split()
         body = re.sub(r"#.*", "", body)
-        options = tuple(f"{key} {value}".strip() for key, value in _OPTIONS.findall(body) if value not in _SAFE)
         hosts = re.findall(
             r"\bon\s+\"?([^\s\"{]+)\"?\s*\{[^}]*?\baddress\s+(?:ipv[46]\s+)?\[?([0-9a-fA-F.:]+?)\]?:\d+\s*;", body
         )
         for name in re.findall(r"^\s*resource\s+\"?([^\s\"{]+)", body, re.M):
-            found[name] = FileFacts(mode, hash, options, dict(hosts))
+            found[name] = FileFacts(mode, hash, options.said(body), dict(hosts))
     return found
 
 

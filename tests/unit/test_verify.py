@@ -25,6 +25,9 @@ from tests.unit.fake import World, done
 from tests.unit.samples import SETTINGS, alone, changed, cluster, home, node, running, stopped, with_resource
 from tests.unit.stories import with_stray
 
+SAID_OF_ALL = {"protocol": "C", "allow-two-primaries": "no", "after-sb-0pri": "disconnect"}
+SECRET = {"cram-hmac-alg": "sha256", "shared-secret": "yes"}
+SAID = {**SAID_OF_ALL, **SECRET}  # of pmc's own files
 ADDRESSES = {"pm-1": "10.0.0.1", "pm-2": "10.0.0.2"}
 ASLEEP = Domain("web", "shut off", GiB, 1)
 FILTER = Filter(("r|^/dev/drbd|",), True)
@@ -36,7 +39,7 @@ def extra(*vms: str, **changes: Any) -> Extra:
     """What a healthy node says that holds these VMs."""
     usual = Extra(
         domains={vm: DomainFile("same", (f"52:54:00:77:00:{number:02}",)) for number, vm in enumerate(vms, 1)},
-        files={vm: FileFacts("600", "same", (), ADDRESSES) for vm in vms},
+        files={vm: FileFacts("600", "same", SAID, ADDRESSES) for vm in vms},
         filter=FILTER,
         clock=NOW,
         asked=(NOW, NOW),
@@ -136,7 +139,7 @@ def second_vm(**changes: Any) -> Change:
     }
     if "minor" in changes:
         usual["resources"] = {"mail": replace(usual["resources"]["mail"], minor=changes["minor"])}
-    facts = FileFacts("600", "same", (), {"pm-3": "10.0.0.3"})
+    facts = FileFacts("600", "same", SAID, {"pm-3": "10.0.0.3"})
     domain = DomainFile("same", ("52:54:00:77:00:09",))
     return lambda given: asked("pm-3", domains={"mail": domain}, files={"mail": facts})(on("pm-3", **usual)(given))
 
@@ -230,7 +233,11 @@ CASES: list[tuple[str, tuple[Change, ...]]] = [
     # files
     ("FILE_MODE", (file_on("pm-2", mode="644"),)),
     ("FILE_DIFFERS", (file_on("pm-2", hash="other"),)),
-    ("FILE_OPTIONS", (file_on("pm-1", options=("after-sb-0pri discard-zero-changes",)),)),
+    ("FILE_OPTIONS", (file_on("pm-1", said={**SAID, "after-sb-0pri": "discard-zero-changes"}),)),
+    ("FILE_OPTIONS", (asked("pm-1", common={"disk-flushes": "no"}),)),
+    ("", (asked("pm-1", common={"protocol": "A", "verify-alg": "sha1"}),)),  # the file says otherwise
+    ("FILE_NO_SECRET", (file_on("pm-1", said={**SAID_OF_ALL, "cram-hmac-alg": "sha1"}),)),
+    ("", (file_on("pm-1", said=SAID_OF_ALL), asked("pm-1", common=SECRET))),
     ("FILE_ADDRESS", (file_on("pm-1", addresses={**ADDRESSES, "pm-2": "192.168.0.2"}),)),
     ("DUPLICATE_MINOR", (second_vm(minor=1),)),
     ("DUPLICATE_PORT", (second_vm(ports=(7800,)),)),
@@ -321,7 +328,7 @@ def test_the_documentation_has_the_same_table() -> None:
 
 def test_a_vm_without_a_second_copy_is_no_finding() -> None:
     facts = healthy(alone(active=True))
-    file = FileFacts("600", "same", (), {"pm-1": "10.0.0.1"})
+    file = FileFacts("600", "same", SAID, {"pm-1": "10.0.0.1"})
     assert codes(asked("pm-1", files={"web": file})(facts)) == set()
 
 
@@ -386,6 +393,19 @@ def test_memory_counts_all_vms_that_would_come_together() -> None:
 )  # fmt: skip
 def test_remedies(changes: tuple[Change, ...], remedies: list[str]) -> None:
     assert [finding.remedy for finding in verify.findings(made(changes))] == remedies
+
+
+def test_the_common_section_is_told_once_a_node_and_only_for_those_that_it_holds_for() -> None:
+    facts = asked("pm-1", common={"protocol": "A", "disk-flushes": "no", "md-flushes": "no"})(healthy())
+    [found] = verify.findings(facts)
+    assert (found.node, found.vm) == ("pm-1", "")
+    assert found.text == "DRBD's common section says disk-flushes no; md-flushes no, for 1 VMs here"
+    assert found.remedy == (
+        "write disk-flushes yes; md-flushes yes in /etc/drbd.d/global_common.conf; then drbdadm adjust all"
+    )
+    assert _about(found, "web", facts)
+    untold = asked("pm-1", failures={"common": "no"}, files={"web": FileFacts("600", "same", {}, ADDRESSES)})(healthy())
+    assert {each.code for each in verify.findings(untold)} == {"NODE_TOOL"}, "the secret may be in what is not known"
 
 
 def strays(world: World) -> list[str]:

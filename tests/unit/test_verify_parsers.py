@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from pmc.errors import NodeDown
 from pmc.model import ClusterState, NodeState, Volume
 from pmc.node import Node
 from pmc.tasks.verify import _ask
-from pmc.verify import deep, questions
+from pmc.verify import deep, options, questions
 from pmc.verify.deep import Log, Pass
 from pmc.verify.facts import Facts
 from pmc.verify.finding import CODES
@@ -63,26 +65,78 @@ def framed(text: str, mode: str = "600") -> str:
     return "".join(f"== {mode} {'a' * 64}\nresource {part}" for part in re.split(r"^resource ", text, flags=re.M)[1:])
 
 
+# The secrets were cut out of what was kept.
+WITH_SECRETS = re.sub(
+    r"(cram-hmac-alg sha256;\n) *\n", r"\1        shared-secret;\n", data("drbd-8.4.11-resource-files.txt")
+)
+
+
 def test_resource_files_as_pmc_writes_them() -> None:
-    found = questions.parse_resource_files(framed(data("drbd-8.4.11-resource-files.txt")))
+    found = questions.parse_resource_files(framed(WITH_SECRETS))
     addresses = {"pm-1": "10.77.0.1", "pm-2": "10.77.0.2"}
-    assert found == {name: FileFacts("600", "a" * 64, (), addresses) for name in ("web", "web2")}
+    said = {
+        "protocol": "C", "cram-hmac-alg": "sha256", "shared-secret": "yes", "allow-two-primaries": "no",
+        "after-sb-0pri": "disconnect", "after-sb-1pri": "disconnect", "after-sb-2pri": "disconnect",
+        "on-io-error": "detach",
+    }  # fmt: skip
+    assert found == {name: FileFacts("600", "a" * 64, said, addresses) for name in ("web", "web2")}
+    assert options.dangerous(said) == ()
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "options"),
+    ("old", "new", "bad"),
     [
-        ("after-sb-0pri disconnect", "after-sb-0pri discard-zero-changes", ("after-sb-0pri discard-zero-changes",)),
-        ("allow-two-primaries no;", "allow-two-primaries yes;", ("allow-two-primaries yes",)),
-        ("allow-two-primaries no;", "allow-two-primaries;", ("allow-two-primaries",)),
-        ("protocol C", "protocol A", ("protocol A",)),
-        ("after-sb-1pri disconnect;", "# after-sb-1pri discard-secondary;", ()),
-        ("after-sb-1pri disconnect;", "", ()),
+        ("after-sb-0pri disconnect", "after-sb-0pri discard-zero-changes", "after-sb-0pri discard-zero-changes"),
+        ("allow-two-primaries no;", "allow-two-primaries yes;", "allow-two-primaries yes"),
+        ("allow-two-primaries no;", "allow-two-primaries;", "allow-two-primaries yes"),
+        ("protocol C", "protocol A", "protocol A"),
+        ("after-sb-1pri disconnect;", "# after-sb-1pri discard-secondary;", ""),
+        ("after-sb-1pri disconnect;", "", ""),
+        ("on-io-error detach;", "on-io-error pass_on; no-disk-flushes;", "on-io-error pass_on; disk-flushes no"),
+        ("on-io-error detach;", 'md-flushes no; disk-drain "no"; disk-barrier;',
+         "md-flushes no; disk-drain no; disk-barrier yes"),
+        ("ping-int 3;", "rr-conflict violently;", "rr-conflict violently"),
+        ("ping-int 3;", 'handlers { split-brain "notify; protocol A;"; } # protocol B;', ""),
     ],
-)
-def test_dangerous_options(old: str, new: str, options: tuple[str, ...]) -> None:
-    text = framed(data("drbd-8.4.11-resource-files.txt").replace(old, new))
-    assert questions.parse_resource_files(text)["web"].options == options
+)  # fmt: skip
+def test_dangerous_options(old: str, new: str, bad: str) -> None:
+    text = framed(WITH_SECRETS.replace(old, new))
+    said = questions.parse_resource_files(text)["web"].said
+    assert options.shown(said, *options.dangerous(said)) == bad
+
+
+def test_the_common_section() -> None:
+    """As drbd-utils bring it, and with options. What is written for one resource is not the common section's."""
+    text = data("drbd-utils-9.22.0-global_common.txt")
+    assert options.common(text) == {}
+    text = text.replace("\tnet {", "\tnet {\n protocol A; shared-secret;").replace(
+        "\tdisk {", "\tdisk { disk-flushes no;"
+    )
+    said = {"disk-flushes": "no", "protocol": "A", "shared-secret": "yes"}
+    assert options.common(text) == said
+    assert options.common(f"resource web {{ net {{ protocol B; }} }}\n{text}\nresource db {{ md-flushes no; }}") == said
+    assert options.common("") == options.common('include "drbd.d/*.res";') == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['shared-secret "hunter2";', "shared-secret hunter2;", 'shared-secret "hunter2" ;', 'shared-secret"hunter2";',
+     'shared-secret "hunter2"', "shared-secret   hunter2 # x"],
+)  # fmt: skip
+def test_a_secret_stays_on_the_node_but_that_there_is_one_is_told(line: str, tmp_path: Path) -> None:
+    for name in ("web.res", "global_common.conf"):
+        inner = f"cram-hmac-alg sha1; {line}" + (" }" if line.endswith(";") else "\n}")
+        (tmp_path / name).write_text(f"common {{ net {{ {inner} }}\nresource web {{ disk {{ no-md-flushes; }} }}\n")
+    script = questions.resource_files().command.argv
+    text = subprocess.run([*script[:6], str(tmp_path), *script[7:]], capture_output=True, text=True, check=True).stdout
+    assert "hunter2" not in text
+    said = questions.parse_resource_files(text)["web"].said
+    assert said == {"cram-hmac-alg": "sha1", "shared-secret": "yes", "md-flushes": "no"}
+    script = questions.common().command.argv
+    files = [str(tmp_path / name) for name in ("nothing.conf", "global_common.conf")]
+    text = subprocess.run([*script[:7], *files], capture_output=True, text=True, check=True).stdout
+    assert "hunter2" not in text
+    assert options.authenticated(options.common(text))
 
 
 def test_addresses_of_both_families() -> None:
@@ -113,7 +167,7 @@ def test_space() -> None:
 def test_further_questions_are_asked_only_when_they_matter() -> None:
     seen = running().nodes["pm-1"]
     usual = set(questions.questions(seen, SETTINGS))
-    assert usual == {"domains", "files", "filter", "clock", "folder_used", "parts"}
+    assert usual == {"domains", "files", "common", "filter", "clock", "folder_used", "parts"}
     assert usual <= set(Extra.__dataclass_fields__)
     lonely = with_resource(running(), "pm-1", connection="StandAlone").nodes["pm-1"]
     assert set(questions.questions(lonely, SETTINGS)) - usual == {"generations"}
@@ -141,6 +195,7 @@ class Told(Node):
 SAID = {
     "domains": f"== manual\n{DOMAIN}",
     "files": framed(data("drbd-8.4.11-resource-files.txt")),
+    "common": "common { net { protocol A; } }\n",
     "filter": 'global_filter="r|^/dev/drbd|"\ngiven\n  /dev/vdb\n',
     "clock": "1800000000.5\n",
     "folder_used": "25 75\n",
@@ -152,6 +207,7 @@ def test_the_second_round_trip() -> None:
     found = _ask(Told(SAID), running().nodes["pm-1"])
     assert found.failures == {}
     assert (set(found.domains), set(found.files)) == ({"web"}, {"web", "web2"})
+    assert found.common == {"protocol": "A"}
     assert (found.clock, found.folder_used, found.parts) == (1800000000.5, 25.0, ("/b/.a.part", "/b/.web.part"))
     assert 0 < found.asked[0] <= found.asked[1]
 
@@ -300,7 +356,7 @@ def worlds(draw: st.DrawFn) -> ClusterState:
 @given(worlds(), st.sets(st.sampled_from(["pm-1", "pm-2", "pm-3"])), st.booleans())
 def test_verify_never_raises(state: ClusterState, without: set[str], backups: bool) -> None:
     domains = {"web": DomainFile("x", ("52:54:00:77:00:01",), True), "db": DomainFile("y", ("52:54:00:77:00:01",))}
-    files = {"web": FileFacts("644", "x", ("protocol A",), {"pm-1": "::", "pm-2": "not one"})}
+    files = {"web": FileFacts("644", "x", {"protocol": "A"}, {"pm-1": "::", "pm-2": "not one"})}
     extras = {name: extra(domains=domains, files=files, parts=("/x",)) for name in state.nodes if name not in without}
     settings = replace(SETTINGS, verify=replace(SETTINGS.verify, backup_max_age_days=float(backups)))
     facts = Facts(state, extras, settings, 0.0, {name: node.resources for name, node in state.nodes.items()})
