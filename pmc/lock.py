@@ -66,6 +66,12 @@ def busy(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(word for name in names for word in ("flock", "--shared", "--close", f"{FOLDER}/{name}.busy"))
 
 
+def pattern(name: str) -> str:
+    """For pgrep(1), of procps: the timeout(1) that a step's command runs under. Sent a signal, it passes it on. (To end
+    the flock(1) instead, which fuser and lslocks name, would only let the lock go.)"""
+    return f"'^timeout .*/{name}[.]busy '"
+
+
 @dataclass(frozen=True)
 class Refusal:
     """`kind` is held (another manager is at work), busy (it is gone, its last command still runs) or since (another one
@@ -95,7 +101,10 @@ def parse(line: str) -> Refusal | None:
 def told(refusal: Refusal, node: str) -> str:
     name = WORDS.get(refusal.name, refusal.name)
     if refusal.kind == "busy":
-        return f"{name}: a command on {node} still runs, of a manager that is gone: {refusal.holder}"
+        return (
+            f"{name}: a command on {node} still runs, of a manager that is gone: {refusal.holder}; it has a deadline; "
+            f"to see it there: pgrep -af {pattern(refusal.name)}; to end it: pkill -INT -f {pattern(refusal.name)}"
+        )
     if refusal.kind == "since":
         return f"{name}: was locked on {node}, while the connection was lost, by {refusal.holder}; look what it did"
     return f"{name}: locked on {node} by {refusal.holder}"

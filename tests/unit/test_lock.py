@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 from pmc import lock
 from pmc.lock import Holder, Refusal
+from pmc.node import WRAPPER
 
 ANN = Holder("ann@m1", 11, "2026-01-02T03:04:05+00:00", "vm.mv web")
 BOB = Holder("bob@m2", 22, "2026-01-02T03:04:06+00:00", "vm.rm web; 'rm -rf $HOME' \"x")
@@ -103,6 +106,34 @@ def test_the_last_command_of_a_dead_manager_is_waited_for() -> None:
         running.communicate()
     with held(BOB, "web") as (_, said):
         assert said == "locked\n"
+
+
+def _alive(pid: str) -> bool:
+    """A zombie is not: process 1 of a container may let them be."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
+def test_what_is_told_of_it_shows_and_ends_it(tmp_path: Path) -> None:
+    """Under a name that no other process of this machine has."""
+    name = f"web-{os.getpid()}"
+    told = lock.told(Refusal("busy", name, str(ANN)), "pm-1")
+    see, end = (re.search(f"{word}: (.*?)(?:;|$)", told)[1] for word in ("to see it there", "to end it"))  # type: ignore[index]
+    argv = ["sh", "-c", WRAPPER, "pmc", "600", *lock.busy([name]), "sh", "-c", f"echo $$ >{tmp_path}/pid; sleep 600"]
+    with held(ANN, name), subprocess.Popen(argv, stderr=subprocess.DEVNULL) as running:
+        while not (tmp_path / "pid").exists() or not (pid := (tmp_path / "pid").read_text().strip()):
+            assert running.poll() is None
+        assert subprocess.run(["sh", "-c", see], capture_output=True, text=True).stdout.startswith(
+            f"{running.pid} time"
+        )
+        subprocess.run(["sh", "-c", end], check=True)
+        assert running.wait(30) != 0
+    deadline = time.monotonic() + 30
+    while _alive(pid):  # timeout(1) waits for flock(1), not for what that ran
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_daemon_that_a_command_leaves_behind_is_not_waited_for() -> None:
