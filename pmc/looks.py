@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 import subprocess
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from pmc.plans.request import Add
 from pmc.settings import Settings
 from pmc.sides import Generation, Past
 from pmc.units import MiB
+from pmc.view import note
 
 
 def given(state: ClusterState, settings: Settings, address: str) -> Given:
@@ -41,12 +43,25 @@ def given(state: ClusterState, settings: Settings, address: str) -> Given:
     )
 
 
-def address_of(name: str) -> str:
-    """What DNS (or /etc/hosts of the manager) says; empty when it does not know the name."""
-    try:
-        return socket.gethostbyname(name)
-    except OSError:
-        return ""
+def address_of(name: str, settings: Settings) -> str:
+    """What DNS (or /etc/hosts of the manager) says; empty when it does not know the name, or does not answer. To be
+    asked before a lock is taken: a resolver whose servers are silent takes half a minute, and has no deadline of its
+    own, so it is left alone in a thread."""
+    found: list[str] = []
+
+    def ask() -> None:
+        try:
+            found.append(socket.gethostbyname(name))
+        except OSError:
+            found.append("")
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(settings.deadlines.connect)
+    if not found:
+        seconds = f"{settings.deadlines.connect:g} s"
+        note(f"{name}: DNS does not say within {seconds} whether it has an address, so its MAC address is a random one")
+    return (found or [""])[0]
 
 
 def cpu_for(cluster: Cluster, nodes: Sequence[str]) -> str:

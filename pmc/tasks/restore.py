@@ -91,12 +91,13 @@ def _as_new(
     c: Any, cluster: Cluster, name: str, which: Which, new: str, primary: str, secondary: str, dry: bool
 ) -> None:
     refuse.check_name("--as", new)
+    address = looks.address_of(new, cluster.settings)
     lock(c, cluster, dry, name, new)
     lock(c, cluster, dry, ALLOCATION)
     state = cluster.state(allocating=True, beside=looks.backups(cluster, name))
     found, copy = _found(state, name, which, cluster.settings)
     nodes = plans.nodes_for(found, primary, secondary, cluster.settings)
-    given = looks.given(state, cluster.settings, looks.address_of(new))
+    given = looks.given(state, cluster.settings, address)
     plan = plans.as_new(found, new, nodes, state, cluster.settings, given, str(uuid.uuid4()))
     if carry_out(c, cluster, _both(copy, plan), dry):
         note(f"{new} is restored from {found.backup.id}; start it: fab vm.start {new}")

@@ -63,6 +63,7 @@ def add(
     flags = {key: value for key, value in locals().items() if key not in ("c", "conf", "dry_run")}
     with opened(conf) as cluster:
         wanted = request.add(cluster.settings, flags)
+        address = wanted.address or looks.address_of(wanted.name, cluster.settings)
         lock(c, cluster, dry_run, *filter(None, (wanted.name, wanted.clone)))
         lock(c, cluster, dry_run, ALLOCATION)
         state = cluster.state(allocating=True)
@@ -71,7 +72,7 @@ def add(
         if why:
             note(why)
         adding.check_new(wanted.name, wanted.nodes, disk, wanted.memory, state, cluster.settings, wanted.reuse)
-        given = looks.given(state, cluster.settings, wanted.address or looks.address_of(wanted.name))
+        given = looks.given(state, cluster.settings, address)
         xml = looks.new_domain(cluster, wanted, given)
         content = cloning.copy(wanted, disk, state, cluster.settings, given) if wanted.clone else ()
         plan = adding.add(wanted, disk, state, cluster.settings, given, xml, content)

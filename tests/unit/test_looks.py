@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
+from invoke.config import Config
+from invoke.context import Context
 
 from pmc import looks
 from pmc.cluster import Cluster
-from pmc.errors import Refused
+from pmc.errors import PmcError, Refused
 from pmc.plans.request import Add
+from pmc.settings import Settings
+from pmc.tasks import ns
 from pmc.units import GiB
+from tests.unit.counted import counted
 from tests.unit.samples import SETTINGS, XML
-from tests.unit.stories import ISO, WEB, wanted
+from tests.unit.stories import ISO, WEB, wanted, with_web
 
 
 class Asked:
@@ -50,6 +58,51 @@ def test_virt_install_is_told_what_was_asked_for_and_its_further_arguments_last(
     for words in ("--name web", "--memory 2048", "--vcpus 3", f"bridge=br0,mac={WEB.mac},model=virtio", "--dry-run"):
         assert words in line
     assert asked.argv[-2:] == ("--tpm", "a b")
+
+
+def test_an_address_by_its_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A resolver that does not answer is given up, and told: the MAC address would have come of it."""
+    over = threading.Event()
+
+    def resolve(name: str) -> str:
+        if name == "silent":
+            over.wait(60)
+        if name == "nobody":
+            raise OSError("Name or service not known")
+        return "192.0.2.7"
+
+    monkeypatch.setattr("socket.gethostbyname", resolve)
+    hasty = replace(SETTINGS, deadlines=replace(SETTINGS.deadlines, connect=0.1))
+    assert looks.address_of("web", SETTINGS) == "192.0.2.7"
+    assert looks.address_of("nobody", SETTINGS) == ""
+    assert capsys.readouterr().err == ""
+    assert looks.address_of("silent", hasty) == ""
+    over.set()
+    assert "silent: DNS does not say within 0.1 s whether" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("task", "given"),
+    [
+        ("vm.add", {"name": "new", "size": "1G", "memory": "1G"}),
+        ("vm.restore", {"name": "web", "as_": "new", "backup": "x"}),
+    ],
+)
+def test_dns_is_asked_before_anybody_must_wait_for_a_lock(
+    task: str, given: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = counted(monkeypatch, with_web())
+    asked = list[str]()
+
+    def address_of(name: str, settings: Settings) -> str:
+        assert cluster.locked == []
+        asked.append(name)
+        return ""
+
+    monkeypatch.setattr(looks, "address_of", address_of)
+    with suppress(PmcError):  # what follows is of no interest here
+        ns[task](Context(Config()), **given)
+    assert asked == ["new"]
 
 
 def test_arguments_that_make_another_vm_are_refused() -> None:

@@ -275,7 +275,7 @@ def test_vm_add_says_in_one_line_why(
     state = build(totals(3), guests(2, "pm-1", ""))
     monkeypatch.setattr(Cluster, "state", lambda self, allocating: state)
     monkeypatch.setattr(looks, "new_domain", lambda cluster, request, given: XML)
-    monkeypatch.setattr(looks, "address_of", lambda name: "")
+    monkeypatch.setattr(looks, "address_of", lambda name, settings: "")
     vm.add(Context(), "new", size="10", memory="4", conf=str(conf), dry_run=True, **flags)
     out, err = capsys.readouterr()
     assert {line.split()[2].strip(":") for line in out.splitlines()[1:] if re.match(r"# \d+\. ", line)} == nodes
