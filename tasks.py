@@ -13,6 +13,7 @@ from invoke.context import Context
 from invoke.tasks import task
 from tabulate import tabulate
 
+from lab import reliability as lab_reliability
 from lab.demo import demo
 from lab.tasks import ns as lab
 
@@ -36,23 +37,16 @@ def run_tests(c: Context, fast: bool = False, long: bool = False) -> None:
 
 @task
 def reliability(c: Context) -> None:
-    """Write docs/reliability.md: what the test runs in this checkout showed, over what docs/reliability.json kept."""
+    """Write docs/reliability.md: what the test runs in this checkout showed, over what docs/reliability.json kept, and
+    which of the tests that inject a fault have not run."""
     kept, latest_runs = Path("docs/reliability.json"), Path(".reliability.json")
     found: dict[str, dict[str, Any]] = json.loads(kept.read_text())
     if latest_runs.exists():
         found |= json.loads(latest_runs.read_text())
     kept.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-    rows = []
-    for fault in sorted({row["fault"] for row in found.values()}):
-        tests = [(test, row) for test, row in sorted(found.items()) if row["fault"] == fault]
-        tried = sum(row["rounds"] for _, row in tests)
-        failed = [test for test, row in tests if not row["passed"]]
-        names = sorted({test.partition("[")[0].removeprefix("tests/") for test, _ in tests})
-        latest = max(row["date"] for _, row in tests)
-        held = "held each time" if not failed else f"FAILED: {', '.join(failed)}"
-        rows.append([fault, tried, held, latest, "<br>".join(f"`{name}`" for name in names)])
     head = Path("docs/reliability.head.md").read_text()
-    table = tabulate(rows, headers=["fault", "tried", "result", "latest", "tests"], tablefmt="github")
+    rows = lab_reliability.rows(found, lab_reliability.marked(Path("tests")))
+    table = tabulate(rows, headers=lab_reliability.HEADERS, tablefmt="github")
     Path("docs/reliability.md").write_text(f"{head}\n{table}\n")
 
 

@@ -1,0 +1,58 @@
+"""docs/reliability.md lists each fault that a test injects: what the runs showed, or that there was none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lab.reliability import marked, rows
+
+TESTS = Path(__file__).parents[1]
+SOURCE = """
+@pytest.mark.long
+@pytest.mark.fault("node killed")
+@pytest.mark.parametrize("step", [1, 2])
+def test_one(step): ...
+
+@pytest.mark.fault("link cut")
+def test_two(): ...
+
+def test_three(): ...
+"""
+
+
+def test_marks_are_found_in_the_source(tmp_path: Path) -> None:
+    (tmp_path / "tests/lab").mkdir(parents=True)
+    (tmp_path / "tests/lab/test_x.py").write_text(SOURCE)
+    found = marked(tmp_path / "tests")
+    assert found == {"tests/lab/test_x.py::test_one": "node killed", "tests/lab/test_x.py::test_two": "link cut"}
+
+
+def test_no_mark_of_ours_is_missed() -> None:
+    """One in a form that is not read from the source would never be told as not tried."""
+    files = [path for path in TESTS.rglob("test_*.py") if path != Path(__file__)]
+    assert len(marked(TESTS)) == sum(path.read_text().count("mark.fault(") for path in files) > 20
+
+
+def ran(fault: str, passed: bool = True, rounds: int = 1, date: str = "2026-01-02") -> dict[str, Any]:
+    return {"fault": fault, "passed": passed, "rounds": rounds, "date": date}
+
+
+def test_what_ran_and_what_did_not() -> None:
+    found = {
+        "tests/lab/test_x.py::test_one[1]": ran("node killed", rounds=3, date="2026-01-01"),
+        "tests/lab/test_x.py::test_one[2]": ran("node killed"),
+        "tests/lab/test_y.py::test_old": ran("disk full", passed=False),
+    }
+    marks = {
+        "tests/lab/test_x.py::test_one": "node killed",
+        "tests/lab/test_x.py::test_two": "link cut",
+        "tests/lab/test_y.py::test_more": "node killed",
+    }
+    assert rows(found, marks) == [
+        ["disk full", "1", "FAILED: tests/lab/test_y.py::test_old", "2026-01-02", "`lab/test_y.py::test_old`"],
+        ["link cut", "0", "not tried", "", "`lab/test_x.py::test_two`"],
+        ["node killed", "4", "held each time; not tried: tests/lab/test_y.py::test_more", "2026-01-02",
+         "`lab/test_x.py::test_one`<br>`lab/test_y.py::test_more`"],
+    ]  # fmt: skip
+    assert rows({}, {}) == []
