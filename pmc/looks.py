@@ -145,7 +145,10 @@ def stored(state: ClusterState) -> list[Stored]:
     """The backups over the nodes that answer, of a look that asked for `backups`."""
     for node in state:
         if "backups" in node.failures:
-            raise PmcError(f"{node.name}: its backups are not known: {node.failures['backups']}")
+            raise PmcError(
+                f"{node.name}: its backups are not known: {node.failures['backups']}; "
+                f"fab pm.init {node.name} tells what is missing"
+            )
     return [each for node in state.answering for each in node.beside["backups"]]
 
 

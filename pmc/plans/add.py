@@ -59,8 +59,7 @@ def check_node(name: str, node: NodeState, size: int, memory: int, settings: Set
     place = node.name
     if not node.drbd:
         raise Refused(f"{place}: DRBD's module is not loaded; fab pm.ready_drbd --node {place}")
-    if node.hostname != place:
-        raise Refused(f"{place}: its host name is {node.hostname!r}; DRBD needs it to be {place!r}")
+    refuse.misnamed(node)
     if kept and name in node.volumes:
         _check_free(node, name)
     if name in node.volumes and not kept:

@@ -58,8 +58,7 @@ def choose_source(name: str, state: ClusterState) -> Source:
     refuse.one_truth(state, name)
     refuse.settled(state, name)
     active = state.active_on(name)
-    if len(active) > 1:
-        raise Refused(f"{name}: runs on {' and '.join(active)} at once; fab vm.mv {name} --cleanup tells more")
+    refuse.once(name, active)
     runs = active[0] if active else ""
     primary = runs or next(iter(state.primaries(name)), "")
     here = [home for home in homes if home in state.nodes and not state.nodes[home].trouble]
@@ -230,4 +229,7 @@ def drbd_device(name: str, state: ClusterState) -> str:
     for node in state:
         if name in node.files:
             return drbd.device(node.files[name].minor)
-    raise Refused(f"{name}: has no DRBD resource file on any node that answers")
+    raise Refused(
+        f"{name}: has no DRBD resource file on any node that answers; bring the nodes back that are away (fab pm.ls), "
+        f"or see what there is of it: fab pm.verify --vm {name}"
+    )

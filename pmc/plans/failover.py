@@ -72,7 +72,10 @@ def homes(name: str, state: ClusterState, settings: Settings, hangs: str = "") -
     if len(found) < 2:
         raise Refused(f"{name}: has its disk on {found[0]} only, no second copy; fab vm.backups {name} lists backups")
     if len(down) > 1 or len(found) > 2:
-        raise NodeDown(f"{name}: {'; '.join(f'{home}: {state.nodes[home].down}' for home in down)}; one must be there")
+        raise NodeDown(
+            f"{name}: {'; '.join(f'{home}: {state.nodes[home].down}' for home in down)}; one must be "
+            f"there: bring one back, or restore a backup on other nodes: fab vm.backups {name}"
+        )
     dead = down[0]
     if state.nodes[dead].answers and dead != hangs:
         raise Refused(

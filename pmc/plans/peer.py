@@ -51,7 +51,10 @@ def choose(name: str, new: str, state: ClusterState, settings: Settings) -> Chan
     if not file.ports:
         raise Refused(f"{name}: its resource file on {primary} names no port; look at it by hand")
     if file.disk != lvm.path(settings.volume_group, name) or name not in state.nodes[primary].volumes:
-        raise Refused(f"{name}: its disk {file.disk} on {primary} is not {settings.volume_group}/{name}")
+        raise Refused(
+            f"{name}: its disk {file.disk} on {primary} is not {settings.volume_group}/{name}, as that of a VM that "
+            f"pmc made; make a new VM of it: fab vm.backup {name}, then fab vm.restore {name} --backup ID --as NEW"
+        )
     for node in (state.nodes[primary], state.nodes[new]):
         _eight(node)
     change = Change(name, primary, old, new, file)
@@ -67,9 +70,9 @@ def runs_on(name: str, state: ClusterState) -> str:
     refuse.found(state, name)
     refuse.one_truth(state, name)
     active = state.active_on(name)
-    if len(active) != 1:
-        where = " and ".join(active) or "nowhere"
-        raise Refused(f"{name}: runs {'on ' if active else ''}{where}; vm.peer is for a VM that runs on one node")
+    refuse.once(name, active)
+    if not active:
+        raise Refused(f"{name}: runs nowhere; vm.peer is for a VM that runs on one node: fab vm.start {name}")
     primary = active[0]
     refuse.relied_on(state, primary)
     resource = state.nodes[primary].resources.get(name)
@@ -89,15 +92,17 @@ def _eight(node: NodeState) -> None:
     if not node.drbd:
         raise Refused(f"{node.name}: DRBD's module is not loaded; fab pm.ready_drbd --node {node.name}")
     if not node.drbd.startswith("8."):
-        raise Refused(f"{node.name}: has DRBD {node.drbd}; vm.peer is made for 8.4 and was not tried with 9")
+        raise Refused(
+            f"{node.name}: has DRBD {node.drbd}; vm.peer is made for 8.4 and was not tried with 9; make a new "
+            f"VM of it: fab vm.backup NAME, then fab vm.restore NAME --backup ID --as NEW --primary A --secondary B"
+        )
 
 
 def _fits(change: Change, state: ClusterState, settings: Settings) -> None:
     node, name, minor = state.nodes[change.new], change.name, change.file.minor
     clear.refuse_foreign(name, [node], settings)
     clear.refuse_namesakes(name, state)
-    if node.hostname != change.new:
-        raise Refused(f"{node.name}: its host name is {node.hostname!r}; DRBD needs it to be {node.name!r}")
+    refuse.misnamed(node)
     taken = {each.name: each.minor for each in node.files.values()}
     taken |= {each.name: each.minor for each in node.resources.values()}
     if other := [each for each, its in taken.items() if its == minor and each != name]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 from pmc import drbd, lvm, pool
@@ -36,6 +37,15 @@ def relied_on(state: ClusterState, *names: str) -> None:
             raise NodeDown(f"{name}: {node.down}")
         if node.failures:
             raise Refused(f"{name}: {node.trouble}; fab pm.init {name} tells what is missing")
+
+
+def misnamed(node: NodeState) -> None:
+    """DRBD takes the side of a resource file that has the host's name."""
+    if node.hostname != node.name:
+        raise Refused(
+            f"{node.name}: its host name is {node.hostname!r}; DRBD needs it to be {node.name!r}: there, "
+            f"hostnamectl set-hostname {node.name}, or write the other name into pmc.conf"
+        )
 
 
 def found(state: ClusterState, vm: str) -> list[str]:
@@ -84,6 +94,16 @@ def one_truth(state: ClusterState, vm: str) -> None:
         raise Refused(
             f"{vm}: its copies contradict each other on where it lives ({' or '.join(state.homes(vm))}); one is old: "
             f"bring all its nodes back, or compare {drbd.path(vm)} on each before anything is started"
+        )
+
+
+def once(vm: str, active: Sequence[str]) -> None:
+    """It runs on one node at most."""
+    if len(active) > 1:
+        raise Refused(
+            f"{vm}: RUNS TWICE, on {' and '.join(active)}, each on its own disk, unless a migration has just broken "
+            f"off (libvirt ends that within half a minute: try again); stop the one whose data is worth less: there, "
+            f"virsh shutdown {vm}; then fab vm.repair {vm}"
         )
 
 
@@ -174,7 +194,8 @@ def no_growth(node: NodeState, volume: Volume, more: int, settings: Settings) ->
 def snapshot_room(node: NodeState, volume: Volume, size: int) -> None:
     """For a snapshot of the volume of which `size` bytes will change."""
     if why := no_snapshot_room(node, volume, size):
-        raise Refused(why)
+        larger = f"lvextend {volume.group}/{volume.pool}" if volume.thin else f"vgextend {volume.group}"
+        raise Refused(f"{why}; make room there: {larger}, or remove old snapshots (lvs {volume.group} lists them)")
 
 
 def no_snapshot_room(node: NodeState, volume: Volume, size: int) -> str:

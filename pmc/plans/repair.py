@@ -31,19 +31,14 @@ def homes(name: str, state: ClusterState, settings: Settings) -> tuple[str, ...]
             f"{name}: {stray[0]} knows it, but it does not live there; when that copy is old: "
             f"fab vm.peer {name} --cleanup"
         )
-    if state.contradicted(name):
-        raise Refused(f"{name}: its resource files name different nodes; look which is right: {drbd.path(name)}")
+    refuse.one_truth(state, name)
     there = [home for home in named if name in state.nodes[home].files]
     if not there:
         raise Refused(f"{name}: has no DRBD resource file, so it is half made or removed; fab vm.rm {name} removes it")
     for home in named:
         if home not in there:
             raise Refused(f"{name}: {drbd.path(name)} is missing on {home}; copy it there from {there[0]}, mode 600")
-    if len(active := state.active_on(name)) > 1:
-        raise Refused(
-            f"{name}: RUNS TWICE, on {' and '.join(active)}, each on its own disk; stop the one whose data is worth "
-            f"less, by hand on its node: virsh shutdown {name}; then run this again"
-        )
+    refuse.once(name, state.active_on(name))
     return named
 
 

@@ -175,12 +175,12 @@ def _image(name: str) -> Image:
     except (OSError, ValueError, RuntimeError) as error:
         raise Refused(f"--image {name[:200]!r}: {getattr(error, 'strerror', None) or error}") from None
     if stored == 0:
-        raise Refused(f"--image {name}: is empty")
+        raise Refused(f"--image {name}: is empty; copy it again")
     if not head.startswith(b"QFI\xfb"):
         return Image(str(path), "raw", stored, stored)
     # qcow2's header (QEMU, docs/interop/qcow2.txt): big-endian; version, backing file, ..., size, ..., features.
     if len(head) < 80:
-        raise Refused(f"--image {name}: is cut short")
+        raise Refused(f"--image {name}: is cut short; copy it again")
     version, backing, size = struct.unpack(">4xIQ8xQ", head[:32])
     if version not in (2, 3) or size == 0:
         raise Refused(f"--image {name}: its format is qcow version {version}, {size} bytes; qemu-img info tells more")

@@ -76,7 +76,10 @@ def stop(name: str, force: bool, state: ClusterState, settings: Settings) -> Pla
     active = state.active_on(name)
     silent = [home for home in homes if home in state.nodes and state.nodes[home].trouble]
     if not active and silent:
-        raise Refused(f"{name}: may run on {silent[0]}, which does not answer ({state.nodes[silent[0]].trouble})")
+        raise Refused(
+            f"{name}: may run on {silent[0]}, which does not answer ({state.nodes[silent[0]].trouble}); bring it back; "
+            f"when it is dead nothing runs there, and fab vm.failover {name} starts it on its other node"
+        )
     refuse.relied_on(state, *active)
     steps = []
     for node in active:
@@ -111,19 +114,20 @@ def move(name: str, to: str, state: ClusterState, settings: Settings, room: bool
     active = state.active_on(name)
     if not active:
         raise Refused(f"{name}: does not run; start it where you want it: fab vm.start {name} --on NODE")
-    if len(active) > 1:
-        raise Refused(
-            f"{name}: runs on {' and '.join(active)}; that must not be: stop one by hand before anything else"
-        )
+    refuse.once(name, active)
     source = active[0]
     others = [home for home in homes if home != source]
     if not others:
-        raise Refused(f"{name}: has its disk on {source} only, so it cannot move")
+        raise Refused(
+            f"{name}: has its disk on {source} only, so it cannot move; a second copy first: "
+            f"fab vm.peer {name} --secondary NODE"
+        )
     target = to or others[0]
     if target not in others:
         raise Refused(f"--to {target}: {name} can move to {' or '.join(others)}")
     if (domain := state.nodes[source].domains[name]).state != "running":
-        raise Refused(f"{name}: is {domain.state} on {source}, and only a running VM moves")
+        resume = f"let it run: virsh resume {name} there" if domain.state == "paused" else "wait for its end, and look"
+        raise Refused(f"{name}: is {domain.state} on {source}, and only a running VM moves; {resume}")
     for node in (source, target):
         refuse.healthy(state.nodes[node], name)
         if state.nodes[node].resources[name].replication not in ("Established", "Off"):
@@ -178,9 +182,13 @@ def settle(name: str, state: ClusterState) -> Plan:
     homes = refuse.whole(state, name)
     if not active and not state.primaries(name):
         return plan(f"vm.mv {name}: close", one_primary(name, _opened(name, homes, state)))
-    if len(active) != 1:
-        where = " and ".join(active) or "nowhere"
-        raise Refused(f"{name}: runs {'on ' if active else ''}{where}, so nothing was changed; look at it by hand")
+    refuse.once(name, active)
+    if not active:
+        primaries = " and ".join(state.primaries(name))
+        raise Refused(
+            f"{name}: runs nowhere, and DRBD is primary on {primaries}, so nothing was changed; when nothing else uses "
+            f"its disk: fab vm.stop {name}, then fab vm.mv {name} --cleanup"
+        )
     steps = [
         Step(node, f"make {name} secondary", drbd.secondary(name), pivot=True)
         for node in homes

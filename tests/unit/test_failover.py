@@ -162,7 +162,7 @@ def test_a_link_is_also_lost_while_more_than_a_connection_is_under_way(state: st
         (stopped(), "pm-1 and pm-2 answer ssh, so nothing is dead; start it: fab vm.start web"),
         (alone(active=False), "pm-1 answers ssh"),
         (dead(running(), "pm-2"), "is running on pm-1"),
-        (dead(stopped(), "pm-1", answers=True), "pm-1 speaks, so it is not dead"),
+        (dead(stopped(), "pm-1", answers=True), "configure fence for it, or take its power and try again"),
         (dead(orphan(), "pm-2"), "not all did"),
         (orphan(disk="Inconsistent"), "its disk on pm-2 is Inconsistent: it lacks writes"),
         (orphan(disk="Outdated"), "its disk on pm-2 is Outdated: it lacks writes"),
@@ -273,7 +273,7 @@ def test_a_vm_that_cannot_move_does_not_hold_the_others() -> None:
     wanted = evacuate.move_all("pm-1", state, SETTINGS)
     assert [each.name for each in wanted.leaving] == ["b"]
     assert sorted(wanted.staying) == ["a", "one"]
-    assert wanted.staying["one"] == "has its disk on pm-1 only, so it cannot move"
+    assert wanted.staying["one"].startswith("has its disk on pm-1 only, so it cannot move; a second copy")
     assert wanted.off == ("off",)
 
 

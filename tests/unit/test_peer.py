@@ -284,7 +284,7 @@ FOREIGN = Volume("web", "vg", GiB)
     ("build", "words"),
     [
         (lambda: choose(cluster()), "no such VM"),
-        (lambda: choose(stopped()), "runs nowhere; vm.peer is for a VM that runs on one node"),
+        (lambda: choose(stopped()), "runs nowhere; vm.peer is for a VM that runs on one node: fab vm.start web"),
         (lambda: choose(running(), "pm-1"), "--secondary pm-1: web runs there"),
         (lambda: choose(changed(running(), "pm-3", down=DOWN)), "pm-3: no ssh"),
         (lambda: choose(changed(running(), "pm-3", drbd="")), "fab pm.ready_drbd --node pm-3"),
