@@ -193,6 +193,18 @@ class Lab:
         machine.start()
         reach.wait(reach.conf(self.run), machine, reach.READY, BOOTED)
 
+    @contextmanager
+    def hung(self, node: str) -> Iterator[None]:
+        """It does nothing and answers nobody, and then goes on as if no time had passed."""
+        machine = self.need(node)[0]
+        with machine.monitor() as monitor:
+            monitor.ask("stop")
+        try:
+            yield
+        finally:
+            with machine.monitor() as monitor:
+                monitor.ask("cont")
+
     def cut(self, one: str, other: str) -> None:
         """No frame passes between these two any more; the links to other nodes and ssh from the host stay."""
         if one == other:

@@ -19,7 +19,7 @@ from pmc.command import ENVIRONMENT, Answer, Command, Query, frame, masked, unfr
 from pmc.errors import CommandFailed, InDoubt, Interrupted
 from pmc.sessions import Sessions
 from pmc.settings import NodeSettings, Settings
-from pmc.ssh import Connection, begin
+from pmc.ssh import Connection, Pulse, begin
 
 # How many nodes are asked at the same time: on a busy machine more threads only fight for the interpreter; measured: 32
 # are as good as 100.
@@ -132,7 +132,7 @@ class Node:
         err: list[bytes] = []
         pid = ""
         ending = False
-        deadline = time.monotonic() + limit
+        deadline, pulse = time.monotonic() + limit, Pulse(channel.get_transport())
         try:
             begin(channel, line, self.settings.deadlines.command)
             feeder = threading.Thread(target=_feed, args=(channel, data, source, on_sent), daemon=True)
@@ -147,6 +147,8 @@ class Node:
                     raise InDoubt(self.name, shown, "the connection was lost")
                 if time.monotonic() > deadline:
                     raise InDoubt(self.name, shown, f"no end after {limit:g} s")
+                if pulse.lost():
+                    raise InDoubt(self.name, shown, f"no sign of life for {lock.SILENCE} s; does the node hang?")
                 transport = channel.get_transport()
                 if transport is None or not transport.is_active():
                     raise InDoubt(self.name, shown, "the connection was lost")

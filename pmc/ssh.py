@@ -6,6 +6,7 @@ import logging
 import resource
 import socket
 import threading
+import time
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -89,6 +90,35 @@ def begin(channel: paramiko.Channel, line: str, seconds: float) -> None:
 def _close(channel: paramiko.Channel) -> None:
     with suppress(EOFError, OSError, paramiko.SSHException):  # the whole connection is gone already
         channel.close()
+
+
+class Pulse:
+    """Asks sshd for a sign of life, as ssh's ServerAliveInterval does: a node whose programs all hang goes on to take
+    what TCP brings, and so does a jump host or a forwarded port before it."""
+
+    def __init__(self, transport: paramiko.Transport) -> None:
+        self.transport, self.last = transport, time.monotonic()
+        self._asking: threading.Thread | None = None
+
+    def lost(self) -> bool:
+        """No sign for `SILENCE` seconds; then the connection is closed. To be called again and again."""
+        now = time.monotonic()
+        if self._asking is not None and not self._asking.is_alive():
+            self._asking = None
+        if self._asking is None and now - self.last > SILENCE / 4:
+            self._asking = threading.Thread(target=self._ask, daemon=True)
+            self._asking.start()
+        if now - self.last <= SILENCE:
+            return False
+        self.transport.close()
+        return True
+
+    def _ask(self) -> None:
+        # A request that sshd does not know: it says so. None: the connection ended.
+        with suppress(EOFError, OSError, paramiko.SSHException):
+            self.transport.global_request("keepalive@openssh.com", wait=True)
+            if self.transport.is_active():
+                self.last = time.monotonic()
 
 
 def allow_connections(count: int) -> None:

@@ -83,9 +83,13 @@ GUARDS = (
         "test_backups.py::test_a_restore_in_place",
     ),
     Guard(
-        "that two primaries are closed when a migration failed", "pmc/tasks/moving.py",
-        "{closed(cluster, name, state, held, prefix, broken_off=True)}", "{name}",
-        "test_failover.py::test_a_link_that_drops_during_a_migration",
+        "that two primaries are closed after a migration", "pmc/plans/vm.py",
+        'return on_each(nodes, lambda node: Step(node, f"allow one primary of {name} only", close, pivot=True))',
+        "return []", "test_killed.py::test_a_manager_that_dies",
+    ),
+    Guard(
+        "that a node that hangs is given up", "pmc/ssh.py",
+        "if now - self.last <= SILENCE:", "if self.last:", "test_killed.py::test_a_node_that_hangs_while_a_vm_is_made",
     ),
     Guard(
         "that what was done is undone", "pmc/plan.py",

@@ -3,6 +3,8 @@ and one command cleans it."""
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +22,7 @@ def test_a_manager_that_dies(lab: Pmc, clean: Clean, record_property: Any) -> No
     """One VM through all verbs, each begun by a manager that dies and then cleaned by one command, twice."""
     assert die_at(lab, "make the volume", *NEW)
     assert clean() != []
+    assert codes(lab) != set()
     lab.ok("vm.rm", "web", "--yes")
     assert lab.fab("vm.rm", "web", "--yes").returncode == 2
     assert clean() == []
@@ -46,6 +49,7 @@ def test_a_manager_that_dies(lab: Pmc, clean: Clean, record_property: Any) -> No
     assert die_at(lab, "take down web", "vm.rm", "web", "--yes")
     lab.ok("vm.rm", "web", "--yes")
     assert clean() == []
+    assert codes(lab) == set()
     record_property("rounds", 4)
 
 
@@ -56,20 +60,25 @@ def test_a_manager_that_dies(lab: Pmc, clean: Clean, record_property: Any) -> No
 def test_a_manager_that_dies_between_every_two_steps(lab: Pmc, clean: Clean, verb: str, record_property: Any) -> None:
     argv = NEW if verb == "vm.add" else (verb, "web", "--yes") if verb == "vm.rm" else (verb, "web")
     guest = None if verb == "vm.add" else lab.add("web")
-    words, died = [f"[{number}/" for number in range(1, 40)], 0
+    words, died, told = [f"[{number}/" for number in range(1, 40)], 0, 0
     if verb == "vm.mv":  # it closes by a plan of three steps after that of five
         words = [f"[{number}/{count}]" for count in (5, 3) for number in range(1, count + 1)]
     for word in words:
         if not die_at(lab, word, *argv):
             break
         died += 1
+        found = codes(lab)
+        print(word, sorted(found))
+        told += bool(found)
         if verb == "vm.mv":
             lab.ok("vm.mv", "web", "--cleanup", "vm.mv", "web", "--cleanup")
         elif verb == "vm.backup":
-            lab.ok("vm.backup", "web")
+            lab.ok("vm.backup", "web", "vm.backup", "web")
         elif clean():
             lab.ok("vm.rm", "web", "--yes")
+            assert lab.fab("vm.rm", "web", "--yes").returncode == 2
             assert clean() == []
+        assert codes(lab) == set()
         if verb in ("vm.mv", "vm.backup"):
             assert guest is not None
             assert broken_invariants(lab.state()) == []
@@ -78,38 +87,70 @@ def test_a_manager_that_dies_between_every_two_steps(lab: Pmc, clean: Clean, ver
         elif verb == "vm.rm":
             guest = lab.add("web")
     assert died == 8 if verb == "vm.mv" else died > 4
+    assert told > 2, "pm.verify sees what is half done"
     record_property("rounds", died)
+
+
+def codes(lab: Pmc) -> set[str]:
+    """Of what pm.verify finds."""
+    done = lab.fab("pm.verify", "--json")
+    assert done.returncode in (0, 1), done.stderr
+    return {row["code"] for row in json.loads(done.stdout)}
+
+
+STEPS = ("write /etc", "make the volume", "make DRBD's metadata", "bring up web", "wait until web", "declare web",
+         "make web primary", "define web", "start web")  # fmt: skip
 
 
 @pytest.mark.fault("node killed during vm.add")
 @pytest.mark.parametrize(
-    "step",
+    ("step", "node"),
     [
-        "zero the volume",
-        *(
-            pytest.param(step, marks=pytest.mark.long)
-            for step in ("write /etc", "make the volume", "make DRBD's metadata", "bring up web", "wait until web",
-                         "declare web", "make web primary", "define web", "start web")
-        ),
+        ("zero the volume", "pm-2"),
+        *(pytest.param(step, "pm-2", marks=pytest.mark.long) for step in STEPS),
+        *(pytest.param(step, "pm-1", marks=pytest.mark.long) for step in ("zero the volume", *STEPS)),
     ],
-)  # fmt: skip
-def test_a_node_that_dies_while_a_vm_is_made(lab: Pmc, clean: Clean, step: str) -> None:
+)
+def test_a_node_that_dies_while_a_vm_is_made(lab: Pmc, clean: Clean, step: str, node: str) -> None:
     with started(lab, *NEW) as process:
         assert step in read_until(process, step)
-        lab.lab.kill("pm-2")
+        lab.lab.kill(node)
         said = read_until(process, "no line has this")
         status = process.wait(300)
-    lab.lab.start("pm-2")
+    lab.lab.start(node)
     # The last steps need pm-1 only: then the VM is there, whole, once pm-2 is back.
     if status == 0:
         lab.ok("pm.ready_drbd")
     else:
         assert status == 1, said
         assert "Traceback" not in said
-        assert "pm-2" in said
+        assert node in said
     if clean():
         lab.ok("vm.rm", "web", "--yes")
     assert clean() == []
+    assert codes(lab) == set()
+
+
+@pytest.mark.long
+@pytest.mark.fault("node hangs inside a step, then goes on")
+def test_a_node_that_hangs_while_a_vm_is_made(lab: Pmc, clean: Clean) -> None:
+    """What reaches it is taken (by QEMU, for the manager) and never answered: given up after a minute, not after the
+    hours that zeroing a disk may take."""
+    slow = 'touch /run/zeroing; sleep 20; exec "$real" "$@"'
+    with instead(lab, "pm-2", "blkdiscard", " --zeroout ", slow), started(lab, *NEW) as process:
+        until(lambda: "there" in lab.ssh("pm-2", "[ -e /run/zeroing ] && echo there || :"), "pm-2 zeroes")
+        with lab.lab.hung("pm-2"):
+            began = time.monotonic()
+            said = read_until(process, "no line has this")
+            assert process.wait(300) == 1, said
+            print(f"ended {time.monotonic() - began:.0f} s after it hung\n{said}")
+            assert "no sign of life for 60 s" in said
+            assert "pm-2: no ssh" in said
+            assert "pm-2: no ssh" in lab.fab("pm.ls").stderr
+        lab.ssh("pm-2", f"rm /run/zeroing; date -s @{time.time():.0f}")
+    lab.ok("vm.rm", "web", "--yes")
+    assert clean() == []
+    assert codes(lab) == set()
 
 
 @pytest.mark.fault("standby killed during migration and during backup")
@@ -209,3 +250,41 @@ def test_a_connection_that_is_lost_inside_a_step(lab: Pmc, clean: Clean) -> None
         assert done.returncode == 1, done.stderr
         assert f"Looked again: the step {effect}" in done.stderr, done.stderr
         assert clean() == []
+
+
+@pytest.mark.long
+@pytest.mark.fault("ssh lost inside a step")
+@pytest.mark.parametrize("effect", ["had taken effect", "had not taken effect"])
+def test_a_connection_that_is_lost_while_a_vm_moves(lab: Pmc, clean: Clean, effect: str) -> None:
+    """Where the VM runs is looked at, and there it is closed."""
+    guest = lab.add("web")
+    tick = guest.ticking(5)
+    act = f"{HANG_UP}; sleep 5; exit 1" if "not" in effect else f'"$real" "$@"; {HANG_UP}; sleep 5'
+    with instead(lab, "pm-1", "virsh", " migrate ", act):
+        done = lab.fab("vm.mv", "web")
+    print(done.returncode, done.stderr)
+    there = "pm-1" if "not" in effect else "pm-2"
+    assert done.returncode == 1, done.stderr
+    assert f"web runs on {there}, closed" in done.stderr, done.stderr
+    lab.ok("vm.mv", "web", "--cleanup")
+    state = lab.state()
+    assert (state.active_on("web"), state.primaries("web")) == ([there], [there])
+    assert broken_invariants(state) == []
+    assert codes(lab) == set()
+    assert guest.ticking(tick.counter).boots == 1
+
+
+@pytest.mark.long
+@pytest.mark.fault("ssh lost inside a step")
+def test_a_connection_that_is_lost_while_a_backup_gets_its_name(lab: Pmc, clean: Clean) -> None:
+    """The files have their names, and then the connection goes: a backup is there, whole, or nothing is."""
+    lab.add("web").ticking(5)
+    with instead(lab, "pm-2", "sync", "/var/lib/pmc/backups", f"{HANG_UP}; sleep 5; exit 1"):
+        done = lab.fab("vm.backup", "web")
+    print(done.returncode, done.stderr)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    lab.ok("vm.verify_backup", "web", "--all") if json.loads(lab.ok("vm.backups", "web", "--json")) else None
+    assert broken_invariants(lab.state()) == []
+    lab.ok("vm.backup", "web", "vm.verify_backup", "web", "--all")
+    assert codes(lab) == set()

@@ -21,7 +21,7 @@ from pmc.command import command
 from pmc.errors import InDoubt, NodeDown
 from pmc.node import Node
 from pmc.settings import Settings, parse
-from pmc.ssh import _close
+from pmc.ssh import Pulse, _close
 from tests.unit.samples import SETTINGS
 
 CONNECT, COMMAND = 3, 2
@@ -31,7 +31,7 @@ SLACK = 10
 
 class Server(paramiko.ServerInterface):
     """Lets everybody in. `hangs`: where it stops for good (exec: before it answers that a command runs; run: while it
-    runs), and with `lost` it goes away there."""
+    runs; pulse: then, and it does not answer its connection either), and with `lost` it goes away there."""
 
     def __init__(self, hangs: str, over: threading.Event, gone: threading.Event) -> None:
         self.hangs, self.over, self.gone = hangs, over, gone
@@ -51,6 +51,11 @@ class Server(paramiko.ServerInterface):
         if self.hangs == "lost":
             self.gone.set()
         return True
+
+    def check_global_request(self, kind: str, msg: paramiko.Message) -> bool:
+        if self.hangs == "pulse":
+            self.over.wait(60)
+        return False
 
 
 class Nodes:
@@ -183,6 +188,28 @@ def test_a_command_that_has_no_end_is_given_up(nodes: Nodes, monkeypatch: pytest
         threading.Timer(0.5, began.set).start()
         with within(COMMAND, COMMAND + SLACK), pytest.raises(InDoubt, match=f"no end after {COMMAND + 30} s"):
             node.run(command("drbdadm", "up", "web"))
+
+
+def test_a_long_command_on_a_node_that_says_nothing_at_all_is_given_up_sooner(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pmc.ssh.SILENCE", 2)
+    with (
+        Cluster(nodes.add("pulse").settings) as cluster,
+        within(2, 2 + SLACK),
+        pytest.raises(InDoubt, match="no sign of life"),
+    ):
+        cluster.nodes["pm-1"].run(command("drbdadm", "up", "web"))
+
+
+def test_a_node_that_answers_its_connection_lives(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pmc.ssh.SILENCE", 2)
+    with Cluster(nodes.add("run").settings) as cluster:
+        pulse = Pulse(cluster.nodes["pm-1"].connection.client.get_transport())
+        end = time.monotonic() + 5
+        while time.monotonic() < end:
+            assert not pulse.lost()
+            time.sleep(0.05)
 
 
 def test_a_connection_whose_other_end_lost_power_is_given_up_by_the_kernel(nodes: Nodes) -> None:
