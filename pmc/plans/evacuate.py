@@ -1,8 +1,8 @@
-"""pm.evacuate: what leaves a node, and whether there is room for it. State in, plans out. Pure."""
+"""pm.evacuate, and vm.mv of several: what moves, and whether there is room for it. State in, plans out. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pmc.errors import NodeDown, Refused
@@ -15,7 +15,7 @@ from pmc.units import show_size
 
 @dataclass(frozen=True)
 class Leaving:
-    """A VM that leaves the node, and how."""
+    """A VM that leaves its node, and how."""
 
     name: str
     source: str
@@ -33,6 +33,18 @@ class Evacuation:
     off: tuple[str, ...] = ()
 
 
+def move_each(names: Sequence[str], to: str, state: ClusterState, settings: Settings) -> list[Leaving]:
+    """Live, those named, in their order; one that cannot move refuses them all."""
+    room = len(names) == 1  # of several together: below
+    leaving = []
+    for name in names:
+        plan = vm.move(name, to, state, settings, room)
+        (source,) = state.active_on(name)
+        leaving.append(_leaving(name, source, to, plan, state))
+    _room(leaving, state)
+    return leaving
+
+
 def move_all(node: str, state: ClusterState, settings: Settings) -> Evacuation:
     """Live, from a node that answers."""
     if state.nodes[node].down:
@@ -42,9 +54,7 @@ def move_all(node: str, state: ClusterState, settings: Settings) -> Evacuation:
     active = [name for name, domain in domains.items() if domain.active]
 
     def leave(name: str) -> Leaving:
-        others = [home for home in state.homes(name) if home != node]
-        target = others[0] if others else ""
-        return Leaving(name, node, target, domains[name].memory, vm.move(name, "", state, settings, room=False))
+        return _leaving(name, node, "", vm.move(name, "", state, settings, room=False), state)
 
     off = tuple(sorted(name for name in domains if not state.active_on(name)))
     return _chosen(active, leave, off, state)
@@ -69,6 +79,12 @@ def start_all(
         return Leaving(name, node, survivor, state.nodes[survivor].domains[name].memory, plan)
 
     return _chosen([name for name in gone if name not in left], leave, left, state)
+
+
+def _leaving(name: str, source: str, to: str, plan: Plan, state: ClusterState) -> Leaving:
+    """`plan`: that of vm.mv, which has seen that there is another node."""
+    target = to or next(home for home in state.homes(name) if home != source)
+    return Leaving(name, source, target, state.nodes[source].domains[name].memory, plan)
 
 
 def _chosen(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from pmc.cluster import Cluster
-from pmc.errors import PmcError, Refused
+from pmc.errors import Refused
 from pmc.model import ClusterState
 from pmc.plans import evacuate as evacuations
 from pmc.plans import failover as plans
@@ -15,8 +16,8 @@ from pmc.plans import vm as moves
 from pmc.plans.evacuate import Evacuation, Leaving
 from pmc.tasks import death
 from pmc.tasks.base import carry_out, lock, opened, task
-from pmc.tasks.moving import BANDWIDTH, COLUMNS, PAUSE, Row, attempt, failed, hurried, moved_unless_stopped, row
-from pmc.view import note, show, table
+from pmc.tasks.moving import BANDWIDTH, PARALLEL, PAUSE, Row, Work, abreast, hurried, live, report, row, several
+from pmc.view import note, show
 
 DEAD = (
     "its power is really off, or it hangs and has a fence command: the name of the dead node, in place of being asked "
@@ -57,7 +58,7 @@ def failover(c: Any, name: str = "", dead: str = "", conf: str = "", dry_run: bo
 @task(
     place="node",
     node="the node that shall run no VM",
-    parallel="how many VMs move at the same time (2)",
+    parallel=PARALLEL,
     failover="the node is dead: start its VMs on their other nodes",
     dead=f"with --failover: {DEAD}",
     bandwidth=BANDWIDTH,
@@ -74,8 +75,7 @@ def evacuate(
     """
     with opened(conf) as cluster:
         cluster.settings.node("pm.evacuate", node)
-        if not parallel.isascii() or not parallel.isdigit() or not 1 <= int(parallel) <= 32:
-            raise Refused(f"--parallel {parallel[:70]!r}: must be a number from 1 to 32")
+        most = abreast(parallel)
         if dead and (not failover or dead != node):
             raise Refused(f"--dead {dead[:70]!r}: goes with --failover, and names the same node")
         if failover and (bandwidth or pause_after):
@@ -83,17 +83,17 @@ def evacuate(
         cluster.settings = hurried(cluster.settings, bandwidth, pause_after)
         state = cluster.state()
         dry = bool(dry_run or c.config.run.dry)
-        work: Callable[[Leaving], Row]
+        work: Work
         if failover:
             hangs = plans.hangs(dead, cluster.settings)
             every = evacuations.start_all(node, (), state, cluster.settings, hangs=hangs)
             first = [each.name for each in every.leaving]
             lock(c, cluster, dry, *first, but=hangs)
             wanted = _dead(cluster, cluster.state(), node, dead, dry, first)
-            work = lambda each: _attempt(each, lambda: _start(cluster, each))  # noqa: E731
+            work = partial(_start, cluster)
         else:
             wanted = evacuations.move_all(node, state, cluster.settings)
-            work = lambda each: _attempt(each, lambda: _move(cluster, each, state))  # noqa: E731
+            work = live(cluster, state)
         for name in wanted.off:
             note(f"{name} is off and is left")
         if dry:
@@ -103,7 +103,7 @@ def evacuate(
                 show(f"# {name} stays: {why}")
             return
         with cluster.interruptible():
-            rows = cluster.at_once(work, wanted.leaving, int(parallel))
+            rows = several(cluster, wanted.leaving, most, work)
             _report(node, wanted, rows)
 
 
@@ -112,17 +112,7 @@ def _report(node: str, wanted: Evacuation, rows: list[Row]) -> None:
     if not rows:
         note(f"{node} has nothing that could leave it")
         return
-    show(table(rows, False, COLUMNS))
-    if names := failed(rows):
-        raise PmcError(f"{len(names)} of {len(rows)} did not leave {node}: {', '.join(names)}")
-
-
-def _attempt(each: Leaving, work: Callable[[], tuple[str, str]]) -> Row:
-    return attempt(each.name, each.source, each.target, work)
-
-
-def _move(cluster: Cluster, each: Leaving, first: ClusterState) -> tuple[str, str]:
-    return moved_unless_stopped(cluster, each.name, first, each.target, prefix=each.name)
+    report(rows, f"leave {node}")
 
 
 def _start(cluster: Cluster, each: Leaving) -> tuple[str, str]:

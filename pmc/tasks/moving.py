@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from pmc import virsh
@@ -13,16 +13,19 @@ from pmc.locks import Lock
 from pmc.model import ClusterState
 from pmc.plans import broken
 from pmc.plans import vm as plans
+from pmc.plans.evacuate import Leaving
 from pmc.settings import Settings
 from pmc.tasks import near
 from pmc.units import parse_rate
-from pmc.view import note
+from pmc.view import note, show, table
 
 # A line of the report when several move.
 COLUMNS = ("vm", "from", "to", "result", "stood still")
 Row = dict[str, str]
+Work = Callable[[Leaving], tuple[str, str]]  # its result and how long it stood still
 
-# Of the flags that `hurried` reads.
+# Of the flags that `abreast` and `hurried` read.
+PARALLEL = "how many VMs move at the same time (2)"
 BANDWIDTH = "what each migration may take of the link, a second: 50M (pmc.conf: all there is)"
 PAUSE = "seconds; a guest that has not moved by then stands still until the rest is copied; 0: never (pmc.conf: 0)"
 
@@ -64,6 +67,13 @@ def moved(cluster: Cluster, name: str, first: ClusterState, to: str = "", prefix
     return Moved(name, on, still)
 
 
+def abreast(parallel: str) -> int:
+    """What --parallel says."""
+    if not parallel.isascii() or not parallel.isdigit() or not 1 <= int(parallel) <= 32:
+        raise Refused(f"--parallel {parallel[:70]!r}: must be a number from 1 to 32")
+    return int(parallel)
+
+
 def hurried(settings: Settings, bandwidth: str, pause: str) -> Settings:
     """The settings with what --bandwidth and --pause-after say, where they are given."""
     if bandwidth:
@@ -98,6 +108,18 @@ def attempt(name: str, source: str, target: str, work: Callable[[], tuple[str, s
     return row(name, source, target, result, still)
 
 
+def several(cluster: Cluster, moves: Sequence[Leaving], parallel: int, work: Work) -> list[Row]:
+    """So many at the same time, going on past one that fails."""
+    return cluster.at_once(
+        lambda each: attempt(each.name, each.source, each.target, lambda: work(each)), moves, parallel
+    )
+
+
+def live(cluster: Cluster, first: ClusterState) -> Work:
+    """A move as `several` makes it; `first` is what a look without the lock saw."""
+    return lambda each: moved_unless_stopped(cluster, each.name, first, each.target, prefix=each.name)
+
+
 def moved_unless_stopped(
     cluster: Cluster, name: str, first: ClusterState, to: str, prefix: str = ""
 ) -> tuple[str, str]:
@@ -109,6 +131,17 @@ def moved_unless_stopped(
 
 def failed(rows: list[Row]) -> list[str]:
     return [each["vm"] for each in rows if each["result"] not in ("moved", "started")]
+
+
+def report(rows: list[Row], verb: str = "move") -> None:
+    """Raises PmcError when one failed."""
+    show(table(rows, False, COLUMNS))
+    see_done(rows, verb)
+
+
+def see_done(rows: list[Row], verb: str = "move") -> None:
+    if names := failed(rows):
+        raise PmcError(f"{len(names)} of {len(rows)} did not {verb}: {', '.join(names)}")
 
 
 def closed(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from pmc import looks
-from pmc.errors import PmcError, Refused
+from pmc.errors import Refused
 from pmc.lock import ALLOCATION
 from pmc.plans import add as adding
 from pmc.plans import clone as cloning
+from pmc.plans import evacuate as evacuations
 from pmc.plans import lost, placement, refuse, request
 from pmc.plans import prune as pruning
 from pmc.plans import vm as plans
@@ -17,7 +18,7 @@ from pmc.tasks.backups import backup, backups
 from pmc.tasks.base import carry_out, complain, confirm, located, lock, opened, task
 from pmc.tasks.failover import failover
 from pmc.tasks.ha import peer
-from pmc.tasks.moving import BANDWIDTH, PAUSE, hurried, moved
+from pmc.tasks.moving import BANDWIDTH, PARALLEL, PAUSE, abreast, hurried, live, moved, report, several
 from pmc.tasks.proof import verify_backup
 from pmc.tasks.prune import prune
 from pmc.tasks.repair import repair
@@ -119,20 +120,24 @@ def stop(c: Any, name: str = "", force: bool = False, conf: str = "", dry_run: b
     all_from="move every VM that runs on this node",
     to="the node to move to; left out, the VM's other node",
     cleanup="move nothing; close what a migration that broke off left open",
+    parallel=PARALLEL,
     bandwidth=BANDWIDTH,
     pause_after=PAUSE,
 )
 def mv(
-    c: Any, names: str = "", all_from: str = "", to: str = "", cleanup: bool = False, bandwidth: str = "",
-    pause_after: str = "", conf: str = "", dry_run: bool = False,
+    c: Any, names: str = "", all_from: str = "", to: str = "", cleanup: bool = False, parallel: str = "2",
+    bandwidth: str = "", pause_after: str = "", conf: str = "", dry_run: bool = False,
 ) -> None:  # fmt: skip
     """Move running VMs to their other node, live: vm.mv NAME[,NAME...] or vm.mv --all-from NODE
 
-    A guest that writes to its memory faster than it is copied is slowed down until the copy catches up.
+    Refused before the first move when one of them cannot move, or there is no memory for all of them together. Goes
+    on past a VM that fails and reports at the end. A guest that writes to its memory faster than it is copied is
+    slowed down until the copy catches up.
     """
     with opened(conf) as cluster:
         if cleanup and (bandwidth or pause_after):
             raise Refused("--bandwidth and --pause-after: go with a live migration, not with --cleanup")
+        most = abreast(parallel)
         cluster.settings = hurried(cluster.settings, bandwidth, pause_after)
         if bool(names) == bool(all_from):
             raise Refused("vm.mv: name the VMs, or give --all-from NODE")
@@ -154,18 +159,15 @@ def mv(
                     note(f"{name} is clean" if plan.steps else f"{name} has nothing to clean")
             return
         # All that can be refused is refused before the first VM moves; each is looked at again when its turn comes.
-        moves = [plans.move(name, to, state, cluster.settings) for name in chosen]
+        moves = evacuations.move_each(chosen, to, state, cluster.settings)
         if dry_run or c.config.run.dry:
-            for name, plan in zip(chosen, moves, strict=True):
-                show(f"{plan}\n{plans.closing(name, state)}")
-            return
-        for number, name in enumerate(chosen):
-            cluster.go_on(*chosen[number:])
-            try:
-                note(str(moved(cluster, name, state, to)))
-            except Refused as error:
-                # Status 2 says that nothing was touched; after the first VM that is no longer so.
-                raise (PmcError(str(error)) if number else error) from None
+            for each in moves:
+                show(f"{each.plan}\n{plans.closing(each.name, state)}")
+        elif len(moves) == 1:
+            note(str(moved(cluster, chosen[0], state, to)))
+        elif moves:
+            with cluster.interruptible():
+                report(several(cluster, moves, most, live(cluster, state)))
 
 
 @task(

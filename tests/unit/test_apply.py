@@ -98,19 +98,6 @@ def test_a_task_that_was_done_says_so_and_the_next_one_is_not_begun(
     assert "start" in ran[-1], "said once"
 
 
-def test_of_several_moves_those_not_begun_are_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    world = with_web()
-    cluster = counted(monkeypatch, world)
-    monkeypatch.setattr("pmc.tasks.vm.plans.move", lambda name, *more: plan(f"vm.mv {name}"))
-    monkeypatch.setattr("pmc.tasks.vm.moved", lambda cluster, name, *more: cluster.stop.set() or f"{name} moved")
-    with pytest.raises(Interrupted, match="interrupted; not begun: db, mail"):
-        ns["vm.mv"](Context(Config()), names="web,db,mail")
-    assert capsys.readouterr().err == "web moved\n"
-    assert cluster.stop.is_set()
-
-
 def test_a_signal_that_is_ignored_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """`nohup fab pm.evacuate` goes on when the person logs out."""
     cluster = counted(monkeypatch, with_web())

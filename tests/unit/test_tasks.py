@@ -185,6 +185,8 @@ def test_fab_and_pmc_as_processes() -> None:
             "vm.mv web --bandwidth 999999999T",
             "--bandwidth '999999999T': bytes a second with a unit, such as 50M; 1T at most",
         ),
+        ("vm.mv web --parallel 0", "--parallel '0': must be a number from 1 to 32"),
+        ("vm.mv web,mail --parallel 2.5", "--parallel '2.5'"),
         ("vm.mv web --cleanup --bandwidth 5M", "--bandwidth and --pause-after: go with a live migration"),
         ("pm.evacuate pm-1 --failover --pause-after 9", "--bandwidth and --pause-after: go with live migrations"),
         ("pm.evacuate pm-1 --parallel 0", "--parallel '0': must be a number from 1 to 32"),
