@@ -21,8 +21,8 @@ NODE_COLUMNS = ("node", "memory", "running", "then", "used", "used then", "lacks
 
 @dataclass(frozen=True)
 class Balance:
-    """`moves`: in this order. `staying`: the VMs with a second copy that cannot move now, and why. `unseen`: the nodes
-    that are left out, and why."""
+    """`moves`: in this order, that of their `rounds`. `staying`: the VMs with a second copy that cannot move now, and
+    why. `unseen`: the nodes that are left out, and why."""
 
     moves: tuple[Guest, ...]
     staying: dict[str, str]
@@ -47,8 +47,24 @@ def balance(state: ClusterState, settings: Settings) -> Balance:
             except Refused as error:
                 staying[guest.name] = str(error).removeprefix(f"{guest.name}: ")
     solution = solve(memory, movable)
-    nodes = _nodes(memory, solution.after, guests, solution.moves)
-    return Balance(solution.moves, staying, unseen, nodes, memory.score(), solution.after.score())
+    moves = tuple(move for each in rounds(solution.moves) for move in each)
+    nodes = _nodes(memory, solution.after, guests, moves)
+    return Balance(moves, staying, unseen, nodes, memory.score(), solution.after.score())
+
+
+def rounds(moves: Iterable[Guest]) -> list[list[Guest]]:
+    """What may move at the same time: VMs that share no node. A move may need the room that one before it made, or keep
+    what falls on a node as it was weighed; but whether it may be depends on its own two nodes alone (pmc/balance.py),
+    so only with those before it on one of these must it keep the order."""
+    found: list[list[Guest]] = []
+    turns: Counter[str] = Counter()  # of each node, how many rounds it must wait for
+    for guest in moves:
+        turn = max(turns[guest.on], turns[guest.refuge])
+        if turn == len(found):
+            found.append([])
+        found[turn].append(guest)
+        turns[guest.on] = turns[guest.refuge] = turn + 1
+    return found
 
 
 def _nodes(before: Memory, after: Memory, guests: Iterable[Guest], moves: Iterable[Guest]) -> list[dict[str, Any]]:

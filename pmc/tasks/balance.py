@@ -5,49 +5,88 @@ from __future__ import annotations
 from json import dumps
 from typing import Any
 
-from pmc.errors import PmcError, Refused
+from pmc.cluster import Cluster
+from pmc.errors import Refused
+from pmc.memory import Guest
+from pmc.model import ClusterState
 from pmc.plans import balance as plans
 from pmc.plans.balance import Balance
 from pmc.tasks.base import confirm, opened, task
-from pmc.tasks.moving import COLUMNS, Row, attempt, failed, moved_unless_stopped
+from pmc.tasks.moving import (
+    BANDWIDTH,
+    COLUMNS,
+    PARALLEL,
+    PAUSE,
+    Row,
+    abreast,
+    attempt,
+    hurried,
+    moved_unless_stopped,
+    see_done,
+)
 from pmc.view import note, show, table
 
 SHOWN = 5  # of the VMs that cannot move
 
 
 @task(
+    parallel=f"{PARALLEL}: only such as share no node",
+    bandwidth=BANDWIDTH,
+    pause_after=PAUSE,
     json="print JSON, sizes in bytes; goes with --dry-run or --yes",
     dry_run="print the moves, and the nodes before and after, and change nothing",
 )
-def balance(c: Any, json: bool = False, yes: bool = False, conf: str = "", dry_run: bool = False) -> None:
+def balance(
+    c: Any, parallel: str = "2", bandwidth: str = "", pause_after: str = "", json: bool = False, yes: bool = False,
+    conf: str = "", dry_run: bool = False,
+) -> None:  # fmt: skip
     """Even out the nodes' memory by moving running VMs to their other node, live: pm.balance [--dry-run] [--yes]
 
-    Shows the moves and each node before and after, then asks; moves one VM after the other, goes on past one that
-    fails, and reports at the end. Never to a node that lacks the memory, nor so that N+1 (pm.verify: MEMORY_N1) gets
-    worse; where it does not hold, that is mended first. Harmless when run again.
+    Shows the moves and each node before and after, then asks; goes on past a VM that fails, and reports at the end.
+    Those move at the same time that share no node. Never to a node that lacks the memory, nor so that N+1 (pm.verify:
+    MEMORY_N1) gets worse; where it does not hold, that is mended first. Harmless when run again.
     """
     dry = bool(dry_run or c.config.run.dry)
     if json and not (dry or yes):
         raise Refused("--json: give --dry-run to see the moves, or --yes to carry them out; nobody is asked then")
     with opened(conf) as cluster:
+        most = abreast(parallel)
+        cluster.settings = hurried(cluster.settings, bandwidth, pause_after)
         state = cluster.state()
         wanted = plans.balance(state, cluster.settings)
         if not json:
             _show(wanted, dry)
         if wanted.moves and not (dry or yes):
-            confirm(f"{len(wanted.moves)} moves, one after the other", "yes")
-        rows: list[Row] = []
+            confirm(f"{len(wanted.moves)} moves, {_pace(wanted, most)}", "yes")
         with cluster.interruptible():
-            for number, each in enumerate(() if dry else wanted.moves, 1):
-                note(f"move {number} of {len(wanted.moves)}: {each.name} from {each.on} to {each.refuge}")
-                work = lambda name=each.name, to=each.refuge: moved_unless_stopped(cluster, name, state, to)  # noqa: E731
-                rows.append(attempt(each.name, each.on, each.refuge, work))
+            rows = [] if dry else _carried_out(cluster, wanted, state, most)
             if json:
                 show(dumps(plans.document(wanted, rows), indent=2))
             elif rows:
                 show(table(rows, False, COLUMNS))
-            if names := failed(rows):
-                raise PmcError(f"{len(names)} of {len(rows)} did not move: {', '.join(names)}")
+            see_done(rows)
+
+
+def _pace(wanted: Balance, most: int) -> str:
+    most = min(most, max(map(len, plans.rounds(wanted.moves))))
+    return f"up to {most} at the same time" if most > 1 else "one after the other"
+
+
+def _carried_out(cluster: Cluster, wanted: Balance, first: ClusterState, most: int) -> list[Row]:
+    """In the order of the moves. What is alone in its round shows its progress as vm.mv does."""
+    rows: list[Row] = []
+    for each in plans.rounds(wanted.moves):
+        begun = len(rows)
+
+        def move(place: tuple[int, Guest], alone: bool = len(each) == 1 or most == 1) -> Row:
+            number, guest = place
+            note(f"move {number} of {len(wanted.moves)}: {guest.name} from {guest.on} to {guest.refuge}")
+            prefix = "" if alone else guest.name
+            work = lambda: moved_unless_stopped(cluster, guest.name, first, guest.refuge, prefix)  # noqa: E731
+            return attempt(guest.name, guest.on, guest.refuge, work)
+
+        rows += cluster.at_once(move, enumerate(each, begun + 1), most)
+    return rows
 
 
 def _show(wanted: Balance, dry: bool) -> None:

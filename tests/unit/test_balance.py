@@ -62,6 +62,33 @@ def test_no_move_lacks_memory_or_makes_the_loss_of_any_node_worse(kind: Kind) ->
         short = now
 
 
+@pytest.mark.parametrize("kind", FLEETS, ids=str)
+def test_the_moves_of_a_round_do_not_need_each_other(kind: Kind) -> None:
+    """Whichever of a round comes first, each is one that may be, and the end is the same."""
+    memory, solution = solved(simulated(kind))
+    found = plans.rounds(solution.moves)
+    assert sorted(map(str, solution.moves)) == sorted(str(move) for each in found for move in each)
+    for each in found:
+        nodes = [node for move in each for node in (move.on, move.refuge)]
+        assert len(nodes) == len(set(nodes))
+        for move in reversed(each):
+            assert fits(memory, move)
+            memory.move(move)
+    assert (memory.used, memory.falls) == (solution.after.used, solution.after.falls)
+    flat = [move for each in found for move in each]
+    assert plans.rounds(flat) == found
+    if kind.nodes >= 100:
+        assert len(found) < len(flat) / 5
+
+
+def test_a_move_waits_for_those_before_it_on_its_nodes() -> None:
+    """c waits for b's room on pm-3, and b for a's on pm-2; d has to do with none of them."""
+    a, b, c = Guest("a", GiB, "pm-2", "pm-1"), Guest("b", GiB, "pm-3", "pm-2"), Guest("c", GiB, "pm-4", "pm-3")
+    d = Guest("d", GiB, "pm-5", "pm-6")
+    assert plans.rounds([a, b, c, d, d.moved]) == [[a, d], [b, d.moved], [c]]
+    assert plans.rounds([]) == []
+
+
 @pytest.mark.parametrize("kind", SMALL, ids=str)
 def test_what_is_weighed_again_is_enough(kind: Kind) -> None:
     """The same end as when every VM is weighed at every step."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,16 +35,25 @@ class Lab:
     failing: dict[str, PmcError] = field(default_factory=dict)
     moves: list[tuple[str, str]] = field(default_factory=list)
     stopping: str = ""  # Ctrl-C while this one moves
+    together: threading.Barrier | None = None  # all of its parties move at the same time, or it breaks
+    prefixes: set[str] = field(default_factory=set)
+    rate: set[tuple[str, int]] = field(default_factory=set)
+    _one: threading.Lock = field(default_factory=threading.Lock)
 
     def move(self, cluster: Cluster, name: str, first: ClusterState, to: str = "", prefix: str = "") -> Moved:
         self.moves.append((name, to))
+        self.prefixes.add(prefix)
+        self.rate.add((cluster.settings.migration_bandwidth, cluster.settings.migration_pause))
+        if self.together:
+            self.together.wait(5)
         if name in self.failing:
             raise self.failing[name]
         if name == self.stopping:
             cluster.stop.set()
-        memory = self.state.nodes[to].domains[name].memory
-        (source,) = self.state.active_on(name)
-        self.state = moved(self.state, [Guest(name, memory, source, to)])
+        with self._one:
+            memory = self.state.nodes[to].domains[name].memory
+            (source,) = self.state.active_on(name)
+            self.state = moved(self.state, [Guest(name, memory, source, to)])
         return Moved(name, to, 0.17)
 
     def balance(self, **flags: Any) -> None:
@@ -55,7 +65,7 @@ def lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Lab:
     conf = tmp_path / "pmc.conf"
     conf.write_text(
         f'audit_log = "{tmp_path}/audit"\n'
-        + "".join(f'[nodes.pm-{number}]\nreplication = "10.0.0.{number}"\n' for number in (1, 2, 3)),
+        + "".join(f'[nodes.pm-{number}]\nreplication = "10.0.0.{number}"\n' for number in (1, 2, 3, 4)),
     )
     lab = Lab(str(conf))
     monkeypatch.setattr(Cluster, "state", lambda self: lab.state)
@@ -118,6 +128,39 @@ def test_it_goes_on_past_a_vm_that_fails_and_reports(lab: Lab, capsys: Said) -> 
     out, err = capsys.readouterr()
     assert "vm-2  pm-1    pm-2  virsh migrate failed\n" in out
     assert "vm-2 runs on pm-1, closed" in err
+
+
+FOUR = {f"pm-{number}": 64 * GiB for number in (1, 2, 3, 4)}
+PAIRS = build(FOUR, [Guest(f"{name}-{n}", 8 * GiB, on, to) for name, on, to in (("vm", "pm-1", "pm-2"),
+                     ("db", "pm-3", "pm-4")) for n in range(1, 5)])  # fmt: skip
+
+
+def test_only_moves_that_share_no_node_run_at_the_same_time(lab: Lab, capsys: Said) -> None:
+    lab.state, lab.together = PAIRS, threading.Barrier(2)
+    lab.balance(yes=True)
+    assert {frozenset(lab.moves[:2]), frozenset(lab.moves[2:])} == {
+        frozenset({("db-1", "pm-4"), ("vm-1", "pm-2")}), frozenset({("db-2", "pm-4"), ("vm-2", "pm-2")}),
+    }  # fmt: skip
+    assert lab.prefixes == {"db-1", "db-2", "vm-1", "vm-2"}
+    out, err = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines() if " moved " in line] == ["db-1", "vm-1", "db-2", "vm-2"]
+    assert "move 4 of 4: vm-2 from pm-1 to pm-2\n" in err
+
+
+def test_parallel_one_is_one_after_the_other(lab: Lab) -> None:
+    lab.state = PAIRS
+    lab.balance(yes=True, parallel="1")
+    assert [name for name, _ in lab.moves] == ["db-1", "vm-1", "db-2", "vm-2"]
+    assert lab.prefixes == {""}
+    lab.state = PAIRS
+    for parallel, words in (("1", "4 moves, one after the other"), ("7", "4 moves, up to 2 at the same time")):
+        with pytest.raises(Refused, match=words):
+            lab.balance(parallel=parallel)
+
+
+def test_bandwidth_and_pause_reach_the_migrations(lab: Lab) -> None:
+    lab.balance(yes=True, bandwidth="50M", pause_after="9")
+    assert lab.rate == {("50M", 9)}
 
 
 def test_a_refusal_on_the_way_is_no_status_2_for_something_was_touched(lab: Lab) -> None:
