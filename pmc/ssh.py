@@ -134,11 +134,11 @@ def allow_connections(count: int) -> None:
 
 
 def configuration(settings: Settings) -> Any:
-    """Fabric's configuration with the ssh configuration that pmc.conf names, else the user's own."""
+    """Fabric's configuration with the ssh configuration that pmc.conf names, else the user's own. Given as read: else
+    each clone() reads the files once more and adds them to what it has, so that N nodes look through N copies."""
     try:
-        if settings.ssh_config:
-            return fabric.Config(runtime_ssh_path=str(Path(settings.ssh_config).expanduser()))
-        return fabric.Config()
+        path = str(Path(settings.ssh_config).expanduser()) if settings.ssh_config else None
+        return fabric.Config(ssh_config=fabric.Config(runtime_ssh_path=path).base_ssh_config)
     except (OSError, RuntimeError, ValueError, paramiko.SSHException) as error:
         name = settings.ssh_config or "~/.ssh/config"
         raise SettingsError(f"{name}: the ssh configuration cannot be read: {error}") from None

@@ -56,6 +56,16 @@ def test_known_hosts_is_read_once_for_all_nodes(tmp_path: Path, monkeypatch: pyt
     assert read == [str(known)]
 
 
+def test_the_ssh_configuration_is_read_once_for_all_nodes(tmp_path: Path) -> None:
+    """Not once more for each, beside what the others have read."""
+    (tmp_path / "config").write_text("Host 10.0.0.1\n    Port 2222\n")
+    text = f'audit_log = ""\nssh_config = "{tmp_path}/config"\n[nodes.pm-1]\nreplication = "10.0.0.1"\n'
+    made = configuration(parse(text, "pmc.conf"))
+    clones = [made.clone() for _ in range(MANY)]
+    assert {len(each.base_ssh_config._config) for each in (made, *clones)} == {2}  # paramiko's own "*", and the Host
+    assert Connection("10.0.0.1", config=clones[-1]).port == 2222
+
+
 def test_of_two_files_the_persons_own_counts(tmp_path: Path) -> None:
     """As with ssh, which finds the right key there: the system's may be that of a machine that is gone."""
     mine, system, config = tmp_path / "mine", tmp_path / "system", tmp_path / "config"
