@@ -8,7 +8,7 @@ known and differs is never replaced: a person must look.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pmc.checks import Finding, Verdict, bad, good
@@ -32,10 +32,21 @@ class Keys:
     tried: Mapping[str, tuple[int, str]] = field(default_factory=dict)  # peer -> ssh's exit status, what it said
 
 
-def query(peers: Iterable[NodeSettings]) -> Query[Keys]:
-    """The keys of a node, and whether ssh from it to its peers works: eight are tried at once, and those that are
-    down among them cost five seconds together."""
+# How many peers a node tries at the same time: their sshd turns some away when too many come at once (MaxStartups).
+AT_ONCE = 8
+# Seconds that a peer may take to speak, and to answer.
+SPEAK, ANSWER = 5, 20
+
+
+def longest(peers: Sequence[NodeSettings]) -> float:
+    """Seconds after which all peers have been tried, even if each of them hangs."""
+    return -(-len(peers) // AT_ONCE) * (ANSWER + 1)
+
+
+def query(peers: Sequence[NodeSettings]) -> Query[Keys]:
+    """The keys of a node, and whether ssh from it to its peers works. One that is down keeps only itself waiting."""
     script = """
+        most=$1 speak=$2 answer=$3; shift 3
         for f in /root/.ssh/id_ed25519 /root/.ssh/id_ecdsa /root/.ssh/id_rsa; do
             [ -e $f ] || continue
             if p=$(ssh-keygen -y -P "" -f $f 2>/dev/null </dev/null); then echo "own $p"; else echo "locked $f"; fi
@@ -49,19 +60,16 @@ def query(peers: Iterable[NodeSettings]) -> Query[Keys]:
                 done
             done
         done
-        n=0
-        for peer; do
-            [ $((n++ % 8)) -ne 0 ] || wait  # sshd turns some away when too many come at once (MaxStartups)
-            {
-                s=0
-                said=$(ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -o UpdateHostKeys=no -o ConnectTimeout=5 \\
-                    "root@${peer#*=}" true 2>&1 </dev/null) || s=$?
-                echo "tried ${peer%%=*} $s $(tr -s "[:space:]" " " <<<"$said")"
-            } &
-        done
-        wait
+        [ $# -eq 0 ] || printf "%s\\n" "$@" | xargs -d "\\n" -P $most -n 1 bash -c '
+            s=0
+            said=$(timeout -k 1 $2 ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -o UpdateHostKeys=no \\
+                -o ConnectTimeout=$1 "root@${3#*=}" true 2>&1 </dev/null) || s=$?
+            [ $s -ne 124 ] || said="no answer within $2 s"
+            echo "tried ${3%%=*} $s $(tr -s "[:space:]" " " <<<"$said")"
+        ' peer $speak $answer
     """
-    return Query(bash(script, *(f"{peer.name}={peer.replication}" for peer in peers)), parse)
+    how = map(str, (AT_ONCE, SPEAK, ANSWER))
+    return Query(bash(script, *how, *(f"{peer.name}={peer.replication}" for peer in peers)), parse)
 
 
 def parse(text: str) -> Keys:

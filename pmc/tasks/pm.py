@@ -65,8 +65,12 @@ def _chosen(cluster: Cluster, nodes: str) -> list[str]:
 
 
 def _examine(cluster: Cluster, chosen: Sequence[str]) -> list[Finding]:
-    """Asks the chosen nodes everything, and the others for their keys: ssh takes two."""
-    answers = cluster.on_all(lambda node: _ask(node, chosen))
+    """Asks the chosen nodes everything, and the others for their keys: ssh takes two. Where the manager cannot log in
+    the others need not try: it would cost each of them its time, and tell nothing."""
+    down = {name: why for name, why in zip(cluster.nodes, cluster.on_all(_why_down), strict=True) if why}
+    up = [name for name in cluster.nodes if name not in down]
+    answers = [(Seen(About(name, cluster.settings), down=why), why) for name, why in down.items()]
+    answers += cluster.on_all(lambda node: _ask(node, chosen, up), up)
     seen = [seen for seen, _ in answers if seen.about.node in chosen]
     keys = {seen.about.node: keys for seen, keys in answers}
     found = checks.findings(seen)
@@ -76,18 +80,27 @@ def _examine(cluster: Cluster, chosen: Sequence[str]) -> list[Finding]:
     return sorted(found, key=lambda finding: chosen.index(finding.node))
 
 
-def _ask(node: Node, chosen: Sequence[str]) -> tuple[Seen, Keys | str]:
+def _why_down(node: Node) -> str:
+    try:
+        node.connection.open()
+        return ""
+    except PmcError as error:
+        return str(error).removeprefix(f"{node.name}: ")
+
+
+def _ask(node: Node, chosen: Sequence[str], up: Sequence[str]) -> tuple[Seen, Keys | str]:
     about = About(node.name, node.settings)
     # Those after itself first: not all nodes shall knock at the same one.
     nodes = list(node.settings.nodes.values())
     own = [each.name for each in nodes].index(node.name)
-    peers = nodes[own + 1 :] + nodes[:own]
+    there = [name for name in up if node.name in chosen or name in chosen]
+    peers = [peer for peer in nodes[own + 1 :] + nodes[:own] if peer.name in there]
     mine = checks.questions(about) if node.name in chosen else []
     try:
         node.connection.open()  # before the clock is read: a login takes its time
         began = time.time()
         *answers, keys = node.ask_each(
-            *mine, trust.query(peer for peer in peers if node.name in chosen or peer.name in chosen)
+            *mine, trust.query(peers), seconds=node.settings.deadlines.command + trust.longest(peers)
         )
         about = replace(about, asked=(began, time.time()))
     except PmcError as error:

@@ -1,0 +1,121 @@
+"""How pm.init tries ssh between nodes: the very script, with an ssh of ours in its place, and who is tried at all."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pmc import trust
+from pmc.checks import CHECKS
+from pmc.cluster import Cluster
+from pmc.command import Query
+from pmc.errors import CommandFailed, NodeDown
+from pmc.node import Node
+from pmc.settings import NodeSettings, parse
+from pmc.tasks.pm import _examine
+from pmc.trust import Keys
+
+PEERS = [NodeSettings(f"pm-{number}", f"10.0.0.{number}") for number in range(1, 41)]
+# Peers 1, 9, 17, 25 and 33 end only when all five are being tried; 41 hangs. Says how many it sees under way.
+SSH = """#!/bin/bash
+cd "$FOLDER"; echo "$*" >>said; host=${@: -2:1}; number=${host##*.}
+touch now/$number; set -- now/*; echo $# >>most
+case $number in
+    1|9|17|25|33)
+        touch dead/$number
+        for _ in $(seq 1200); do set -- dead/*; [ $# -ge 5 ] && break; sleep 0.05; done
+        rm now/$number
+        [ $# -ge 5 ] || { echo "waited alone"; exit 1; }
+        echo "Connection timed out"; exit 255;;
+    41) exec sleep 100;;
+esac
+sleep 0.01; rm now/$number
+"""
+
+
+def tried(folder: Path, peers: list[NodeSettings]) -> Mapping[str, tuple[int, str]]:
+    """As a node would."""
+    for name, text in {
+        "ssh": SSH, "ssh-keygen": "#!/bin/sh\nexit 1\n", "sed": "#!/bin/sh\necho host ssh-ed25519 AAAA\n",
+    }.items():  # fmt: skip
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    for name in ("now", "dead"):
+        (folder / name).mkdir()
+    query = trust.query(peers)
+    path = {"PATH": f"{folder}:/usr/bin:/bin", "FOLDER": str(folder)}
+    done = subprocess.run(query.command.argv, env=path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    return query.parse(done.stdout).tried
+
+
+def test_a_peer_that_is_down_keeps_only_itself_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust, "ANSWER", 100)  # on a machine that is busy
+    told = tried(tmp_path, PEERS)
+    assert sorted(told) == sorted(peer.name for peer in PEERS)
+    dead = {peer for peer, (status, said) in told.items() if (status, said) == (255, "Connection timed out")}
+    assert dead == {"pm-1", "pm-9", "pm-17", "pm-25", "pm-33"}
+    assert [each for each in told.values() if each[0] == 0] == [(0, "")] * 35
+    assert max(map(int, (tmp_path / "most").read_text().split())) <= trust.AT_ONCE
+    lines = (tmp_path / "said").read_text().splitlines()
+    assert len(lines) == 40
+    assert all("StrictHostKeyChecking=yes" in line and "ConnectTimeout=5" in line for line in lines)
+
+
+def test_a_peer_that_lets_in_and_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust, "ANSWER", 1)
+    told = tried(tmp_path, [PEERS[1], NodeSettings("pm-41", "10.0.0.41"), PEERS[2]])
+    assert told == {"pm-2": (0, ""), "pm-41": (124, "no answer within 1 s"), "pm-3": (0, "")}
+
+
+def test_the_deadline_has_time_for_all_peers() -> None:
+    """Those that hang all, and are killed a second later."""
+    assert [trust.longest(PEERS[:count]) for count in (0, 1, 8, 9, 40)] == [0, 21, 21, 42, 105]
+
+
+def examined(monkeypatch: pytest.MonkeyPatch, down: set[str], chosen: list[str], nodes: int = 4) -> dict[str, Any]:
+    """Whom each node tries and how long it may take, and the findings."""
+    told: dict[str, Any] = {"tried": {}, "seconds": {}}
+
+    def connection(node: Node) -> Any:
+        if node.name in down:
+            raise NodeDown(f"{node.name}: no ssh within 10 s")
+        return SimpleNamespace(open=lambda: None)
+
+    def ask_each(node: Node, *queries: Query[Any], seconds: float | None = None) -> list[Any]:
+        told["tried"][node.name] = [word.partition("=")[0] for word in queries[-1].command.argv if "=10.0." in word]
+        told["seconds"][node.name] = seconds
+        failed = [CommandFailed(node.name, "x", 1, "") for _ in queries[:-1]]
+        return [*failed, Keys(tried=dict.fromkeys(told["tried"][node.name], (0, "")))]
+
+    monkeypatch.setattr(Node, "connection", property(connection))
+    monkeypatch.setattr(Node, "ask_each", ask_each)
+    text = "".join(f'[nodes.pm-{n}]\nreplication = "10.0.0.{n}"\n' for n in range(1, nodes + 1))
+    settings = replace(parse(text, "pmc.conf"), audit_log="")
+    with Cluster(settings) as cluster:
+        monkeypatch.setattr(cluster, "on_all", lambda work, names=None: [
+            work(cluster.nodes[name]) for name in (cluster.nodes if names is None else names)
+        ])  # fmt: skip
+        told["found"] = {(each.node, each.check): each.verdict for each in _examine(cluster, chosen)}
+    return told
+
+
+def test_who_does_not_let_the_manager_in_is_not_tried_by_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = examined(monkeypatch, {"pm-2"}, ["pm-1", "pm-2"])
+    assert told["tried"] == {"pm-1": ["pm-3", "pm-4"], "pm-3": ["pm-1"], "pm-4": ["pm-1"]}
+    found = told["found"]
+    assert found["pm-2", "answers"].text == "no ssh within 10 s"
+    assert found["pm-1", "ssh with pm-2"].text == "pm-2 could not be asked: no ssh within 10 s"
+    assert found["pm-1", "ssh with pm-3"].ok
+    assert len([check for node, check in found if node == "pm-1"]) == len(CHECKS) + 3
+
+
+def test_the_more_peers_the_longer_the_question_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = examined(monkeypatch, set(), ["pm-1"], nodes=100)
+    assert told["seconds"] == {"pm-1": 60 + 13 * 21, **{f"pm-{number}": 60 + 21 for number in range(2, 101)}}
