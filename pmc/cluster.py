@@ -14,7 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-from pmc import audit, drbd, hypervisor, lock
+from pmc import audit, drbd, hypervisor, lock, reached
 from pmc import plan as planning
 from pmc.command import Command, Query
 from pmc.errors import CommandFailed, Interrupted, NodeDown, PmcError
@@ -59,7 +59,7 @@ class Cluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._until_closed.close()
-        self.on_all(lambda node: node.close())
+        self.at_once(Node.close, self.nodes.values(), WORKERS)
 
     @contextmanager
     def lock(self, what: str, *names: str, on: Iterable[str] | None = None) -> Iterator[Lock]:
@@ -83,9 +83,7 @@ class Cluster:
 
     def on_all(self, work: Callable[[Node], Any], names: Iterable[str] | None = None) -> list[Any]:
         """`work` on the nodes named (all) at once, one thread a node; results in the same order."""
-        chosen = [self.nodes[name] for name in (self.nodes if names is None else names)]
-        with ThreadPoolExecutor(max_workers=max(1, min(WORKERS, len(chosen)))) as pool:
-            return list(pool.map(work, chosen))
+        return reached.taken([self.nodes[name] for name in (self.nodes if names is None else names)], work)
 
     def state(
         self,

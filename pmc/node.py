@@ -37,6 +37,10 @@ class Node:
         self.name, self.spec, self.settings = spec.name, spec, settings
         self._sessions = Sessions(spec, settings, config)
 
+    def reach(self) -> bool:
+        """Whether somebody is there. Until one knows, one only waits."""
+        return self._sessions.reach()
+
     @property
     def connection(self) -> Connection:
         """Fabric's Connection, opened when first needed. Raises NodeDown."""

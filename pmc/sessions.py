@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import paramiko
 
 from pmc.errors import CommandFailed, NodeDown
+from pmc.login import log_in, reach, unused
 from pmc.settings import NodeSettings, Settings
-from pmc.ssh import Connection, connect
+from pmc.ssh import Connection
 
 # Of connections to one node: each takes MaxSessions (sshd_config(5), 10 by default) sessions, and a VM that moves has
 # about four at once. A sshd that gives a new connection no session either is set up so, and a bound ends the trying.
@@ -21,6 +24,7 @@ class Sessions:
     def __init__(self, spec: NodeSettings, settings: Settings, config: Any) -> None:
         self.spec, self.settings, self.config = spec, settings, config
         self._connections: list[Connection] = []
+        self._reached: Connection | None = None  # not logged in yet
         self._down: tuple[float, NodeDown] | None = None
         self._lock = threading.Lock()
 
@@ -36,7 +40,7 @@ class Sessions:
         for number in range(MOST):
             try:
                 transport = self._nth(number).client.get_transport()
-                assert transport is not None  # noqa: S101 - `connect` saw it
+                assert transport is not None  # noqa: S101 - `log_in` saw it
                 channel: paramiko.Channel = transport.open_session(timeout=self.settings.deadlines.connect)
                 return channel
             except (paramiko.SSHException, OSError, EOFError) as error:
@@ -47,25 +51,51 @@ class Sessions:
         said = f"sshd gives no session, on {MOST} connections ({why}); look at MaxSessions in its sshd_config"
         raise CommandFailed(self.spec.name, "ssh", 255, said)
 
+    def reach(self) -> bool:
+        """The part of connecting in which one only waits. False: nobody is there, and `connection` says so at once."""
+        with self._lock, suppress(NodeDown):
+            self._live()
+            if not self._connections:
+                self._reached = self._reached or self._reach()
+            return True
+        return False
+
     def _nth(self, number: int) -> Connection:
         """Of the connections that live, or one more. Eight threads that each open one make eight logins: hence the
         lock."""
         with self._lock:
-            self._connections = [each for each in self._connections if each.is_connected]
-            if number < len(self._connections):
-                return self._connections[number]
-            # A dead node costs a command its deadline once, not once for each question.
-            if self._down and time.monotonic() - self._down[0] < self.settings.deadlines.connect:
-                raise self._down[1]
-            try:
-                self._connections.append(connect(self.spec, self.settings, self.config))
-            except NodeDown as error:
-                self._down = (time.monotonic(), error)
-                raise
-            return self._connections[-1]
+            self._live()
+            if number >= len(self._connections):
+                made, self._reached = self._reached or self._reach(), None
+                with self._remembered():
+                    log_in(made, self.spec, self.settings)
+                self._connections.append(made)
+                return made
+            return self._connections[number]
+
+    def _live(self) -> None:
+        self._connections = [each for each in self._connections if each.is_connected]
+
+    def _reach(self) -> Connection:
+        # A dead node costs a command its deadline once, not once for each question.
+        if self._down and time.monotonic() - self._down[0] < self.settings.deadlines.connect:
+            raise self._down[1]
+        with self._remembered():
+            return reach(self.spec, self.settings, self.config)
+
+    @contextmanager
+    def _remembered(self) -> Iterator[None]:
+        try:
+            yield
+        except NodeDown as error:
+            self._down = (time.monotonic(), error)
+            raise
 
     def close(self) -> None:
         self._down = None
+        if self._reached is not None:
+            unused(self._reached)
+            self._reached = None
         for connection in self._connections:
             for each in connection.way():
                 each.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import resource
-import socket
 import threading
 import time
 from contextlib import suppress
@@ -15,9 +14,9 @@ from typing import Any
 import fabric
 import paramiko
 
-from pmc.errors import NodeDown, Refused, SettingsError
+from pmc.errors import Refused, SettingsError
 from pmc.lock import SILENCE
-from pmc.settings import NodeSettings, Settings
+from pmc.settings import Settings
 
 # What goes wrong is said once, by pmc, in a line; without a handler Python prints paramiko's tracebacks on stderr.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
@@ -142,50 +141,3 @@ def configuration(settings: Settings) -> Any:
     except (OSError, RuntimeError, ValueError, paramiko.SSHException) as error:
         name = settings.ssh_config or "~/.ssh/config"
         raise SettingsError(f"{name}: the ssh configuration cannot be read: {error}") from None
-
-
-def connect(node: NodeSettings, settings: Settings, config: Any) -> Connection:
-    """An open connection. Raises NodeDown with what to do next; nothing that a node or a network can cause escapes
-    as another exception."""
-    seconds = settings.deadlines.connect
-    host = node.host or node.name
-    try:
-        connection = Connection(host, config=config, connect_timeout=max(1, round(seconds)))
-        deadlines = dict.fromkeys(("banner_timeout", "auth_timeout", "channel_timeout"), seconds)
-        for each in connection.way():
-            each.connect_timeout = connection.connect_timeout
-            each.connect_kwargs = {**each.connect_kwargs, **deadlines}
-        connection.open()
-        transport = connection.client.get_transport()
-        if transport is None:
-            raise paramiko.SSHException("the connection closed at once")
-        # A node that loses power sends no goodbye: without these a silent connection would look alive for ever, or for
-        # the quarter of an hour that the kernel goes on trying.
-        transport.set_keepalive(5)
-        if isinstance(transport.sock, socket.socket):  # not behind a jump host
-            transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE * 1000)
-        return connection
-    except paramiko.BadHostKeyException as error:
-        raise NodeDown(
-            f"{node.name}: its host key is not the one known for {error.hostname}; if the node was installed anew, "
-            f"check the key at its console, then ssh-keygen -R '{error.hostname}' and log in once",
-            answered=True,
-        ) from None
-    except paramiko.AuthenticationException as error:
-        raise NodeDown(f"{node.name}: ssh login refused ({error}); try: ssh {host} true", answered=True) from None
-    except paramiko.SSHException as error:
-        if "not found in known_hosts" in str(error):
-            raise NodeDown(
-                f"{node.name}: its host key is not known; log in once by hand and compare it: ssh {host} true",
-                answered=True,
-            ) from None
-        if str(error) in ("Error reading SSH protocol banner", "No existing session"):
-            error = paramiko.SSHException(
-                f"it took the connection and then said nothing for {seconds:g} s; does it hang?"
-            )
-        raise NodeDown(f"{node.name}: no ssh: {error}; try: ssh {host} true") from None
-    except paramiko.hostkeys.InvalidHostKey as error:
-        raise NodeDown(f"{node.name}: a line of known_hosts is not right: {str(error)[:200]}", answered=True) from None
-    except (OSError, EOFError, ValueError, KeyError) as error:
-        why = "no answer" if isinstance(error, socket.timeout) else getattr(error, "strerror", None) or str(error)
-        raise NodeDown(f"{node.name}: no ssh within {seconds:g} s ({why}); is it up? try: ssh {host} true") from None

@@ -105,6 +105,9 @@ class CountedNode(Node):
             self.cluster.world.carry_out(self.name, command)
         return ""
 
+    def reach(self) -> bool:
+        return self.name not in self.cluster.world.dead
+
     @property
     def connection(self) -> Any:
         return Line()

@@ -17,6 +17,7 @@ from pmc.errors import CommandFailed, Interrupted, NodeDown, PmcError
 from pmc.look import parse_meminfo, parse_ports, state_queries
 from pmc.model import NodeState, Resource
 from pmc.node import Node
+from pmc.settings import parse
 from pmc.units import KiB
 from tests.unit.samples import SETTINGS, data
 
@@ -182,6 +183,39 @@ def test_a_migration_goes_on_while_the_link_holds_or_is_not_known() -> None:
 def test_ctrl_c_stays_what_it_is() -> None:
     with pytest.raises(Interrupted):
         migrate(Migrating("Connected"), stopped=True)
+
+
+def test_nodes_that_are_waited_for_keep_no_other_from_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three are dead, which shows only when all others have been asked, two at a time."""
+    monkeypatch.setattr("pmc.reached.WORKERS", 2)
+    working, most, done, over, one = set[str](), set[int](), set[str](), threading.Event(), threading.Lock()
+    settings = parse("".join(f'[nodes.pm-{n}]\nreplication = "10.0.0.{n}"\n' for n in range(1, 10)), "pmc.conf")
+    monkeypatch.setattr(Node, "reach", lambda node: node.name > "pm-3" or not over.wait(10))
+
+    def work(node: Node) -> str:
+        if node.name > "pm-3":
+            with one:
+                working.add(node.name)
+                most.add(len(working))
+            time.sleep(0.02)
+            with one:
+                working.remove(node.name)
+                done.add(node.name)
+            if len(done) == 6:
+                over.set()
+        return f"{node.name} {over.is_set()}"
+
+    with Cluster(settings) as cluster:
+        told = cluster.on_all(work)
+    assert [each.split()[0] for each in told] == list(settings.nodes)
+    assert told[:3] == ["pm-1 True", "pm-2 True", "pm-3 True"]
+    assert max(most) == 2
+
+
+def test_closing_reaches_for_no_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Node, "reach", lambda node: pytest.fail("it is over"))
+    with Cluster(SETTINGS):
+        pass
 
 
 def test_work_at_once_keeps_the_order_and_the_limit() -> None:

@@ -16,6 +16,9 @@ from typing import Any
 import paramiko
 import pytest
 
+from bench.fleet import deaf
+from lab.ports import free_ports
+from pmc import login
 from pmc.cluster import Cluster
 from pmc.command import command
 from pmc.errors import InDoubt, NodeDown
@@ -70,14 +73,27 @@ class Nodes:
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
 
     def add(self, hangs: str = "") -> Nodes:
-        """One more; `hangs` is where its ssh server does, silence: it takes connections and says nothing."""
+        """One more; `hangs` is where its ssh server does, silence: it takes connections and says nothing, dead: it does
+        not even take them, greeted: it says what it is and no more."""
+        if hangs == "dead":
+            self.ports += free_ports(1, "127.0.0.1")
+            self.open += deaf.dead("127.0.0.1", self.ports[-1])
+            return self
         listener = socket.create_server(("127.0.0.1", 0))
         self.ports.append(listener.getsockname()[1])
-        if hangs != "silence":
+        if hangs not in ("silence", "greeted"):
             self.servers.append(threading.Thread(target=self._serve, args=(listener, hangs), daemon=True))
             self.servers[-1].start()
         self.open.append(listener)
+        if hangs == "greeted":
+            self.servers.append(threading.Thread(target=self._greet, args=(listener,), daemon=True))
+            self.servers[-1].start()
         return self
+
+    def _greet(self, listener: socket.socket) -> None:
+        end, _ = listener.accept()
+        self.open.append(end)
+        end.sendall(b"SSH-2.0-greeted\r\n")
 
     def _serve(self, listener: socket.socket, hangs: str) -> None:
         end, _ = listener.accept()
@@ -124,16 +140,57 @@ def within(low: float, high: float) -> Iterator[None]:
     assert low <= time.perf_counter() - began < high
 
 
-def test_nodes_that_say_nothing_cost_a_listing_the_connect_deadline_once(nodes: Nodes) -> None:
-    """Not once for each node, nor for each question."""
-    for _ in range(5):
-        nodes.add("silence")
+@pytest.mark.parametrize(
+    ("hangs", "says"),
+    [
+        ("silence", f"no ssh: it took the connection and then said nothing for {CONNECT} s; does it hang?;"),
+        ("dead", f"no ssh within {CONNECT} s (no answer); is it up?"),
+    ],
+)
+def test_nodes_that_do_not_answer_cost_a_listing_the_connect_deadline_once(nodes: Nodes, hangs: str, says: str) -> None:
+    """Not once for each node, nor for each question, nor for each 32 of them."""
+    for _ in range(140):
+        nodes.add(hangs)
     with Cluster(nodes.settings) as cluster:
         with within(CONNECT * 0.9, CONNECT + SLACK - 2):
             state = cluster.state()
             cluster.state()
-        assert [node.name for node in state if node.down] == [f"pm-{number}" for number in range(1, 6)]
-        assert all(f"took the connection and then said nothing for {CONNECT} s" in node.down for node in state)
+        assert len(state.nodes) == 140
+        assert {node.down.partition(" try: ssh 127.0.0.1:")[0] for node in state} == {says}
+
+
+def test_what_was_reached_and_not_used_is_closed(nodes: Nodes) -> None:
+    with Cluster(nodes.add("greeted").settings) as cluster:
+        node = cluster.nodes["pm-1"]
+        assert node.reach()
+        assert node._sessions._reached is not None
+        end = node._sessions._reached.connect_kwargs["sock"]
+        assert node.reach()
+        assert node._sessions._reached.connect_kwargs["sock"] is end, "it is reached once"
+        assert end.fileno() > 0
+    assert end.fileno() == -1
+
+
+def test_an_address_that_refuses_is_passed_over_and_a_silent_one_is_not(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As paramiko does it: a silent one costs the deadline, and so may the next."""
+    (refusing,) = free_ports(1, "127.0.0.1")
+    silent, speaking = nodes.add("dead").add("greeted").ports
+    places: list[int] = []
+    monkeypatch.setattr(
+        "pmc.login.socket.getaddrinfo",
+        lambda *_, **__: [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port)) for port in places],
+    )
+    places[:] = [refusing, speaking]
+    with login._connected("node", 22, 0.5) as end:
+        assert end.getpeername()[1] == speaking
+    places[:] = [refusing, silent, speaking]
+    with pytest.raises(TimeoutError):
+        login._connected("node", 22, 0.5)
+    places[:] = [refusing]
+    with pytest.raises(ConnectionRefusedError):
+        login._connected("node", 22, 0.5)
 
 
 def test_a_connection_that_was_closed_is_tried_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +201,7 @@ def test_a_connection_that_was_closed_is_tried_anew(monkeypatch: pytest.MonkeyPa
         tried.append(spec.name)
         raise NodeDown(f"{spec.name}: no ssh")
 
-    monkeypatch.setattr("pmc.sessions.connect", connect)
+    monkeypatch.setattr("pmc.sessions.reach", connect)
     node = Node(SETTINGS.nodes["pm-1"], SETTINGS, None)
     for times in (1, 1):
         with pytest.raises(NodeDown):

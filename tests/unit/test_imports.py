@@ -41,7 +41,18 @@ LAYERS = [
     {"pmc.plans", "pmc.plans.*", "pmc.checks", "pmc.checks.*", "pmc.trust", "pmc.rows", "pmc.verify", "pmc.verify.*"},
     {"pmc.view"},
     {"pmc.fetch", "pmc.blocks", "pmc.stream"},
-    {"pmc.ssh", "pmc.sessions", "pmc.node", "pmc.locks", "pmc.hypervisor", "pmc.cluster", "pmc.audit", "pmc.turns"},
+    {
+        "pmc.ssh",
+        "pmc.login",
+        "pmc.sessions",
+        "pmc.node",
+        "pmc.locks",
+        "pmc.hypervisor",
+        "pmc.turns",
+        "pmc.reached",
+        "pmc.cluster",
+        "pmc.audit",
+    },
     {"pmc.looks", "pmc.fence"},
     {"pmc.tasks", "pmc.tasks.*"},
     {"pmc.main", "fabfile"},
@@ -52,7 +63,10 @@ IMPURE = {
     "secrets", "socket", "select", "subprocess", "signal", "tqdm", "tabulate",
 }  # fmt: skip
 CONNECTIONS = {"fabric", "paramiko", "socket", "threading", "concurrent"}
-OWNERS = {"pmc.ssh", "pmc.sessions", "pmc.node", "pmc.locks", "pmc.cluster", "pmc.hypervisor", "pmc.turns"}
+OWNERS = {
+    "pmc.ssh", "pmc.login", "pmc.sessions", "pmc.node", "pmc.locks", "pmc.turns", "pmc.reached", "pmc.cluster",
+    "pmc.hypervisor",
+}  # fmt: skip
 ON_NODES = {"pmc.blocks", "pmc.stream"}  # they run there, and nothing here imports them
 
 

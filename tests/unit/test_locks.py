@@ -48,6 +48,7 @@ class Session:
 def sessions(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Session]]:
     Session.answers, Session.open = {}, []
     monkeypatch.setattr(locks, "Hold", Session)
+    monkeypatch.setattr("pmc.node.Node.reach", lambda node: True)
     monkeypatch.setattr("pmc.locks.time.sleep", lambda seconds: None)
     yield Session
     assert Session.open == [], "a lock is left behind"

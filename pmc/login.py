@@ -1,0 +1,117 @@
+"""A node's ssh connection, in two parts: reaching it, where a dead node makes one wait and there is nothing to do, and
+logging in, which takes the processor."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import paramiko
+
+from pmc.errors import NodeDown
+from pmc.lock import SILENCE
+from pmc.settings import NodeSettings, Settings
+from pmc.ssh import Connection
+
+
+def reach(node: NodeSettings, settings: Settings, config: Any) -> Connection:
+    """A connection that is not logged in: somebody is there and has begun to speak. Until then one only waits. Behind a
+    jump host or a ProxyCommand it is left to the login."""
+    seconds = settings.deadlines.connect
+    with _told(node, settings):
+        connection = Connection(node.host or node.name, config=config, connect_timeout=max(1, round(seconds)))
+        deadlines = dict.fromkeys(("banner_timeout", "auth_timeout", "channel_timeout"), seconds)
+        for each in connection.way():
+            each.connect_timeout = connection.connect_timeout
+            each.connect_kwargs = {**each.connect_kwargs, **deadlines}
+        if not connection.gateway:
+            connection.connect_kwargs["sock"] = _spoken_to(connection.host, connection.port, seconds)
+        return connection
+
+
+def _spoken_to(host: str, port: int, seconds: float) -> socket.socket:
+    """It is for sshd to speak first."""
+    end = _connected(host, port, seconds)
+    try:
+        end.recv(1, socket.MSG_PEEK)
+    except OSError as error:
+        end.close()
+        if isinstance(error, TimeoutError):
+            raise paramiko.SSHException(_SILENT) from None
+        raise
+    return end
+
+
+def _connected(host: str, port: int, seconds: float) -> socket.socket:
+    """As paramiko does it: another address is tried when one refuses, not when it is silent."""
+    refused = OSError(f"{host} has no address")
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        end = socket.socket(family, kind, protocol)
+        end.settimeout(seconds)
+        try:
+            end.connect(address)
+            return end
+        except OSError as error:
+            end.close()
+            if error.errno not in (errno.ECONNREFUSED, errno.EHOSTUNREACH):
+                raise
+            refused = error
+    raise refused
+
+
+def unused(connection: Connection) -> None:
+    """It was reached and is not wanted."""
+    if end := connection.connect_kwargs.get("sock"):
+        end.close()
+
+
+def log_in(connection: Connection, node: NodeSettings, settings: Settings) -> None:
+    with _told(node, settings):
+        connection.open()
+        transport = connection.client.get_transport()
+        if transport is None:
+            raise paramiko.SSHException("the connection closed at once")
+        # A node that loses power sends no goodbye: without these a silent connection would look alive for ever, or for
+        # the quarter of an hour that the kernel goes on trying.
+        transport.set_keepalive(5)
+        if isinstance(transport.sock, socket.socket):  # not behind a jump host
+            transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE * 1000)
+
+
+_SILENT = "Error reading SSH protocol banner"  # as paramiko says it
+
+
+@contextmanager
+def _told(node: NodeSettings, settings: Settings) -> Iterator[None]:
+    """Raises NodeDown with what to do next; nothing that a node or a network can cause escapes as another exception."""
+    seconds = settings.deadlines.connect
+    host = node.host or node.name
+    try:
+        yield
+    except paramiko.BadHostKeyException as error:
+        raise NodeDown(
+            f"{node.name}: its host key is not the one known for {error.hostname}; if the node was installed anew, "
+            f"check the key at its console, then ssh-keygen -R '{error.hostname}' and log in once",
+            answered=True,
+        ) from None
+    except paramiko.AuthenticationException as error:
+        raise NodeDown(f"{node.name}: ssh login refused ({error}); try: ssh {host} true", answered=True) from None
+    except paramiko.SSHException as error:
+        if "not found in known_hosts" in str(error):
+            raise NodeDown(
+                f"{node.name}: its host key is not known; log in once by hand and compare it: ssh {host} true",
+                answered=True,
+            ) from None
+        if str(error) in (_SILENT, "No existing session"):
+            error = paramiko.SSHException(
+                f"it took the connection and then said nothing for {seconds:g} s; does it hang?"
+            )
+        raise NodeDown(f"{node.name}: no ssh: {error}; try: ssh {host} true") from None
+    except paramiko.hostkeys.InvalidHostKey as error:
+        raise NodeDown(f"{node.name}: a line of known_hosts is not right: {str(error)[:200]}", answered=True) from None
+    except (OSError, EOFError, ValueError, KeyError) as error:
+        why = "no answer" if isinstance(error, socket.timeout) else getattr(error, "strerror", None) or str(error)
+        raise NodeDown(f"{node.name}: no ssh within {seconds:g} s ({why}); is it up? try: ssh {host} true") from None
