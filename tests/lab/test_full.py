@@ -80,17 +80,20 @@ def test_what_is_full(lab: Pmc, web: witness.Guest) -> None:
 
 @pytest.mark.fault("link cut during backup")
 def test_the_link_is_cut_during_a_backup(lab: Pmc, web: witness.Guest) -> None:
-    """The base lies on the node where the VM runs by then, so the delta comes over the link."""
+    """The base lies on the node where the VM runs by then, so the delta comes over the link. It is cut when the nodes
+    have connected and nothing has come yet: no timeout of a connection tells, and nobody has anything to send."""
     lab.ok("vm.backup", "web", "vm.mv", "web")
-    with started(lab, "vm.backup", "web") as process:
-        assert "against" in read_until(process, "read the disk")
+    wait = 'touch /run/reading; until [ -e /run/cut ]; do sleep 0.2; done; exec "$real" "$@"'
+    with instead(lab, "pm-1", "dd", "if=/dev/vg/web.backup", wait), started(lab, "vm.backup", "web") as process:
+        until(lambda: "there" in lab.ssh("pm-1", "[ -e /run/reading ] && echo there || :"), "the backup reads")
         lab.lab.cut("pm-1", "pm-2")
         try:
-            said = read_until(process, "no line has this")
-            status = process.wait(300)
+            lab.ssh("pm-1", "rm /run/reading; touch /run/cut")
+            said = process.communicate(timeout=300)[1]
         finally:
             lab.lab.heal()
-    assert status == 1, said
+            lab.ssh("pm-1", "rm -f /run/cut")
+    assert process.returncode == 1, said
     assert "Traceback" not in said
     # (The guest is not looked at before both sides have the same again: pm-1's is an older copy until then.)
     lab.ok("pm.ready_drbd")
