@@ -199,6 +199,15 @@ def settle(name: str, state: ClusterState) -> Plan:
     return plan(f"vm.mv {name}: close", steps, one_primary(name, _opened(name, homes, state)))
 
 
+def unseen(name: str, state: ClusterState) -> str:
+    """What `settle` cannot know: a node that is silent has nothing open when it is dead, but may live. For the end of
+    what is said about a VM that is closed."""
+    silent = [home for home in state.homes(name) if home in state.nodes and state.nodes[home].down]
+    if not silent:
+        return ""
+    return f"; {silent[0]} does not answer, and may still allow two primaries: once it does: fab vm.mv {name} --cleanup"
+
+
 def _opened(name: str, homes: Sequence[str], state: ClusterState) -> list[str]:
     """Where two primaries are allowed."""
     return [home for home in homes if (r := state.nodes[home].resources.get(name)) and r.two_primaries]

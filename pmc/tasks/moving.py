@@ -53,13 +53,16 @@ def moved(cluster: Cluster, name: str, first: ClusterState, to: str = "", prefix
             cluster.apply(plan, prefix=prefix, under=[held])
         except PmcError as error:
             try:
-                end = f"{name} runs on {closed(cluster, name, state, held, prefix, broken_off=True)}, closed"
-                if "NOT undone" in str(error):
+                on, unseen = closed(cluster, name, state, held, prefix, broken_off=True)
+                end = f"{name} runs on {on}, closed{unseen}"
+                if "NOT undone" in str(error) and not unseen:
                     end += "; what is listed as not undone was done after all"
             except PmcError as second:
                 end = str(second)
             raise StepFailed(f"{error}\n  {end}") from None
-        on = closed(cluster, name, state, held, prefix)
+        on, unseen = closed(cluster, name, state, held, prefix)
+        if unseen:
+            note(f"{name} runs on {on}{unseen}")
     try:
         still = cluster.ask(plan.steps[-1].node, virsh.downtime(name))[0]
     except PmcError:
@@ -146,17 +149,19 @@ def see_done(rows: list[Row], verb: str = "move") -> None:
 
 def closed(
     cluster: Cluster, name: str, before: ClusterState, held: Lock, prefix: str = "", broken_off: bool = False
-) -> str:
+) -> tuple[str, str]:
     """Only the node where the VM runs stays primary. `before` tells which nodes to look at: no others can have it.
-    `broken_off`: the migration failed, and libvirt may take its time to end what is left of it. Returns that node."""
+    `broken_off`: the migration failed, and libvirt may take its time to end what is left of it. Returns that node, and
+    what could not be seen."""
     try:
         state = _ended(cluster, name, before) if broken_off else near.again_of(cluster, before, name)
         plan = plans.settle(name, state)
         if plan.steps:
             cluster.apply(plan, to_the_end=True, prefix=prefix, under=[held])
-        if broken_off and (rest := broken.rejoin(name, near.again_of(cluster, before, name))).steps:
+        # Also after a migration that went well: the link may be lost between its end and the close.
+        if (rest := broken.rejoin(name, near.again_of(cluster, before, name))).steps:
             cluster.apply(rest, to_the_end=True, prefix=prefix, under=[held])
-        return (state.active_on(name) or ["no node"])[0]
+        return (state.active_on(name) or ["no node"])[0], plans.unseen(name, state)
     except PmcError as error:
         raise PmcError(
             f"{name} was NOT closed, two primaries may still be allowed: {error}; then fab vm.mv {name} --cleanup"

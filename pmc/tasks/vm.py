@@ -156,7 +156,10 @@ def mv(
             for name in chosen:
                 plan = plans.settle(name, state)
                 if carry_out(c, cluster, plan, dry_run):
-                    note(f"{name} is clean" if plan.steps else f"{name} has nothing to clean")
+                    note(
+                        (f"{name} is clean" if plan.steps else f"{name} has nothing to clean")
+                        + plans.unseen(name, state)
+                    )
             return
         # All that can be refused is refused before the first VM moves; each is looked at again when its turn comes.
         moves = evacuations.move_each(chosen, to, state, cluster.settings)

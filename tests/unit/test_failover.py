@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, Domain, NodeState
 from pmc.plan import Plan
-from pmc.plans import broken, evacuate, failover
+from pmc.plans import broken, evacuate, failover, vm
 from pmc.plans.failover import Lost, Seen
 from pmc.settings import Settings
+from pmc.tasks import moving, near
 from pmc.units import GiB, MiB
 from tests.unit.fake import done
 from tests.unit.samples import SETTINGS, alone, changed, cluster, home, running, stopped, with_resource
@@ -348,3 +350,38 @@ def test_one_that_gave_up_is_connected_again() -> None:
 def test_nothing_is_taken_back_otherwise(state: ClusterState) -> None:
     """Above all when something was written there: that is a split brain, and a person's to mend."""
     assert broken.rejoin("web", state).steps == ()
+
+
+def closed_after(monkeypatch: pytest.MonkeyPatch, *looks: ClusterState) -> tuple[list[str], tuple[str, str]]:
+    """The notes of the steps that close a migration, and what `closed` tells; each look sees the next state."""
+    notes: list[str] = []
+
+    class Applied:
+        def apply(self, plan: Plan, **how: object) -> None:
+            notes.extend(step.note for step in plan.steps)
+
+    seen = iter(looks)
+    monkeypatch.setattr(near, "again_of", lambda *args: next(seen))
+    cluster: Any = Applied()
+    held: Any = None
+    return notes, moving.closed(cluster, "web", running(), held)
+
+
+def test_a_link_lost_between_the_end_of_a_migration_and_its_close_is_no_split_brain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both = with_resource(running(), "pm-2", role="Primary")
+    notes, told = closed_after(monkeypatch, both, apart())
+    assert notes == ["make web secondary", "take the new generation of web back: nothing was written here"]
+    assert told == ("pm-1", "")
+
+
+def test_a_silent_node_may_still_allow_two_primaries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that only the manager does not reach is not dead: it is not said to be closed."""
+    unseen = dead(with_resource(running(), "pm-1", two_primaries=True), "pm-2")
+    notes, (on, more) = closed_after(monkeypatch, unseen, unseen)
+    assert (notes, on) == (["allow one primary of web only"], "pm-1")
+    assert more == (
+        "; pm-2 does not answer, and may still allow two primaries: once it does: fab vm.mv web --cleanup"
+    )  # fmt: skip
+    assert vm.unseen("web", running()) == ""

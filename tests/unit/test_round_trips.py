@@ -54,9 +54,9 @@ NEAR = {"look": 4, "lock": 2}
 ALLOCATING = {"look": 1, "lock": 2}
 
 # Before the steps, and after them what closes two primaries.
-ONE_MOVE = NEAR | {"look": 6, "ask": 2, "run": 7}
+ONE_MOVE = NEAR | {"look": 8, "ask": 2, "run": 7}
 # One after the other, each with its own lock, and looked at again when its turn comes.
-TWO_MOVES = {"look": 2 + 2 * 4, "lock": 4, "ask": 4, "run": 14}
+TWO_MOVES = {"look": 2 + 2 * 6, "lock": 4, "ask": 4, "run": 14}
 
 
 COUNTS = {
