@@ -20,16 +20,17 @@ WELL, WAITS, BROKEN = "well", "waits", "broken"
 
 
 def homes(name: str, state: ClusterState, settings: Settings) -> tuple[str, ...]:
-    """The VM's sides. Refused unless they all answer, no other node claims the VM, and it runs once at most. Other
-    nodes may be away: what they have, if anything, is an old copy."""
+    """The VM's sides. Refused unless they all answer, it is known where it lives, and it runs there, once at most.
+    Other nodes may be away. An old copy elsewhere is no side, and stays as it is: `clear.cleanup` wants the VM whole
+    before that goes."""
     named = tuple(refuse.sides(state, name))
     for home in named:
         if home not in state.nodes:
             raise Refused(f"{name}: lives on {home}, which is not in pmc.conf; add it there")
-    if stray := state.strays(name):
+    if busy := [node for node in state.strays(name) if node in {*state.active_on(name), *state.primaries(name)}]:
         raise Refused(
-            f"{name}: {stray[0]} knows it, but it does not live there; when that copy is old: "
-            f"fab vm.peer {name} --cleanup"
+            f"{name}: its old copy on {busy[0]}, where it does not live, is in use: the domain runs there or DRBD is "
+            f"primary; look which of the two is wanted, and stop the other by hand"
         )
     refuse.one_truth(state, name)
     there = [home for home in named if name in state.nodes[home].files]

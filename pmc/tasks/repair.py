@@ -92,19 +92,32 @@ def _chosen(case: Case) -> str:
 
 
 def _mend(cluster: Cluster, case: Case, found: list[Ailment], wishes: Wishes, asked: set[str] | None) -> None:
+    done: list[Ailment] = []
+    try:
+        _mend_each(cluster, case, found, wishes, asked, done)
+    except Refused as error:
+        # Status 2 says that nothing was touched; after the first step that is no longer so.
+        if not any(each.steps for each in done):
+            raise
+        raise PmcError(f"{error}\n  What was mended before stays; run the same command again to go on") from None
+
+
+def _mend_each(
+    cluster: Cluster, case: Case, found: list[Ailment], wishes: Wishes, asked: set[str] | None, done: list[Ailment]
+) -> None:
     """The first ailment is mended, then one looks again: nothing is done that was not just seen to be needed. What must
     be confirmed and was not (`asked`; None: all is) ends it."""
-    name, done = case.name, list[str]()
+    name = case.name
     if not found:
         return note(f"{name}: nothing to mend")
     while found:
         first = found[0]
-        if first.refusal or (first.steps and first.text in done) or len(done) > ROUNDS:
+        if first.refusal or (first.steps and first.text in [each.text for each in done]) or len(done) > ROUNDS:
             raise PmcError(f"{name}: {first.refusal or f'still: {first.text}; {first.advice}'}")
         if first.ask and asked is not None and first.ask not in asked:
             raise PmcError(f"{first.ask}: run this again to decide it")
         note(f"{name}: {first.text}")
-        done.append(first.text)
+        done.append(first)
         if first.steps:
             try:
                 cluster.apply(first.plan(name))

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 
 from pmc import definition, lvm, sides
-from pmc.errors import NodeDown, Refused, StepFailed
+from pmc.errors import NodeDown, PmcError, Refused, StepFailed
 from pmc.model import ClusterState, Resource, Volume
-from pmc.plan import Wait, apply
+from pmc.plan import Plan, Wait, apply
 from pmc.plans import lost, repair, splitbrain
 from pmc.plans.ailment import About, Ailment, Case, Wishes
 from pmc.settings import Settings
 from pmc.sides import Generation, Past
+from pmc.tasks import near
+from pmc.tasks import repair as tasks
 from pmc.units import GiB, MiB
 from tests.unit.fake import done
 from tests.unit.samples import SETTINGS, XML, alone, changed, cluster, data, home, running, stopped, with_resource
@@ -224,6 +226,15 @@ def half() -> ClusterState:
     return without(cluster(home("pm-1", active=False, primary=False)), "pm-1", resources=True, volumes=True)
 
 
+def test_an_old_copy_elsewhere_is_left_as_it_is() -> None:
+    """vm.peer --cleanup removes it, when the VM is whole: so the VM must be mended first."""
+    old = stopped().nodes["pm-2"]
+    state = changed(apart(running()), "pm-3", domains=old.domains, volumes=old.volumes)
+    (split,) = found(state, PARTED, keep="pm-1")
+    assert (split.code, split.refusal) == (splitbrain.CODE, "")
+    assert {step.node for step in split.steps} == {"pm-1", "pm-2"}
+
+
 # -- refused before anything is looked at further --
 
 
@@ -235,7 +246,11 @@ def half() -> ClusterState:
         (changed(without(half(), "pm-1", files=True), "pm-3", down="no ssh"), "pm-3: no ssh"),
         (changed(running(), "pm-2", failures={"drbd status": "not found"}), "pm-2: drbd status"),
         (cluster(home("pm-1", active=True, primary=True), home("pm-2", active=True, primary=True)), "RUNS TWICE"),
-        (changed(running(), "pm-3", domains=running().nodes["pm-1"].domains), "pm-3 knows it"),
+        (
+            changed(running(), "pm-3", domains=running().nodes["pm-1"].domains),
+            "old copy on pm-3, where it does not",
+        ),
+        (changed(stopped(), "pm-3", resources=running().nodes["pm-1"].resources), "primary; look which of the two"),
         (without(running(), "pm-2", files=True), "/etc/drbd.d/web.res is missing on pm-2; copy it there from pm-1"),
         (cluster(), "no such VM"),
     ],
@@ -544,3 +559,34 @@ def test_what_the_kernels_log_tells_of_a_split_brain() -> None:
     assert primary == Past(lost=1795424149.445427, alone=1795424149.445810, split=1795424173.075492)
     secondary = sides.parse_past(data("journalctl-252-module-8.4.11-split-secondary.txt"))
     assert secondary == Past(1795424150.641664, 1795424154.376252, 1795424157.387498, 1795424171.913507)
+
+
+def test_what_is_refused_after_the_first_step_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit status 2 says that nothing was touched. Here a node goes away after the first ailment was mended; or while
+    nothing was done but to wait."""
+
+    class Applied:
+        settings = SETTINGS
+
+        def __init__(self) -> None:
+            self.plans: list[Plan] = []
+
+        def apply(self, plan: Plan) -> None:
+            self.plans.append(plan)
+
+    def gone(*args: Any) -> Any:
+        raise NodeDown("pm-2: no ssh")
+
+    cluster: Any = Applied()
+    monkeypatch.setattr(tasks, "_watch", lambda *args: False)
+    monkeypatch.setattr(tasks, "_judged", gone)
+    monkeypatch.setattr(near, "again_of", lambda *args: running())
+    wishes = Wishes(NOW)
+    case = Case("web", ("pm-1", "pm-2"), running(), ALIKE, SETTINGS, wishes)
+    waits = Ailment("syncing", "not equal yet")
+    with pytest.raises(NodeDown, match=r"pm-2: no ssh$"):
+        tasks._mend(cluster, case, [waits], wishes, None)
+    with pytest.raises(PmcError, match="pm-2: no ssh\n  What was mended before stays; run the same") as caught:
+        tasks._mend(cluster, case, found(OPEN_APART), wishes, None)
+    assert caught.value.code == 1
+    assert len(cluster.plans) == 1
