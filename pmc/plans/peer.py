@@ -152,8 +152,10 @@ def peer(change: Change, xml: str, secret: str, state: ClusterState, settings: S
     name, new, primary = change.name, change.new, change.primary
     node = state.nodes[new]
     port = change.file.ports[0]
-    # Never the former peer's port: its old secret, tried there while the new one is awaited, makes 8.4 StandAlone.
-    if change.old not in ("", new) or (port in node.ports and name not in node.resources):
+    # Never the former peer's port: its old secret, tried there while the new one is awaited, makes 8.4 StandAlone. Nor
+    # one of another VM there, be it down: it got the same when a node did not answer.
+    others = [each for each, file in node.files.items() if port in file.ports and each != name]
+    if change.old not in ("", new) or others or (port in node.ports and name not in node.resources):
         port = allocate.port(state, settings)
     hosts = [(each, settings.nodes[each].replication) for each in (primary, new)]
     text = drbd.resource_text(name, change.file.minor, port, change.file.disk, hosts, secret, state.nodes[primary].drbd)

@@ -262,8 +262,13 @@ def test_what_a_person_must_agree_to() -> None:
     assert "what pm-3 has of web is removed first" in choose(old).ask
 
 
-def test_a_taken_port_is_replaced() -> None:
-    state = changed(alone(active=True), "pm-3", ports=frozenset({22, 7800}))
+MAIL = ResourceFile("mail", 2, "/dev/vg/mail", ("pm-3",), (7800,))
+
+
+@pytest.mark.parametrize("taken", [{"ports": frozenset({22, 7800})}, {"files": {"mail": MAIL}}])
+def test_a_taken_port_is_replaced(taken: dict[str, object]) -> None:
+    """Also one that nothing listens on now."""
+    state = changed(alone(active=True), "pm-3", **taken)
     plan = peer.peer(choose(state), XML, "hunter2", state, SETTINGS)
     assert any("port 7801" in step.note for step in plan.steps)
 
