@@ -1,0 +1,81 @@
+"""Rules about the life of a VM that is there: start, stop, move; and nodes that have booted."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from hypothesis import strategies as st
+from hypothesis.stateful import rule
+
+from pmc.errors import PmcError
+from pmc.plans import broken, pm, vm
+from tests.unit.samples import SETTINGS
+from tests.unit.sequences import NODE, NODES, ONE, TROUBLE, Base, Manager, Trouble
+
+
+class Life(Base):
+    @rule(one=ONE, on=st.sampled_from(("", "", *NODES)), trouble=TROUBLE)
+    def start(self, one: int, on: str, trouble: Trouble) -> None:
+        self._start(self.there(one, running=False), on, trouble)
+
+    def _start(self, name: str, on: str, trouble: Trouble) -> None:
+        work = lambda manager: manager.carry_out(vm.start(name, on, self.state(), SETTINGS))  # noqa: E731
+        if self.task("vm.start", work, trouble) == "done":
+            self.opened.discard(name)
+
+    @rule(one=ONE, force=st.booleans(), trouble=TROUBLE)
+    def stop(self, one: int, force: bool, trouble: Trouble) -> None:
+        self._stop(self.there(one, running=True), force, trouble)
+
+    def _stop(self, name: str, force: bool, trouble: Trouble) -> None:
+        self.task("vm.stop", lambda manager: manager.carry_out(vm.stop(name, force, self.state(), SETTINGS)), trouble)
+
+    @rule(one=ONE, trouble=TROUBLE)
+    def move(self, one: int, trouble: Trouble) -> None:
+        self._moved(self.there(one, running=True), trouble)
+
+    def _moved(self, name: str, trouble: Trouble) -> None:
+        if self.task("vm.mv", lambda manager: self._move(manager, name), trouble) == "died":
+            self.opened.add(name)
+
+    @rule(one=ONE, trouble=TROUBLE)
+    def cleanup(self, one: int, trouble: Trouble) -> None:
+        self._cleanup(self.there(one), trouble)
+
+    def _cleanup(self, name: str, trouble: Trouble) -> None:
+        work = lambda manager: manager.carry_out(vm.settle(name, self.state()))  # noqa: E731
+        if self.task("vm.mv --cleanup", work, trouble) == "done":
+            if not vm.unseen(name, self.state()):
+                self.opened.discard(name)
+            assert not vm.settle(name, self.state()).steps, "there is nothing to clean twice"
+
+    def _close(self, manager: Manager, name: str) -> None:
+        try:
+            state = self.state()
+            manager.carry_out(vm.settle(name, state))
+            if vm.unseen(name, state):
+                self.opened.add(name)
+            manager.carry_out(broken.rejoin(name, self.state()))
+        except PmcError:
+            self.opened.add(name)
+            raise
+
+    def _move(self, manager: Manager, name: str) -> None:
+        """As vm.mv: it closes on every way out, and sides that lost each other meanwhile rejoin."""
+        plan = vm.move(name, "", self.state(), SETTINGS)
+        try:
+            manager.carry_out(plan)
+        except PmcError as error:
+            with suppress(PmcError):
+                self._close(manager, name)
+            raise error from None
+        self._close(manager, name)
+
+    @rule(node=NODE, trouble=TROUBLE)
+    def ready(self, node: str, trouble: Trouble) -> None:
+        self._ready(node, trouble)
+
+    def _ready(self, node: str, trouble: Trouble) -> None:
+        for plan in pm.ready_all([node], self.state(), SETTINGS).plans:
+            # A VM that is half made may have no metadata to come up with.
+            self.task("pm.ready_drbd", lambda manager, plan=plan: manager.carry_out(plan), trouble, sure=False)  # type: ignore[misc]

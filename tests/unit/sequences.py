@@ -1,0 +1,157 @@
+"""What sequences of tasks and faults are made of: what can go wrong while a plan is carried out, who carries it out,
+and a machine that knows the world (world.py), how a task ended, and what there is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import timedelta
+
+from hypothesis import event
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine
+
+from pmc import drbd
+from pmc.errors import CommandFailed, InDoubt, PmcError, Refused
+from pmc.model import ClusterState
+from pmc.plan import Action, Plan, Watch, apply
+from tests.unit.links import WAYS, Link
+from tests.unit.samples import SETTINGS
+from tests.unit.world import Cloud
+
+NAMES = ("web", "mail", "dns")
+NODES = tuple(SETTINGS.nodes)
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What goes wrong at call number `at` of a task; `link` is the one that a cut would cut."""
+
+    kind: str = ""
+    at: int = 0
+    link: Link = WAYS[0]
+
+
+KINDS = ("fails", "lost before", "lost after", "dies", "power before", "power after", "cut")
+TROUBLE = st.one_of(
+    st.just(Trouble()),
+    st.just(Trouble()),
+    st.builds(Trouble, st.sampled_from(KINDS), st.integers(0, 8), st.sampled_from(WAYS)),
+    st.builds(Trouble, st.sampled_from(KINDS), st.integers(8, 22), st.sampled_from(WAYS)),
+)
+NAME, NODE = st.sampled_from(NAMES), st.sampled_from(NODES)
+# Which of the VMs that there are, the first more often: sequences get further with one VM than with three.
+ONE = st.sampled_from((0, 0, 0, 1, 2))
+
+
+class Died(BaseException):
+    """The manager is gone between two steps. Not an Exception: nothing of pmc may catch it."""
+
+
+class Manager:
+    """Carries the steps of one task out, and has its trouble at one of them."""
+
+    def __init__(self, world: Cloud, trouble: Trouble) -> None:
+        self.world, self.trouble, self.calls = world, trouble, 0
+        # One that is made may be taken back, with what it wrote.
+        self.before = {vm for vm, _ in world.guests()}
+
+    def __call__(self, node: str, action: Action, watch: Watch | None) -> None:
+        kind = self.trouble.kind if self.calls == self.trouble.at else ""
+        self.calls += 1
+        self.world.guests_write(self.before)
+        if kind == "fails":
+            for name in NAMES:
+                self.world.resync(name, some=True)  # of a copy that was awaited some was done
+            raise CommandFailed(node, str(action), 1, "it fails")
+        if kind == "dies":
+            raise Died
+        if kind == "cut":
+            self.world.sever(self.trouble.link)
+        if kind not in ("lost before", "power before"):
+            self.world.carry_out(node, action, watch)
+        if kind.startswith("power"):
+            self.world.power_off(node)
+        if kind.startswith(("power", "lost")):
+            raise InDoubt(node, str(action), "the connection was lost")
+
+    def carry_out(self, plan: Plan) -> None:
+        apply(plan, self)
+
+
+Task = Callable[[Manager], object]
+ENDS: Counter[str] = Counter()  # how often which task ended how, and what else was reached
+
+
+def count(what: str) -> None:
+    event(what)
+    ENDS[what] += 1
+
+
+class Base(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = Cloud()
+        self.opened: set[str] = set()  # of these a migration broke off, which only --cleanup puts right
+
+    def state(self) -> ClusterState:
+        return self.world.state()
+
+    def known(self) -> list[str]:
+        machines = self.world.nodes.values()
+        return [n for n in NAMES if any(n in m.volumes or n in m.domains or drbd.path(n) in m.files for m in machines)]
+
+    def there(self, one: int, running: bool | None = None) -> str:
+        """The name of a VM of which anything is there, rather of one that runs (or does not, as asked); of one that is
+        not there, when there is none."""
+        known = self.known()
+        fit = [name for name in known if running is None or bool(self.world.running(name)) == running]
+        return fit[one % len(fit)] if fit else known[one % len(known)] if known else NAMES[one]
+
+    def absent(self, name: str) -> str:
+        """A name for a new VM: `name` is asked for, and is taken only when all are."""
+        return next((n for n in NAMES if not any(n in m.volumes for m in self.world.nodes.values())), name)
+
+    def guests_write(self) -> None:
+        self.world.guests_write()
+
+    def task(self, what: str, work: Task, trouble: Trouble, sure: bool = True, apart: bool = False) -> str:
+        """How a task ends: done, refused (then nothing was touched), failed, left (not all undone), died. `sure`: where
+        nothing is in the way it does not fail, what can be known is refused before; `apart`: nor are sides that stand
+        alone."""
+        self.guests_write()
+        self.world.now += timedelta(seconds=1)
+        end = self._ended(work, trouble, sure and (apart or not any(self.world.alone(name) for name in NAMES)))
+        count(f"{what}: {end}")
+        return end
+
+    def _ended(self, work: Task, trouble: Trouble, sure: bool) -> str:
+        manager = Manager(self.world, trouble)
+        well = sure and not (trouble.kind or self.world.off or self.world.cut)
+        try:
+            work(manager)
+        except Refused:
+            assert manager.calls == 0, "refused after the first step"
+            return "refused"
+        except PmcError as error:
+            if well:
+                raise AssertionError(f"nothing was in the way: {error}") from error
+            # A trouble that meets an undo, after a cut link has failed the task: what is left is told, as commands.
+            return "left" if "NOT undone" in str(error) else "failed"
+        except Died:
+            return "died"
+        return "done"
+
+    def made(self, what: str, work: Task, trouble: Trouble) -> None:
+        """A task that makes a VM: it is whole, or what was there before is. But for a snapshot that a clone left behind
+        which lost its power: the next clone takes it away, and that is not undone."""
+        before = deepcopy(self.world.nodes)
+        end = self.task(what, work, trouble)
+        if end == "refused" or (end == "failed" and trouble.kind in ("fails", "lost before", "lost after")):
+            for name, machine in before.items():
+                for left in [each for each in machine.volumes if each.endswith(".clone")]:
+                    if left not in self.world.nodes[name].volumes:
+                        del machine.volumes[left]
+            assert self.world.nodes == before
