@@ -1,4 +1,4 @@
-"""One machine, over one ssh connection: questions in one round trip, commands with deadlines, files with progress."""
+"""One machine, over ssh: questions in one round trip, commands with deadlines, files with progress."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import paramiko
 
 from pmc import lock
 from pmc.command import ENVIRONMENT, Answer, Command, Query, frame, masked, unframe
-from pmc.errors import CommandFailed, InDoubt, Interrupted
+from pmc.errors import CommandFailed, InDoubt, Interrupted, PmcError
 from pmc.sessions import Sessions
 from pmc.settings import NodeSettings, Settings
 from pmc.ssh import Connection, Pulse, begin
@@ -160,7 +160,7 @@ class Node:
                     pid = pid or _pid(err)
                     if pid:
                         ending = True
-                        self._end(pid)
+                        self._end(pid, shown)
                 if quiet:
                     time.sleep(0.01)
             exit = channel.recv_exit_status()
@@ -180,8 +180,11 @@ class Node:
         """A session of its own on the node, see Sessions.open."""
         return self._sessions.open()
 
-    def _end(self, pid: str) -> None:
-        channel = self.channel()
+    def _end(self, pid: str, shown: str) -> None:
+        try:
+            channel = self.channel()
+        except PmcError as error:
+            raise InDoubt(self.name, shown, f"it cannot be ended: {error}") from None
         begin(channel, command_line(("kill", "-INT", pid), self._sudo()), self.settings.deadlines.command)
         channel.close()
 

@@ -98,16 +98,18 @@ class Pulse:
     def __init__(self, transport: paramiko.Transport) -> None:
         self.transport, self.last = transport, time.monotonic()
         self._asking: threading.Thread | None = None
+        self._asked = 0.0
 
     def lost(self) -> bool:
-        """No sign for `SILENCE` seconds; then the connection is closed. To be called again and again."""
+        """No sign for `SILENCE` seconds; then the connection is closed. To be called again and again. When that was not
+        done for long (Ctrl-Z, a terminal that stands still) it is the manager that was silent."""
         now = time.monotonic()
         if self._asking is not None and not self._asking.is_alive():
             self._asking = None
         if self._asking is None and now - self.last > SILENCE / 4:
-            self._asking = threading.Thread(target=self._ask, daemon=True)
+            self._asking, self._asked = threading.Thread(target=self._ask, daemon=True), now
             self._asking.start()
-        if now - self.last <= SILENCE:
+        if self._asking is None or now - self._asked <= SILENCE * 3 / 4:
             return False
         self.transport.close()
         return True

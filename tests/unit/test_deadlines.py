@@ -269,6 +269,27 @@ def test_a_node_that_answers_its_connection_lives(nodes: Nodes, monkeypatch: pyt
             time.sleep(0.05)
 
 
+def test_a_manager_that_was_stopped_for_long_does_not_take_the_node_for_lost(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-Z, or a terminal that stands still."""
+    real, gone = time.monotonic, [0]
+    monkeypatch.setattr("pmc.ssh.time.monotonic", lambda: real() + gone[-1])
+    with Cluster(nodes.add("run").settings) as cluster:
+        pulse = Pulse(cluster.nodes["pm-1"].connection.client.get_transport())
+        assert not pulse.lost()
+        gone.append(300)
+        assert not pulse.lost()
+        began = pulse.last
+        end = time.monotonic() + SLACK
+        while pulse.last == began and time.monotonic() < end:
+            assert not pulse.lost()
+            time.sleep(0.05)
+        assert pulse.last > began
+        gone.append(600)
+        assert not pulse.lost()
+
+
 def test_a_connection_whose_other_end_lost_power_is_given_up_by_the_kernel(nodes: Nodes) -> None:
     with Cluster(nodes.add("run").settings) as cluster:
         sock = cluster.nodes["pm-1"].connection.client.get_transport().sock
