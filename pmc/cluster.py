@@ -122,6 +122,12 @@ class Cluster:
         with ThreadPoolExecutor(max_workers=most) as pool:
             return list(pool.map(work, things))
 
+    def begin(self, plan: Plan) -> None:
+        """For the audit log: this is about to be done."""
+        with self._beginning:
+            self.applied.append(plan)
+            self.on_begin(plan)
+
     def apply(
         self, plan: Plan, to_the_end: bool = False, prefix: str = "", under: Sequence[Lock] | None = None
     ) -> None:
@@ -129,9 +135,7 @@ class Cluster:
         `to_the_end`: Ctrl-C waits. Before each step the node must hold the locks `under` which it is done: all that
         this command has."""
         held = list(self.locked) if under is None else under
-        with self._beginning:
-            self.applied.append(plan)
-            self.on_begin(plan)
+        self.begin(plan)
         claimed = max((number for number, step in enumerate(plan.steps) if step.claims), default=-1)
         with Progress(prefix) as progress, self.interruptible():
 

@@ -89,15 +89,17 @@ def homes(name: str, state: ClusterState, settings: Settings, hangs: str = "") -
 
 def peer(dead: str, settings: Settings) -> Query[Seen]:
     """Asked on the survivor, of `dead` over the replication network. A connection that is refused is an answer too:
-    only a machine that is on refuses. What the kernel wrote when DRBD lost the peer tells since when."""
+    only a machine that is on refuses, or lets in and hangs (ssh's own timeout ends with the exchange of keys). What the
+    kernel wrote when DRBD lost the peer tells since when."""
     script = """
         if p=$(command -v ping || command -v busybox); then
             [ "${p##*/}" = ping ] || p="$p ping"
             $p -c 2 -W 1 "$1" >/dev/null 2>&1 && echo "life it answers ping" || :
         fi
         s=0
-        said=$(ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -o UpdateHostKeys=no -o ConnectTimeout=5 \\
-            "root@$1" true 2>&1 </dev/null) || s=$?
+        said=$(timeout -k 1 15 ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -o UpdateHostKeys=no \\
+            -o ConnectTimeout=5 "root@$1" true 2>&1 </dev/null) || s=$?
+        [ $s -ne 124 ] || said="it lets in, and hangs"
         echo "ssh $s $(tr -s "[:space:]" " " <<<"$said")"
         echo "now $(date -Iseconds)"
         { journalctl --quiet --no-pager -k -o short-iso || :; } | sed -n "/ drbd .*conn( /s/^/kernel /p"
@@ -123,7 +125,7 @@ def parse_peer(text: str) -> Seen:
         elif kind == "ssh":
             tried = True
             status, _, said = rest.partition(" ")
-            if status != "255" or not _SILENCE.search(said):
+            if status != "255" or not _SILENCE.search(said) or "banner exchange" in said:
                 life.append(f"ssh there says: {said.strip()[-120:] or f'status {status}'}")
         elif kind == "now":
             now = datetime.fromisoformat(rest)

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 
 from pmc import fence, sides
 from pmc.cluster import Cluster
+from pmc.command import command
 from pmc.errors import PmcError, Refused
 from pmc.model import ClusterState
 from pmc.node import Node
+from pmc.plan import Step, plan
 from pmc.plans import failover as plans
 from pmc.sides import Generation
 from pmc.tasks.base import confirm
@@ -109,6 +111,8 @@ def prove(cluster: Cluster, node: str, names: Sequence[str], sight: Sight, dead:
             way = f"if these do not matter, give --dead {node}"
             confirm(f"blocks of the disk of {', '.join(differ)} are known to differ", node, way)
         note(f"fence {node}: {fence.program(spec)}")
+        # Of its words none but the program's name is shown anywhere.
+        cluster.begin(plan(f"fence {node}", Step(node, "take its power away", command(fence.program(spec)))))
         try:
             fence.run(spec, cluster.settings.deadlines.fence)
             return

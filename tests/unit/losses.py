@@ -56,6 +56,9 @@ class Asking:
     world: Cloud
     settings: Any
 
+    def begin(self, plan: Plan) -> None:
+        """For the audit log."""
+
     def on_all(self, work: Callable[[Asked], Any], names: Mapping[str, Any]) -> list[Any]:
         return [work(Asked(name, self.world)) for name in names]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,6 +67,8 @@ def test_silence(said: str) -> None:
         "ssh 255 Host key verification failed.\n",
         "ssh 255 \n",
         "ssh 1 This account is currently not available.\n",
+        "ssh 124 it lets in, and hangs\n",
+        "ssh 255 Connection timed out during banner exchange Connection to 10.0.0.1 port 22 timed out\n",
         f"life it answers ping\n{SILENT}",
     ],
 )
@@ -78,6 +82,21 @@ def test_signs_of_life(text: str) -> None:
         alive(orphan(), seen)
     with pytest.raises(Refused, match="if it hangs: give --dead pm-1, and its fence command takes its power first"):
         alive(orphan(), seen, fenced())
+
+
+def test_a_peer_that_lets_in_and_hangs_is_told_in_time(tmp_path: Path) -> None:
+    """The very script; timeout(1) without its seconds."""
+    for name, text in {
+        "ssh": "sleep 1000",
+        "timeout": 'shift 3; exec /usr/bin/timeout 1 "$@"',
+        "ping": "exit 1",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    query = failover.peer("pm-1", SETTINGS)
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(query.command.argv, env=path, capture_output=True, text=True)
+    assert query.parse(done.stdout).life == ("ssh there says: it lets in, and hangs",)
 
 
 def test_drbd_that_is_connected_is_a_sign_of_life() -> None:

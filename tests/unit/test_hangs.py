@@ -3,6 +3,7 @@ pm.evacuate --failover, from the command line to what they do to a world."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -133,6 +134,10 @@ def test_signs_that_do_not_go_start_nothing(site: Site, task: str, given: dict[s
         site.run(task, **given, dead="pm-1")
     assert caught.value.code == 1, "its power may be away: not nothing was touched"
     assert site.did == ["fence pm-1"]
+    log = [json.loads(line) for line in (site.conf.parent / "audit").read_text().splitlines()]
+    assert [line["plan"] for line in log] == [["pm-1: take its power away"]] * 2
+    assert log[0]["result"] == "begun"
+    assert "still gives signs of life" in log[1]["result"]
 
 
 @pytest.mark.parametrize(("task", "given"), TASKS)
