@@ -100,6 +100,7 @@ def cleanup(name: str, state: ClusterState, settings: Settings) -> Plan:
         refuse.healthy(state.nodes[home], name)
     if all((r := state.nodes[home].resources.get(name)) is None or r.disk != "UpToDate" for home in homes):
         raise Refused(f"{name}: its disk is not UpToDate on {' or '.join(homes)}; fab pm.ready_drbd")
+    refuse.same(state, name, "what an old copy has may be wanted")
     strays = state.strays(name)
     refuse.relied_on(state, *strays)
     refuse_namesakes(name, state)

@@ -51,7 +51,8 @@ def ailments(
     if wishes.keep and wishes.keep not in case.homes:
         raise Refused(f"--keep {wishes.keep}: {name} has its disks on {' and '.join(case.homes)}; choose one of them")
     apart = between(case) if len(case.homes) == 2 else []
-    return [*open_apart(case), *not_up(case), *apart, *disks(case), *defined(case), *two_primaries(case)]
+    found = [*open_apart(case), *not_up(case), *apart, *disks(case), *defined(case), *two_primaries(case)]
+    return found or differing(case)  # which wants it to run, and for that the rest to be well
 
 
 def outlook(resources: Sequence[Resource | None]) -> str:
@@ -132,9 +133,7 @@ def _connect(case: Case, alone: Sequence[str], told: str) -> Ailment:
 def _connected(case: Case, up: Mapping[str, Resource]) -> list[Ailment]:
     """Connected, and yet not equal: a resync that goes on, waits, or does not begin."""
     name = case.name
-    if all(r.healthy for r in up.values()):
-        return differing(case)
-    if any(r.disk in NO_DISK for r in up.values()):
+    if all(r.healthy for r in up.values()) or any(r.disk in NO_DISK for r in up.values()):
         return []
     disks = "/".join(f"{up[home].disk} on {home}" for home in case.homes)
     good = [home for home in up if up[home].disk == "UpToDate"]

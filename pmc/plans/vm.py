@@ -251,4 +251,4 @@ def remove(
     others = [node.name for node in state if node not in holders and not node.down]
     last = prune.all_removed(name, stored, others, settings) if backups else []
     left = clone.left_for(name, state, settings)
-    return plan(f"vm.rm {name}", clear.steps(name, holders, settings), left, last)
+    return plan(f"vm.rm {name}", left, clear.steps(name, holders, settings), last)

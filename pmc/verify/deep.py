@@ -123,5 +123,5 @@ def judged(vm: str, node: str, first: Pass, second: Pass, facts: Facts) -> Findi
         size = sum(end - begin for begin, end in both) * 512
         where = ", ".join(f"{begin}-{end - 1}" for begin, end in both[:3]) + (", ..." if len(both) > 3 else "")
         return Finding("VERIFY_DIFFERS", f"{size} bytes differ, found twice, in the sectors {where}", mend, vm=vm)
-    text = "blocks that were being written were found different once, and not again; they stay marked"
+    text = "blocks that were being written were found different once, and not again; while marked it stays there"
     return Finding("VERIFY_ONCE", text, f"to take the mark away: {resync(facts, vm)}", vm=vm)

@@ -322,3 +322,9 @@ def test_an_old_copy_in_use_is_not_removed() -> None:
     with pytest.raises(Refused, match="its old copy on pm-2 is in use"):
         clear.cleanup("web", changed(state, "pm-2", resources={"web": kernel}), SETTINGS)
     assert clear.cleanup("web", running(), SETTINGS).steps == ()
+
+
+def test_an_old_copy_stays_while_blocks_are_known_to_differ() -> None:
+    state = with_resource(with_resource(running(), "pm-1", out_of_sync=4096), "pm-2", out_of_sync=4096)
+    with pytest.raises(Refused, match=r"fab vm.repair web makes them alike"):
+        clear.cleanup("web", state, SETTINGS)

@@ -390,6 +390,17 @@ def test_the_only_copy_is_attached_again() -> None:
     assert lines(ailment) == [("pm-1", "drbdadm attach web")]
 
 
+def test_what_differs_is_told_when_the_rest_is_well() -> None:
+    """Off, it must be started first, and so defined on both nodes."""
+    state = stopped()
+    for node in ("pm-1", "pm-2"):
+        state = with_resource(state, node, out_of_sync=4096)
+    [ailment] = found(state)
+    assert "fab vm.start web" in ailment.refusal
+    [ailment] = found(changed(state, "pm-2", domains={}))
+    assert (ailment.code, ailment.refusal) == ("undefined", "")
+
+
 def test_what_differs_is_copied_from_where_it_runs_and_the_link_comes_back_when_nothing_is_written() -> None:
     """DRBD copies marked blocks only when the primary has written meanwhile."""
     story = STORIES["vm.repair-differs"]()
