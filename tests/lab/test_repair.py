@@ -82,7 +82,9 @@ def test_a_split_brain(lab: Pmc, clean: Clean) -> None:
     def detected(node: str) -> bool:
         return "Split-Brain detected" in lab.ssh(node, "journalctl -k | grep 'drbd1: Split-Brain' || :")
 
-    until(lambda: detected("pm-1") and detected("pm-2"), "not detected on both sides")
+    # Both see it, or the one that sees it first drops the link, and the other goes on looking for its peer (user's
+    # guide, "Split brain notification and automatic recovery").
+    until(lambda: detected("pm-1") or detected("pm-2"), "not detected")
     # Never resolved by itself: pm.ready_drbd does not either.
     ready = lab.fab("pm.ready_drbd")
     assert ready.returncode == 1
