@@ -93,6 +93,16 @@ GUARDS = (
         "test_killed.py::test_a_node_that_hangs_while_a_vm_is_made",
     ),
     Guard(
+        "that one primary only is allowed after a migration, also when the other node is dead", "pmc/drbd.py",
+        "--allow-two-primaries={'yes' if allowed else 'no'}", "--allow-two-primaries=yes",
+        "test_killed.py::test_the_standby_dies_during_a_migration_or_a_backup[vm.mv-migrate web]",
+    ),
+    Guard(
+        "that a node that comes back with an old copy is told from the VM", "pmc/model.py",
+        "return not denied, len(agreeing), bool(busy & agreeing)", "return True, 0, False",
+        "test_three.py::test_a_vm_on_one_node_gets_a_peer_and_a_dead_one_is_replaced",
+    ),
+    Guard(
         "that what was done is undone", "pmc/plan.py",
         "    for each in reversed(done):", "    for each in list[Step]():",
         "test_faults.py::test_a_killed_step_of_vm_add_leaves_nothing[pm-1-virsh-start-True]",
