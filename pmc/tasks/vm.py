@@ -197,8 +197,10 @@ def rm(c: Any, name: str = "", backups: bool = False, yes: bool = False, conf: s
         going = " and ".join([f"{name} and its disk"] * known + [left] * (backups and bool(left)))
         if away := [node.name for node in state if node.down]:
             again = f"fab vm.rm {name}{' --backups' * backups}"
-            note(f"{', '.join(away)} cannot be looked at; when it is back, run {again} again for what is there")
-            # A new VM of that name would go with it.
+            note(
+                f"{', '.join(away)} cannot be looked at; when it is back, run {again} again for what is there, "
+                f"before there is a new VM of that name, which would go with it"
+            )
         if not (dry_run or c.config.run.dry or yes):
             runs = "".join(f"; it RUNS on {node}" for node in state.active_on(name))
             confirm(f"removed for good: {going}{lost.warning(state, name)}{runs}", name)

@@ -279,10 +279,14 @@ def up(world: World, at: str, command: Command, vm: str) -> None:
     machine.resources.setdefault(vm, Kernel(file.minor, hosts=file.hosts))
 
 
-def switch(world: World, at: str, command: Command, path: str, vm: str) -> None:
+def switch_file(world: World, at: str, command: Command, path: str) -> None:
     files = world.nodes[at].files
     need(path in files, "no such file")
     files[f"{path}.old"], files[path] = files[path], command.stdin or ""
+
+
+def switch(world: World, at: str, command: Command, path: str, vm: str) -> None:
+    switch_file(world, at, command, path)
     adjust(world, at, command, vm)
 
 

@@ -143,9 +143,7 @@ def adjust(world: Cloud, at: str, command: Command, vm: str) -> None:
 
 
 def switch(world: Cloud, at: str, command: Command, path: str, vm: str) -> None:
-    files = world.nodes[at].files
-    need(path in files, "no such file")
-    files[f"{path}.old"], files[path] = files[path], command.stdin or ""
+    fake.switch_file(world, at, command, path)
     adjust(world, at, command, vm)
 
 
