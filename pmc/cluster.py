@@ -14,7 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-from pmc import audit, drbd, hypervisor, lock, reached
+from pmc import audit, drbd, lock, reached
 from pmc import plan as planning
 from pmc.command import Command, Query
 from pmc.errors import CommandFailed, Interrupted, NodeDown, PmcError
@@ -218,6 +218,8 @@ class Cluster:
         elif isinstance(action, Relay):
             run(replace(action.target, stdin=self.nodes[action.source].run(action.reader)))
         elif watch is not None and watch.kind == "migration":
+            from pmc import hypervisor  # here: to load libvirt takes 15 of the 210 ms that pmc needs to start
+
             with hypervisor.watch(node, watch.subject, progress), self._linked(node, watch.subject) as lost:
                 self._migrate(node, action, stopped, lost, busy)
         elif watch is not None:

@@ -39,7 +39,7 @@ Row = dict[str, str]
     freeze="have the guest agent, if there is one, freeze the file systems meanwhile",
 )
 def backup(
-    c: Any, name: str = "", base: bool = False, all: bool = False, jobs: str = "1", total: str = "8", to: str = "",
+    c: Any, name: str = "", base: bool = False, all: bool = False, jobs: str = "", total: str = "", to: str = "",
     compress: bool = True, limit: str = "", freeze: bool = True, conf: str = "", dry_run: bool = False,
 ) -> None:  # fmt: skip
     """Back a VM up while it runs: vm.backup NAME [--base], or all: vm.backup --all [--jobs N]
@@ -49,11 +49,13 @@ def backup(
     with opened(conf) as cluster:
         if bool(name) == all:
             raise Refused("vm.backup: name the VM, or give --all")
+        if (jobs or total) and not all:
+            raise Refused("--jobs and --total: go with --all")
         directory = _directory(to) if copies.is_directory(to) else ""
         if to and not directory:
             cluster.settings.node("--to", to)
         wish = Wish(name, base, "" if directory else to, compress, _rate(limit), freeze)
-        number, most = _count("--jobs", jobs), _count("--total", total)
+        number, most = _count("--jobs", jobs or "1"), _count("--total", total or "8")
         if all:
             _all(c, cluster, wish, number, most, directory, dry_run)
             return

@@ -80,7 +80,8 @@ def evacuate(
             raise Refused(f"--dead {dead[:70]!r}: goes with --failover, and names the same node")
         if failover and (bandwidth or pause_after):
             raise Refused("--bandwidth and --pause-after: go with live migrations, not with --failover")
-        cluster.settings = hurried(cluster.settings, bandwidth, pause_after)
+        if not failover:
+            cluster.settings = hurried(cluster.settings, bandwidth, pause_after)
         state = cluster.state()
         dry = bool(dry_run or c.config.run.dry)
         work: Work

@@ -125,7 +125,7 @@ def stop(c: Any, name: str = "", force: bool = False, conf: str = "", dry_run: b
     pause_after=PAUSE,
 )
 def mv(
-    c: Any, names: str = "", all_from: str = "", to: str = "", cleanup: bool = False, parallel: str = "2",
+    c: Any, names: str = "", all_from: str = "", to: str = "", cleanup: bool = False, parallel: str = "",
     bandwidth: str = "", pause_after: str = "", conf: str = "", dry_run: bool = False,
 ) -> None:  # fmt: skip
     """Move running VMs to their other node, live: vm.mv NAME[,NAME...] or vm.mv --all-from NODE
@@ -135,10 +135,11 @@ def mv(
     slowed down until the copy catches up.
     """
     with opened(conf) as cluster:
-        if cleanup and (bandwidth or pause_after):
-            raise Refused("--bandwidth and --pause-after: go with a live migration, not with --cleanup")
-        most = abreast(parallel)
-        cluster.settings = hurried(cluster.settings, bandwidth, pause_after)
+        if cleanup and (parallel or bandwidth or pause_after):
+            raise Refused("--parallel, --bandwidth and --pause-after: go with a live migration, not with --cleanup")
+        most = abreast(parallel or "2")
+        if not cleanup:
+            cluster.settings = hurried(cluster.settings, bandwidth, pause_after)
         if bool(names) == bool(all_from):
             raise Refused("vm.mv: name the VMs, or give --all-from NODE")
         for flag, node in (("--all-from", all_from), ("--to", to)):

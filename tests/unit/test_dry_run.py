@@ -18,6 +18,7 @@ from invoke.context import Context
 from pmc.checks import Finding
 from pmc.checks.finding import bad
 from pmc.command import command
+from pmc.errors import Refused
 from pmc.plan import Step
 from pmc.tasks import ns
 from pmc.tasks.death import Sight
@@ -135,6 +136,23 @@ def test_a_dry_run_shows_commands_and_touches_nothing(
     checked = subprocess.run(["bash", "-n"], input=shown, capture_output=True, text=True)
     assert (checked.returncode, checked.stderr) == (0, "")
     assert "hunter2" not in shown
+
+
+@pytest.mark.parametrize(
+    ("task", "given", "begin"),
+    [
+        ("vm.mv", {"names": "web", "cleanup": True}, changed_web(two_primaries=True)),
+        ("pm.evacuate", {"node": "pm-1", "failover": True}, orphaned_web),
+    ],
+)
+def test_what_moves_nothing_live_does_not_care_for_how_long_that_may_take(
+    run: Callable[..., str], task: str, given: dict[str, Any], begin: Callable[[], World], tmp_path: Path
+) -> None:
+    conf = tmp_path / "pmc.conf"
+    conf.write_text("migration_pause = 3600\n" + conf.read_text())
+    with pytest.raises(Refused, match="--pause-after 3600"):
+        run("vm.mv", with_web(), names="web", dry_run=True)
+    run(task, begin(), **given, dry_run=True)
 
 
 def test_a_node_that_cannot_be_looked_at_is_named(run: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
