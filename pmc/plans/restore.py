@@ -118,6 +118,9 @@ def in_place(found: Found, size: int, state: ClusterState, settings: Settings) -
         raise Refused(f"{name}: runs on {active[0]}; its disk is only written when it is off: fab vm.stop {name}")
     if len(homes) > 1:
         refuse.healthy(state.nodes[homes[0]], name)
+        # Not written: what is on this side as in the backup already, whatever the other side has there.
+        why = "a restore writes what differs on one of them, so the other would keep what is its own (or give --as NEW)"
+        refuse.same(state, name, why)
     if old.size != size:
         raise Refused(
             f"{name}: its disk has {size} bytes, that of {old.id} {old.size}; restore it as a new VM: --as NEW"

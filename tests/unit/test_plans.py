@@ -360,6 +360,9 @@ def without_domain(state: ClusterState, place: str) -> ClusterState:
          "and it would go on with those of pm-2; fab vm.repair web makes them alike"),
         (lambda: take(marked(stopped())), "neither side is known to be right; fab vm.start web, then fab vm.repair"),
         (lambda: clone.standby("web", marked(stopped())), "fab vm.start web, then fab vm.repair web"),
+        (lambda: restore.in_place(restore.find(DELTA.id, STORED), GiB, marked(stopped()), SETTINGS), "as a verify "
+         "found, and a restore writes what differs on one of them, so the other would keep what is its own (or give "
+         "--as NEW); fab vm.start web, then fab vm.repair web"),
         (lambda: take(half_restored_web().state()), "fab vm.restore web --put-back"),
         (lambda: start(half_restored_web().state()), "fab vm.restore web --put-back"),
         (lambda: take(changed(running(), "pm-2", group_free=MiB)), "free; make room there: vgextend vg, or remove"),
