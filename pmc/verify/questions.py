@@ -169,11 +169,16 @@ def parse_used(text: str) -> float | None:
 
 
 def parts(settings: Settings) -> Query[tuple[str, ...]]:
-    """Unfinished files that no process has open and that nobody has written to for a minute."""
+    """Unfinished files, and those of a backup without its manifest, which came or went as the node lost power, that no
+    process has open and that nobody has written to for a minute."""
     script = (
         'find -L "$1" "$2" -maxdepth 1 -type f ! -newermt "60 seconds ago" '
-        '\\( -name ".*.part" -o -name ".*.part.*" -o -name "*.pmc.upload" -o -name "*.pmc.*.part" \\) 2>/dev/null '
-        '| while IFS= read -r f; do open=$(find /proc/[0-9]*/fd -lname "$f" -print -quit 2>/dev/null || :); '
+        '\\( -name ".*.part" -o -name ".*.part.*" -o -name "*.pmc.upload" -o -name "*.pmc.*.part" '
+        # A rename, which is what makes or ends one, counts as a change (ctime).
+        '-o \\( -name "*.????????T??????Z.base.i*" -o -name "*.????????T??????Z.delta.xd3" \\) '
+        '! -newerct "60 seconds ago" \\) 2>/dev/null | while IFS= read -r f; do '
+        'case ${f##*/} in [!.]*.base.i*|[!.]*.xd3) m=${f%.zst}; [ ! -e "${m%.*}.json" ] || continue;; esac; '
+        'open=$(find /proc/[0-9]*/fd -lname "$f" -print -quit 2>/dev/null || :); '
         '[ "$open" ] || printf "%s\\n" "$f"; done || :'
     )
     return Query(bash(script, settings.backup_dir, settings.image_dir), lambda text: tuple(sorted(text.splitlines())))

@@ -139,6 +139,20 @@ def test_a_secret_stays_on_the_node_but_that_there_is_one_is_told(line: str, tmp
     assert options.authenticated(options.common(text))
 
 
+@pytest.mark.parametrize(("ago", "some"), [("tomorrow", True), ("60 seconds ago", False)])
+def test_what_is_left_of_backups(ago: str, some: bool, tmp_path: Path) -> None:
+    whole, torn = "web.20260101T000000Z", "web.20260102T000000Z"
+    files = ("base.img.zst", "base.index", "delta.xd3")
+    left = {*(f"{torn}.{file}" for file in files), f"{torn}.base.img", f".{torn}.base.part"}
+    others = {*(f"{whole}.{file}" for file in (*files, "base.json", "delta.json")), "web.pmc.iso", "notes.img"}
+    for name in left | others:
+        (tmp_path / name).touch()
+    argv = questions.parts(SETTINGS).command.argv
+    script = [word.replace("60 seconds ago", ago) for word in argv[:6]]
+    done = subprocess.run([*script, str(tmp_path), str(tmp_path)], capture_output=True, text=True, check=True)
+    assert {Path(line).name for line in done.stdout.splitlines()} == (left if some else set())
+
+
 def test_addresses_of_both_families() -> None:
     sides = (
         "on pm-1 { address ipv6 [2001:db8::1]:7800; node-id 0; }\non pm-2 { node-id 1; address 10.0.0.2:7800; }\n"
