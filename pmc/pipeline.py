@@ -121,6 +121,12 @@ def _image(base: Backup, folder: str) -> str:
     return f"<(zstd -dcq {path})" if base.compression == "zstd" else path
 
 
+def passed(path: str, size: int, limit: int) -> Command:
+    """The file on stdout, no more than `limit` bytes of it a second."""
+    script = f'{STREAM} put --size {size} --limit {limit} --pass-on <"$1"'
+    return idle(bash(script, path, long=True))
+
+
 def seal(folder: str, target: str, backup: Backup) -> Command:
     """Puts what the reading found into the manifest, then gives the files their final names, the manifest last."""
     text = to_json(backup)
@@ -158,12 +164,13 @@ def give_back(backup: Backup, reader: str, device: str, compare: bool = False) -
 def prove(backup: Backup, reader: str, folder: str) -> Command:
     """Reads the backup back, needs no space, and notes when that went well. Reading takes hours and no lock. So who
     removes it meanwhile, the manifest first, must not be left with the note: it is taken back when the manifest is gone
-    after it was written; one that is written before the manifest goes, goes with the rest."""
+    after it was written; one that is written before the manifest goes, goes with the rest. Where there is no room for a
+    note (vm.restore reads the backup back, too) the backup is right all the same."""
     gone = '{ rm -f "$2.verified"; echo "$2 was removed meanwhile" >&2; exit 1; }'
     script = (
         f"{reader} | {STREAM} put --size {backup.size} --expect {backup.image_sha256}; umask 077; "
         f'cd "$1"; grep -qs {backup.image_sha256} "$2.json" || {gone}; '
-        f'date -u +%Y-%m-%dT%H:%M:%SZ >"$2.verified"; [ -e "$2.json" ] || {gone}'
+        f'date -u +%Y-%m-%dT%H:%M:%SZ >"$2.verified" || rm -f "$2.verified"; [ -e "$2.json" ] || {gone}'
     )
     return idle(bash(script, folder, backup.id, long=True))
 

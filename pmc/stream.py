@@ -58,10 +58,12 @@ def base(size: int, index: str, pace: Pace, to: Frames | Sparse, source: BinaryI
     return whole.hexdigest()
 
 
-def put(size: int, expected: str, target: str | None, compare: bool, source: BinaryIO, out: BinaryIO | None) -> None:
+def put(
+    size: int, expected: str, target: str | None, compare: bool, pace: Pace, source: BinaryIO, out: BinaryIO | None
+) -> None:
     """The disk that comes on stdin to `target` (a device or a new file), or on to `out`, or nowhere; Failure unless its
     sum is the expected one (empty: not looked at)."""
-    whole, pace = hashlib.sha256(), Pace(0)
+    whole = hashlib.sha256()
     file = open(target, "r+b" if os.path.exists(target) else "w+b", buffering=0) if target else None  # noqa: SIM115
     sparse = Sparse(file, compare) if file else None
     for chunk, digests in summed(chunks(source, size, pace)):
@@ -220,7 +222,7 @@ def main(argv: list[str]) -> int:
             seal(a.target, a.manifest, a.sums)
             return 0
         if a.what == "put":
-            put(a.size, a.expect, a.target or None, a.compare, stdin, out if a.pass_on else None)
+            put(a.size, a.expect, a.target or None, a.compare, Pace(a.limit), stdin, out if a.pass_on else None)
             return 0
         source = open(a.source, "rb", buffering=0) if a.source else stdin  # noqa: SIM115
         to, ranges, pace = Frames(out) if a.zstd else Sparse(out), [], Pace(a.limit)

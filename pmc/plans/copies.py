@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
+from pmc import pipeline
 from pmc.backup import Backup
 from pmc.command import bash, command
 from pmc.errors import Refused
 from pmc.plan import Fetch, Plan, Step, Transfer, Watch, plan
 from pmc.plans import make
-from pmc.plans.backup import enough_space
+from pmc.plans.backup import bring, enough_space
 from pmc.plans.restore import Found
 from pmc.settings import Settings
 from pmc.units import show_size
@@ -43,15 +44,17 @@ def files(backup: Backup) -> list[str]:
     return [*others, manifest]
 
 
-def to_manager(found: Found, directory: str, there: Collection[str], settings: Settings) -> Plan:
-    """All files of a backup, and of its base; `there` are the ids that the directory has, whole."""
-    steps = []
+def to_manager(found: Found, directory: str, there: Collection[str], settings: Settings, limit: int = 0) -> Plan:
+    """All files of a backup, and of its base; `there` are the ids that the directory has, whole. Of what may be large
+    no more than `limit` bytes a second (0: as fast as it goes)."""
+    steps = [bring(found.node)] if limit else []
     for each in parts(found):
         if each.id in there:
             continue
         for name in files(each):
-            source = command("cat", f"{settings.backup_dir}/{name}", long=True)
-            size = each.stored if name == each.file else 0
+            path, size = f"{settings.backup_dir}/{name}", each.stored if name == each.file else 0
+            limited = bool(limit and size)
+            source = pipeline.passed(path, size, limit) if limited else command("cat", path, long=True)
             steps.append(
                 Step(
                     found.node,

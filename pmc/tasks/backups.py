@@ -35,7 +35,7 @@ Row = dict[str, str]
     total="with --all: how many at the same time in all (8)",
     to="the node to keep a new base on (left out: where the disk is read), or a directory of this machine for a copy",
     compress="zstd for a base; --no-compress: as it is, with holes",
-    limit="read no more than this a second: 50M",
+    limit="read no more than this a second, and copy no more: 50M",
     freeze="have the guest agent, if there is one, freeze the file systems meanwhile",
 )
 def backup(
@@ -64,7 +64,7 @@ def backup(
         id, plan = _planned(cluster, wish, state, looks.stored(state))
         if carry_out(c, cluster, plan, dry_run):
             note(f"{id} is complete on {plans.kept_on(plan)}")
-            if directory and carry_out(c, cluster, _copy(cluster, id, plan, directory), dry_run):
+            if directory and carry_out(c, cluster, _copy(cluster, id, plan, directory, wish.limit), dry_run):
                 note(f"{id} is complete in {directory}")
 
 
@@ -75,11 +75,11 @@ def _directory(to: str) -> str:
     return str(path)
 
 
-def _copy(cluster: Cluster, id: str, made: Plan, directory: str) -> Plan:
+def _copy(cluster: Cluster, id: str, made: Plan, directory: str, limit: int) -> Plan:
     """Of a backup that is complete on a node, with its base, which lies there too."""
     found = restore.find(id, looks.stored_on(cluster, plans.kept_on(made), id.partition(".")[0]))
     there = {each.id for each in looks.kept(directory, found.backup.vm) if not each.broken}
-    return copies.to_manager(found, directory, there, cluster.settings)
+    return copies.to_manager(found, directory, there, cluster.settings, limit)
 
 
 def _planned(cluster: Cluster, wish: Wish, state: ClusterState, stored: Sequence[Stored]) -> tuple[str, Plan]:
@@ -154,7 +154,7 @@ def _locked(
         id, plan = _planned(cluster, wish, now, mine)
         cluster.apply(plan, prefix=wish.name, under=[held])
         if directory:
-            cluster.apply(_copy(cluster, id, plan, directory), prefix=wish.name, under=[held])
+            cluster.apply(_copy(cluster, id, plan, directory, wish.limit), prefix=wish.name, under=[held])
         return id, f"complete on {plans.kept_on(plan)}"
 
 

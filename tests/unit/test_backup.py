@@ -184,6 +184,18 @@ def test_a_base_is_listed(disk: Path, folder: Path) -> None:
     assert found(folder)[0].broken == "its file is missing"
 
 
+def test_a_right_backup_where_there_is_no_room_for_a_note(disk: Path, folder: Path) -> None:
+    whole = made(disk, folder)
+    (folder / f"{whole.id}.verified").symlink_to("/dev/full")
+    fine(pipeline.prove(whole, pipeline.decoded(whole, None, str(folder)), str(folder)))
+    assert found(folder)[0].verified == ""
+
+
+def test_a_file_is_passed_on_as_it_is(disk: Path) -> None:
+    disk.write_text("an image\n" * 300_000 + "its end")
+    assert fine(pipeline.passed(str(disk), disk.stat().st_size, 10**9)) == disk.read_text()
+
+
 def test_a_backup_that_is_removed_while_it_is_read_gets_no_note(disk: Path, folder: Path) -> None:
     """Nothing is locked meanwhile."""
     whole = made(disk, folder)

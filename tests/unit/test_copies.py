@@ -12,6 +12,7 @@ from pmc.command import bash
 from pmc.errors import Refused
 from pmc.plan import Fetch, Plan, Transfer
 from pmc.plans import copies
+from pmc.plans.backup import bring
 from pmc.plans.restore import Found
 from tests.unit.samples import SETTINGS
 from tests.unit.stories import BASE, DELTA
@@ -36,6 +37,14 @@ def test_a_backup_and_its_base_are_copied_each_manifest_last() -> None:
     assert given(back) == [*BASE_FILES, *DELTA_FILES]
     assert {step.node for step in back.steps} == {"pm-1"}
     assert all(step.undo for step in back.steps if isinstance(step.do, Transfer))
+
+
+def test_only_what_may_be_large_is_copied_slowly() -> None:
+    plan = copies.to_manager(FOUND, "/srv", [], SETTINGS, limit=5_000_000)
+    slow = [str(step.do) for step in plan.steps if "--limit 5000000" in str(step.do)]
+    assert [line.rpartition("/")[2] for line in slow] == [BASE.file, DELTA.file]
+    assert plan.steps[0] == bring("pm-2")
+    assert len(plan.steps) == 1 + len([*BASE_FILES, *DELTA_FILES])
 
 
 def test_what_is_there_is_not_copied_again() -> None:
