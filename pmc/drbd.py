@@ -178,7 +178,7 @@ def size_of(minor: int) -> Query[int]:
 
 def version() -> Query[str]:
     """Of the loaded module, never of the tools: tools of 9 drive a module of 8.4. Empty: no module is loaded."""
-    return Query(bash("cat /sys/module/drbd/version 2>/dev/null || :"), str.strip)
+    return Query(command("cat", "/sys/module/drbd/version"), str.strip, fine=(0, 1))
 
 
 def status(name: str = "") -> Query[dict[str, Resource]]:

@@ -24,8 +24,7 @@ def state_queries(settings: Settings, allocating: bool = False) -> dict[str, Que
         "drbd status": drbd.status(),
         "drbd two-primaries": drbd.open_resources(),
         "drbd files": drbd.files(),
-        "volume group": lvm.group(settings.volume_group),
-        "volumes": lvm.volumes(),
+        "volumes": lvm.volumes(settings.volume_group),
     }
     if allocating:
         queries["macs"] = virsh.macs()
@@ -51,8 +50,7 @@ def node_state(name: str, settings: Settings, answers: Mapping[str, Any], beside
     good = {what: answer for what, answer in answers.items() if what not in failures}
     opened = good.get("drbd two-primaries", frozenset())
     memory, available = good.get("memory", (0, 0))
-    size, free = good.get("volume group", (0, 0))
-    mine = (v for v in good.get("volumes", {}).values() if v.group == settings.volume_group)
+    (size, free), volumes = good.get("volumes", ((0, 0), {}))
     return NodeState(
         name,
         failures=failures,
@@ -65,7 +63,7 @@ def node_state(name: str, settings: Settings, answers: Mapping[str, Any], beside
         domains=good.get("libvirt", {}),
         resources={n: replace(r, two_primaries=n in opened) for n, r in good.get("drbd status", {}).items()},
         files=good.get("drbd files", {}),
-        volumes={volume.name: volume for volume in mine},
+        volumes=volumes,
         ports=good.get("ports", frozenset()),
         macs=good.get("macs", frozenset()),
         beside={what: good[what] for what in beside if what in good},

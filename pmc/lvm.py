@@ -21,7 +21,8 @@ OF = "pmc.of."
 FOR = "pmc.for."
 # What parse_volumes reads.
 _FIELDS = "vg_name,lv_name,lv_size,lv_tags,origin,lv_attr,data_percent,metadata_percent,pool_lv"
-REPORT = ("lvs", "--reportformat", "json", "--units", "b", "--nosuffix", "-o", _FIELDS)
+_JSON = ("--reportformat", "json", "--units", "b", "--nosuffix")
+REPORT = ("lvs", *_JSON, "-o", _FIELDS)
 
 
 def path(group: str, name: str) -> str:
@@ -162,14 +163,22 @@ def activate(group: str) -> Command:
     return command("vgchange", "--activate", "y", group)
 
 
-def volumes() -> Query[dict[str, Volume]]:
-    return Query(command(*REPORT), parse_volumes)
+def volumes(group: str) -> Query[tuple[tuple[int, int], dict[str, Volume]]]:
+    """(size, free) of the volume group in bytes, and its volumes by name, in one report: LVM looks at all disks each
+    time (lvm-fullreport(8); of the parts that nobody wants the empty list is selected)."""
+    unwanted = [word for part in ("pv", "pvseg") for word in ("--configreport", part, "-S", "pv_name=-")]
+    unwanted += ["--configreport", "seg", "-S", "lv_name=-"]
+    wanted = ("--configreport", "vg", "-o", "vg_size,vg_free", "--configreport", "lv", "-o", _FIELDS)
+    return Query(
+        command("lvm", "fullreport", *_JSON, *wanted, *unwanted, group),
+        lambda text: (parse_group(text), {v.name: v for v in parse_volumes(text).values()}),
+    )
 
 
 def group(name: str) -> Query[tuple[int, int]]:
     """(size, free) of a volume group in bytes."""
     return Query(
-        command("vgs", "--reportformat", "json", "--units", "b", "--nosuffix", "-o", "vg_size,vg_free", name),
+        command("vgs", *_JSON, "-o", "vg_size,vg_free", name),
         parse_group,
     )
 

@@ -84,7 +84,8 @@ def migrate(name: str, node: str, address: str, transport: str = "tcp", bandwidt
 
 
 def domains() -> Query[dict[str, Domain]]:
-    return Query(virsh("domstats", "--state", "--balloon", "--vcpu"), parse_domstats)
+    """Without waiting for a guest that another job of libvirt's is busy with: what is asked for is known without it."""
+    return Query(virsh("domstats", "--state", "--balloon", "--vcpu", "--nowait"), parse_domstats)
 
 
 def state_of(name: str) -> Query[str]:

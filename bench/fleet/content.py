@@ -37,8 +37,7 @@ def node(spec: Spec, number: int, vms: Sequence[VM]) -> dict[str, str]:
         "domstats": "".join(domain(vm, runs) for vm, runs in active.items()),
         "events2": "".join(resource(vm, runs) for vm, runs in active.items()) + "exists -\n",
         "show": "".join(f"resource {vm.name} {{\n" for vm in vms),
-        "vgs": captured("vgs-2.03.16-json.txt"),
-        "lvs": volumes(vms),
+        "fullreport": volumes(vms),
         "ss": captured("ss-6.1.0-listening.txt"),
         "sys/module/drbd/version": "8.4.11\n",
         **{f"etc/drbd.d/{vm.name}.res": file(vm, spec) for vm in vms},
@@ -81,7 +80,7 @@ def file(vm: VM, spec: Spec) -> str:
 
 def volumes(vms: Sequence[VM]) -> str:
     before, row, after = re.split(
-        r"^( *\{\"vg_name\".*?)(?=\n *\])", captured("lvs-2.03.16-json.txt"), flags=re.M | re.S
+        r"^( *\{\"vg_name\".*?)(?=\n *\])", captured("lvm-2.03.16-fullreport-json.txt"), flags=re.M | re.S
     )
     first = row.splitlines()[0].removesuffix(",")
     assert '"lv_name":"web"' in first, "the captured output has changed"  # noqa: S101

@@ -34,12 +34,12 @@ case "${0##*/} $*" in
     file=hostname
     ;;
 "cat /proc/meminfo") file=meminfo ;;
+"cat /sys/module/drbd/version") file=sys/module/drbd/version ;;
 "cat "*) exec /bin/cat "$@" ;;
 "virsh "*" domstats "*) file=domstats ;;
 "drbdsetup events2 "*) file=events2 ;;
 "drbdsetup show") file=show ;;
-"vgs "*) file=vgs ;;
-"lvs "*) file=lvs ;;
+"lvm fullreport "*) file=fullreport ;;
 "ss "*) file=ss ;;
 *)
     echo "${0##*/} $*: the simulated node has no such answer" >&2

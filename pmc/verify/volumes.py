@@ -119,7 +119,7 @@ def groups(facts: Facts) -> Iterator[Finding]:
     limit, group = facts.settings.verify.full_percent, facts.settings.volume_group
     if facts.settings.volumes == "thin":
         return
-    for node in facts.telling("volume group"):
+    for node in facts.telling(VOLUMES):
         used = 100.0 * (1 - node.group_free / node.group_size) if node.group_size else 0.0
         if used > limit:
             text = f"the volume group {group} is {used:.0f} % full, {show_size(node.group_free)} are free"

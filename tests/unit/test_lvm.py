@@ -34,6 +34,11 @@ def test_a_snapshot_tells_its_origin_and_how_full_it_is() -> None:
     )
 
 
+def test_a_group_with_its_volumes() -> None:
+    report = lvm.volumes("vg").parse(data("lvm-2.03.16-fullreport-json.txt"))
+    assert report == (lvm.parse_group(GROUP), {v.name: v for v in lvm.parse_volumes(VOLUMES).values()})
+
+
 def test_no_volumes() -> None:
     assert lvm.parse_volumes('{"report": [{"lv": []}]}') == {}
 
