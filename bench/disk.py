@@ -108,29 +108,25 @@ class Disk:
         return f"{self.place.folder}/{name}"
 
     @property
-    def read(self) -> str:
-        return pipeline.read_volume(self.path, self.bytes)
+    def read(self) -> pipeline.Disk:
+        return pipeline.Disk(self.path, self.bytes)
 
     def sparse_base(self) -> Run:
         """As vm.backup --no-compress does."""
-        return self.place.run(
-            line(pipeline.store_base(self.read, self.bytes, self.file("sparse"), How(compress=False)))
-        )
+        return self.place.run(line(pipeline.store_base(self.read, self.file("sparse"), How(compress=False))))
 
     def base_of_pmc(self) -> Run:
         """As vm.backup does; sealed afterwards, so that deltas can be made against it."""
         part = self.file(".base.part")
-        made = self.place.run(line(pipeline.store_base(self.read, self.bytes, part, How())))
+        made = self.place.run(line(pipeline.store_base(self.read, part, How())))
         self.base = self._sealed(part, replace(BASE, size=self.bytes))
         return made
 
     def passes(self) -> float:
-        """How often a base reads the disk: by the count of dd, which alone opens it, and that of pmc/stream.py."""
+        """How often a base reads the disk, by the count of pmc/stream.py, which alone opens it."""
         part = self.file(".base.part")
-        told = self.place.said(f"{line(pipeline.store_base(self.read, self.bytes, part, How()))} 2>&1")
-        by_dd = re.findall(r"(\d+) bytes .*copied", told)[-1]
-        by_us = re.findall(r"^(\d+) bytes$", told, re.MULTILINE)[-1]
-        return max(int(by_dd), int(by_us)) / self.bytes
+        told = self.place.said(f"{line(pipeline.store_base(self.read, part, How()))} 2>&1")
+        return int(re.findall(r"^(\d+) bytes$", told, re.MULTILINE)[-1]) / self.bytes
 
     def _sealed(self, part: str, meant: Backup) -> Backup:
         seal = pipeline.seal(self.place.folder, part, meant)
@@ -159,7 +155,7 @@ class Disk:
 
     def delta_of_pmc(self) -> Run:
         part = self.file(".delta.part")
-        store = pipeline.store_delta(self.read, self.bytes, self.base, self.place.folder, part, How())
+        store = pipeline.store_delta(self.read, self.base, self.place.folder, part, How())
         made = self.place.run(line(store))
         self.delta = self._sealed(part, replace(DELTA, size=self.bytes))
         return made

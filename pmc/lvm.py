@@ -93,7 +93,8 @@ def discard(group: str, name: str) -> Command:
     between the nodes was cut, what read it for the other one may wait for a quarter of an hour: it is ended."""
     script = (
         'lvs "$1" >/dev/null 2>&1 || exit 0; lvremove --yes "$1" 2>/dev/null && exit 0; '
-        'pkill -f "(^|/)dd if=/dev/${1//./[.]} " || :; exec lvremove --yes "$1"'
+        'pkill -f "(^|/)(dd if=|python3 -m pmc[.]stream .*--source )/dev/${1//./[.]}( |$)" || :; '
+        'exec lvremove --yes "$1"'
     )
     return bash(script, f"{group}/{name}")
 

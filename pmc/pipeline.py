@@ -74,37 +74,56 @@ class How:
     limit: int = 0
 
 
-def store_base(reader: str, size: int, target: str, how: How) -> Command:
+@dataclass(frozen=True)
+class Disk:
+    """The first `size` bytes of the volume at `path`; `ssh` is the address of its node, when it is not the one that
+    runs the pipeline."""
+
+    path: str
+    size: int
+    ssh: str = ""
+
+    def to(self, program: str, output: str) -> str:
+        """Shell text: a program of stream.py reads it."""
+        if self.ssh:
+            return f"{read_volume(self.path, self.size, self.ssh)} | {program} {output}"
+        return f"{program} --source {shlex.quote(self.path)} {output}"
+
+
+def store_base(disk: Disk, target: str, how: How) -> Command:
     """The disk as `target` (compressed, or with holes for zeros), its block sums as target.index, its sum in
     target.sums."""
-    script = f'{_BEGIN}rm -f "$1".*; {reader} | {_base(size, how)}; sync "$1" "$1.index"'
+    program = disk.to(_base(disk.size, how), '>"$1"')
+    script = f'{_BEGIN}rm -f "$1".*; {program}; sync "$1" "$1.index"'
     return idle(bash(script, target, long=True))
 
 
 def store_thin_base(path: str, size: int, target: str, how: How) -> Command:
     """As `store_base`, of a thin snapshot on the node that runs it; only the ranges in target.ranges are read."""
-    source = f'--source {shlex.quote(path)} --ranges "$1.ranges"'
-    script = f'{_BEGIN}{_base(size, how, source)}; sync "$1" "$1.index"; rm "$1.ranges"'
+    program = Disk(path, size).to(_base(size, how), '--ranges "$1.ranges" >"$1"')
+    script = f'{_BEGIN}{program}; sync "$1" "$1.index"; rm "$1.ranges"'
     return idle(bash(script, target, long=True))
 
 
-def _base(size: int, how: How, source: str = "") -> str:
-    image = f'{STREAM} base --size {size} --limit {how.limit} --index "$1.index" --sums "$1.sums" {source}'.rstrip()
-    return f'{image}{" --zstd" if how.compress else ""} >"$1"'
+def _base(size: int, how: How) -> str:
+    image = f'{STREAM} base --size {size} --limit {how.limit} --index "$1.index" --sums "$1.sums"'
+    return f"{image}{' --zstd' if how.compress else ''}"
 
 
-def store_delta(reader: str, size: int, base: Backup, folder: str, target: str, how: How) -> Command:
+def store_delta(disk: Disk, base: Backup, folder: str, target: str, how: How) -> Command:
     """What differs from the base, as `target`."""
-    delta = f"{_delta(size, base, folder, how)} --old {_image(base, folder)}"
-    script = f'{_BEGIN}rm -f "$1".*; {reader} | {delta} >"$1"; sync "$1"'
+    program = disk.to(_delta(disk.size, base, folder, how), f'--old {_image(base, folder)} >"$1"')
+    script = f'{_BEGIN}rm -f "$1".*; {program}; sync "$1"'
     return idle(bash(script, target, long=True))
 
 
 def store_thin_delta(path: str, old: str, size: int, base: Backup, folder: str, target: str, how: How) -> Command:
     """As `store_delta`, of a thin snapshot on the node that runs it, and `old`, the snapshot that the base was read
     from; only the ranges in target.ranges are read, of both."""
-    source = f'--source {shlex.quote(path)} --old {shlex.quote(old)} --ranges "$1.ranges"'
-    script = f'{_BEGIN}{_delta(size, base, folder, how)} {source} >"$1"; sync "$1"; rm "$1.ranges"'
+    program = Disk(path, size).to(
+        _delta(size, base, folder, how), f'--old {shlex.quote(old)} --ranges "$1.ranges" >"$1"'
+    )
+    script = f'{_BEGIN}{program}; sync "$1"; rm "$1.ranges"'
     return idle(bash(script, target, long=True))
 
 

@@ -28,6 +28,7 @@ from pmc.blocks import (
     Frames,
     Holes,
     Pace,
+    Reader,
     Sparse,
     Windows,
     Write,
@@ -47,7 +48,7 @@ def base(size: int, index: str, pace: Pace, to: Frames | Sparse, source: BinaryI
     """The whole disk to `to`, its block sums to `index`. Returns the disk's sum."""
     whole = hashlib.sha256()
     with open(index, "wb") as sums:
-        for chunk, digests in summed(chunks(source, size, pace)):
+        for chunk, digests in summed(ahead(chunks(source, size, pace))):
             joined = b"".join(digests)
             whole.update(joined)
             sums.write(joined)
@@ -232,7 +233,7 @@ def main(argv: list[str]) -> int:
         if a.what == "base" and a.ranges:
             found = thin_base(a.size, a.index, pace, to, source, ranges)
         elif a.what == "base":
-            found = base(a.size, a.index, pace, to, source)
+            found = base(a.size, a.index, pace, to, Reader(source) if a.source else source)  # type: ignore[arg-type]
         elif a.ranges:
             with open(a.old, "rb", buffering=0) as kept:
                 found = thin_delta(a.size, Index(a.index, a.base_sum), pace, write, source, kept, ranges)

@@ -163,7 +163,7 @@ def read_base(wish: Wish, size: int, target: str, place: Place) -> list[Step]:
     """The last one is the long one."""
     disk = f"the disk of {wish.name} ({show_size(size)}) into a base"
     if not place.local:
-        return [Step(place.keeper, f"read {disk}", pipeline.store_base(reader(place, size), size, target, wish.how))]
+        return [Step(place.keeper, f"read {disk}", pipeline.store_base(disk_at(place, size), target, wish.how))]
     why = kept.why_not_kept(place)
     store = pipeline.store_thin_base(kept.path(place, "backup"), size, target, wish.how)
     note = f"read what is on {disk}" + (f"; its snapshot will not be kept: {why}" if why else "")
@@ -174,7 +174,7 @@ def read_delta(wish: Wish, base: Backup, size: int, target: str, place: Place) -
     """The last one is the long one."""
     folder, into = place.settings.backup_dir, f"into a delta against {base.id}"
     if why := kept.why_all(place, base, size):
-        store = pipeline.store_delta(reader(place, size), size, base, folder, target, wish.how)
+        store = pipeline.store_delta(disk_at(place, size), base, folder, target, wish.how)
         note = f"read the disk of {wish.name} ({show_size(size)}) {into}; all of it, since {why}"
         return [Step(place.keeper, note, store)]
     now, old = kept.path(place, "backup"), kept.path(place, "base")
@@ -185,9 +185,9 @@ def read_delta(wish: Wish, base: Backup, size: int, target: str, place: Place) -
     ]
 
 
-def reader(place: Place, size: int) -> str:
+def disk_at(place: Place, size: int) -> pipeline.Disk:
     far = "" if place.keeper == place.source else place.settings.nodes[place.source].replication
-    return pipeline.read_volume(kept.path(place, "backup"), size, far)
+    return pipeline.Disk(kept.path(place, "backup"), size, far)
 
 
 def consistency(source: Source) -> str:

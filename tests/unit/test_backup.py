@@ -70,11 +70,11 @@ def made(disk: Path, folder: Path, size: int = len(DISK), base: Backup | None = 
     """A backup that the pipelines of pmc have made."""
     meant = replace(DELTA if base else BASE, size=size, compression="zstd" if compress and not base else "none")
     part, how = str(folder / f".{meant.id}.part"), How(compress)
-    reader = pipeline.read_volume(str(disk), size)
+    source = pipeline.Disk(str(disk), size)
     if base:
-        fine(pipeline.store_delta(reader, size, base, str(folder), part, how))
+        fine(pipeline.store_delta(source, base, str(folder), part, how))
     else:
-        fine(pipeline.store_base(reader, size, part, how))
+        fine(pipeline.store_base(source, part, how))
     fine(pipeline.seal(str(folder), part, meant))
     return backup.from_json((folder / f"{meant.id}.json").read_text())
 
@@ -134,8 +134,8 @@ def test_a_base_is_the_disk_wherever_it_is_empty(folder: Path, tmp_path: Path, k
 
 
 def test_a_zstd_that_fails_is_no_base(disk: Path, folder: Path) -> None:
-    reader, part = pipeline.read_volume(str(disk), len(DISK)), str(folder / ".x.part")
-    store = pipeline.store_base(reader, len(DISK), part, How())
+    source, part = pipeline.Disk(str(disk), len(DISK)), str(folder / ".x.part")
+    store = pipeline.store_base(source, part, How())
     line = [word.replace(' >"$1"', " >/dev/full") for word in store.argv]
     got = run(replace(store, argv=tuple(line)))
     assert got.returncode != 0
@@ -454,8 +454,8 @@ def test_damage_is_found_out(disk: Path, folder: Path, tmp_path: Path, what: str
 def test_a_damaged_index_makes_no_delta(disk: Path, folder: Path) -> None:
     whole = made(disk, folder)
     damage(folder / f"{BASE.id}.index", "middle")
-    reader = pipeline.read_volume(str(disk), len(DISK))
-    got = run(pipeline.store_delta(reader, len(DISK), whole, str(folder), str(folder / ".x.part"), How()))
+    source = pipeline.Disk(str(disk), len(DISK))
+    got = run(pipeline.store_delta(source, whole, str(folder), str(folder / ".x.part"), How()))
     assert got.returncode != 0
     assert "make a new base" in got.stderr
 
@@ -463,9 +463,9 @@ def test_a_damaged_index_makes_no_delta(disk: Path, folder: Path) -> None:
 def test_a_disk_that_cannot_be_read_is_no_backup(folder: Path, tmp_path: Path) -> None:
     part = str(folder / ".x.part")
     for path in (tmp_path / "none", folder):
-        assert run(pipeline.store_base(pipeline.read_volume(str(path), 10), 10, part, How())).returncode != 0
+        assert run(pipeline.store_base(pipeline.Disk(str(path), 10), part, How())).returncode != 0
     (tmp_path / "short").write_bytes(b"123")
-    got = run(pipeline.store_base(pipeline.read_volume(str(tmp_path / "short"), 10), 10, part, How()))
+    got = run(pipeline.store_base(pipeline.Disk(str(tmp_path / "short"), 10), part, How()))
     assert "the disk ends after 3 bytes of 10" in got.stderr
     assert got.returncode != 0
 
@@ -630,7 +630,7 @@ def test_a_directory_that_is_full_is_said_to_be(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "df").write_text("#!/bin/sh\necho Avail; echo 4096\n")
     (tmp_path / "df").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    command = pipeline.store_base("printf disk", 4, "/dev/full/x", How())
+    command = pipeline.store_base(pipeline.Disk("/dev/zero", 4), "/dev/full/x", How())
     done = subprocess.run(command.argv, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert done.stderr.splitlines()[-1] == "No space left on device: /dev/full is full"

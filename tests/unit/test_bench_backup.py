@@ -55,10 +55,10 @@ def test_a_disk_is_read_in_one_pass(place: Place, tmp_path: Path) -> None:
     content = Path(disk.path).read_bytes()
     once = str(tmp_path / "once")
     os.mkfifo(once)
-    reader = pipeline.read_volume(once, disk.bytes)
+    source = pipeline.Disk(once, disk.bytes)
     for store in (
-        pipeline.store_base(reader, disk.bytes, disk.file(".again.part"), How()),
-        pipeline.store_delta(reader, disk.bytes, disk.base, place.folder, disk.file(".again.part"), How()),
+        pipeline.store_base(source, disk.file(".again.part"), How()),
+        pipeline.store_delta(source, disk.base, place.folder, disk.file(".again.part"), How()),
     ):
         writer = subprocess.Popen(
             [sys.executable, "-c", f"open({once!r}, 'wb').write(open({disk.path!r}, 'rb').read())"]

@@ -92,17 +92,18 @@ def test_it_is_removed_only_with_its_mark_and_while_its_source_is_not_locked(tmp
     assert run(given, tmp_path, "pmc,pmc.for.web2") == ["--yes vg/web.clone"]
 
 
-def test_what_still_reads_a_snapshot_is_ended_before_it_is_removed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reader", ["dd if=/dev/vg/{} bs=1M", "python3 -m pmc.stream base --zstd --source /dev/vg/{}"])
+def test_what_still_reads_a_snapshot_is_ended_before_it_is_removed(tmp_path: Path, reader: str) -> None:
     """The link between the nodes is cut: it cannot write on, and nobody tells it."""
     readers = [
-        subprocess.Popen(["bash", "-c", f'exec -a "dd if=/dev/vg/{name} bs=1M" sleep 1000'])
+        subprocess.Popen(["bash", "-c", f'exec -a "{reader.format(name)}" sleep 1000'])
         for name in ("web.backup", "web-backup", "web.backup2")
     ]
     # In use at first; then LVM tries for some seconds (retry_deactivation).
     first = f"[ -e {tmp_path}/tried ] || {{ touch {tmp_path}/tried; exit 5; }}"
     again = f'while [ "$(ps -o stat= -p {readers[0].pid})" = S ]; do sleep 0.1; done; echo "$@" >>{tmp_path}/called'
     try:
-        while not all(Path(f"/proc/{each.pid}/cmdline").read_text().startswith("dd if=") for each in readers):
+        while not all(Path(f"/proc/{each.pid}/cmdline").read_text().startswith(reader[:5]) for each in readers):
             time.sleep(0.05)
         for name, script in (("lvs", "true"), ("lvremove", f"{first}; {again}")):
             (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")

@@ -121,9 +121,9 @@ def test_only_migration_opens_two_primaries_and_each_opening_has_the_undo_that_c
 
 def test_a_backup_reads_a_snapshot_of_the_standby_cut_to_the_disks_size() -> None:
     made, plan = taken(running(), size=10 * GiB, base=True)
-    read = next(str(step.do) for step in plan.steps if "dd if=" in str(step.do))
-    assert "if=/dev/vg/web.backup" in read
-    assert f"count={10 * GiB} iflag=fullblock,count_bytes" in read
+    read = next(str(step.do) for step in plan.steps if "pmc.stream base" in str(step.do))
+    assert f"--size {10 * GiB} " in read
+    assert "--source /dev/vg/web.backup " in read
     assert {step.node for step in plan.steps} == {"pm-2"}
     assert (made.kind, made.source, made.id) == ("base", "pm-2", "web.20260102T030405Z.base")
 

@@ -200,11 +200,11 @@ def test_a_backup_is_for_its_owner_only_with_all_that_lies_beside_it(tmp_path: P
     kept.mkdir()
     whole = replace(BASE, size=4096, xml=WITH_PASSWORD)
     (tmp_path / "volume").write_bytes(b"x" * 4096)
-    reader = pipeline.read_volume(str(tmp_path / "volume"), 4096)
+    disk = pipeline.Disk(str(tmp_path / "volume"), 4096)
     for each in (
         command("install", "-m", "600", "/dev/null", str(part)),
         pipeline.bring(),
-        pipeline.store_base(reader, 4096, str(part), How()),
+        pipeline.store_base(disk, str(part), How()),
         pipeline.seal(str(kept), str(part), whole),
     ):
         script = bash('umask 000; exec "$@"', *each.argv)
