@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pmc import looks, retention
@@ -11,12 +12,13 @@ from pmc.backup import Stored
 from pmc.cluster import Cluster
 from pmc.errors import NodeDown, PmcError, Refused
 from pmc.model import ClusterState
+from pmc.plan import Plan
 from pmc.plans import prune as plans
 from pmc.plans import refuse
 from pmc.retention import REMOVE, Decision
 from pmc.settings import Keep
 from pmc.tasks import near
-from pmc.tasks.base import carry_out, complain, opened, task
+from pmc.tasks.base import carry_out, complain, here, lock, opened, task
 from pmc.view import note, show, table
 
 AGAIN = "keep the newest of each of the last so many {} that have one and are not covered yet"
@@ -32,13 +34,14 @@ AGAIN = "keep the newest of each of the last so many {} that have one and are no
     keep_weekly=AGAIN.format("weeks (ISO)"),
     keep_monthly=AGAIN.format("months"),
     keep_yearly=AGAIN.format("years"),
+    from_="of the copies in this directory of the manager (vm.backup --to DIRECTORY); left out, on the nodes",
     broken="remove also what cannot be used any more: damaged, of another version, or a delta whose base is gone",
     json="print what becomes of each backup as JSON, sizes in bytes",
 )
 def prune(
     c: Any, name: str = "", all: bool = False, keep_last: str = "", keep_hourly: str = "", keep_daily: str = "",
-    keep_weekly: str = "", keep_monthly: str = "", keep_yearly: str = "", broken: bool = False, json: bool = False,
-    conf: str = "", dry_run: bool = False,
+    keep_weekly: str = "", keep_monthly: str = "", keep_yearly: str = "", from_: str = "", broken: bool = False,
+    json: bool = False, conf: str = "", dry_run: bool = False,
 ) -> None:  # fmt: skip
     """Remove the backups that no rule keeps: vm.prune NAME --keep-last 3 --keep-daily 7 [--dry-run]
 
@@ -53,12 +56,15 @@ def prune(
         flags = dict(last=keep_last, hourly=keep_hourly, daily=keep_daily, weekly=keep_weekly, monthly=keep_monthly,
                      yearly=keep_yearly)  # fmt: skip
         keep = plans.rules(flags, cluster.settings)
+        dry, rows, failed = bool(dry_run or c.config.run.dry), list[dict[str, Any]](), list[str]()
+        if from_:
+            _copies(c, cluster, str(here(from_)), name, How(keep, broken, (), dry, json))
+            return
         state = cluster.state(beside=looks.backups(cluster, name))
         found = retention.by_vm(looks.stored(state))
         if not found:
             _none(name, state)
-        how = How(keep, broken, [node.name for node in state if node.down], bool(dry_run or c.config.run.dry), json)
-        rows, failed = list[dict[str, Any]](), list[str]()
+        how = How(keep, broken, [node.name for node in state if node.down], dry, json)
         for vm, stored in found.items():
             cluster.go_on(vm)
             try:
@@ -73,6 +79,36 @@ def prune(
         if failed:
             raise PmcError(f"{len(failed)} of {len(found)} were not pruned: {', '.join(failed)}")
         complain(state)
+
+
+def _copies(c: Any, cluster: Cluster, directory: str, name: str, how: How) -> None:
+    """Those on the manager, each VM's under its lock: a vm.backup may be copying a delta that needs a base."""
+    rows = list[dict[str, Any]]()
+    vms = retention.by_vm(looks.kept(directory, name))
+    if not vms:
+        note(f"{directory} has no backups" + (f" of {name}" if name else ""))
+    for vm in vms:
+        lock(c, cluster, how.dry, vm)
+        decisions = how.decide(retention.by_vm(looks.kept(directory, vm)).get(vm, []))
+        plan = plans.prune(vm, decisions, replace(cluster.settings, backup_dir=directory))
+        _tell(vm, decisions, how)
+        if how.dry and not how.json:
+            show(str(plan))
+        elif not how.dry:
+            _remove(cluster, plan)
+        rows += plans.rows(decisions, text=False)
+    if how.json:
+        show(table(rows, True))
+
+
+def _remove(cluster: Cluster, plan: Plan) -> None:
+    """On this machine."""
+    if plan.steps:
+        cluster.begin(plan)
+    for step in plan.steps:
+        done = subprocess.run(step.do.argv, capture_output=True, text=True)  # type: ignore[union-attr]
+        if done.returncode:
+            raise PmcError(f"{step.note}: {done.stderr.strip()}; what was removed before stays removed")
 
 
 def _none(name: str, state: ClusterState) -> None:

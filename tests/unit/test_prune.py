@@ -25,7 +25,7 @@ from pmc.tasks import ns
 from tests.unit.fake import World
 from tests.unit.samples import SETTINGS
 from tests.unit.stories import BASE, DELTA, NEWER, backed_up_web, gone_web, stored_in, with_web
-from tests.unit.test_backup import fine, found, run
+from tests.unit.test_backup import DISK, fine, found, made, run
 
 FOLDER = SETTINGS.backup_dir
 KINDS = [BASE, replace(BASE, compression="none"), DELTA]
@@ -231,6 +231,27 @@ def test_no_backups(site: Site) -> None:
     assert "web has no backups" in site.call("vm.prune", name="web", keep_last="1")[1]
     with pytest.raises(Refused, match=r"vm\.prune mail: no such VM, and no backup"):
         site.call("vm.prune", name="mail", keep_last="1")
+
+
+def test_the_copies_in_a_directory_of_the_manager_are_pruned_by_the_same_rules(site: Site, tmp_path: Path) -> None:
+    folder, disk, before = tmp_path / "copies", tmp_path / "disk", site.world.copy()
+    folder.mkdir()
+    disk.write_bytes(DISK)
+    delta = made(disk, folder, base=made(disk, folder))
+    there = set(folder.iterdir())
+    _, err = site.call("vm.prune", name="web", from_=str(folder), keep_last="1")
+    assert "web: 0 to remove (0 B), 2 to keep (1 of them only as the base of a delta)" in err
+    (folder / delta.file).write_text("damaged")
+    out, err = site.call("vm.prune", all=True, from_=str(folder), keep_last="1", broken=True, dry_run=True)
+    assert (f"{folder} " in out, "web: 1 to remove" in err, site.locked) == (True, True, ["web"])
+    assert set(folder.iterdir()) == there
+    site.call("vm.prune", name="web", from_=str(folder), keep_last="1", broken=True)
+    assert set(folder.iterdir()) == {path for path in there if not path.name.startswith(delta.id)}
+    assert site.locked == ["web", "web"]
+    assert site.world == before
+    assert "has no backups of mail" in site.call("vm.prune", name="mail", from_=str(folder), keep_last="1")[1]
+    with pytest.raises(Refused, match=r"--from .*/none': no directory on this machine"):
+        site.call("vm.prune", name="web", from_=str(tmp_path / "none"), keep_last="1")
 
 
 def test_a_vm_goes_and_its_backups_stay(site: Site) -> None:
