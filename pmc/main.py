@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from fabric import Config, Executor
@@ -9,6 +10,7 @@ from fabric.main import Fab
 
 from pmc import __version__
 from pmc.tasks import ns
+from pmc.view import nobody_reads
 
 
 class PmcConfig(Config):  # type: ignore[misc]
@@ -23,4 +25,10 @@ program = Fab(name="pmc", version=__version__, namespace=ns, executor_class=Exec
 
 
 def main() -> None:
-    program.run()
+    try:
+        try:
+            program.run()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # `pmc --list | head`: invoke prints its helps itself
+        nobody_reads()

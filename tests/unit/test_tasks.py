@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -348,3 +349,14 @@ def test_a_pipeline_has_each_task_of_a_vm_in_one_module() -> None:
     """As the README says: `from pmc.tasks import vm`."""
     names = {name.removeprefix("vm.") for name in TASKS if name.startswith("vm.")}
     assert {name for name in names if callable(getattr(vm, name, None))} == names == set(vm.__all__)
+
+
+@pytest.mark.parametrize("words", [["--list"], ["vm.add", "--help"], ["--version"]])
+def test_a_help_of_which_nobody_reads_the_rest(words: list[str]) -> None:
+    """pmc --list | head -1, where head has ended already."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    code = "from pmc.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, *words], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
