@@ -2,7 +2,8 @@
 
     python -m bench.list run --sizes 1,5,20,100,300     all contenders, new connections each time
     python -m bench.list ill --nodes 100                dead and hanging nodes: what a listing waits for
-    python -m bench.list lab --conf /tmp/lab/pmc.conf   on real nodes: vm.ls against one plain `ssh node true`
+    python -m bench.list lab --rounds 20                on a lab that is up (inv lab.up): vm.ls of 20 VMs against one
+                                                        plain `ssh node true`
     python -m bench.list report                         the table and the plot of docs/performance.md
 
 Each writes what it found into docs/performance-list.json, by size, so that sizes can be measured in several goes.
@@ -21,10 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from bench import list_report, venv
+from bench.backup_guest import do
 from bench.contenders import PMC, Contender, contenders
 from bench.fleet import Fleet, Spec
 from bench.measure import Run, run
-from pmc import settings
+from bench.sleepers import sleepers
+from lab.cluster import Lab
+from lab.reach import ssh
 
 RESULTS = venv.HERE.parent / "docs" / "performance-list.json"
 
@@ -37,7 +41,6 @@ def main() -> None:
     parser.add_argument("--vms", type=int, default=20, help="that run on each node")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="", help="names of contenders, with commas between them")
-    parser.add_argument("--conf", default="", help="of `lab`: the lab's pmc.conf")
     given = parser.parse_args()
     if given.what == "run":
         for size in map(int, given.sizes.split(",")):
@@ -45,7 +48,7 @@ def main() -> None:
     elif given.what == "ill":
         _keep("ill", _ill(given.nodes, given.vms, given.rounds))
     elif given.what == "lab":
-        _keep("lab", _lab(given.conf, given.rounds))
+        _keep("lab", _lab(given.vms, given.rounds))
     else:
         list_report.write(json.loads(RESULTS.read_text()))
 
@@ -100,18 +103,14 @@ def _ill(nodes: int, vms: int, rounds: int) -> dict[str, Any]:
     return {"nodes": nodes, "connect": 5, "command": 15, "seconds": found, "on": machine()}
 
 
-def _lab(conf: str, rounds: int) -> dict[str, Any]:
-    loaded = settings.load(conf or None)
-    first = next(iter(loaded.nodes.values()))
-    config = ["-F", loaded.ssh_config] if loaded.ssh_config else []
-    found = alternating(
-        [
-            Contender("vm.ls", (PMC, "vm.ls", "--conf", loaded.source)),
-            Contender("limit", ("ssh", *config, first.host or first.name, "true")),
-        ],
-        rounds,
-    )
-    return {"nodes": len(loaded.nodes), **found, "on": machine()}
+def _lab(vms: int, rounds: int) -> dict[str, Any]:
+    lab = Lab()
+    conf = lab.conf()
+    do(lab, "pm.init", "pm-1,pm-2", "--fix")
+    task = Contender("vm.ls", (PMC, "vm.ls", "--conf", str(conf.pmc)))
+    with sleepers(lab, vms, spread=True):
+        found = alternating([task, Contender("limit", tuple(ssh(conf, "pm-1", "true")))], rounds)
+    return {"nodes": 2, "vms": vms, **found, "on": machine()}
 
 
 def machine() -> dict[str, str]:

@@ -72,9 +72,10 @@ def tables(results: dict[str, Any]) -> str:
         ]
     if "lab" in results:
         lab = results["lab"]
+        seconds, ratio = lab["seconds"], lab["ratio"]["vm.ls"]
         parts.append(
-            f"On the lab ({lab['nodes']} nodes): vm.ls {lab['seconds']['vm.ls']:.2f} s, one `ssh node true` "
-            f"{lab['seconds']['limit']:.2f} s, ratio {lab['ratio']['vm.ls']:.2f} ({lab['rounds']} rounds)."
+            f"On the lab ({lab['nodes']} nodes, {lab['vms']} VMs): vm.ls {seconds['vm.ls']:.2f} s, one `ssh node true` "
+            f"{seconds['limit']:.2f} s, ratio {ratio:.2f} ({lab['rounds']} rounds)."
         )
     if rows:
         lines = "\n".join(f"- {name}: `{line}`" for name, line in rows[-1]["lines"].items())

@@ -26,6 +26,7 @@ from typing import Any
 from bench import busy, migrate_report
 from bench.backup_guest import do
 from bench.list import machine
+from bench.sleepers import sleepers
 from lab import guests
 from lab.cluster import Lab
 from lab.reach import ssh
@@ -98,18 +99,10 @@ def keep(name: str, found: dict[str, Any]) -> None:
 
 
 def evacuations(lab: Lab, rounds: int) -> dict[str, Any]:
-    """Seconds of pm.evacuate for each number of VMs that move at the same time; there and back in turn. The guests
-    sleep nearly always, as most do: on emulated nodes eight that work leave nothing for the commands."""
-    names = [f"vm-{number}" for number in range(1, VMS + 1)]
-    there = {row["vm"] for row in json.loads(do(lab, "vm.ls", "--json"))}
-    where = ("--primary", "pm-1", "--secondary", "pm-2", "--memory", "16M")
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
-        busy.build(Path(folder, "disk.img"), MIB, rate=1)
-        for name in (name for name in names if name not in there):
-            do(lab, "vm.add", name, *where, "--image", str(Path(folder, "disk.img")))
+    """Seconds of pm.evacuate for each number of VMs that move at the same time; there and back in turn."""
     took: dict[int, list[float]] = {parallel: [] for parallel in PARALLEL}
     node = 0
-    try:
+    with sleepers(lab, VMS):
         for number in range(rounds):
             for parallel in PARALLEL[number % len(PARALLEL) :] + PARALLEL[: number % len(PARALLEL)]:
                 began = time.monotonic()
@@ -117,11 +110,8 @@ def evacuations(lab: Lab, rounds: int) -> dict[str, Any]:
                 took[parallel].append(time.monotonic() - began)
                 node = 1 - node
                 print(f"evacuate --parallel {parallel}: {took[parallel][-1]:.1f} s", file=sys.stderr)
-        medians = {str(parallel): statistics.median(seconds) for parallel, seconds in took.items()}
-        return {"vms": VMS, "rounds": rounds, "seconds": medians, "on": about(lab)}
-    finally:
-        for name in names:
-            do(lab, "vm.rm", name, "--yes")
+    medians = {str(parallel): statistics.median(seconds) for parallel, seconds in took.items()}
+    return {"vms": VMS, "rounds": rounds, "seconds": medians, "on": about(lab)}
 
 
 def measured(lab: Lab, name: str, load: Load, ways: list[str], rounds: int) -> dict[str, Any]:
