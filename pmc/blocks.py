@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from pmc.vcdiff import MAGIC, Window, packed
 
@@ -23,6 +23,10 @@ ZSTD = ("zstd", "-q", "-3", "-T2", "-c")  # two threads: it is the slowest part,
 ZERO_SUM = hashlib.sha256(ZERO).digest()
 SUM = 32  # bytes
 Write = Callable[[bytes], None]
+
+
+class Readable(Protocol):
+    def read(self, count: int, /) -> bytes: ...
 
 
 class Failure(Exception):
@@ -39,7 +43,7 @@ def block_sums(chunk: bytes) -> list[bytes]:
     return [block_sum(chunk[at : at + BLOCK]) for at in range(0, len(chunk), BLOCK)]
 
 
-def full(source: BinaryIO, size: int) -> bytes:
+def full(source: Readable, size: int) -> bytes:
     """As much as asked for, unless it ends before."""
     data = source.read(size)
     while 0 < len(data) < size and (more := source.read(size - len(data))):
@@ -72,7 +76,7 @@ class Pace:
         sys.stderr.flush()
 
 
-def chunks(source: BinaryIO, size: int, pace: Pace, unit: int = CHUNK) -> Iterator[bytes]:
+def chunks(source: Readable, size: int, pace: Pace, unit: int = CHUNK) -> Iterator[bytes]:
     """All `size` bytes; Failure when there are fewer."""
     left = size
     while left:
@@ -199,11 +203,15 @@ class Reader:
     """A disk from its begin to its end. What is empty costs one copy into the same buffer and one comparison: no memory
     is taken for it anew, which would cost as much as the copy."""
 
-    def __init__(self, source: BinaryIO) -> None:
-        self.fd, self.buffer = source.fileno(), bytearray(CHUNK)
+    def __init__(self, source: BinaryIO, path: str) -> None:
+        self.fd, self.path, self.buffer, self.at = source.fileno(), path, bytearray(CHUNK), 0
 
     def read(self, count: int) -> bytes:
-        got = os.readv(self.fd, [memoryview(self.buffer)[:count]])
+        try:
+            got = os.readv(self.fd, [memoryview(self.buffer)[:count]])
+        except OSError as error:
+            raise Failure(f"{self.path} cannot be read at byte {self.at}: {error.strerror}") from None
+        self.at += got
         return ZEROS if got == CHUNK and self.buffer == ZEROS else bytes(memoryview(self.buffer)[:got])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import sys
 from typing import Any
 
@@ -26,9 +27,20 @@ program = Fab(name="pmc", version=__version__, namespace=ns, executor_class=Exec
 
 def main() -> None:
     try:
-        try:
-            program.run()
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:  # `pmc --list | head`: invoke prints its helps itself
-        nobody_reads()
+        program.run()
+    except BrokenPipeError:
+        if not _unread():
+            raise
+    finally:
+        # `pmc --list | head`: invoke prints its helps itself.
+        if _unread():
+            nobody_reads()
+
+
+def _unread() -> bool:
+    """Whether stdout is a pipe, or a socket, whose reader is gone (poll(2), POLLERR)."""
+    if sys.stdout is None:
+        return False
+    look = select.poll()
+    look.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in look.poll(0))

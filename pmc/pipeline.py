@@ -142,7 +142,7 @@ def _image(base: Backup, folder: str) -> str:
 
 def passed(path: str, size: int, limit: int) -> Command:
     """The file on stdout, no more than `limit` bytes of it a second."""
-    script = f'{STREAM} put --size {size} --limit {limit} --pass-on <"$1"'
+    script = f'{STREAM} put --size {size} --limit {limit} --pass-on <"$1" || {{ s=$?; echo "of $1" >&2; exit $s; }}'
     return idle(bash(script, path, long=True))
 
 
@@ -189,7 +189,9 @@ def prove(backup: Backup, reader: str, folder: str) -> Command:
     script = (
         f"{reader} | {STREAM} put --size {backup.size} --expect {backup.image_sha256}; umask 077; "
         f'cd "$1"; grep -qs {backup.image_sha256} "$2.json" || {gone}; '
-        f'date -u +%Y-%m-%dT%H:%M:%SZ >"$2.verified" || rm -f "$2.verified"; [ -e "$2.json" ] || {gone}'
+        # Over an older note in its place, which needs no room.
+        'date -u +%Y-%m-%dT%H:%M:%SZ 1<>"$2.verified" || [ -s "$2.verified" ] || rm -f "$2.verified" || :; '
+        f'[ -e "$2.json" ] || {gone}'
     )
     return idle(bash(script, folder, backup.id, long=True))
 

@@ -1,5 +1,5 @@
-"""One pass over a disk. This file runs on the nodes (Python 3.9 or newer, only its own library): a disk comes on
-stdin, an image or a delta goes to stdout, checksums into files beside it.
+"""One pass over a disk. This file runs on the nodes (Python 3.9 or newer, only its own library): a disk is a device of
+the node or comes on stdin, an image or a delta goes to stdout, checksums into files beside it.
 
 The checksum of a disk is a tree of two levels: SHA-256 of each block of 64 KiB, and SHA-256 of all of those one after
 the other. So that of a disk of which little changed can be told from the old block sums (the `index`) and the changed
@@ -28,6 +28,7 @@ from pmc.blocks import (
     Frames,
     Holes,
     Pace,
+    Readable,
     Reader,
     Sparse,
     Windows,
@@ -44,11 +45,12 @@ from pmc.manifest import manifest_sum
 from pmc.vcdiff import WINDOW, Window
 
 
-def base(size: int, index: str, pace: Pace, to: Frames | Sparse, source: BinaryIO) -> str:
+def base(size: int, index: str, pace: Pace, to: Frames | Sparse, source: Readable) -> str:
     """The whole disk to `to`, its block sums to `index`. Returns the disk's sum."""
-    whole = hashlib.sha256()
+    whole, disk = hashlib.sha256(), chunks(source, size, pace)
+    # A limit sleeps: in this thread, where a signal ends it.
     with open(index, "wb") as sums:
-        for chunk, digests in summed(ahead(chunks(source, size, pace))):
+        for chunk, digests in summed(disk if pace.limit else ahead(disk)):
             joined = b"".join(digests)
             whole.update(joined)
             sums.write(joined)
@@ -107,7 +109,7 @@ class Index:
             raise Failure("the block sums of the base are damaged; make a new base")
 
 
-def delta(size: int, base_size: int, index: Index, pace: Pace, write: Write, source: BinaryIO, old: BinaryIO) -> str:
+def delta(size: int, base_size: int, index: Index, pace: Pace, write: Write, source: Readable, old: BinaryIO) -> str:
     """All of the disk compared with all of the base (`old`, a file or a pipe)."""
     whole, out, at = hashlib.sha256(), Windows(write), 0
     olds = ahead(full(old, min(WINDOW, max(base_size - start, 0))) for start in range(0, size, WINDOW))
@@ -174,7 +176,7 @@ def thin_base(
     size: int, index: str, pace: Pace, to: Frames | Sparse, source: BinaryIO, ranges: list[tuple[int, int]]
 ) -> str:
     """As `base`, but only the `ranges` that the thin volume has are read; the rest of it is zeros."""
-    return base(size, index, pace, to, Holes(source, size, ranges))  # type: ignore[arg-type]
+    return base(size, index, pace, to, Holes(source, size, ranges))
 
 
 def seal(target: str, manifest: str, sums: str) -> None:
@@ -233,14 +235,15 @@ def main(argv: list[str]) -> int:
         if a.what == "base" and a.ranges:
             found = thin_base(a.size, a.index, pace, to, source, ranges)
         elif a.what == "base":
-            found = base(a.size, a.index, pace, to, Reader(source) if a.source else source)  # type: ignore[arg-type]
+            found = base(a.size, a.index, pace, to, Reader(source, a.source) if a.source else source)
         elif a.ranges:
             with open(a.old, "rb", buffering=0) as kept:
                 found = thin_delta(a.size, Index(a.index, a.base_sum), pace, write, source, kept, ranges)
         else:
             with open(a.old, "rb") as old:
                 widen(old.fileno())
-                found = delta(a.size, a.base_size, Index(a.index, a.base_sum), pace, write, source, old)
+                disk: Readable = Reader(source, a.source) if a.source else source
+                found = delta(a.size, a.base_size, Index(a.index, a.base_sum), pace, write, disk, old)
         out.flush()
         if is_file(out):
             os.fsync(out.fileno())

@@ -17,7 +17,7 @@ from pmc.plans import make
 from pmc.plans.backup import bring, enough_space
 from pmc.plans.restore import Found
 from pmc.settings import Settings
-from pmc.units import show_size
+from pmc.units import KiB, show_size
 
 # A manager that dies ends the stdin of its last command: the size tells what came whole.
 WHOLE = (
@@ -47,14 +47,15 @@ def files(backup: Backup) -> list[str]:
 def to_manager(found: Found, directory: str, there: Collection[str], settings: Settings, limit: int = 0) -> Plan:
     """All files of a backup, and of its base; `there` are the ids that the directory has, whole. Of what may be large
     no more than `limit` bytes a second (0: as fast as it goes)."""
-    steps = [bring(found.node)] if limit else []
+    steps = list[Step]()
     for each in parts(found):
         if each.id in there:
             continue
         for name in files(each):
             path, size = f"{settings.backup_dir}/{name}", each.stored if name == each.file else 0
-            limited = bool(limit and size)
-            source = pipeline.passed(path, size, limit) if limited else command("cat", path, long=True)
+            # An index has 32 bytes for each block of 64 KiB.
+            most = size or (-(-each.size // (64 * KiB)) * 32 if name.endswith(".index") else 0)
+            source = pipeline.passed(path, most, limit) if limit and most else command("cat", path, long=True)
             steps.append(
                 Step(
                     found.node,
@@ -63,7 +64,8 @@ def to_manager(found: Found, directory: str, there: Collection[str], settings: S
                     watch=Watch("bytes", name, each.stored) if size else None,
                 )
             )
-    return plan(f"copy {found.backup.id} to {directory}", steps)
+    program = [bring(found.node)] if steps and limit else []
+    return plan(f"copy {found.backup.id} to {directory}", [*program, *steps])
 
 
 def to_node(

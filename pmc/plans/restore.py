@@ -118,9 +118,7 @@ def in_place(found: Found, size: int, state: ClusterState, settings: Settings) -
         raise Refused(f"{name}: runs on {active[0]}; its disk is only written when it is off: fab vm.stop {name}")
     if len(homes) > 1:
         refuse.healthy(state.nodes[homes[0]], name)
-        # Not written: what is on this side as in the backup already, whatever the other side has there.
-        why = "a restore writes what differs on one of them, so the other would keep what is its own (or give --as NEW)"
-        refuse.same(state, name, why)
+        _alike(homes, name, state)
     if old.size != size:
         raise Refused(
             f"{name}: its disk has {size} bytes, that of {old.id} {old.size}; restore it as a new VM: --as NEW"
@@ -161,6 +159,19 @@ def in_place(found: Found, size: int, state: ClusterState, settings: Settings) -
         ),
     ]
     return plan(f"vm.restore {name} --in-place", steps)
+
+
+def _alike(homes: Sequence[str], name: str, state: ClusterState) -> None:
+    """Not written is what is on the first side as in the backup already, whatever the other side has there."""
+    if not (size := refuse.differs(state, name)):
+        return
+    way = f"fab vm.start {name}, fab vm.repair {name}, fab vm.stop {name}, then this again"
+    if refuse.half_restored(state, name):
+        way = f"on {homes[1]}: drbdadm invalidate {name}; then this again when DRBD has copied it"
+    raise Refused(
+        f"{name}: {show_size(size)} of its disk differ between {' and '.join(homes)}, as a verify found, and a restore "
+        f"writes only what differs on {homes[0]}; first make both alike ({way}), or restore it as a new VM: --as NEW"
+    )
 
 
 def _tag(here: bool) -> str:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from pmc import looks, retention
 from pmc.backup import Stored
 from pmc.cluster import Cluster
+from pmc.command import Command
 from pmc.errors import NodeDown, PmcError, Refused
 from pmc.model import ClusterState
-from pmc.plan import Plan
+from pmc.plan import Action
 from pmc.plans import prune as plans
 from pmc.plans import refuse
+from pmc.plans.backup import remove_unfinished
 from pmc.retention import REMOVE, Decision
 from pmc.settings import Keep
 from pmc.tasks import near
-from pmc.tasks.base import carry_out, complain, here, lock, opened, task
+from pmc.tasks.base import carry_out, complain, here, opened, task
 from pmc.view import note, show, table
 
 AGAIN = "keep the newest of each of the last so many {} that have one and are not covered yet"
@@ -56,19 +59,26 @@ def prune(
         flags = dict(last=keep_last, hourly=keep_hourly, daily=keep_daily, weekly=keep_weekly, monthly=keep_monthly,
                      yearly=keep_yearly)  # fmt: skip
         keep = plans.rules(flags, cluster.settings)
+        if from_ and broken:
+            # What a delta needs may lie on a node, and need only be copied.
+            raise Refused("--broken: not with --from; what cannot be used there is left as it is")
         dry, rows, failed = bool(dry_run or c.config.run.dry), list[dict[str, Any]](), list[str]()
+        state: ClusterState | None = None
         if from_:
-            _copies(c, cluster, str(here(from_)), name, How(keep, broken, (), dry, json))
-            return
-        state = cluster.state(beside=looks.backups(cluster, name))
-        found = retention.by_vm(looks.stored(state))
+            directory = str(here(from_))
+            found, unseen = retention.by_vm(looks.kept(directory, name)), list[str]()
+            work = partial(_copies, cluster, directory)
+        else:
+            state = cluster.state(beside=looks.backups(cluster, name))
+            found, unseen = retention.by_vm(looks.stored(state)), [node.name for node in state if node.down]
+            work = partial(_pruned, c, cluster, state)
         if not found:
-            _none(name, state)
-        how = How(keep, broken, [node.name for node in state if node.down], dry, json)
+            _none(name, state, from_)
+        how = How(keep, broken, unseen, dry, json)
         for vm, stored in found.items():
             cluster.go_on(vm)
             try:
-                rows += _pruned(c, cluster, state, vm, stored, how)
+                rows += work(vm, stored, how)
             except PmcError as error:
                 if name or cluster.stop.is_set():
                     raise
@@ -78,41 +88,45 @@ def prune(
             show(table(rows, True))
         if failed:
             raise PmcError(f"{len(failed)} of {len(found)} were not pruned: {', '.join(failed)}")
-        complain(state)
+        if state:
+            complain(state)
 
 
-def _copies(c: Any, cluster: Cluster, directory: str, name: str, how: How) -> None:
-    """Those on the manager, each VM's under its lock: a vm.backup may be copying a delta that needs a base."""
-    rows = list[dict[str, Any]]()
-    vms = retention.by_vm(looks.kept(directory, name))
-    if not vms:
-        note(f"{directory} has no backups" + (f" of {name}" if name else ""))
-    for vm in vms:
-        lock(c, cluster, how.dry, vm)
-        decisions = how.decide(retention.by_vm(looks.kept(directory, vm)).get(vm, []))
-        plan = plans.prune(vm, decisions, replace(cluster.settings, backup_dir=directory))
+def _copies(cluster: Cluster, directory: str, vm: str, stored: Sequence[Stored], how: How) -> list[dict[str, Any]]:
+    """As `_pruned`, those in a directory of the manager."""
+    decisions, settings = how.decide(stored), replace(cluster.settings, backup_dir=directory)
+    if how.dry or not any(each.action == REMOVE for each in decisions):
         _tell(vm, decisions, how)
         if how.dry and not how.json:
-            show(str(plan))
-        elif not how.dry:
-            _remove(cluster, plan)
-        rows += plans.rows(decisions, text=False)
-    if how.json:
-        show(table(rows, True))
+            show(str(plans.prune(vm, decisions, settings)))
+    else:
+        # A vm.backup may be copying a delta there that needs a base.
+        with cluster.lock(f"vm.prune {vm}", vm), cluster.interruptible():
+            decisions = how.decide(retention.by_vm(looks.kept(directory, vm)).get(vm, []))
+            _tell(vm, decisions, how)
+            _here(remove_unfinished(directory, vm), f"remove what is unfinished in {directory}")
+            plan = plans.prune(vm, decisions, settings)
+            cluster.begin(plan)
+            for step in plan.steps:
+                cluster.go_on()
+                _here(step.do, step.note)
+    return plans.rows(decisions, text=False)
 
 
-def _remove(cluster: Cluster, plan: Plan) -> None:
-    """On this machine."""
-    if plan.steps:
-        cluster.begin(plan)
-    for step in plan.steps:
-        done = subprocess.run(step.do.argv, capture_output=True, text=True)  # type: ignore[union-attr]
-        if done.returncode:
-            raise PmcError(f"{step.note}: {done.stderr.strip()}; what was removed before stays removed")
+def _here(action: Action, what: str) -> None:
+    """On this machine; Ctrl-C at the terminal is not for it: it would leave half a backup."""
+    assert isinstance(action, Command)  # noqa: S101
+    done = subprocess.run(
+        action.argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, start_new_session=True, check=False
+    )
+    if done.returncode:
+        raise PmcError(f"{what}: {done.stderr.strip() or done.returncode}; what was removed before stays removed")
 
 
-def _none(name: str, state: ClusterState) -> None:
-    if name and name not in state.vm_names():
+def _none(name: str, state: ClusterState | None, directory: str) -> None:
+    if name and not state:
+        raise Refused(f"vm.prune {name}: --from {directory}: no backup of it; fab vm.backups --from {directory}")
+    if name and state and name not in state.vm_names():
         raise Refused(f"vm.prune {name}: no such VM, and no backup of one on the nodes that answer; fab vm.backups")
     note(f"{name} has no backups" if name else "there are no backups")
 

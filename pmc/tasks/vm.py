@@ -135,8 +135,8 @@ def mv(
     slowed down until the copy catches up.
     """
     with opened(conf) as cluster:
-        if cleanup and (parallel or bandwidth or pause_after):
-            raise Refused("--parallel, --bandwidth and --pause-after: go with a live migration, not with --cleanup")
+        if cleanup and (to or parallel or bandwidth or pause_after):
+            raise Refused("--to, --parallel, --bandwidth, --pause-after: go with a live migration, not with --cleanup")
         most = abreast(parallel or "2")
         if not cleanup:
             cluster.settings = hurried(cluster.settings, bandwidth, pause_after)

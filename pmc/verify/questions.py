@@ -176,8 +176,10 @@ def parts(settings: Settings) -> Query[tuple[str, ...]]:
         '\\( -name ".*.part" -o -name ".*.part.*" -o -name "*.pmc.upload" -o -name "*.pmc.*.part" '
         # A rename, which is what makes or ends one, counts as a change (ctime).
         '-o \\( -name "*.????????T??????Z.base.i*" -o -name "*.????????T??????Z.delta.xd3" \\) '
-        '! -newerct "60 seconds ago" \\) 2>/dev/null | while IFS= read -r f; do '
-        'case ${f##*/} in [!.]*.base.i*|[!.]*.xd3) m=${f%.zst}; [ ! -e "${m%.*}.json" ] || continue;; esac; '
+        '-path "$1/*" ! -newerct "60 seconds ago" \\) 2>/dev/null | while IFS= read -r f; do case ${f##*/} in '
+        # Nor while the rest of it comes: a copy.
+        '[!.]*.base.i*|[!.]*.xd3) m=${f%.zst} m=${m%.*} p=("${m%/*}/.${m##*/}."*.part*); '
+        '[ ! -e "$m.json" ] && [ ! -e "$p" ] || continue;; esac; '
         'open=$(find /proc/[0-9]*/fd -lname "$f" -print -quit 2>/dev/null || :); '
         '[ "$open" ] || printf "%s\\n" "$f"; done || :'
     )

@@ -604,6 +604,14 @@ def test_the_newest_base_is_that_of_the_latest_time_on_any_node() -> None:
     assert backup.newest_base(every, "none") is None
 
 
+def test_a_read_error_says_where(disk: Path, folder: Path) -> None:
+    """At the begin of a process's memory there is nothing to be read (EIO, as of a bad sector)."""
+    bad, part = pipeline.Disk("/proc/self/mem", len(DISK)), str(folder / ".x.part")
+    whole = made(disk, folder)
+    for store in (pipeline.store_base(bad, part, How()), pipeline.store_delta(bad, whole, str(folder), part, How())):
+        assert run(store).stderr.splitlines()[-1] == "/proc/self/mem cannot be read at byte 0: Input/output error"
+
+
 def test_an_id_has_the_time_in_utc() -> None:
     now = datetime(2026, 3, 1, 1, 2, 3, tzinfo=timezone(timedelta(hours=2)))
     assert backup.new_id("web", "base", now) == "web.20260228T230203Z.base"

@@ -42,9 +42,10 @@ def test_a_backup_and_its_base_are_copied_each_manifest_last() -> None:
 def test_only_what_may_be_large_is_copied_slowly() -> None:
     plan = copies.to_manager(FOUND, "/srv", [], SETTINGS, limit=5_000_000)
     slow = [str(step.do) for step in plan.steps if "--limit 5000000" in str(step.do)]
-    assert [line.rpartition("/")[2] for line in slow] == [BASE.file, DELTA.file]
+    assert [line.rpartition("/")[2] for line in slow] == [BASE.file, f"{BASE.id}.index", DELTA.file]
     assert plan.steps[0] == bring("pm-2")
     assert len(plan.steps) == 1 + len([*BASE_FILES, *DELTA_FILES])
+    assert copies.to_manager(FOUND, "/srv", [BASE.id, DELTA.id], SETTINGS, limit=5_000_000).steps == ()
 
 
 def test_what_is_there_is_not_copied_again() -> None:

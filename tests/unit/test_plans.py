@@ -361,8 +361,8 @@ def without_domain(state: ClusterState, place: str) -> ClusterState:
         (lambda: take(marked(stopped())), "neither side is known to be right; fab vm.start web, then fab vm.repair"),
         (lambda: clone.standby("web", marked(stopped())), "fab vm.start web, then fab vm.repair web"),
         (lambda: restore.in_place(restore.find(DELTA.id, STORED), GiB, marked(stopped()), SETTINGS), "as a verify "
-         "found, and a restore writes what differs on one of them, so the other would keep what is its own (or give "
-         "--as NEW); fab vm.start web, then fab vm.repair web"),
+         "found, and a restore writes only what differs on pm-1; first make both alike (fab vm.start web, fab "
+         "vm.repair web, fab vm.stop web, then this again), or restore it as a new VM: --as NEW"),
         (lambda: take(half_restored_web().state()), "fab vm.restore web --put-back"),
         (lambda: start(half_restored_web().state()), "fab vm.restore web --put-back"),
         (lambda: take(changed(running(), "pm-2", group_free=MiB)), "free; make room there: vgextend vg, or remove"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from invoke.context import Context
 from pmc import plan as planning
 from pmc.backup import Backup, Stored
 from pmc.errors import NodeDown, PmcError, Refused
+from pmc.manifest import manifest_sum
 from pmc.model import ClusterState
 from pmc.plan import Plan
 from pmc.plans import prune, vm
@@ -237,19 +239,29 @@ def test_the_copies_in_a_directory_of_the_manager_are_pruned_by_the_same_rules(s
     folder, disk, before = tmp_path / "copies", tmp_path / "disk", site.world.copy()
     folder.mkdir()
     disk.write_bytes(DISK)
-    delta = made(disk, folder, base=made(disk, folder))
+    made(disk, folder, base=made(disk, folder))
     there = set(folder.iterdir())
     _, err = site.call("vm.prune", name="web", from_=str(folder), keep_last="1")
     assert "web: 0 to remove (0 B), 2 to keep (1 of them only as the base of a delta)" in err
-    (folder / delta.file).write_text("damaged")
-    out, err = site.call("vm.prune", all=True, from_=str(folder), keep_last="1", broken=True, dry_run=True)
-    assert (f"{folder} " in out, "web: 1 to remove" in err, site.locked) == (True, True, ["web"])
+    later = BASE.id.replace("20260101", "20270101")
+    for name in [path.name for path in there if path.name.startswith(BASE.id)]:
+        shutil.copy(folder / name, folder / name.replace(BASE.id, later))
+    table = {**json.loads((folder / f"{BASE.id}.json").read_text()), "id": later}
+    (folder / f"{later}.json").write_text(json.dumps({**table, "manifest_sha256": manifest_sum(table)}))
+    (folder / f".{BASE.id}.img.zst.part").write_text("left of a copy that broke off")
+    there = set(folder.iterdir())
+    out, err = site.call("vm.prune", all=True, from_=str(folder), keep_last="1", dry_run=True)
+    assert (f"{folder} " in out, "web: 2 to remove" in err, site.locked) == (True, True, [])
     assert set(folder.iterdir()) == there
-    site.call("vm.prune", name="web", from_=str(folder), keep_last="1", broken=True)
-    assert set(folder.iterdir()) == {path for path in there if not path.name.startswith(delta.id)}
-    assert site.locked == ["web", "web"]
+    rows = json.loads(site.call("vm.prune", name="web", from_=str(folder), keep_last="1", json=True)[0])
+    assert [row["action"] for row in rows] == ["remove", "remove", "keep"]
+    assert {path.name[: len(later)] for path in folder.iterdir()} == {later}
+    assert (site.locked, site.held) == (["web"], set())
     assert site.world == before
-    assert "has no backups of mail" in site.call("vm.prune", name="mail", from_=str(folder), keep_last="1")[1]
+    with pytest.raises(Refused, match="--broken: not with --from"):
+        site.call("vm.prune", name="web", from_=str(folder), keep_last="1", broken=True)
+    with pytest.raises(Refused, match=r"vm.prune mail: --from .*: no backup of it"):
+        site.call("vm.prune", name="mail", from_=str(folder), keep_last="1")
     with pytest.raises(Refused, match=r"--from .*/none': no directory on this machine"):
         site.call("vm.prune", name="web", from_=str(tmp_path / "none"), keep_last="1")
 

@@ -190,8 +190,9 @@ def test_fab_and_pmc_as_processes() -> None:
         ),
         ("vm.mv web --parallel 0", "--parallel '0': must be a number from 1 to 32"),
         ("vm.mv web,mail --parallel 2.5", "--parallel '2.5'"),
-        ("vm.mv web --cleanup --bandwidth 5M", "--bandwidth and --pause-after: go with a live migration"),
-        ("vm.mv web --cleanup --parallel 2", "--parallel, --bandwidth and --pause-after: go with a live migration"),
+        ("vm.mv web --cleanup --bandwidth 5M", "--pause-after: go with a live migration, not with --cleanup"),
+        ("vm.mv web --cleanup --parallel 2", "--to, --parallel, --bandwidth, --pause-after: go with a live migration"),
+        ("vm.mv web --cleanup --to pm-2", "--to, --parallel, --bandwidth, --pause-after: go with a live migration"),
         ("pm.evacuate pm-1 --failover --pause-after 9", "--bandwidth and --pause-after: go with live migrations"),
         ("pm.evacuate pm-1 --parallel 0", "--parallel '0': must be a number from 1 to 32"),
         ("pm.evacuate pm-1 --parallel many", "--parallel 'many'"),
@@ -360,3 +361,11 @@ def test_a_help_of_which_nobody_reads_the_rest(words: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code, *words], stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("words", "status"), [("--version", 0), ("vm.ls --conf /none", 2)])
+def test_a_stdout_that_is_closed(words: str, status: int) -> None:
+    """As a service may have it."""
+    line = f"exec {sys.executable} -c 'from pmc.main import main; main()' {words} >&-"
+    done = subprocess.run(["bash", "-c", line], stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
