@@ -81,6 +81,7 @@ def test_a_dead_nodes_vm_starts_on_the_other(lab: Pmc, clean: Clean, tmp_path: P
         assert done.returncode == 2, done.stderr
         assert "is running on pm-1" in done.stderr
         assert lab.fab("pm.evacuate", "pm-1", "--failover", "--dead", "pm-1").returncode == 2
+    lab.ok("pm.ready_drbd")  # else it may die before DRBD has connected again, and pm-2 has an older disk
     assert guest.ticking(tick.counter).boots == 1
 
     # The manager does not reach it any more, but the survivor does.

@@ -66,7 +66,7 @@ def test_what_is_full(lab: Pmc, web: witness.Guest) -> None:
 
     # More is written during the backup than the snapshot has room for.
     wait = 'touch /run/reading; until [ -e /run/written ]; do sleep 0.2; done; exec "$real" "$@"'
-    with instead(lab, "pm-2", "dd", "if=/dev/vg/web.backup", wait):
+    with instead(lab, "pm-2", "python3", "--source /dev/vg/web.backup", wait):
         with started(lab, "vm.backup", "web", "--base") as process:
             until(lambda: "there" in lab.ssh("pm-2", "[ -e /run/reading ] && echo there || :"), "the backup reads")
             lab.ssh("pm-1", "dd if=/dev/urandom of=/dev/drbd1 bs=1M seek=30 count=30 oflag=direct status=none")
