@@ -61,7 +61,6 @@ def pairs(place: Place, size: int, rounds: int) -> dict[str, Any]:
     found["sparse, 90 % empty, thin"] = alternating(rounds, empty.sparse_thin_base, empty.copy)
     disk = Disk(place, size, full=70)
     found["base"] = alternating(rounds, disk.base_of_pmc, disk.plain_base)
-    found["passes"] = disk.passes()
     disk.keep_old()
     disk.place.said(f"rm -f {disk.file('plain')}")
     for kind in KINDS:

@@ -69,9 +69,10 @@ def _pairs(found: dict[str, Any]) -> list[str]:
         for kind, text in KINDS.items()
     ]
     on = ", ".join(f"{name} {value}" for name, value in found["on"].items())
+    passes = found["sparse, 90 % empty"]["read"] / (found["size"] << 20)
     return [
-        f"A disk of {found['size']} MiB, {found['rounds']} pairs; {on}; load average {found['load']:.1f}. A base "
-        f"read its disk {found['passes']:.2f} times.",
+        f"A disk of {found['size']} MiB, {found['rounds']} pairs; {on}; load average {found['load']:.1f}. All that the "
+        f"processes of an uncompressed base read, by the kernel's count, was {passes:.2f} times the disk.",
         _table(("pmc's", "against", "s", "its s", "ratio", "CPU ratio", "at most", "met", "MiB"), rows),
         _table(("size of a delta, changed to", "of xdelta3's", "at most 1.1"), sizes),
     ]

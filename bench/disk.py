@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from dataclasses import replace
 
@@ -121,12 +120,6 @@ class Disk:
         made = self.place.run(line(pipeline.store_base(self.read, part, How())))
         self.base = self._sealed(part, replace(BASE, size=self.bytes))
         return made
-
-    def passes(self) -> float:
-        """How often a base reads the disk, by the count of pmc/stream.py, which alone opens it."""
-        part = self.file(".base.part")
-        told = self.place.said(f"{line(pipeline.store_base(self.read, part, How()))} 2>&1")
-        return int(re.findall(r"^(\d+) bytes$", told, re.MULTILINE)[-1]) / self.bytes
 
     def _sealed(self, part: str, meant: Backup) -> Backup:
         seal = pipeline.seal(self.place.folder, part, meant)

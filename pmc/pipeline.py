@@ -142,7 +142,10 @@ def _image(base: Backup, folder: str) -> str:
 
 def passed(path: str, size: int, limit: int) -> Command:
     """The file on stdout, no more than `limit` bytes of it a second."""
-    script = f'{STREAM} put --size {size} --limit {limit} --pass-on <"$1" || {{ s=$?; echo "of $1" >&2; exit $s; }}'
+    script = (
+        f'{STREAM} put --size {size} --limit {limit} --pass-on <"$1" || '
+        '{ echo "$1 cannot be read, or is not as long as its manifest says" >&2; exit 1; }'
+    )
     return idle(bash(script, path, long=True))
 
 

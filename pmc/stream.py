@@ -228,6 +228,7 @@ def main(argv: list[str]) -> int:
             put(a.size, a.expect, a.target or None, a.compare, Pace(a.limit), stdin, out if a.pass_on else None)
             return 0
         source = open(a.source, "rb", buffering=0) if a.source else stdin  # noqa: SIM115
+        disk: Readable = Reader(source, a.source) if a.source else source
         to, ranges, pace = Frames(out) if a.zstd else Sparse(out), [], Pace(a.limit)
         if a.ranges:
             with open(a.ranges) as file:
@@ -235,14 +236,13 @@ def main(argv: list[str]) -> int:
         if a.what == "base" and a.ranges:
             found = thin_base(a.size, a.index, pace, to, source, ranges)
         elif a.what == "base":
-            found = base(a.size, a.index, pace, to, Reader(source, a.source) if a.source else source)
+            found = base(a.size, a.index, pace, to, disk)
         elif a.ranges:
             with open(a.old, "rb", buffering=0) as kept:
                 found = thin_delta(a.size, Index(a.index, a.base_sum), pace, write, source, kept, ranges)
         else:
             with open(a.old, "rb") as old:
                 widen(old.fileno())
-                disk: Readable = Reader(source, a.source) if a.source else source
                 found = delta(a.size, a.base_size, Index(a.index, a.base_sum), pace, write, disk, old)
         out.flush()
         if is_file(out):

@@ -70,7 +70,7 @@ CODES = {
     "BACKUP_DIR_FULL": (WARNING, "the file system of the backup directory is nearly full"),
     "BACKUP_NONE": (WARNING, "a VM without a backup"),
     "BACKUP_OLD": (WARNING, "a VM's newest backup is older than configured"),
-    "PART_STALE": (WARNING, "an unfinished file that no command is writing"),
+    "PART_STALE": (WARNING, "an unfinished file, or a backup's without its manifest, that no command is writing"),
     # --deep
     "VERIFY_DIFFERS": (ERROR, "blocks differ between the sides, found twice"),
     "VERIFY_ONCE": (NOTE, "blocks seemed to differ once and not again: they were being written"),

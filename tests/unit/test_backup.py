@@ -194,6 +194,10 @@ def test_a_right_backup_where_there_is_no_room_for_a_note(disk: Path, folder: Pa
 def test_a_file_is_passed_on_as_it_is(disk: Path) -> None:
     disk.write_text("an image\n" * 300_000 + "its end")
     assert fine(pipeline.passed(str(disk), disk.stat().st_size, 10**9)) == disk.read_text()
+    for wrong in (disk.stat().st_size + 1, disk.stat().st_size - 1):
+        got = run(pipeline.passed(str(disk), wrong, 10**9))
+        assert got.returncode == 1
+        assert got.stderr.splitlines()[-1] == f"{disk} cannot be read, or is not as long as its manifest says"
 
 
 def test_a_backup_that_is_removed_while_it_is_read_gets_no_note(disk: Path, folder: Path) -> None:

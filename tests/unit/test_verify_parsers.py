@@ -145,6 +145,10 @@ def test_what_is_left_of_backups(ago: str, some: bool, tmp_path: Path) -> None:
     files = ("base.img.zst", "base.index", "delta.xd3")
     left = {*(f"{torn}.{file}" for file in files), f"{torn}.base.img", f".{torn}.base.part"}
     others = {*(f"{whole}.{file}" for file in (*files, "base.json", "delta.json")), "web.pmc.iso", "notes.img"}
+    # A copy whose index is still coming.
+    copied = "web.20260103T000000Z.base"
+    others |= {f"{copied}.img.zst"}
+    left |= {f".{copied}.index.part"}
     for name in left | others:
         (tmp_path / name).touch()
     argv = questions.parts(SETTINGS).command.argv
