@@ -74,6 +74,7 @@ audit_log = "{found.pmc.parent / "audit.jsonl"}"
 mac_prefix = "52:54:00:77"
 ports = "7800-7899"
 virt_type = "qemu"
+migration_emulated = "live"
 [deadlines]
 connect = 30
 command = 120

@@ -79,6 +79,7 @@ class Settings:
     ports: str = "7800-7999"  # for DRBD, one a VM
     virt_type: str = "kvm"
     migration: str = "tcp"  # how a guest's memory travels: in the clear, in libvirt's ssh connection, or in TLS
+    migration_emulated: str = "paused"  # or live: how a guest moves whose processor is emulated
     migration_bandwidth: str = ""  # a second, of each migration: 50M; empty: all there is
     migration_pause: int = 0  # seconds after which the guest stands still, so that its migration ends; 0: never
     ssh_config: str = ""  # in place of ~/.ssh/config
@@ -214,6 +215,7 @@ _RULES = {
     "ports": (r"[1-9][0-9]{3,4}-[1-9][0-9]{3,4}", "a range like 7800-7999"),
     "virt_type": (r"kvm|qemu", "kvm, or qemu (emulation, slow)"),
     "migration": (r"tcp|tunnelled|tls", "tcp, tunnelled or tls"),
+    "migration_emulated": (r"paused|live", "paused or live"),
 }
 
 

@@ -10,6 +10,7 @@ import shlex
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from pmc.command import Command, Query, bash, command
 from pmc.model import Domain
@@ -60,14 +61,17 @@ def is_active(name: str) -> Command:
     return bash('virsh --connect qemu:///system list --name | grep -Fx -- "$1" >/dev/null', name)
 
 
-def migrate(name: str, node: str, address: str, transport: str = "tcp", bandwidth: int = 0, pause: int = 0) -> Command:
-    """Live, to `node`, which has that replication address. Peer to peer: the two libvirtd talk to each other (by ssh)
+def migrate(
+    name: str, node: str, address: str, transport: str = "tcp", bandwidth: int = 0, pause: int = 0, live: bool = True
+) -> Command:
+    """To `node`, which has that replication address. Peer to peer: the two libvirtd talk to each other (by ssh)
     and notice when the link is lost. Never with --unsafe: libvirt then checks that the disk's cache is off.
 
     The guest's memory travels by `transport` (virsh(1), migrate): tcp is QEMU's own connection, in the clear;
     tunnelled goes through the ssh connection of the libvirtd, which takes no address of its own; tls is QEMU's
     connection in TLS, the certificate being that of `node`. It takes `bandwidth` bytes a second at most, and suspends
-    the guest after `pause` seconds, so that the rest can be copied; libvirt resumes it on the target (0: neither)."""
+    the guest after `pause` seconds, so that the rest can be copied; libvirt resumes it on the target (0: neither). Not
+    `live`: it is suspended first (and `pause` says nothing more)."""
     host = f"[{address}]" if ":" in address else address
     way = {
         "tcp": ("--migrateuri", f"tcp://{host}"),
@@ -75,9 +79,9 @@ def migrate(name: str, node: str, address: str, transport: str = "tcp", bandwidt
         "tls": ("--tls", "--tls-destination", node, "--migrateuri", f"tcp://{host}"),
     }[transport]
     return virsh(
-        "migrate", "--live", "--p2p", "--persistent", "--auto-converge",
+        "migrate", *(("--live",) if live else ()), "--p2p", "--persistent", *(("--auto-converge",) if live else ()),
         *(("--bandwidth", str(-(-bandwidth // MiB))) if bandwidth else ()),
-        *(("--timeout", str(pause)) if pause else ()), name,
+        *(("--timeout", str(pause)) if pause and live else ()), name,
         f"qemu+ssh://root@{host}/system", *way,
         long=True,
     )  # fmt: skip
@@ -100,6 +104,13 @@ def macs() -> Query[frozenset[str]]:
         'grep -hs "^# mac " /etc/drbd.d/*.res; } || :'
     )
     return Query(bash(script), lambda text: frozenset(re.findall(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}", text.lower())))
+
+
+def emulated() -> Query[frozenset[str]]:
+    """The domains whose processor QEMU emulates. It loses what such a guest writes to its memory while it moves live
+    (plans/vm.py, `move`)."""
+    script = "grep -ls \"<domain type='qemu'\" /etc/libvirt/qemu/*.xml || :"
+    return Query(bash(script), lambda text: frozenset(Path(row).stem for row in text.splitlines()))
 
 
 def dumpxml(name: str) -> Query[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,14 +21,18 @@ def listed(lab: Pmc, task: str, *argv: str) -> list[dict[str, Any]]:
     return rows
 
 
-def test_migrates_there_and_back_under_writes(lab: Pmc, clean: Clean) -> None:
+def test_migrates_there_and_back_under_writes(lab: Pmc, clean: Clean, tmp_path: Path) -> None:
+    """Live twice, and then as pmc does by itself with an emulated guest: standing still."""
+    still = tmp_path / "pmc.conf"
+    still.write_text(lab.conf.read_text().replace('migration_emulated = "live"', 'migration_emulated = "paused"'))
     guest = lab.add("web")
     tick = guest.ticking(20)
     row = listed(lab, "vm.ls")[0]
     assert (row["on"], row["secondary"], row["connection"]) == ("pm-1", "pm-2", "Connected")
-    for target in ("pm-2", "pm-1"):
-        done = lab.fab("vm.mv", "web")
+    for target, conf in (("pm-2", lab.conf), ("pm-1", lab.conf), ("pm-2", still)):
+        done = lab.fab("vm.mv", "web", "--conf", str(conf))
         assert done.returncode == 0, done.stderr
+        assert ("standing still as its processor is emulated" in done.stderr) is (conf == still)
         assert re.search(rf"web runs on {target}; the guest stood still for \d+\.\d\d s", done.stderr), done.stderr
         assert broken_invariants(lab.state()) == []
         before, tick = tick, guest.ticking(tick.counter + 20)

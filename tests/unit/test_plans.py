@@ -19,6 +19,7 @@ from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, Domain, NodeState, ResourceFile, Volume
 from pmc.plan import Plan
 from pmc.plans import add, backup, clone, refuse, restore, vm
+from pmc.settings import Settings
 from pmc.units import GiB, MiB
 from tests.unit.fake import done
 from tests.unit.samples import (
@@ -184,6 +185,27 @@ def test_a_vm_moves_by_the_way_that_is_configured() -> None:
 def test_what_a_move_may_take_is_configured() -> None:
     settings = replace(SETTINGS, migration_bandwidth="50M", migration_pause=60)
     assert "--bandwidth 50 --timeout 60" in str(vm.move("web", "", running(), settings).steps[-1].do)
+
+
+def test_an_emulated_guest_stands_still_while_it_moves_unless_told_otherwise() -> None:
+    kvm = replace(SETTINGS, virt_type="kvm", migration_pause=60)
+    emulated = replace(kvm, virt_type="qemu")
+
+    def migrating(settings: Settings, state: ClusterState) -> str:
+        step = vm.move("web", "", state, settings).steps[-1]
+        return f"{step.note}: {step.do}"
+
+    still = migrating(emulated, running())
+    assert "standing still" in still
+    assert not any(word in still for word in ("--live", "--auto-converge", "--timeout")), still
+    assert "--live" in migrating(kvm, running())
+    assert "--live" in migrating(replace(emulated, migration_emulated="live"), running())
+    # One that was made before virt_type was changed.
+    state = running()
+    known = replace(state.nodes["pm-1"], beside={vm.EMULATED: frozenset({"web"})})
+    state = ClusterState({**state.nodes, "pm-1": known})
+    assert "--live" not in migrating(kvm, state)
+    assert "--live" in migrating(replace(kvm, migration_emulated="live"), state)
 
 
 def test_what_dry_run_says_of_closing_is_what_closing_does() -> None:

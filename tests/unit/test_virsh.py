@@ -70,6 +70,11 @@ def test_macs() -> None:
     assert virsh.macs().parse("<mac address='52:54:00:AB:CD:EF'") == {"52:54:00:ab:cd:ef"}
 
 
+def test_emulated() -> None:
+    assert virsh.emulated().parse("/etc/libvirt/qemu/web.xml\n/etc/libvirt/qemu/a.b.xml\n") == {"web", "a.b"}
+    assert virsh.emulated().parse("") == frozenset()
+
+
 def test_downtime() -> None:
     assert virsh.parse_downtime(data("virsh-handwritten-domjobinfo-completed.txt")) == 0.087
     assert virsh.parse_downtime(data("virsh-9.0.0-domjobinfo-none.txt")) is None

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Does an emulated guest keep its memory while it migrates live? QEMU alone, on this machine, without pmc.
+
+    python -m bench.remember            # 60 migrations each: a memory of 16 MiB, of 8 KiB more, and standing still
+
+The guest (remember.asm) writes a page for ever and compares it with a register. QEMU may copy 4 MB/s and let the guest
+stand still for 1 ms, so that it copies in several rounds, as with a larger guest or a slower link. Four such guests at
+a time keep the processors busy.
+QEMU before 9.0 forgets pages when the memory is a multiple of 256 KiB (its commit 03bfc2188f mended that).
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tabulate import tabulate
+
+from lab.errors import LabError
+from lab.qmp import Monitor
+
+SOURCE = Path(__file__).resolve().parent / "remember.asm"
+QEMU = "qemu-system-x86_64"
+DEADLINE = 60.0  # seconds
+TOGETHER = 4  # guests at the same time: QEMU's threads have to be interrupted where it hurts
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the guest migrates."""
+
+    name: str
+    memory: int  # KiB
+    still: bool = False  # it stands still meanwhile
+
+
+WAYS = (
+    Way("live, 16 MiB of memory", 16 << 10),
+    Way("live, 16 MiB and 8 KiB", (16 << 10) + 8),
+    Way("standing still, 16 MiB", 16 << 10, still=True),
+)
+
+
+class Machine:
+    """One QEMU with the guest, from which it leaves, or to which it comes by the socket `incoming`."""
+
+    def __init__(self, folder: Path, number: int, memory: int, incoming: Path | None = None) -> None:
+        monitor, self.serial = folder / f"monitor{number}", folder / f"serial{number}"
+        argv = [
+            *(QEMU, "-accel", "tcg", "-m", f"{memory}k", "-display", "none", "-nodefaults", "-no-user-config"),
+            *("-drive", f"file={folder / 'guest'},format=raw,if=ide,file.locking=off"),
+            *("-serial", f"file:{self.serial}", "-qmp", f"unix:{monitor},server=on,wait=off"),
+            *(("-incoming", f"unix:{incoming}") if incoming else ()),
+        ]
+        self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+        end = time.monotonic() + DEADLINE
+        while True:
+            try:
+                self.monitor = Monitor(monitor)
+                return
+            except OSError:
+                if self.process.poll() is not None or time.monotonic() > end:
+                    self.process.kill()
+                    raise LabError(f"{QEMU} does not start") from None
+                time.sleep(0.02)
+
+    def end(self) -> None:
+        self.monitor.__exit__()
+        self.process.kill()
+        self.process.wait()
+
+    def lost(self) -> str:
+        """What the guest found lost since it is here."""
+        return self.serial.read_text() if self.serial.exists() else ""
+
+    def leave(self, incoming: Path) -> None:
+        ask = self.monitor.ask
+        ask("migrate-set-parameters", **{"max-bandwidth": 4_000_000, "downtime-limit": 1})
+        ask("migrate", uri=f"unix:{incoming}")
+        end = time.monotonic() + DEADLINE
+        while (status := ask("query-migrate").get("status")) != "completed":
+            if status == "failed" or time.monotonic() > end:
+                raise LabError(f"the migration is {status}")
+            time.sleep(0.01)
+
+
+def measure(way: Way, rounds: int, until_lost: bool = False) -> tuple[int, int]:
+    """(migrations, those after which the guest missed something). `until_lost`: no more than the first such."""
+    with tempfile.TemporaryDirectory(prefix="pmc-") as name:
+        folder, bad, number = Path(name), 0, 0
+        subprocess.run(["nasm", "-f", "bin", "-w+all", "-w+error", "-o", folder / "guest", SOURCE], check=True)
+        here = Machine(folder, 0, way.memory)
+        try:
+            time.sleep(1)  # the BIOS; a guest that has not begun has nothing to lose
+            for number in range(1, rounds + 1):
+                socket = folder / f"incoming{number}"
+                there = Machine(folder, number, way.memory, socket)
+                try:
+                    if way.still:
+                        here.monitor.ask("stop")
+                    here.leave(socket)
+                    if way.still:
+                        there.monitor.ask("cont")
+                finally:
+                    here.end()
+                    here = there
+                time.sleep(0.1)  # some thousand comparisons
+                bad += bool(here.lost())
+                if bad and until_lost:
+                    break
+        finally:
+            here.end()
+        return number, bad
+
+
+def main() -> None:
+    about = (__doc__ or "").splitlines()[0]
+    parser = argparse.ArgumentParser(prog="python -m bench.remember", description=about)
+    parser.add_argument("--rounds", type=int, default=60, help="migrations of each kind (60)")
+    rounds = parser.parse_args().rounds
+    rows = []
+    for way in WAYS:
+        with ThreadPoolExecutor(TOGETHER) as pool:
+            found = list(pool.map(lambda _, way=way: measure(way, -(-rounds // TOGETHER)), range(TOGETHER)))
+        rows.append((way.name, sum(tried for tried, _ in found), sum(lost for _, lost in found)))
+    print(tabulate(rows, ("", "migrations", "with lost writes"), tablefmt="github"))
+
+
+if __name__ == "__main__":
+    main()
