@@ -18,13 +18,13 @@ from pmc.backup import Stored
 from pmc.cluster import Beside, Cluster
 from pmc.command import Query
 from pmc.errors import PmcError, Refused
+from pmc.here import MANAGER
 from pmc.model import ClusterState
 from pmc.node import Node
 from pmc.plans import refuse
 from pmc.plans.add import iso_path
 from pmc.plans.ailment import About
 from pmc.plans.backup import Source
-from pmc.plans.copies import MANAGER
 from pmc.plans.make import Given
 from pmc.plans.request import Add
 from pmc.settings import Settings

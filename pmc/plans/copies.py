@@ -25,7 +25,6 @@ WHOLE = (
     '[ "$(stat -c %s "$1")" = "$3" ] || { echo "it did not come whole" >&2; exit 1; }; '
     'sync "$1"; mv "$1" "$2"; sync "${2%/*}"'
 )
-MANAGER = "manager"  # in place of a node's name, of what lies there
 
 
 def is_directory(to: str) -> bool:

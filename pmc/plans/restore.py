@@ -53,13 +53,13 @@ def find(id: str, stored: Sequence[Stored]) -> Found:
     raise Refused(f"--backup {id}: {why}")
 
 
-def prove(found: Found, settings: Settings) -> Step:
-    """Read back where it lies, to its checksum; it needs no space."""
+def prove(found: Found, settings: Settings, stream: str = pipeline.STREAM) -> Step:
+    """Read back where it lies, to its checksum; it needs no space. `stream`: how what reads it is called there."""
     reader = found.decoded(settings, found.node)
     return Step(
         found.node,
         f"read {found.backup.id} back ({show_size(found.backup.size)}) and compare its checksum",
-        pipeline.prove(found.backup, reader, settings.backup_dir),
+        pipeline.prove(found.backup, reader, settings.backup_dir, stream),
         watch=Watch("bytes", found.backup.id, found.backup.size),
     )
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from pmc import looks
 from pmc.backup import Stored
 from pmc.cluster import Cluster
+from pmc.command import Command
 from pmc.errors import PmcError, Refused
+from pmc.here import STREAM, need, run
+from pmc.plan import plan
 from pmc.plans import refuse, restore
-from pmc.tasks.base import carry_out, complain, opened, task
-from pmc.view import note, show, table
+from pmc.tasks.base import carry_out, complain, here, opened, task
+from pmc.view import Progress, note, show, table
 
 Row = dict[str, str]
 RIGHT, REMOVED = "right", "removed meanwhile"
@@ -22,9 +26,10 @@ RIGHT, REMOVED = "right", "removed meanwhile"
     name="the VM; left out with --all, every VM",
     backup="the id of the backup; left out, its newest",
     all="every backup of it",
+    from_="the copies in this directory of the manager (vm.backup --to DIRECTORY); left out, on the nodes",
 )
 def verify_backup(
-    c: Any, name: str = "", backup: str = "", all: bool = False, json: bool = False, conf: str = "",
+    c: Any, name: str = "", backup: str = "", all: bool = False, from_: str = "", json: bool = False, conf: str = "",
     dry_run: bool = False,
 ) -> None:  # fmt: skip
     """Read a backup back and compare its checksum; needs no space: vm.verify_backup NAME [--backup ID | --all]"""
@@ -35,16 +40,20 @@ def verify_backup(
             raise Refused("vm.verify_backup: name the VM, or give --all")
         if backup and all:
             raise Refused("--backup and --all: choose one")
-        state = cluster.state(beside=looks.backups(cluster, name))
-        stored = looks.stored(state)
+        directory = str(here(from_)) if from_ else ""
+        state = None if directory else cluster.state(beside=looks.backups(cluster, name))
+        stored = looks.stored(state) if state else looks.kept(directory, name)
         ids = [backup] if backup else sorted({each.id for each in stored}, key=lambda id: id.split(".")[:2])
         if not ids:
-            raise Refused(f"vm.verify_backup {name}: there is no backup on any node that answers")
+            where = f"in {directory}" if directory else "on any node that answers"
+            raise Refused(f"vm.verify_backup{name and f' {name}'}: there is no backup {where}")
+        if directory:
+            need("xdelta3", "zstd")
         rows = list[Row]()
         with cluster.interruptible():
             for id in ids if all else ids[-1:]:
                 cluster.go_on(id)
-                rows += _proved(c, cluster, id, stored, dry_run)
+                rows += _proved(c, cluster, id, stored, directory, dry_run)
         if not rows:
             return
         show(table(rows, json, ("backup", "node", "result")))
@@ -54,11 +63,12 @@ def verify_backup(
             raise PmcError(
                 f"nothing was proved: {rows[0]['backup']} was removed meanwhile; fab vm.backups lists what there is"
             )
-        complain(state)
+        if state:
+            complain(state)
 
 
-def _proved(c: Any, cluster: Cluster, id: str, stored: Sequence[Stored], dry_run: bool) -> list[Row]:
-    """A row for each node that the backup lies on; none for a dry run."""
+def _proved(c: Any, cluster: Cluster, id: str, stored: Sequence[Stored], directory: str, dry_run: bool) -> list[Row]:
+    """A row for each node that the backup lies on, or for the `directory`; none for a dry run."""
     rows = []
     nodes = [each.node for each in stored if each.id == id]
     if not nodes:
@@ -66,14 +76,18 @@ def _proved(c: Any, cluster: Cluster, id: str, stored: Sequence[Stored], dry_run
     for node in nodes:
         try:
             found = restore.find(id, [each for each in stored if each.node == node])
-            if not carry_out(c, cluster, restore.verified(found, cluster.settings), dry_run):
+            if directory:
+                done = _read_here(c, cluster, found, directory, dry_run)
+            else:
+                done = carry_out(c, cluster, restore.verified(found, cluster.settings), dry_run)
+            if not done:
                 continue
             result = RIGHT
         except Refused as error:
             result = str(error)
         except PmcError as error:
             cluster.go_on()
-            if _gone(cluster, id, node):
+            if _gone(cluster, id, node, directory):
                 result = REMOVED
             else:
                 note(str(error))
@@ -82,9 +96,24 @@ def _proved(c: Any, cluster: Cluster, id: str, stored: Sequence[Stored], dry_run
     return rows
 
 
-def _gone(cluster: Cluster, id: str, node: str) -> bool:
+def _read_here(c: Any, cluster: Cluster, found: restore.Found, directory: str, dry_run: bool) -> bool:
+    """One that lies in a directory of the manager; False for a dry run."""
+    step = restore.prove(found, replace(cluster.settings, backup_dir=directory), STREAM)
+    assert isinstance(step.do, Command)  # noqa: S101
+    if dry_run or c.config.run.dry:
+        show(str(plan(f"vm.verify_backup {found.backup.id}", [step])))
+        return False
+    note(f"{step.note}")
+    with Progress().bytes(step.watch, found.backup.size) as bar:
+        run(step.do, cluster.stop.is_set, bar.dd)
+    return True
+
+
+def _gone(cluster: Cluster, id: str, node: str, directory: str) -> bool:
     """It was there when the command began: who removed it (vm.prune, vm.rm --backups) wanted to."""
     try:
-        return all(each.id != id for each in looks.stored_on(cluster, node, id.partition(".")[0]))
+        name = id.partition(".")[0]
+        there = looks.kept(directory, name) if directory else looks.stored_on(cluster, node, name)
+        return all(each.id != id for each in there)
     except PmcError:
         return False

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from pmc import here as manager
 from pmc import looks, retention
 from pmc.backup import Stored
 from pmc.cluster import Cluster
 from pmc.command import Command
-from pmc.errors import NodeDown, PmcError, Refused
+from pmc.errors import CommandFailed, NodeDown, PmcError, Refused
 from pmc.model import ClusterState
 from pmc.plan import Action
 from pmc.plans import prune as plans
@@ -114,13 +114,12 @@ def _copies(cluster: Cluster, directory: str, vm: str, stored: Sequence[Stored],
 
 
 def _here(action: Action, what: str) -> None:
-    """On this machine; Ctrl-C at the terminal is not for it: it would leave half a backup."""
+    """On this machine, and always to its end: else it would leave half a backup."""
     assert isinstance(action, Command)  # noqa: S101
-    done = subprocess.run(
-        action.argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, start_new_session=True, check=False
-    )
-    if done.returncode:
-        raise PmcError(f"{what}: {done.stderr.strip() or done.returncode}; what was removed before stays removed")
+    try:
+        manager.run(action)
+    except CommandFailed as error:
+        raise PmcError(f"{what}: {error.stderr or error.exit}; what was removed before stays removed") from None
 
 
 def _none(name: str, state: ClusterState | None, directory: str) -> None:

@@ -40,7 +40,7 @@ LAYERS = [
     {"pmc.plan", "pmc.look"},
     {"pmc.plans", "pmc.plans.*", "pmc.checks", "pmc.checks.*", "pmc.trust", "pmc.rows", "pmc.verify", "pmc.verify.*"},
     {"pmc.view"},
-    {"pmc.fetch", "pmc.blocks", "pmc.stream"},
+    {"pmc.fetch", "pmc.here", "pmc.blocks", "pmc.stream"},
     {
         "pmc.ssh",
         "pmc.login",

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 from invoke.context import Context
 
-from pmc.command import Command
-from pmc.errors import CommandFailed, PmcError
+from pmc.backup import Stored
+from pmc.command import Command, bash
+from pmc.errors import CommandFailed, Interrupted, PmcError, Refused
+from pmc.here import run
 from pmc.plan import Action, Watch
 from pmc.tasks import vm
 from tests.unit.counted import counted
 from tests.unit.fake import World
 from tests.unit.samples import SETTINGS
 from tests.unit.stories import BASE, DELTA, NEWER, backed_up_web
+from tests.unit.test_backup import DISK, made
 
 MANIFEST = f"{SETTINGS.backup_dir}/{DELTA.id}.json"
 
@@ -62,3 +68,64 @@ def test_when_nothing_else_was_proved_the_status_says_so(monkeypatch: pytest.Mon
 
 def test_one_that_is_still_there_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
     assert proved(monkeypatch, False, all=True) == f"1 of 4 cannot be used: {DELTA.id}"
+
+
+@pytest.fixture
+def copies(tmp_path: Path) -> Path:
+    """A directory of the manager with a base and a delta, as pmc's pipelines make them."""
+    folder, disk = tmp_path / "copies, all", tmp_path / "disk"
+    folder.mkdir()
+    disk.write_bytes(DISK)
+    made(disk, folder, base=made(disk, folder))
+    return folder
+
+
+def test_the_copies_in_a_directory_of_the_manager_are_read_back_there(
+    copies: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = counted(monkeypatch, World())
+    vm.verify_backup(Context(), "web", all=True, from_=str(copies), dry_run=True)
+    assert "xdelta3 -D -d" in capsys.readouterr().out
+    assert not list(copies.glob("*.verified"))
+    vm.verify_backup(Context(), all=True, from_=str(copies), json=True)
+    rows = json.loads(capsys.readouterr().out)
+    assert rows == [{"backup": each.id, "node": "manager", "result": "right"} for each in (BASE, DELTA)]
+    assert {path.name for path in copies.glob("*.verified")} == {f"{each.id}.verified" for each in (BASE, DELTA)}
+    assert not any(sum(asked.values()) for asked in cluster.asked.values()), "no node is asked"
+    with pytest.raises(Refused, match=r"vm.verify_backup mail: there is no backup in .*/copies, all"):
+        vm.verify_backup(Context(), "mail", from_=str(copies))
+    with pytest.raises(Refused, match="no directory on this machine"):
+        vm.verify_backup(Context(), "web", from_=str(copies / "none"))
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setattr("pmc.looks.kept", lambda *_: [Stored("manager", BASE.id, 1, BASE)])
+    with pytest.raises(Refused, match="xdelta3 and zstd: not installed on this machine; apt install xdelta3 zstd"):
+        vm.verify_backup(Context(), "web", from_=str(copies))
+
+
+@pytest.mark.parametrize("damage", ["base", "delta"])
+def test_a_damaged_copy_on_the_manager_is_told(
+    copies: Path, damage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counted(monkeypatch, World())
+    file = copies / (BASE.file if damage == "base" else DELTA.file)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(PmcError, match=rf"of 2 cannot be used: .*{DELTA.id}"):
+        vm.verify_backup(Context(), "web", all=True, from_=str(copies))
+    results = {row.split()[0]: row.split(None, 2)[2] for row in capsys.readouterr().out.splitlines()[2:]}
+    assert (results[BASE.id] == "right") is (damage == "delta")
+    assert results[DELTA.id] != "right"
+    assert not (copies / f"{DELTA.id}.verified").exists()
+
+
+def test_what_runs_on_the_manager_ends_when_it_is_stopped(tmp_path: Path) -> None:
+    told = threading.Event()
+    script = bash('sleep 600 & echo $! >"$1"; echo "17 bytes" >&2; wait', str(tmp_path / "pid"))
+    with pytest.raises(Interrupted):
+        run(script, told.is_set, lambda line: told.set())
+    pid = int((tmp_path / "pid").read_text())
+    assert not Path(f"/proc/{pid}").exists() or "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    with pytest.raises(CommandFailed, match="ended with status 3: no such disk") as failed:
+        run(bash('echo "17 bytes" >&2; echo "no such disk" >&2; exit 3'))
+    assert failed.value.stderr == "no such disk"

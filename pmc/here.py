@@ -1,0 +1,60 @@
+"""Commands on the manager itself, for backups in a directory of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from pmc.command import Command
+from pmc.errors import CommandFailed, Interrupted, Refused
+
+MANAGER = "manager"  # in place of a node's name
+# What reads a disk is brought to a node; here it is, for this very Python.
+STREAM = (
+    f"PYTHONPATH={shlex.quote(str(Path(__file__).resolve().parents[1]))} {shlex.quote(sys.executable)} -m pmc.stream"
+)
+
+
+def run(
+    command: Command, stopped: Callable[[], bool] = lambda: False, on_stderr: Callable[[str], object] = str
+) -> None:
+    """To its end; Ctrl-C at the terminal does not reach it, but `stopped` ends it and all that it started. Raises
+    CommandFailed with what it said, besides signs of progress."""
+    said = ""
+    with subprocess.Popen(
+        command.argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None  # noqa: S101
+        ended = False
+        while True:
+            if stopped() and not ended:
+                ended = True
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGTERM)
+            if select.select([process.stderr], [], [], 0.1)[0]:
+                if not (data := os.read(process.stderr.fileno(), 65536)):
+                    break
+                text = data.decode(errors="replace")
+                on_stderr(text)
+                said += text
+    if ended and process.returncode:
+        raise Interrupted
+    if process.returncode:
+        lines = [line for line in said.splitlines() if not re.match(r"\d+ bytes", line)]
+        raise CommandFailed(MANAGER, str(command), process.returncode, "\n".join(lines))
+
+
+def need(*programs: str) -> None:
+    """Raises Refused when one of them is not installed."""
+    if missing := [each for each in programs if shutil.which(each) is None]:
+        raise Refused(f"{' and '.join(missing)}: not installed on this machine; apt install {' '.join(missing)}")
