@@ -1,6 +1,7 @@
 """What a backup costs, against the plain tools: runs that alternate, medians of the ratios of pairs.
 
     python -m bench.backup files                     on files of this machine (in its page cache)
+    python -m bench.backup files --folder DIRECTORY  the same in this directory, on a disk that is slower
     python -m bench.backup lab --node pm-2           on a node of a running lab (PMC_LAB names the lab)
     python -m bench.backup guest                     a guest's writes per second while it is backed up, on a running lab
     python -m bench.backup report                    the tables and plots of docs/performance.md
@@ -34,13 +35,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=1024, help="MiB of the disk")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--node", default="pm-2", help="of the lab")
+    parser.add_argument("--folder", default="", help="with files: where they are made (/var/tmp)")
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args(argv)
     if given.what == "files":
-        with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        with tempfile.TemporaryDirectory(dir=given.folder or "/var/tmp") as folder:  # noqa: S108
             place = Place("files", folder)
-            keep(given.results, "files", pairs(place, given.size, given.rounds))
-            keep(given.results, "growth", growth(place, given.size))
+            keep(given.results, "slow" if given.folder else "files", pairs(place, given.size, given.rounds))
+            if not given.folder:
+                keep(given.results, "growth", growth(place, given.size))
     elif given.what == "lab":
         with on_lab(given.node, given.size) as place:
             keep(given.results, "lab", pairs(place, given.size, given.rounds))
@@ -126,7 +129,7 @@ def keep(results: Path, name: str, found: dict[str, Any]) -> None:
 
 def machine(place: Place) -> dict[str, str]:
     # grep reads to the end: with -m 1 it may leave xdelta3 writing into a closed pipe, which pipefail makes a failure.
-    tools = "xdelta3 -V 2>&1 | grep version; zstd --version; uname -r; nproc; python3 --version; dd --version"
+    tools = f"xdelta3 -V 2>&1 | grep version; zstd --version; uname -r; nproc; {place.python} --version; dd --version"
     xdelta3, zstd, kernel, cores, python, dd, *_ = place.said(tools).splitlines()
     return {
         "cores": cores,

@@ -22,6 +22,12 @@ KINDS = {
     "blocks": "other files, in blocks of 64 KiB",
 }
 
+PLACES = {
+    "files": "Files of the manager's machine",
+    "slow": "The same on a disk that takes 200 MB a second",
+    "lab": "Volumes of a node of the lab",
+}
+
 # What is compared with what, and the most that ours may take of it.
 ROWS: dict[str, tuple[str, str, float]] = {
     "base": ("base", "`dd \\| zstd -3`", 1.1),
@@ -46,7 +52,7 @@ def write(results: dict[str, Any]) -> None:
 
 def tables(results: dict[str, Any]) -> str:
     parts = list[str]()
-    for name, title in (("files", "Files of the manager's machine"), ("lab", "Volumes of a node of the lab")):
+    for name, title in PLACES.items():
         if name in results:
             parts += [f"### {title}", *_pairs(results[name])]
     if "growth" in results:

@@ -17,6 +17,8 @@ from pmc import pipeline
 from pmc.command import Command
 
 IDLE = shlex.join(pipeline.IDLE)
+# That of the system, as on a node; one of a virtual environment takes longer to start.
+PYTHON = next(path for path in ("/usr/bin/python3", sys.executable) if Path(path).exists())
 
 # Runs its first argument. It takes in the processes that bash does not wait for (prctl's PR_SET_CHILD_SUBREAPER), so
 # that it can tell the seconds, the processor's seconds, the largest process's bytes, and how many bytes all have read.
@@ -55,6 +57,11 @@ class Place:
     ssh: tuple[str, ...] = ()
     volume: str = ""  # a block device to take for the disk
 
+    @property
+    def python(self) -> str:
+        """That runs pmc's program."""
+        return "python3" if self.ssh else PYTHON
+
     def run(self, script: str) -> Run:
         """Raises RuntimeError with what it said."""
         done = self._do(["python3", "-c", TIMER, self._here(script)])
@@ -84,7 +91,7 @@ class Place:
         """On this machine the program is this very one, and the priority that of all else: other jobs would take
         nearly all from one that is idle."""
         there = f"PYTHONPATH={pipeline.FOLDER} python3"
-        here = script.replace(there, f"PYTHONPATH={Path.cwd()} {sys.executable}").replace(f"{IDLE} ", "")
+        here = script.replace(there, f"PYTHONPATH={Path.cwd()} {PYTHON}").replace(f"{IDLE} ", "")
         return script if self.ssh else here
 
 

@@ -140,7 +140,7 @@ class Sparse:
     `compare` what is there already."""
 
     def __init__(self, file: BinaryIO, compare: bool = False) -> None:
-        self.fd, self.compare, self.at = file.fileno(), compare, 0
+        self.out, self.fd, self.compare, self.at = file, file.fileno(), compare, 0
 
     def write(self, chunk: bytes) -> None:
         if chunk == ZEROS and not self.compare:
@@ -193,6 +193,13 @@ class Frames:
     def end(self, size: int) -> None:
         self._finish()
         self.out.flush()
+
+
+def behind(out: BinaryIO) -> None:
+    """What was written to a file so far goes to the disk while more is read (posix_fadvise(2) has it begun), so that
+    little is left to wait for at the end; and a backup does not take the node's cache from others."""
+    if is_file(out):
+        os.posix_fadvise(out.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def is_file(out: BinaryIO) -> bool:

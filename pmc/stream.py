@@ -24,6 +24,7 @@ from pmc.blocks import (
     BLOCK,
     CHUNK,
     SUM,
+    ZEROS,
     Failure,
     Frames,
     Holes,
@@ -34,6 +35,7 @@ from pmc.blocks import (
     Windows,
     Write,
     ahead,
+    behind,
     block_sum,
     chunks,
     full,
@@ -55,6 +57,8 @@ def base(size: int, index: str, pace: Pace, to: Frames | Sparse, source: Readabl
             whole.update(joined)
             sums.write(joined)
             to.write(chunk)
+            if chunk is not ZEROS:
+                behind(to.out)
         os.fsync(sums.fileno())
     to.end(size)
     pace.tell()

@@ -214,7 +214,7 @@ def test_two_at_once_and_all_with_copies(lab: Pmc, clean: Clean, tmp_path: Path)
     # One that cannot be backed up does not hold up the others.
     lab.ssh("pm-1", "virsh destroy mail || :")
     lab.ssh("pm-2", "virsh destroy mail; drbdadm secondary mail; drbdadm disconnect mail")
-    done = lab.fab("vm.backup", "--all", "--to", str(tmp_path))
+    done = lab.fab("vm.backup", "--all", "--to", str(tmp_path), "--limit", "20M")
     assert done.returncode == 1, done.stderr
     assert "1 of 2 were not backed up: mail" in done.stderr
     rows = listed(lab, "vm.backups", "web")
@@ -227,6 +227,7 @@ def test_two_at_once_and_all_with_copies(lab: Pmc, clean: Clean, tmp_path: Path)
         last["base"],
         last["id"],
     ]
+    assert lab.ok("vm.verify_backup", "web", "--all", "--from", str(tmp_path)).count("right") == 2
     for node in ("pm-1", "pm-2"):
         lab.ssh(node, f"rm -f {FOLDER}/*")
     lab.ok("vm.restore", "web", "--backup", last["id"], "--from", str(tmp_path), "--as", "web-old")
@@ -234,3 +235,8 @@ def test_two_at_once_and_all_with_copies(lab: Pmc, clean: Clean, tmp_path: Path)
     lab.ok("vm.restore", "web", "--backup", last["id"], "--to", str(tmp_path / "image"))
     assert tree((tmp_path / "image").read_bytes()) == last["sha256"]
     assert witness.Guest(lab.lab, "web-old").checked("pm-1").boots == 1
+    # Of the copies the rules of vm.prune keep one: a new base, which needs no other.
+    lab.ok("vm.backup", "web", "--base", "--to", str(tmp_path))
+    lab.ok("vm.prune", "web", "--from", str(tmp_path), "--keep-last", "1")
+    [newest] = listed(lab, "vm.backups", "web", "--from", str(tmp_path))
+    assert newest["id"] == listed(lab, "vm.backups", "web")[-1]["id"]
