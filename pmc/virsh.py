@@ -10,7 +10,6 @@ import shlex
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from pmc.command import Command, Query, bash, command
 from pmc.model import Domain
@@ -106,11 +105,16 @@ def macs() -> Query[frozenset[str]]:
     return Query(bash(script), lambda text: frozenset(re.findall(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}", text.lower())))
 
 
-def emulated() -> Query[frozenset[str]]:
-    """The domains whose processor QEMU emulates. It loses what such a guest writes to its memory while it moves live
-    (plans/vm.py, `move`)."""
-    script = "grep -ls \"<domain type='qemu'\" /etc/libvirt/qemu/*.xml || :"
-    return Query(bash(script), lambda text: frozenset(Path(row).stem for row in text.splitlines()))
+def kinds(folder: str = "/run/libvirt/qemu") -> Query[dict[str, str]]:
+    """What each running domain runs on: kvm, or qemu, which emulates its processor. Of libvirt's own notes of what it
+    started: a definition may have been edited since. A domain that is not in them is not known."""
+    script = 'grep -os "<domain type=\'[a-z]*\'" "$1"/*.xml /dev/null || :'
+    return Query(bash(script, folder), parse_kinds)
+
+
+def parse_kinds(text: str) -> dict[str, str]:
+    found = re.findall(r"^(.*)\.xml:<domain type='([a-z]+)'$", text, re.M)
+    return {path.rpartition("/")[2]: kind for path, kind in found}
 
 
 def dumpxml(name: str) -> Query[str]:

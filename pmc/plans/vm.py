@@ -8,13 +8,13 @@ from pmc import drbd, virsh
 from pmc.backup import Stored
 from pmc.command import Query, command
 from pmc.errors import NodeDown, Refused
-from pmc.model import ClusterState
+from pmc.model import ClusterState, NodeState
 from pmc.plan import Plan, Step, Wait, Watch, on_each, plan
 from pmc.plans import clear, clone, make, prune, refuse
 from pmc.settings import Settings
 from pmc.units import parse_rate
 
-EMULATED = "emulated"  # what a look is asked besides, for `move`: virsh.emulated
+KINDS = "kinds"  # what a look is asked besides, for `move`: virsh.kinds
 
 
 def start(name: str, on: str, state: ClusterState, settings: Settings) -> Plan:
@@ -143,10 +143,7 @@ def move(name: str, to: str, state: ClusterState, settings: Settings, room: bool
         )
     if room:
         refuse.memory(state.nodes[target], name, domain.memory)
-    # QEMU before 9.0 forgets pages that an emulated guest writes while they are copied (its commit 03bfc2188f), and its
-    # author has seen more such races; what the guest then writes to its disk is wrong. With KVM the kernel keeps count.
-    emulated = settings.virt_type == "qemu" or name in state.nodes[source].beside.get(EMULATED, ())
-    live = not emulated or settings.migration_emulated == "live"
+    live = settings.migration_emulated == "live" or kind_of(name, state.nodes[source], settings) == "kvm"
     opening = on_each(
         (target, source),
         lambda node: Step(
@@ -164,7 +161,7 @@ def move(name: str, to: str, state: ClusterState, settings: Settings, room: bool
         make.promote(target, name),
         Step(
             source,
-            f"migrate {name} to {target}" + ("" if live else ", standing still as its processor is emulated"),
+            f"migrate {name} to {target}" + ("" if live else ", standing still as it does not run on KVM"),
             virsh.migrate(
                 name,
                 target,
@@ -177,6 +174,14 @@ def move(name: str, to: str, state: ClusterState, settings: Settings, room: bool
             watch=Watch("migration", name),
         ),
     )
+
+
+def kind_of(name: str, source: NodeState, settings: Settings) -> str:
+    """kvm, or another word: QEMU before 9.0 forgets pages that an emulated guest writes while they are copied (its
+    commit 03bfc2188f, whose author has seen more such races), and what the guest then writes to its disk is wrong. With
+    KVM the kernel keeps count."""
+    known: dict[str, str] | None = source.beside.get(KINDS)
+    return settings.virt_type if known is None else known.get(name, "unknown")
 
 
 def settle(name: str, state: ClusterState) -> Plan:

@@ -16,7 +16,7 @@ from pmc.plans import vm as moves
 from pmc.plans.evacuate import Evacuation, Leaving
 from pmc.tasks import death
 from pmc.tasks.base import carry_out, lock, opened, task
-from pmc.tasks.moving import BANDWIDTH, PARALLEL, PAUSE, Row, Work, abreast, hurried, live, report, row, several
+from pmc.tasks.moving import BANDWIDTH, KINDS, PARALLEL, PAUSE, Row, Work, abreast, hurried, live, report, row, several
 from pmc.view import note, show
 
 DEAD = (
@@ -82,7 +82,7 @@ def evacuate(
             raise Refused("--bandwidth and --pause-after: go with live migrations, not with --failover")
         if not failover:
             cluster.settings = hurried(cluster.settings, bandwidth, pause_after)
-        state = cluster.state()
+        state = cluster.state(beside=KINDS)
         dry = bool(dry_run or c.config.run.dry)
         work: Work
         if failover:

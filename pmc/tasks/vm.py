@@ -18,7 +18,7 @@ from pmc.tasks.backups import backup, backups
 from pmc.tasks.base import carry_out, complain, confirm, located, lock, opened, task
 from pmc.tasks.failover import failover
 from pmc.tasks.ha import peer
-from pmc.tasks.moving import BANDWIDTH, PARALLEL, PAUSE, abreast, hurried, live, moved, report, several
+from pmc.tasks.moving import BANDWIDTH, KINDS, PARALLEL, PAUSE, abreast, hurried, live, moved, report, several
 from pmc.tasks.proof import verify_backup
 from pmc.tasks.prune import prune
 from pmc.tasks.repair import repair
@@ -132,7 +132,8 @@ def mv(
 
     Refused before the first move when one of them cannot move, or there is no memory for all of them together. Goes
     on past a VM that fails and reports at the end. A guest that writes to its memory faster than it is copied is
-    slowed down until the copy catches up.
+    slowed down until the copy catches up. One that does not run on KVM (virt_type = "qemu") stands still meanwhile,
+    see migration_emulated in etc/pmc.conf.
     """
     with opened(conf) as cluster:
         if cleanup and (to or parallel or bandwidth or pause_after):
@@ -146,7 +147,7 @@ def mv(
             if node:
                 cluster.settings.node(flag, node)
         chosen = [refuse.check_name("vm.mv", name) for name in dict.fromkeys(names.split(","))] if names else []
-        state = cluster.state()
+        state = cluster.state(beside=KINDS)
         if all_from:
             refuse.relied_on(state, all_from)
             chosen = sorted(name for name, domain in state.nodes[all_from].domains.items() if domain.active)

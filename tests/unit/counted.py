@@ -18,6 +18,7 @@ from pmc.command import Command, Query
 from pmc.errors import CommandFailed, NodeDown
 from pmc.model import NodeState
 from pmc.node import Node
+from pmc.plans import vm
 from pmc.settings import Settings, parse
 from pmc.tasks import base
 from pmc.units import GiB
@@ -55,12 +56,15 @@ class Counted(Cluster):
         self.world = world
         self.asked: dict[str, Counter[str]] = {name: Counter() for name in self.nodes}
         self.nodes = {name: CountedNode(self, node) for name, node in self.nodes.items()}
+        self.kinds: dict[str, str] = {}  # what a running VM runs on, if not on KVM
 
     def _look(self, node: Node, allocating: bool, beside: Beside) -> NodeState:
         self.asked[node.name]["look"] += 1
         seen = self.world._node_state(node.name, self.world.nodes[node.name])
         active = {name: replace(volume, attributes="-wi-a-----") for name, volume in seen.volumes.items()}
-        return replace(seen, volumes=active, beside={what: self.backups(node.name) for what in beside})
+        kinds = {name: self.kinds.get(name, "kvm") for name, domain in seen.domains.items() if domain.active}
+        told = {"backups": self.backups(node.name), vm.KINDS: kinds}
+        return replace(seen, volumes=active, beside={what: told[what] for what in beside})
 
     def backups(self, node: str) -> list[Stored]:
         return [each for each in stored_in(self.world) if each.node == node]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from pmc.model import ClusterState
 from pmc.tasks import failover, moving, vm
 from pmc.tasks.moving import Moved
 from pmc.units import GiB
+from tests.unit.counted import counted
 from tests.unit.fleets import build
+from tests.unit.stories import with_web
 
 NODES = dict.fromkeys(("pm-1", "pm-2", "pm-3"), 64 * GiB)
 GUESTS = [Guest(name, GiB, "pm-1", "pm-2") for name in ("a", "b", "c")]
@@ -59,7 +62,7 @@ def lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Lab:
         + "".join(f'[nodes.{name}]\nreplication = "10.0.0.{number}"\n' for number, name in enumerate(NODES, 1))
     )
     lab = Lab(str(tmp_path / "pmc.conf"))
-    monkeypatch.setattr(Cluster, "state", lambda self: lab.state)
+    monkeypatch.setattr(Cluster, "state", lambda self, **_: lab.state)
     for module in (moving, vm):
         monkeypatch.setattr(module, "moved", lab.move)
     return lab
@@ -186,3 +189,20 @@ def test_a_single_one_is_a_line_and_no_table(lab: Lab, capsys: Said, way: dict[s
 def test_nothing_to_move(lab: Lab, capsys: Said) -> None:
     lab.mv(all_from="pm-3")
     assert capsys.readouterr() == ("", "nothing runs on pm-3\n")
+
+
+@pytest.mark.parametrize("kind", ["kvm", "qemu"])
+@pytest.mark.parametrize("dry", [False, True])
+def test_a_move_asks_libvirt_what_the_guest_runs_on(
+    kind: str, dry: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = counted(monkeypatch, with_web())
+    cluster.kinds["web"] = kind
+    lines = list[str]()
+    monkeypatch.setattr(cluster, "_migrate", lambda node, action, *_: lines.append(str(action)))
+    monkeypatch.setattr("pmc.hypervisor.watch", lambda *_: nullcontext())
+    monkeypatch.setattr(cluster, "_linked", lambda *_: nullcontext(threading.Event()))
+    with suppress(PmcError):  # this world does not move it
+        vm.mv(Context(), "web", dry_run=dry)
+    [line] = lines or [line for line in capsys.readouterr().out.splitlines() if "--p2p" in line]
+    assert ("--live" in line) is (kind == "kvm"), line

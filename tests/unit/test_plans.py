@@ -200,12 +200,16 @@ def test_an_emulated_guest_stands_still_while_it_moves_unless_told_otherwise() -
     assert not any(word in still for word in ("--live", "--auto-converge", "--timeout")), still
     assert "--live" in migrating(kvm, running())
     assert "--live" in migrating(replace(emulated, migration_emulated="live"), running())
-    # One that was made before virt_type was changed.
-    state = running()
-    known = replace(state.nodes["pm-1"], beside={vm.EMULATED: frozenset({"web"})})
-    state = ClusterState({**state.nodes, "pm-1": known})
-    assert "--live" not in migrating(kvm, state)
-    assert "--live" in migrating(replace(kvm, migration_emulated="live"), state)
+
+    def known(**kinds: str) -> ClusterState:
+        state = running()
+        return ClusterState({**state.nodes, "pm-1": replace(state.nodes["pm-1"], beside={vm.KINDS: kinds})})
+
+    # What libvirt says counts: virt_type is for new ones, and definitions are edited.
+    assert "--live" in migrating(emulated, known(web="kvm"))
+    for state in (known(web="qemu"), known(mail="kvm")):
+        assert "--live" not in migrating(kvm, state)
+        assert "--live" in migrating(replace(kvm, migration_emulated="live"), state)
 
 
 def test_what_dry_run_says_of_closing_is_what_closing_does() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import libvirt
@@ -70,9 +72,20 @@ def test_macs() -> None:
     assert virsh.macs().parse("<mac address='52:54:00:AB:CD:EF'") == {"52:54:00:ab:cd:ef"}
 
 
-def test_emulated() -> None:
-    assert virsh.emulated().parse("/etc/libvirt/qemu/web.xml\n/etc/libvirt/qemu/a.b.xml\n") == {"web", "a.b"}
-    assert virsh.emulated().parse("") == frozenset()
+def test_what_running_domains_run_on(tmp_path: Path) -> None:
+    """As libvirt 9.0 notes it in /run/libvirt/qemu."""
+    for name, kind in (("web", "kvm"), ("a.b", "qemu")):
+        status = f"<domstatus state='running' pid='7'>\n  <domain type='{kind}' id='3'>\n    <name>{name}</name>"
+        (tmp_path / f"{name}.xml").write_text(status)
+    (tmp_path / "web.pid").write_text("7")
+    for folder, known in ((tmp_path, {"web": "kvm", "a.b": "qemu"}), (tmp_path / "none", {})):
+        query = virsh.kinds(str(folder))
+        done = subprocess.run(query.command.argv, capture_output=True, text=True, check=True)
+        assert query.parse(done.stdout) == known
+    (tmp_path / "a.b.xml").unlink()
+    query = virsh.kinds(str(tmp_path))
+    done = subprocess.run(query.command.argv, capture_output=True, text=True, check=True)
+    assert query.parse(done.stdout) == {"web": "kvm"}, "of one file as well"
 
 
 def test_downtime() -> None:
