@@ -74,9 +74,23 @@ class Machine:
         self.process.kill()
         self.process.wait()
 
-    def lost(self) -> str:
-        """What the guest found lost since it is here."""
-        return self.serial.read_text() if self.serial.exists() else ""
+    def lost(self) -> bool:
+        """Whether the guest found something lost since it is here. Waits until it has run for thousands of steps."""
+        end = time.monotonic() + DEADLINE
+        while "." not in (said := self.serial.read_text() if self.serial.exists() else ""):
+            if time.monotonic() > end:
+                raise LabError("the guest does not run")
+            time.sleep(0.01)
+        return set(said) != {"."}
+
+    def go_on(self) -> None:
+        """Once all of it has come."""
+        end = time.monotonic() + DEADLINE
+        while self.monitor.ask("query-status")["status"] != "paused":
+            if time.monotonic() > end:
+                raise LabError("the guest does not arrive")
+            time.sleep(0.01)
+        self.monitor.ask("cont")
 
     def leave(self, incoming: Path) -> None:
         ask = self.monitor.ask
@@ -96,7 +110,7 @@ def measure(way: Way, rounds: int, until_lost: bool = False) -> tuple[int, int]:
         subprocess.run(["nasm", "-f", "bin", "-w+all", "-w+error", "-o", folder / "guest", SOURCE], check=True)
         here = Machine(folder, 0, way.memory)
         try:
-            time.sleep(1)  # the BIOS; a guest that has not begun has nothing to lose
+            here.lost()  # waits for its start
             for number in range(1, rounds + 1):
                 socket = folder / f"incoming{number}"
                 there = Machine(folder, number, way.memory, socket)
@@ -105,12 +119,11 @@ def measure(way: Way, rounds: int, until_lost: bool = False) -> tuple[int, int]:
                         here.monitor.ask("stop")
                     here.leave(socket)
                     if way.still:
-                        there.monitor.ask("cont")
+                        there.go_on()
                 finally:
                     here.end()
                     here = there
-                time.sleep(0.1)  # some thousand comparisons
-                bad += bool(here.lost())
+                bad += here.lost()
                 if bad and until_lost:
                     break
         finally:

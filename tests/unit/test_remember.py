@@ -32,7 +32,7 @@ def test_the_wrapper_adds_8_kib() -> None:
 
 def test_the_wrapper_changes_nothing_else() -> None:
     for argv in (
-        ["-name", "guest=a b*,debug-threads=on", "-m", "size=16k"],
+        ["-name", "guest=a b*,debug-threads=on"],
         ["--version"],
         ["-smp", "16", "-device", ""],
     ):
