@@ -126,7 +126,7 @@ def listing(folder: str, node: str, vm: str = "") -> Query[list[Stored]]:
     script = (
         'cd "$1" 2>/dev/null || exit 0; declare -A file=() size=(); names=(); '
         "for m in ${2:-*}.????????T??????Z.{base,delta}.json; do "
-        '[ -e "$m" ] || continue; case $m in *[!a-zA-Z0-9.-]*) continue;; esac; n=${m%.json}; '
+        '[ -f "$m" ] || continue; case $m in *[!a-zA-Z0-9.-]*) continue;; esac; n=${m%.json}; '
         'for f in "$n".img.zst "$n".img "$n".xd3; do [ -e "$f" ] && break; done; names+=("$n") file[$n]=$f; done; '
         "[ ${#names[@]} -gt 0 ] || exit 0; "
         'while read -r f s; do size[$f]=$s; done < <(stat -c "%n %b %B %s" "${file[@]}" 2>/dev/null); '

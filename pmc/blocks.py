@@ -197,7 +197,7 @@ class Frames:
 
 def behind(out: BinaryIO) -> None:
     """What was written to a file so far goes to the disk while more is read (posix_fadvise(2) has it begun), so that
-    little is left to wait for at the end; and a backup does not take the node's cache from others."""
+    little is left to wait for at the end; what is there leaves the node's cache to others."""
     if is_file(out):
         os.posix_fadvise(out.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 

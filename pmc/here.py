@@ -30,10 +30,15 @@ def run(
     """To its end; Ctrl-C at the terminal does not reach it, but `stopped` ends it and all that it started. Raises
     CommandFailed with what it said, besides signs of progress."""
     said = ""
-    with subprocess.Popen(
-        command.argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        start_new_session=True,
-    ) as process:  # fmt: skip
+    try:
+        process = subprocess.Popen(
+            command.argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            cwd="/",  # from the folder where somebody happens to be, `python -m` would take modules
+            start_new_session=True,
+        )  # fmt: skip
+    except OSError as error:
+        raise Refused(f"{command.argv[0]}: {error.strerror} on this machine") from None
+    with process:
         assert process.stderr is not None  # noqa: S101
         ended = False
         while True:
@@ -51,7 +56,8 @@ def run(
         raise Interrupted
     if process.returncode:
         lines = [line for line in said.splitlines() if not re.match(r"\d+ bytes", line)]
-        raise CommandFailed(MANAGER, str(command), process.returncode, "\n".join(lines))
+        # The first of a pipeline often knows why, and the last only that nothing came.
+        raise CommandFailed(MANAGER, str(command), process.returncode, "; ".join(lines[-3:]))
 
 
 def need(*programs: str) -> None:

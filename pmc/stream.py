@@ -96,7 +96,10 @@ class Index:
     """The base's block sums, read along; at the end it is known whether they are those of the base."""
 
     def __init__(self, path: str, expected: str) -> None:
-        self.file, self.expected, self.whole = open(path, "rb"), expected, hashlib.sha256()  # noqa: SIM115
+        try:
+            self.file, self.expected, self.whole = open(path, "rb"), expected, hashlib.sha256()  # noqa: SIM115
+        except FileNotFoundError:
+            raise Failure(f"the block sums of the base ({path}) are missing; make a new base") from None
 
     def next(self, blocks: int) -> list[bytes]:
         data = full(self.file, blocks * SUM)

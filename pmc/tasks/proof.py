@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from pmc import looks
-from pmc.backup import Stored
+from pmc.backup import ID, Stored
 from pmc.cluster import Cluster
 from pmc.command import Command
-from pmc.errors import PmcError, Refused
+from pmc.errors import Interrupted, PmcError, Refused
 from pmc.here import STREAM, need, run
 from pmc.plan import plan
-from pmc.plans import refuse, restore
+from pmc.plans import copies, refuse, restore
 from pmc.tasks.base import carry_out, complain, here, opened, task
 from pmc.view import Progress, note, show, table
 
 Row = dict[str, str]
 RIGHT, REMOVED = "right", "removed meanwhile"
+COLUMNS = ("backup", "node", "result")
 
 
 @task(
@@ -50,15 +52,23 @@ def verify_backup(
         if directory:
             need("xdelta3", "zstd")
         rows = list[Row]()
-        with cluster.interruptible():
-            for id in ids if all else ids[-1:]:
-                cluster.go_on(id)
-                rows += _proved(c, cluster, id, stored, directory, dry_run)
+        try:
+            with cluster.interruptible():
+                for id in ids if all else ids[-1:]:
+                    cluster.go_on(id)
+                    rows += _proved(c, cluster, id, stored, directory, dry_run)
+        except Interrupted:
+            if rows:
+                show(table(rows, json, COLUMNS))
+            raise
         if not rows:
             return
-        show(table(rows, json, ("backup", "node", "result")))
+        show(table(rows, json, COLUMNS))
         if failed := [row["backup"] for row in rows if row["result"] not in (RIGHT, REMOVED)]:
-            raise PmcError(f"{len(failed)} of {len(rows)} cannot be used: {', '.join(failed)}")
+            advice = f"\n  Remove their files (ID.*) from {directory}; vm.backup --to copies what it needs again."
+            raise PmcError(
+                f"{len(failed)} of {len(rows)} cannot be used: {', '.join(failed)}{advice if directory else ''}"
+            )
         if {row["result"] for row in rows} == {REMOVED}:
             raise PmcError(
                 f"nothing was proved: {rows[0]['backup']} was removed meanwhile; fab vm.backups lists what there is"
@@ -72,6 +82,8 @@ def _proved(c: Any, cluster: Cluster, id: str, stored: Sequence[Stored], directo
     rows = []
     nodes = [each.node for each in stored if each.id == id]
     if not nodes:
+        if directory and ID.fullmatch(id):
+            raise Refused(f"--backup {id}: not in {directory}; fab vm.backups --from {directory} lists them")
         restore.find(id, stored)  # says what is wrong with the id
     for node in nodes:
         try:
@@ -98,6 +110,9 @@ def _proved(c: Any, cluster: Cluster, id: str, stored: Sequence[Stored], directo
 
 def _read_here(c: Any, cluster: Cluster, found: restore.Found, directory: str, dry_run: bool) -> bool:
     """One that lies in a directory of the manager; False for a dry run."""
+    for each in copies.parts(found):
+        if not os.access(file := f"{directory}/{each.file}", os.R_OK):
+            raise Refused(f"{file}: you may not read it")
     step = restore.prove(found, replace(cluster.settings, backup_dir=directory), STREAM)
     assert isinstance(step.do, Command)  # noqa: S101
     if dry_run or c.config.run.dry:
@@ -111,6 +126,8 @@ def _read_here(c: Any, cluster: Cluster, found: restore.Found, directory: str, d
 
 def _gone(cluster: Cluster, id: str, node: str, directory: str) -> bool:
     """It was there when the command began: who removed it (vm.prune, vm.rm --backups) wanted to."""
+    if directory and not os.path.isdir(directory):
+        return True
     try:
         name = id.partition(".")[0]
         there = looks.kept(directory, name) if directory else looks.stored_on(cluster, node, name)

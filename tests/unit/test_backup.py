@@ -387,7 +387,7 @@ def test_a_thin_delta_of_a_disk_with_a_bad_sector_is_no_backup(disk: Path, folde
         assert f"cannot be read at byte {2 * BLOCK}" in got.stderr
 
 
-def test_an_index_that_was_cut_is_told(disk: Path, folder: Path) -> None:
+def test_an_index_that_was_cut_or_is_gone_is_told(disk: Path, folder: Path) -> None:
     whole = made(disk, folder)
     index = folder / f"{whole.id}.index"
     index.write_bytes(index.read_bytes()[:-40])
@@ -396,6 +396,15 @@ def test_an_index_that_was_cut_is_told(disk: Path, folder: Path) -> None:
     got = run(pipeline.store_thin_delta(str(disk), str(disk), len(DISK), whole, str(folder), part, How()))
     assert got.returncode == 1
     assert "the block sums of the base are damaged; make a new base" in got.stderr
+    index.unlink()
+    for store in (
+        pipeline.store_thin_delta(str(disk), str(disk), len(DISK), whole, str(folder), part, How()),
+        pipeline.store_delta(pipeline.Disk(str(disk), len(DISK)), whole, str(folder), part, How()),
+    ):
+        Path(f"{part}.ranges").write_text("0 1\n")
+        got = run(store)
+        assert got.returncode == 1
+        assert f"({index}) are missing; make a new base" in got.stderr
 
 
 @pytest.mark.parametrize("magic", [b"\x1f\x8b", b"BZh9", b"\xfd7zXZ\0", b"\x1f\x9d"])

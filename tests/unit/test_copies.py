@@ -57,9 +57,16 @@ def test_what_is_there_is_not_copied_again() -> None:
 
 
 def test_a_file_that_is_missing_is_named_before_anything_is_done() -> None:
-    short = {name: 7 for name in SIZES if name != f"{BASE.id}.index"}
-    with pytest.raises(Refused, match=rf"--from /srv: {BASE.id}.index is missing"):
+    short = {name: 7 for name in SIZES if name != BASE.file}
+    with pytest.raises(Refused, match=rf"--from /srv: {BASE.file} is missing"):
         copies.to_node(FOUND, "pm-1", "/srv", short, [], SETTINGS)
+
+
+def test_the_index_serves_new_deltas_only_and_may_be_missing() -> None:
+    index = f"{BASE.id}.index"
+    assert index in given(copies.to_node(FOUND, "pm-1", "/srv", SIZES, [], SETTINGS))
+    short = {name: 7 for name in SIZES if name != index}
+    assert index not in given(copies.to_node(FOUND, "pm-1", "/srv", short, [], SETTINGS))
 
 
 def test_what_did_not_come_whole_gets_no_final_name(tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -111,12 +114,21 @@ def test_a_damaged_copy_on_the_manager_is_told(
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    with pytest.raises(PmcError, match=rf"of 2 cannot be used: .*{DELTA.id}"):
+    (copies / f"{DELTA.id}.verified").write_text("2026-11-26T23:42:27Z\n")
+    with pytest.raises(PmcError, match=rf"of 2 cannot be used: .*{DELTA.id}") as told:
         vm.verify_backup(Context(), "web", all=True, from_=str(copies))
+    assert "Remove their files (ID.*) from" in str(told.value)
     results = {row.split()[0]: row.split(None, 2)[2] for row in capsys.readouterr().out.splitlines()[2:]}
     assert (results[BASE.id] == "right") is (damage == "delta")
     assert results[DELTA.id] != "right"
     assert not (copies / f"{DELTA.id}.verified").exists()
+
+
+def lives(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_what_runs_on_the_manager_ends_when_it_is_stopped(tmp_path: Path) -> None:
@@ -125,7 +137,55 @@ def test_what_runs_on_the_manager_ends_when_it_is_stopped(tmp_path: Path) -> Non
     with pytest.raises(Interrupted):
         run(script, told.is_set, lambda line: told.set())
     pid = int((tmp_path / "pid").read_text())
-    assert not Path(f"/proc/{pid}").exists() or "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    end = time.monotonic() + 60
+    while time.monotonic() < end and lives(pid):
+        time.sleep(0.05)
+    assert not lives(pid)
     with pytest.raises(CommandFailed, match="ended with status 3: no such disk") as failed:
         run(bash('echo "17 bytes" >&2; echo "no such disk" >&2; exit 3'))
     assert failed.value.stderr == "no such disk"
+
+
+def test_no_module_of_the_folder_where_one_happens_to_be_is_run(
+    copies: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    counted(monkeypatch, World())
+    (tmp_path / "hashlib.py").write_text("raise SystemExit('somebody else wrote this')")
+    monkeypatch.chdir(tmp_path)
+    vm.verify_backup(Context(), "web", all=True, from_=f"./{copies.name}")
+
+
+def test_what_is_odd_in_the_directory_is_told(copies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted(monkeypatch, World())
+    with pytest.raises(Refused, match=r"--backup web.20200101T000000Z.base: not in .*/copies, all; fab vm.backups"):
+        vm.verify_backup(Context(), "web", backup="web.20200101T000000Z.base", from_=str(copies))
+    os.mkfifo(copies / "web.20300101T000000Z.base.json")
+    (copies / f"{BASE.id}.index").unlink()  # which only new deltas need
+    vm.verify_backup(Context(), "web", all=True, from_=str(copies))
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith(BASE.file))
+    with pytest.raises(PmcError, match="2 of 2 cannot be used"):
+        vm.verify_backup(Context(), "web", all=True, from_=str(copies))
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith(f"{BASE.id}.json"))
+    with pytest.raises(Refused, match=rf"you may not read {BASE.id}.json"):
+        vm.verify_backup(Context(), "web", all=True, from_=str(copies))
+
+
+def test_rows_that_were_proved_are_shown_when_it_is_interrupted(
+    copies: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = counted(monkeypatch, World())
+    monkeypatch.setattr("pmc.tasks.proof.run", lambda *_: cluster.stop.set())
+    with pytest.raises(Interrupted, match=f"not begun: {DELTA.id}"):
+        vm.verify_backup(Context(), "web", all=True, from_=str(copies))
+    assert [row.split()[0] for row in capsys.readouterr().out.splitlines()[2:]] == [BASE.id]
+
+
+def test_a_directory_that_goes_meanwhile_is_not_bad(copies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object) -> None:
+        shutil.rmtree(copies)
+        raise CommandFailed("manager", "zstd", 1, "no such file")
+
+    counted(monkeypatch, World())
+    monkeypatch.setattr("pmc.tasks.proof.run", gone)
+    with pytest.raises(PmcError, match=f"nothing was proved: {BASE.id} was removed meanwhile"):
+        vm.verify_backup(Context(), "web", backup=BASE.id, from_=str(copies))
