@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from lab.tick import Tick, check
 
 from .conftest import Pmc, broken_invariants
 from .rig import die_at, started
+from .test_failover import dead
 
 Clean = Callable[[], list[str]]
 FOLDER = "/var/lib/pmc/backups"
@@ -240,3 +242,45 @@ def test_two_at_once_and_all_with_copies(lab: Pmc, clean: Clean, tmp_path: Path)
     lab.ok("vm.prune", "web", "--from", str(tmp_path), "--keep-last", "1")
     [newest] = listed(lab, "vm.backups", "web", "--from", str(tmp_path))
     assert newest["id"] == listed(lab, "vm.backups", "web")[-1]["id"]
+
+
+@pytest.mark.long
+@pytest.mark.fault("a backup while the other node is away, and of a VM that has one node")
+def test_from_the_only_side_and_to_other_places(lab: Pmc, clean: Clean, tmp_path: Path) -> None:
+    """And what vm.prune and vm.rm leave; qcow2."""
+    guest = lab.add("web")
+    tick = guest.ticking(10)
+    lab.add("solo", secondary="").ticking(5)
+    lab.ok("vm.backup", "web", "--no-compress")  # of the standby, kept there
+    lab.ok("vm.backup", "solo", "--to", "pm-2")
+    with dead(lab, "pm-2"):
+        done = lab.fab("vm.backup", "web", "--base")
+        assert done.returncode == 0, done.stderr
+        assert guest.ticking(tick.counter).boots == 1
+        shown = lab.ok("vm.backups", "web")
+        assert "pm-1 (primary)" in shown, shown
+    lab.ok("pm.ready_drbd")
+    rows = listed(lab, "vm.backups")
+    assert [(row["id"].split(".")[0], row["kind"], row["node"], row["source"], row["role"]) for row in rows] == [
+        ("solo", "base", "pm-2", "pm-1", "primary"),
+        ("web", "base", "pm-2", "pm-2", "standby"),
+        ("web", "base", "pm-1", "pm-1", "primary"),
+    ]
+    assert lab.ssh("pm-2", f"ls {FOLDER}/web*.img {FOLDER}/solo*.img.zst").count("\n") >= 1
+    lab.ok("vm.verify_backup", "--all")
+    # Each gives a disk that the guest's checker takes; qcow2 is made where the backup lies.
+    for number, row in enumerate(rows):
+        image = tmp_path / f"image{number}.qcow2"
+        lab.ok("vm.restore", row["id"].split(".")[0], "--backup", row["id"], "--to", str(image))
+        raw = tmp_path / "raw"
+        subprocess.run(["qemu-img", "convert", "-O", "raw", image, raw], check=True)
+        assert tree(raw.read_bytes()) == row["sha256"]
+        assert check(raw.read_bytes()).boots == 1
+    lab.ok("vm.prune", "web", "--keep-last", "1")
+    assert [row["id"] for row in listed(lab, "vm.backups", "web")] == [rows[2]["id"]]
+    lab.ok("vm.rm", "web", "--yes")
+    lab.ok("vm.rm", "solo", "--yes", "--backups")
+    assert [row["id"] for row in listed(lab, "vm.backups")] == [rows[2]["id"]]
+    lab.ok("vm.restore", "web", "--backup", rows[2]["id"], "--as", "web")
+    lab.ok("vm.start", "web")
+    assert guest.ticking(tick.counter, boots=2).boots == 2

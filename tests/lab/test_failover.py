@@ -204,6 +204,14 @@ def test_a_link_that_drops_while_the_guest_is_stopped(lab: Pmc, clean: Clean) ->
     link_dropped(lab, "--pause-after", "3")
 
 
+@pytest.mark.long
+@pytest.mark.fault("link cut while an emulated guest stands still for its migration")
+def test_a_link_that_drops_while_an_emulated_guest_moves(lab: Pmc, clean: Clean, tmp_path: Path) -> None:
+    still = tmp_path / "pmc.conf"
+    still.write_text(lab.conf.read_text().replace('migration_emulated = "live"', 'migration_emulated = "paused"'))
+    link_dropped(lab, "--conf", str(still))
+
+
 def link_dropped(lab: Pmc, *pause: str) -> None:
     guest = lab.add("web")
     tick = guest.ticking(5)
