@@ -211,6 +211,14 @@ def settle(name: str, state: ClusterState) -> Plan:
     return plan(f"vm.mv {name}: close", steps, one_primary(name, _opened(name, homes, state)))
 
 
+def standing(name: str, state: ClusterState) -> str:
+    """For the end of a line: libvirt left the guest suspended, as when it could not resume it."""
+    for node in state.active_on(name):
+        if state.nodes[node].domains[name].state == "paused":
+            return f"; but it stands still there: virsh resume {name} on {node} lets it go on"
+    return ""
+
+
 def unseen(name: str, state: ClusterState) -> str:
     """What `settle` cannot know: a node that is silent has nothing open when it is dead, but may live. For the end of
     what is said about a VM that is closed."""

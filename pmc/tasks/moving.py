@@ -162,7 +162,7 @@ def closed(
         # Also after a migration that went well: the link may be lost between its end and the close.
         if (rest := broken.rejoin(name, near.again_of(cluster, before, name))).steps:
             cluster.apply(rest, to_the_end=True, prefix=prefix, under=[held])
-        return (state.active_on(name) or ["no node"])[0], plans.unseen(name, state)
+        return (state.active_on(name) or ["no node"])[0], plans.unseen(name, state) + plans.standing(name, state)
     except PmcError as error:
         raise PmcError(
             f"{name} was NOT closed, two primaries may still be allowed: {error}; then fab vm.mv {name} --cleanup"

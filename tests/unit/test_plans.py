@@ -628,3 +628,12 @@ def test_a_resource_file_is_on_the_disk_before_the_next_step() -> None:
         for step in tell().plan.steps:
             if step.note.startswith("write /etc/drbd.d"):
                 assert 'sync "$1.new"; ln -T "$1.new" "$1"; sync "${1%/*}"' in str(step.do), name
+
+
+def test_a_guest_that_was_left_suspended_is_told() -> None:
+    state = running()
+    assert vm.standing("web", state) == ""
+    there = state.nodes["pm-1"]
+    paused = {**there.domains, "web": replace(there.domains["web"], state="paused")}
+    state = ClusterState({**state.nodes, "pm-1": replace(there, domains=paused)})
+    assert vm.standing("web", state).endswith("virsh resume web on pm-1 lets it go on")
