@@ -1,7 +1,8 @@
 """What a backup costs, against the plain tools: runs that alternate, medians of the ratios of pairs.
 
     python -m bench.backup files                     on files of this machine (in its page cache)
-    python -m bench.backup files --folder DIRECTORY  the same in this directory, on a disk that is slower
+    python -m bench.backup large --size 4096         the same pairs with a larger disk
+    python -m bench.backup slow --folder DIRECTORY   the same pairs in this directory, on a disk that is slower
     python -m bench.backup lab --node pm-2           on a node of a running lab (PMC_LAB names the lab)
     python -m bench.backup guest                     a guest's writes per second while it is backed up, on a running lab
     python -m bench.backup report                    the tables and plots of docs/performance.md
@@ -31,18 +32,18 @@ KINDS = ("usr", "random", "moved", "blocks")
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.backup", description="see the docstring of this module")
-    parser.add_argument("what", choices=("files", "lab", "guest", "report"))
+    parser.add_argument("what", choices=("files", "large", "slow", "lab", "guest", "report"))
     parser.add_argument("--size", type=int, default=1024, help="MiB of the disk")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--node", default="pm-2", help="of the lab")
-    parser.add_argument("--folder", default="", help="with files: where they are made (/var/tmp)")
+    parser.add_argument("--folder", default="/var/tmp", help="with files, large, slow: where they are made")  # noqa: S108
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args(argv)
-    if given.what == "files":
-        with tempfile.TemporaryDirectory(dir=given.folder or "/var/tmp") as folder:  # noqa: S108
+    if given.what in ("files", "large", "slow"):
+        with tempfile.TemporaryDirectory(dir=given.folder) as folder:
             place = Place("files", folder)
-            keep(given.results, "slow" if given.folder else "files", pairs(place, given.size, given.rounds))
-            if not given.folder:
+            keep(given.results, given.what, pairs(place, given.size, given.rounds))
+            if given.what == "files":
                 keep(given.results, "growth", growth(place, given.size))
     elif given.what == "lab":
         with on_lab(given.node, given.size) as place:

@@ -21,6 +21,7 @@ ZERO = bytes(BLOCK)
 ZEROS = bytes(CHUNK)
 ZSTD = ("zstd", "-q", "-3", "-T2", "-c")  # two threads: it is the slowest part, and nodes have more than one core
 ZERO_SUM = hashlib.sha256(ZERO).digest()
+ZERO_SUMS = [ZERO_SUM] * (CHUNK // BLOCK)
 SUM = 32  # bytes
 Write = Callable[[bytes], None]
 
@@ -38,8 +39,8 @@ def block_sum(block: bytes) -> bytes:
 
 
 def block_sums(chunk: bytes) -> list[bytes]:
-    if chunk == ZEROS:  # as most of most disks
-        return [ZERO_SUM] * (CHUNK // BLOCK)
+    if chunk == ZEROS:
+        return ZERO_SUMS
     return [block_sum(chunk[at : at + BLOCK]) for at in range(0, len(chunk), BLOCK)]
 
 
@@ -99,15 +100,15 @@ def ahead(items: Iterator[bytes]) -> Iterator[bytes]:
 
 def summed(data: Iterable[bytes]) -> Iterator[tuple[bytes, list[bytes]]]:
     """Each chunk with its block sums, computed beside the reading (hashlib lets other threads run)."""
-    waiting: deque[tuple[bytes, Future[list[bytes]]]] = deque()
+    waiting: deque[tuple[bytes, Future[list[bytes]] | None]] = deque()  # None: empty, as most of most disks
     with ThreadPoolExecutor(2) as pool:
         for chunk in data:
-            waiting.append((chunk, pool.submit(block_sums, chunk)))
+            waiting.append((chunk, None if chunk is ZEROS else pool.submit(block_sums, chunk)))
             if len(waiting) > 3:
                 done, future = waiting.popleft()
-                yield done, future.result()
+                yield done, future.result() if future else ZERO_SUMS
         for done, future in waiting:
-            yield done, future.result()
+            yield done, future.result() if future else ZERO_SUMS
 
 
 class Windows:
