@@ -216,6 +216,10 @@ class Reader:
 
     def read(self, count: int) -> bytes:
         try:
+            if count > CHUNK:  # for a delta, of which all is looked at anyway
+                data = os.read(self.fd, count)
+                self.at += len(data)
+                return data
             got = os.readv(self.fd, [memoryview(self.buffer)[:count]])
         except OSError as error:
             raise Failure(f"{self.path} cannot be read at byte {self.at}: {error.strerror}") from None

@@ -125,12 +125,14 @@ def delta(size: int, base_size: int, index: Index, pace: Pace, write: Write, sou
         if len(before) < min(len(new), max(base_size - at, 0)):
             raise Failure("the base is damaged: it ends too early; make a new base")
         window, sums = Window(at, len(before)), index.next(-(-len(before) // BLOCK))
+        old_blocks = memoryview(before)
         for start in range(0, len(new), BLOCK):
-            was, now = before[start : start + BLOCK], new[start : start + BLOCK]
-            if was == now:
-                window.copy(len(now))
+            was, length = old_blocks[start : start + BLOCK], min(BLOCK, len(new) - start)
+            if len(was) == length and new.startswith(was, start):  # compares in place: == would need copies
+                window.copy(length)
             else:
-                window.compare(was, now)
+                now = new[start : start + BLOCK]
+                window.compare(bytes(was), now)
                 sums[start // BLOCK : start // BLOCK + 1] = [block_sum(now)]  # or one more: the disk has grown
         whole.update(b"".join(sums[: -(-len(new) // BLOCK)]))
         out.add(window)
