@@ -162,7 +162,7 @@ def kept(directory: str, vm: str = "") -> list[Stored]:
     """The backups in a directory of the manager, listed as on a node. Raises Refused."""
     if not (Path(directory).is_dir() and os.access(directory, os.R_OK | os.X_OK)):
         raise Refused(f"--from {directory[:200]!r}: no directory on this machine that you may read")
-    for path in Path(directory).glob("*.json"):
+    for path in Path(directory).glob(f"{vm or '*'}.*.json"):
         if path.is_file() and not os.access(path, os.R_OK):
             raise Refused(f"--from {directory[:200]!r}: you may not read {path.name}")
     query = backup.listing(directory, MANAGER, vm)

@@ -185,10 +185,10 @@ def give_back(backup: Backup, reader: str, device: str, compare: bool = False) -
 
 def prove(backup: Backup, reader: str, folder: str, stream: str = STREAM) -> Command:
     """Reads the backup back, needs no space, and notes when that went well (an older note goes when it does not).
-    Reading takes hours and no lock. So who
-    removes it meanwhile, the manifest first, must not be left with the note: it is taken back when the manifest is gone
-    after it was written; one that is written before the manifest goes, goes with the rest. Where there is no room for a
-    note (vm.restore reads the backup back, too) the backup is right all the same."""
+    Reading takes hours and no lock. So who removes it meanwhile, the manifest first, must not be left with the note: it
+    is taken back when the manifest is gone after it was written; one that is written before the manifest goes, goes
+    with the rest. Where there is no room for a note (vm.restore reads the backup back, too) the backup is right all the
+    same."""
     gone = '{ rm -f "$2.verified"; echo "$2 was removed meanwhile" >&2; exit 1; }'
     script = (
         f"{reader} | {stream} put --size {backup.size} --expect {backup.image_sha256} || "
