@@ -65,7 +65,10 @@ def verify_backup(
             return
         show(table(rows, json, COLUMNS))
         if failed := [row["backup"] for row in rows if row["result"] not in (RIGHT, REMOVED)]:
-            advice = f"\n  Remove their files (ID.*) from {directory}; vm.backup --to copies what it needs again."
+            advice = (
+                "\n  If they are damaged, and not only unreadable for you: remove their files (ID.*) from "
+                f"{directory}; the next vm.backup --to copies what it needs again."
+            )
             raise PmcError(
                 f"{len(failed)} of {len(rows)} cannot be used: {', '.join(failed)}{advice if directory else ''}"
             )

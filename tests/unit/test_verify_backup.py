@@ -117,7 +117,7 @@ def test_a_damaged_copy_on_the_manager_is_told(
     (copies / f"{DELTA.id}.verified").write_text("2026-11-26T23:42:27Z\n")
     with pytest.raises(PmcError, match=rf"of 2 cannot be used: .*{DELTA.id}") as told:
         vm.verify_backup(Context(), "web", all=True, from_=str(copies))
-    assert "Remove their files (ID.*) from" in str(told.value)
+    assert "remove their files (ID.*) from" in str(told.value)
     results = {row.split()[0]: row.split(None, 2)[2] for row in capsys.readouterr().out.splitlines()[2:]}
     assert (results[BASE.id] == "right") is (damage == "delta")
     assert results[DELTA.id] != "right"
