@@ -1,7 +1,6 @@
 """What a backup costs, against the plain tools: runs that alternate, medians of the ratios of pairs.
 
     python -m bench.backup files                     on files of this machine (in its page cache)
-    python -m bench.backup large --size 4096         the same pairs with a larger disk
     python -m bench.backup slow --folder DIRECTORY   the same pairs in this directory, on a disk that is slower
     python -m bench.backup lab --node pm-2           on a node of a running lab (PMC_LAB names the lab)
     python -m bench.backup guest                     a guest's writes per second while it is backed up, on a running lab
@@ -32,14 +31,14 @@ KINDS = ("usr", "random", "moved", "blocks")
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.backup", description="see the docstring of this module")
-    parser.add_argument("what", choices=("files", "large", "slow", "lab", "guest", "report"))
+    parser.add_argument("what", choices=("files", "slow", "lab", "guest", "report"))
     parser.add_argument("--size", type=int, default=1024, help="MiB of the disk")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--node", default="pm-2", help="of the lab")
-    parser.add_argument("--folder", default="/var/tmp", help="with files, large, slow: where they are made")  # noqa: S108
+    parser.add_argument("--folder", default="/var/tmp", help="with files, slow: where they are made")  # noqa: S108
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args(argv)
-    if given.what in ("files", "large", "slow"):
+    if given.what in ("files", "slow"):
         with tempfile.TemporaryDirectory(dir=given.folder) as folder:
             place = Place("files", folder)
             keep(given.results, given.what, pairs(place, given.size, given.rounds))

@@ -24,7 +24,6 @@ KINDS = {
 
 PLACES = {
     "files": "Files of the manager's machine",
-    "large": "A larger disk, on the same machine",
     "slow": "The same on a disk that takes 200 MB a second",
     "lab": "Volumes of a node of the lab",
 }

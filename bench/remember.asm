@@ -4,7 +4,8 @@
 ; compares them before each step. After a migration that lost a write of that page the two differ.
 ;
 ; COM1 gets one letter for each difference: P, the page's pattern is another; C, its counter is. Then it goes on with
-; the register's number. And a dot each 4,096 steps, to show that it runs. One boot sector; needs a BIOS, a 386 and 64 KB.   nasm -f bin remember.asm
+; the register's number. And a dot each 4,096 steps, to show that it runs. One boot sector; needs a BIOS, a 386 and
+; 64 KB.   nasm -f bin remember.asm
 
         cpu     386
         bits    16

@@ -136,10 +136,18 @@ def measure(way: Way, rounds: int, until_lost: bool = False) -> tuple[int, int]:
                         break
                     here.end()
                     here = Machine(folder, rounds + number, way.memory)  # that one is spoilt
-                    here.lost()
+                    if here.lost():
+                        raise LabError("the guest does not run")
         finally:
             here.end()
         return number, bad
+
+
+def together(way: Way, rounds: int, until_lost: bool = False) -> tuple[int, int]:
+    """As `measure`, of several guests at the same time, `rounds` migrations each."""
+    with ThreadPoolExecutor(TOGETHER) as pool:
+        found = list(pool.map(lambda _: measure(way, rounds, until_lost), range(TOGETHER)))
+    return sum(tried for tried, _ in found), sum(lost for _, lost in found)
 
 
 def main() -> None:
@@ -147,11 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.remember", description=about)
     parser.add_argument("--rounds", type=int, default=60, help="migrations of each kind (60)")
     rounds = parser.parse_args().rounds
-    rows = []
-    for way in WAYS:
-        with ThreadPoolExecutor(TOGETHER) as pool:
-            found = list(pool.map(lambda _, way=way: measure(way, -(-rounds // TOGETHER)), range(TOGETHER)))
-        rows.append((way.name, sum(tried for tried, _ in found), sum(lost for _, lost in found)))
+    rows = [(way.name, *together(way, -(-rounds // TOGETHER))) for way in WAYS]
     print(tabulate(rows, ("", "migrations", "with lost writes"), tablefmt="github"))
 
 

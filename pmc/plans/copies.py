@@ -78,9 +78,9 @@ def to_node(
         steps.append(enough_space(node, folder, needed))
     for each in missing:
         for name in files(each):
-            if name not in sizes and name.endswith(".index"):
-                continue  # only new deltas need it
             if name not in sizes:
+                if name.endswith(".index"):
+                    continue  # only new deltas need it
                 raise Refused(f"--from {directory}: {name} is missing there")
             target, part = f"{folder}/{name}", f"{folder}/.{name}.part"
             put = bash(WHOLE, part, target, str(sizes[name]), long=True)

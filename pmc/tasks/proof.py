@@ -121,7 +121,7 @@ def _read_here(c: Any, cluster: Cluster, found: restore.Found, directory: str, d
     if dry_run or c.config.run.dry:
         show(str(plan(f"vm.verify_backup {found.backup.id}", [step])))
         return False
-    note(f"{step.note}")
+    note(step.note)
     with Progress().bytes(step.watch, found.backup.size) as bar:
         run(step.do, cluster.stop.is_set, bar.dd)
     return True

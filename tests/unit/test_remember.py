@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import re
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bench.remember import QEMU, WAYS, Way, measure
+from bench.remember import QEMU, TOGETHER, WAYS, Way, together
 from lab.recipe import ROOTFS
 
 WRAPPER = ROOTFS / "usr/local/bin/qemu-system-x86_64"
@@ -39,15 +38,10 @@ def test_the_wrapper_changes_nothing_else() -> None:
         assert passed_on(*argv) == argv
 
 
-def missing(way: Way, rounds: int) -> int:
-    """Migrations after which a guest missed what it had written, of `rounds` for each of four guests at a time."""
-    with ThreadPoolExecutor(4) as pool:
-        return sum(lost for _, lost in pool.map(lambda _: measure(way, rounds, until_lost=True), range(4)))
-
-
 @pytest.mark.parametrize("way", WAYS[1:], ids=lambda way: way.name)
 def test_a_guest_keeps_its_memory(way: Way) -> None:
-    assert missing(way, 8) == 0
+    tried, lost = together(way, 8, until_lost=True)
+    assert (tried, lost) == (8 * TOGETHER, 0)
 
 
 def test_without_either_it_does_not() -> None:
@@ -56,4 +50,4 @@ def test_without_either_it_does_not() -> None:
     assert found, version
     if int(found[1]) >= 9:
         pytest.skip("QEMU 9.0 has mended it")
-    assert missing(WAYS[0], 50)
+    assert together(WAYS[0], 50, until_lost=True)[1]
