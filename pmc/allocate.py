@@ -11,15 +11,18 @@ from pmc.settings import Settings
 
 
 def minor(state: ClusterState) -> int:
-    """From 1 on; taken are those of the kernel and of the resource files of any node."""
+    """From 1 on; taken are those of the kernel and of the resource files of any node, also of those that cannot be
+    read whole."""
     taken = {minor for n in state for r in n.resources.values() for minor in (r.minor, *r.more_minors)}
     taken |= {minor for n in state for f in n.files.values() for minor in (f.minor, *f.more_minors)}
+    taken |= {minor for n in state for minor in n.minors}
     return next(number for number in range(1, 1 << 20) if number not in taken)
 
 
 def port(state: ClusterState, settings: Settings) -> int:
     """Taken are those of the resource files and those that anything listens on, on any node."""
-    taken = {port for n in state for f in n.files.values() for port in f.ports} | {p for n in state for p in n.ports}
+    taken = {port for n in state for f in n.files.values() for port in f.ports}
+    taken |= {port for n in state for port in (*n.ports, *n.file_ports)}
     for number in settings.port_range:
         if number not in taken:
             return number

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pmc.command import Query, bash
 from pmc.manifest import manifest_sum
 
-ID = re.compile(r"(?P<vm>[a-z][a-z0-9-]*)\.(?P<time>\d{8}T\d{6}Z)\.(?P<kind>base|delta)", re.ASCII)
+ID = re.compile(r"(?P<vm>[A-Za-z0-9][A-Za-z0-9_-]*)\.(?P<time>\d{8}T\d{6}Z)\.(?P<kind>base|delta)", re.ASCII)
 FORMAT = 2
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 

@@ -10,11 +10,13 @@ import re
 from collections.abc import Sequence
 
 from pmc.command import Command, Query, bash, command, whole
-from pmc.events2 import parse_status as parse_status
-from pmc.model import Resource, ResourceFile
+from pmc.drbd_files import DIRECTORY
+from pmc.drbd_files import query as files
+from pmc.events2 import parse_status
+from pmc.model import Resource
 from pmc.units import MiB
 
-DIRECTORY = "/etc/drbd.d"
+__all__ = ["DIRECTORY", "files", "parse_status"]  # of its satellites, which are asked for here
 
 # Words that drbdadm takes for something else than a resource's name.
 RESERVED = re.compile(r"all|minor-\d+")
@@ -197,16 +199,6 @@ def open_resources() -> Query[frozenset[str]]:
     return Query(bash(script), parse_open)
 
 
-def files() -> Query[dict[str, ResourceFile]]:
-    """All resource files, their secrets cut out on the node."""
-    script = (
-        'cd "$1"; shopt -s nullglob; for again in 1 2 3; do set -- *.res; [ $# -gt 0 ] || exit 0; '
-        # One sed for all of them. It fails when one is removed just then: look again.
-        'text=$(sed "s/shared-secret.*//" "$@") && { printf "%s\\n" "$text"; exit 0; }; done; exit 1'
-    )
-    return Query(bash(script, DIRECTORY), parse_files)
-
-
 def parse_open(text: str) -> frozenset[str]:
     name, names = "", set()
     for line in text.splitlines():
@@ -218,42 +210,3 @@ def parse_open(text: str) -> frozenset[str]:
         elif words and words[0] != "allow-two-primaries":
             raise ValueError(f"not a line of drbdsetup show: {line[:80]!r}")
     return frozenset(names)
-
-
-# One pass for all of them: there are thousands of files to read.
-_FACT = re.compile(
-    r'\b(?:minor\s+(?P<minor>\d+)|device\s+/dev/drbd(?P<device>\d+)\s*;|disk\s+"?(?P<disk>/[^;\s"]+)"?\s*;'
-    r'|on\s+"?(?P<on>[^\s"{]+)|(?:address|floating)\s+(?P<address>[^;{}]*)|host\s+\S+\s+port\s+(?P<port>\d+))'
-)
-
-
-def parse_files(text: str) -> dict[str, ResourceFile]:
-    """Of each `resource NAME { ... }` what allocation needs; written by pmc or by hand, in the words of 8.4 or 9
-    (volumes, `connection { host ... port ... }`, `connection-mesh`, `floating`)."""
-    found = {}
-    before, *parts = re.split(r"^\s*resource\s+", re.sub(r"#.*", "", text), flags=re.M)
-    if before.strip() and not parts:
-        raise ValueError("no resource in the resource files")
-    for part in parts:
-        name = part.split(None, 1)[0].strip('"{')
-        said = list(_FACT.finditer(part))
-        minors = [int(each["minor"] or each["device"]) for each in said if each["minor"] or each["device"]]
-        if not minors:
-            raise ValueError(f"resource {name}: no minor found")
-        first, *more = dict.fromkeys(minors)
-        found[name] = ResourceFile(
-            name,
-            first,
-            next((each["disk"] for each in said if each["disk"]), ""),
-            tuple(dict.fromkeys(each["on"] for each in said if each["on"])),
-            _ports(said),
-            tuple(more),
-        )
-    return found
-
-
-def _ports(said: Sequence[re.Match[str]]) -> tuple[int, ...]:
-    """Those of every address, also the ones that are given per connection."""
-    addresses = [each["address"] for each in said if each["address"]]
-    ports = [port for text in addresses for port in re.findall(r"[\d\]]:(\d+)\b", re.sub(r"\[[^]]*\]", "0", text))]
-    return tuple(sorted({int(port) for port in [*ports, *(each["port"] for each in said if each["port"])]}))

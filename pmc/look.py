@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pmc import drbd, lvm, virsh
+from pmc import drbd, lvm, names, virsh
 from pmc.command import Query, command
+from pmc.drbd_files import Files
 from pmc.errors import CommandFailed
-from pmc.model import NodeState
+from pmc.model import Domain, NodeState, Odd, Resource, ResourceFile, Volume, shown
 from pmc.settings import Settings
 
 
@@ -51,6 +52,7 @@ def node_state(name: str, settings: Settings, answers: Mapping[str, Any], beside
     opened = good.get("drbd two-primaries", frozenset())
     memory, available = good.get("memory", (0, 0))
     (size, free), volumes = good.get("volumes", ((0, 0), {}))
+    found = _Found.of(good.get("libvirt", {}), good.get("drbd status", {}), good.get("drbd files", Files()), volumes)
     return NodeState(
         name,
         failures=failures,
@@ -60,14 +62,75 @@ def node_state(name: str, settings: Settings, answers: Mapping[str, Any], beside
         memory_available=available,
         group_size=size,
         group_free=free,
-        domains=good.get("libvirt", {}),
-        resources={n: replace(r, two_primaries=n in opened) for n, r in good.get("drbd status", {}).items()},
-        files=good.get("drbd files", {}),
-        volumes=volumes,
+        domains=found.domains,
+        resources={n: replace(r, two_primaries=n in opened) for n, r in found.resources.items()},
+        files=found.files,
+        volumes=found.volumes,
         ports=good.get("ports", frozenset()),
         macs=good.get("macs", frozenset()),
+        odd=tuple(found.odd),
+        foreign=found.foreign,
+        foreign_resources=found.foreign_resources,
+        minors=frozenset(found.minors),
+        file_ports=frozenset(found.ports),
         beside={what: good[what] for what in beside if what in good},
     )
+
+
+@dataclass
+class _Found:
+    """What a node told, sorted: names are input. What no command takes is kept apart here, in one place, and so never
+    reaches a command, a path or a lock on any node."""
+
+    domains: dict[str, Domain] = field(default_factory=dict)
+    resources: dict[str, Resource] = field(default_factory=dict)
+    files: dict[str, ResourceFile] = field(default_factory=dict)
+    volumes: dict[str, Volume] = field(default_factory=dict)
+    foreign: dict[str, Domain] = field(default_factory=dict)
+    foreign_resources: dict[str, Resource] = field(default_factory=dict)
+    odd: list[Odd] = field(default_factory=list)
+    minors: set[int] = field(default_factory=set)
+    ports: set[int] = field(default_factory=set)
+
+    @classmethod
+    def of(
+        cls,
+        domains: Mapping[str, Domain],
+        resources: Mapping[str, Resource],
+        files: Files,
+        volumes: Mapping[str, Volume],
+    ) -> _Found:
+        found = cls(odd=list(files.odd), minors=set(files.minors), ports=set(files.ports))
+        for name, domain in domains.items():
+            (found.foreign if names.why_not(name) else found.domains)[name] = domain
+        for name, resource in resources.items():
+            if not names.why_not(name) and name not in files.elsewhere:
+                found.resources[name] = resource
+                continue
+            found.foreign_resources[name] = resource
+            found.minors |= {resource.minor, *resource.more_minors}
+        for name, file in files.resources.items():
+            if why := _unfit(file):
+                found.odd.append(Odd(f"the resource file of {shown(name)}", why, name, named=bool(names.why_not(name))))
+                found.minors |= {file.minor, *file.more_minors}
+                found.ports |= set(file.ports)
+            else:
+                found.files[name] = file
+        for name, volume in volumes.items():
+            if names.VOLUME.fullmatch(name):
+                found.volumes[name] = volume
+            else:
+                found.odd.append(Odd(f"the volume {shown(name)}", "LVM has no such names", named=True))
+        return found
+
+
+def _unfit(file: ResourceFile) -> str:
+    if why := names.why_not(file.name):
+        return f"pmc leaves it alone: {why}"
+    for host in file.hosts:
+        if not names.HOST.fullmatch(host):
+            return f"it names a host {shown(host)}, which no host is called"
+    return f"its disk {shown(file.disk)} is no path" if file.disk and not names.DISK.fullmatch(file.disk) else ""
 
 
 def said_by(error: CommandFailed) -> str:

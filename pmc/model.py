@@ -70,6 +70,25 @@ class ResourceFile:
 
 
 @dataclass(frozen=True)
+class Odd:
+    """What pmc leaves alone, since it cannot tell what it is: a file, or a name. `what` and `said` are fit to be shown;
+    `vm`, as found, is the VM that it is about, if any."""
+
+    what: str
+    said: str
+    vm: str = ""
+    named: bool = False  # it is only the name: whoever it belongs to may want it so
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.said}"
+
+
+def shown(text: str, most: int = 70) -> str:
+    """A name that a node gave, fit to be shown: one line, without control characters, not long."""
+    return repr(text[:most])[1:-1] + ("..." if len(text) > most else "")
+
+
+@dataclass(frozen=True)
 class Volume:
     """A logical volume. `attributes` is its lv_attr (lvs(8)); `pool` names a thin one's pool."""
 
@@ -119,6 +138,12 @@ class NodeState:
     ports: frozenset[int] = frozenset()  # TCP ports listened on
     macs: frozenset[str] = frozenset()  # of all defined domains, lower case
     beside: Mapping[str, Any] = field(default_factory=dict)  # answers to what one look asked besides
+    odd: tuple[Odd, ...] = ()
+    # Not pmc's, or with a name that pmc's commands do not take: listed, never acted upon.
+    foreign: Mapping[str, Domain] = field(default_factory=dict)
+    foreign_resources: Mapping[str, Resource] = field(default_factory=dict)
+    minors: frozenset[int] = frozenset()  # taken besides those of `resources` and `files`
+    file_ports: frozenset[int] = frozenset()  # likewise
 
     @property
     def trouble(self) -> str:
@@ -161,6 +186,15 @@ class ClusterState:
     def vm_names(self) -> list[str]:
         """Every VM: a domain, or a DRBD resource, on any node. (A bare volume is no VM.)"""
         return sorted({name for node in self for name in (*node.domains, *node.files, *node.resources)})
+
+    def foreign(self) -> ClusterState:
+        """What is listed and never acted upon, as if it were VMs."""
+        return ClusterState({
+            node.name: NodeState(
+                node.name, node.down, node.answers, domains=node.foreign, resources=node.foreign_resources
+            )
+            for node in self
+        })  # fmt: skip
 
     def homes(self, vm: str) -> list[str]:
         """The nodes a VM lives on: those its resource files name, first the one it was made on. When files contradict

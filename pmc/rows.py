@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pmc.backup import Stored
-from pmc.model import ClusterState, NodeState, Resource
+from pmc.model import ClusterState, NodeState, Resource, shown
 from pmc.units import show_size
 
 VM_COLUMNS = ("vm", "state", "on", "secondary", "drbd", "size", "memory", "minor")
@@ -15,7 +15,9 @@ PM_COLUMNS = ("node", "state", "running", "defined", "memory used", "memory", "v
 
 
 def vm_rows(state: ClusterState, text: bool) -> list[dict[str, Any]]:
-    return [_vm_row(state, name, text) for name in state.vm_names()]
+    """Also what is not pmc's."""
+    rows = [_vm_row(each, name, text) for each in (state, state.foreign()) for name in each.vm_names()]
+    return sorted(rows, key=lambda row: str(row["vm"]))
 
 
 def _vm_row(state: ClusterState, name: str, text: bool) -> dict[str, Any]:
@@ -47,7 +49,7 @@ def _vm_row(state: ClusterState, name: str, text: bool) -> dict[str, Any]:
         now = "CONTRADICTED"
     strays = state.strays(name)
     row = {
-        "vm": name, "state": now, "on": ",".join(active), "secondary": ",".join(others),
+        "vm": shown(name, 200), "state": now, "on": ",".join(active), "secondary": ",".join(others),
         "size": size, "memory": domain.memory if domain else 0, "minor": minor,
     }  # fmt: skip
     if text:
@@ -97,7 +99,8 @@ def _pm_row(node: NodeState, text: bool) -> dict[str, Any]:
     kinds = Counter(drbd_text(resource, single=False) for resource in node.resources.values())
     row = {
         "node": node.name, "state": "up" if not node.failures else f"trouble: {node.trouble}",
-        "running": sum(domain.active for domain in node.domains.values()), "defined": len(node.domains),
+        "running": sum(domain.active for domain in (*node.domains.values(), *node.foreign.values())),
+        "defined": len(node.domains) + len(node.foreign),
     }  # fmt: skip
     if text:
         return {

@@ -266,7 +266,7 @@ def parse_domstats(text: str) -> dict[str, Domain]:
     for part in parts:
         title, *rows = part.splitlines()
         fact: dict[str, str] = dict(row.strip().partition("=")[::2] for row in rows if "=" in row)
-        name = title.strip().strip("'")
+        name = title.strip().removeprefix("'").removesuffix("'")
         found[name] = Domain(
             name,
             STATES[int(fact["state.state"])],

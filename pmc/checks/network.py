@@ -6,7 +6,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-from pmc import drbd
+from pmc import drbd, drbd_files
 from pmc.checks.finding import About, Verdict, bad, good
 from pmc.command import Query, bash, command
 
@@ -56,20 +56,18 @@ class Ports:
 
 
 def query_ports(about: About) -> Query[Ports]:
-    script = (
-        "ss -Hltn | awk '{print $4}'; echo --; "
-        "grep -Eohs 'address[[:space:]]+[^;]*:[0-9]+[[:space:]]*;' \"$1\"/*.res "
-        "| grep -Eo '[0-9]+[[:space:]]*;$' | tr -d ';' || :"
-    )
-    return Query(bash(script, drbd.DIRECTORY), parse_ports)
+    script = f"ss -Hltn | awk '{{print $4}}'; echo --; {drbd_files.READ}"
+    return Query(bash(script, drbd.DIRECTORY, drbd_files.CUT), parse_ports)
 
 
 def parse_ports(text: str) -> Ports:
-    listening, mark, files = text.partition("--")
+    listening, mark, rest = text.partition("--\n")
     if not mark:
         raise ValueError("cut short")
     heard = (int(row.rpartition(":")[2]) for row in listening.split())
-    return Ports(frozenset(heard), frozenset(map(int, files.split())))
+    files = drbd_files.parse(rest)
+    taken = {port for file in files.resources.values() for port in file.ports}
+    return Ports(frozenset(heard), frozenset(taken | files.ports))
 
 
 def judge_ports(found: Ports, about: About) -> Verdict:

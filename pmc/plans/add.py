@@ -52,6 +52,9 @@ def check_cluster(name: str, state: ClusterState, settings: Settings) -> None:
     refuse.relied_on(state, *state.nodes)
     if name in state.vm_names():
         raise Refused(f"{name}: there is such a VM already, on {', '.join(state.homes(name))}; choose another name")
+    for node in state:
+        if name in node.foreign or name in node.foreign_resources or any(name == odd.vm for odd in node.odd):
+            raise Refused(f"{name}: something on {node.name} has this name, which is not pmc's; choose another name")
 
 
 def check_node(name: str, node: NodeState, size: int, memory: int, settings: Settings, kept: bool = False) -> None:

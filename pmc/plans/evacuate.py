@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pmc.errors import NodeDown, Refused
-from pmc.model import ClusterState
+from pmc.model import ClusterState, shown
 from pmc.plan import Plan
 from pmc.plans import failover, refuse, vm
 from pmc.settings import Settings
@@ -57,7 +57,9 @@ def move_all(node: str, state: ClusterState, settings: Settings) -> Evacuation:
         return _leaving(name, node, "", vm.move(name, "", state, settings, room=False), state)
 
     off = tuple(sorted(name for name in domains if not state.active_on(name)))
-    return _chosen(active, leave, off, state)
+    chosen = _chosen(active, leave, off, state)
+    foreign = {shown(name): "is not pmc's" for name, domain in state.nodes[node].foreign.items() if domain.active}
+    return replace(chosen, staying=chosen.staying | foreign)
 
 
 def start_all(

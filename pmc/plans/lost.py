@@ -15,7 +15,7 @@ from pmc.plan import Plan, Step, on_each, plan
 from pmc.settings import Settings
 from pmc.units import MiB, show_size
 
-NAME = re.compile(r"(?P<vm>[a-z][a-z0-9-]*)\.lost-(?P<time>\d{8}T\d{6}Z)", re.ASCII)
+NAME = re.compile(r"(?P<vm>[A-Za-z0-9][A-Za-z0-9_-]*)\.lost-(?P<time>\d{8}T\d{6}Z)", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pmc import drbd, lvm, pool
+from pmc import drbd, lvm, names, pool
 from pmc.errors import NodeDown, Refused
-from pmc.model import ClusterState, NodeState, Volume
+from pmc.model import ClusterState, NodeState, Volume, shown
 from pmc.settings import Settings
 from pmc.units import show_size
 
-# A VM's name is also its DRBD resource, its LV, its libvirt domain and, often, a host name.
-NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
-# lvm(8): names with these prefixes are LVM's own.
-_LVM = ("snapshot", "pvmove")
 
-
-def check_name(flag: str, name: str) -> str:
-    shown = repr(name[:70])
-    if not NAME.fullmatch(name):
+def check_new(flag: str, name: str) -> str:
+    """Of a VM that is to be made."""
+    if not names.NEW.fullmatch(name):
         raise Refused(
-            f"{flag} {shown}: a VM's name is a-z, 0-9 and '-', begins with a letter and has at most 63 characters"
+            f"{flag} {shown(name)!r}: a new VM's name is a-z, 0-9 and '-', begins with a letter and has at most 63 "
+            f"characters"
         )
-    if drbd.RESERVED.fullmatch(name) or name.startswith(_LVM):
-        raise Refused(f"{flag} {shown}: DRBD or LVM use this name themselves; choose another")
+    if names.why_not(name):
+        raise Refused(f"{flag} {name!r}: DRBD or LVM use this name themselves; choose another")
     return name
 
 
-def relied_on(state: ClusterState, *names: str) -> None:
+def check_name(flag: str, name: str) -> str:
+    """Of a VM that is there."""
+    if why := names.why_not(name):
+        raise Refused(f"{flag} {shown(name)!r}: {why}; fab vm.ls lists the VMs")
+    return name
+
+
+def relied_on(state: ClusterState, *nodes: str) -> None:
     """These nodes answer, and every tool on them answered."""
-    for name in names:
+    for name in nodes:
         node = state.nodes[name]
         if node.down:
             raise NodeDown(f"{name}: {node.down}")
@@ -64,6 +66,7 @@ def sides(state: ClusterState, vm: str) -> list[str]:
     """The nodes that the VM lives on, which must all answer. So must all others, unless each of these has its resource
     file: where one is missing, or they contradict each other, a silent node may know better where it lives."""
     homes = found(state, vm)
+    readable(state, vm)
     sure = not state.contradicted(vm) and all(home in state.nodes and vm in state.nodes[home].files for home in homes)
     relied_on(state, *(home for home in homes if home in state.nodes))
     if not sure:
@@ -74,6 +77,7 @@ def sides(state: ClusterState, vm: str) -> list[str]:
 def whole(state: ClusterState, vm: str) -> list[str]:
     """A VM whose nodes all answer, are configured, and define it. Its nodes, the one it was made on first."""
     homes = found(state, vm)
+    readable(state, vm)
     one_truth(state, vm)
     for home in homes:
         if home not in state.nodes:
@@ -86,6 +90,14 @@ def whole(state: ClusterState, vm: str) -> list[str]:
                 f"or, if it was never finished or is half removed: fab vm.rm {vm}"
             )
     return homes
+
+
+def readable(state: ClusterState, vm: str) -> None:
+    """Its resource files can be read, on all nodes that answer."""
+    for node in state:
+        for odd in node.odd:
+            if odd.vm == vm:
+                raise Refused(f"{vm}: on {node.name}, {odd}; mend it there: drbdadm dump {vm} says what is wrong")
 
 
 def one_truth(state: ClusterState, vm: str) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pmc.errors import Refused
-from pmc.plans.refuse import check_name
+from pmc.plans.refuse import check_name, check_new
 from pmc.settings import Settings
 from pmc.units import MiB, parse_size
 
@@ -55,7 +55,7 @@ class Add:
 def add(settings: Settings, flags: Mapping[str, object]) -> Add:
     """From the flags as typed (None: not given); from Python numbers are welcome too."""
     text = {key: str(value) for key, value in flags.items() if value is not None and not isinstance(value, bool)}
-    name = check_name("vm.add", text.get("name", ""))
+    name = check_new("vm.add", text.get("name", ""))
     primary, secondary = text.get("primary", ""), text.get("secondary", "")
     for flag, node in (("--primary", primary), ("--secondary", secondary)):
         if node:

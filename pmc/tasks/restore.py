@@ -90,7 +90,7 @@ def _both(first: Plan, then: Plan) -> Plan:
 def _as_new(
     c: Any, cluster: Cluster, name: str, which: Which, new: str, primary: str, secondary: str, dry: bool
 ) -> None:
-    refuse.check_name("--as", new)
+    refuse.check_new("--as", new)
     address = looks.address_of(new, cluster.settings)
     lock(c, cluster, dry, name, new)
     lock(c, cluster, dry, ALLOCATION)

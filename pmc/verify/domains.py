@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
+from pmc.model import shown
 from pmc.verify.facts import FILES, LIBVIRT, STATUS, Facts
 from pmc.verify.finding import Finding
 
@@ -54,6 +55,10 @@ def without_drbd(facts: Facts) -> Iterator[Finding]:
             "DOMAIN_NO_DRBD", "is a domain without a DRBD resource: not pmc's, or removed by half",
             f"if pmc made it: fab vm.rm {vm}; if not, leave it", ",".join(nodes), vm,
         )  # fmt: skip
+    for node in facts.state:
+        for name in sorted(node.foreign):
+            text = f"the domain {shown(name)} is not pmc's, or has a name that its commands do not take"
+            yield Finding("DOMAIN_NO_DRBD", text, "leave it", node.name)
 
 
 def autostart(facts: Facts) -> Iterator[Finding]:

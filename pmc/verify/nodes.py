@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pmc import names
 from pmc.checks import lvm as lvm_checks
 from pmc.checks import machine
 from pmc.checks.finding import About
 from pmc.memory import Guest, falling
+from pmc.model import shown
 from pmc.units import show_size
 from pmc.verify.facts import LIBVIRT, Facts
 from pmc.verify.finding import Finding
@@ -26,6 +28,21 @@ def answering(facts: Facts) -> Iterator[Finding]:
         for what, said in sorted(failures.items()):
             advice = f"fab pm.init {node.name} tells what is missing"
             yield Finding("NODE_TOOL", f"{what}: {said}; not checked: what it tells", advice, node.name)
+
+
+def odd(facts: Facts) -> Iterator[Finding]:
+    for node in facts.state:
+        for each in node.odd:
+            if each.named:
+                yield Finding("NAME_FOREIGN", str(each), "nothing, unless pmc made it", node.name)
+                continue
+            vm = "" if names.why_not(each.vm) else each.vm
+            advice = f"on {node.name}: drbdadm dump {vm}".rstrip() + " says what is wrong; mend it"
+            text = f"{each}; all numbers in it count as taken, those it should have may not"
+            yield Finding("FILE_UNREAD", text, advice, node.name, vm)
+        for name in sorted(node.foreign_resources):
+            text = f"the DRBD resource {shown(name)} is not pmc's, or has a name that its commands do not take"
+            yield Finding("NAME_FOREIGN", text, "nothing, unless pmc made it", node.name)
 
 
 def modules(facts: Facts) -> Iterator[Finding]:
@@ -76,4 +93,4 @@ def _running(facts: Facts) -> Iterator[Guest]:
                 yield Guest(vm, domain.memory, node.name, refuges[0])
 
 
-CHECKS = (answering, modules, filters, clocks, memory)
+CHECKS = (answering, odd, modules, filters, clocks, memory)

@@ -6,8 +6,9 @@ calls of `drbdadm --dry-run up`. (`drbdadm dump` prints both as they stand.)
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+
+from pmc.drbd_conf import Part, read
 
 # What is right, and what else is no danger. What none of them is: writes acknowledged too early (protocol), a side
 # discarded by itself (after-sb-*, rr-conflict), both sides written, flushes that never reach the disk, a disk with
@@ -30,30 +31,25 @@ SECRET = ("cram-hmac-alg", "shared-secret")
 
 Said = Mapping[str, str]
 
-_OPTION = re.compile(rf"(?<![\w-])(no-)?({'|'.join((*_RIGHT, *SECRET))})(?![\w-])\s*([^;{{}}]*?)\s*;")
+_NO = "no-"  # as in no-disk-flushes, a word of 8.3, which drbdadm still takes
 
 
-def said(text: str) -> dict[str, str]:
-    """The options above that a text gives. One without a value is a yes; `no-disk-flushes` is the word of 8.3, which
-    drbdadm still takes."""
-    return {key: "no" if no else value.strip('"') or "yes" for no, key, value in _OPTION.findall(_bare(text))}
-
-
-def _bare(text: str) -> str:
-    """Without comments, and without what handlers are: commands in quotes."""
-    words = re.compile(r'"[^"\n]*"|#.*')
-    return words.sub(lambda found: found[0] if re.fullmatch(r'"[^;{}#]*"', found[0]) else "", text)
+def said(statements: Iterable[Part]) -> dict[str, str]:
+    """The options above that these give. One without a value is a yes."""
+    found = {}
+    for each in statements:
+        key = each.key.removeprefix(_NO)
+        if each.body is None and (key in _RIGHT or key in SECRET):
+            found[key] = "no" if each.key.startswith(_NO) else " ".join(each.words[1:]) or "yes"
+    return found
 
 
 def common(text: str) -> dict[str, str]:
     """Those of its common sections."""
-    text, found = _bare(text), dict[str, str]()
-    for start in re.finditer(r"(?<![\w-])common\s*\{", text):
-        depth, end = 1, start.end()
-        while depth and end < len(text):
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            end += 1
-        found |= said(text[start.end() : end])
+    found = dict[str, str]()
+    for part in read(text).parts:
+        if part.key == "common":
+            found |= said(part.inside("skip", "handlers"))
     return found
 
 

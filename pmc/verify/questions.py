@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pmc import backup, definition, drbd
+from pmc import backup, definition, drbd, drbd_conf, drbd_files, names
 from pmc.backup import Stored
 from pmc.checks import lvm as lvm_checks
 from pmc.checks import machine
@@ -114,32 +114,29 @@ def resource_files() -> Query[dict[str, FileFacts]]:
     """Their secrets are cut out on the node (that there is one stays); the hash is of the whole, so that a secret that
     differs is noticed."""
     script = (
-        'cd "$1" || exit; for f in *.res; do [ -e "$f" ] || continue; '
-        'echo "== $(stat -c %a "$f") $(sha256sum <"$f" | cut -c1-64)"; sed -E "$2" "$f"; done'
+        'cd "$1" || exit; for f in *.res; do [ -f "$f" ] || continue; '
+        'echo "== $(stat -c %a "$f") $(sha256sum <"$f" | cut -c1-64)"; sed -sE -e "$2" -- "$f"; done'
     )
-    return Query(bash(script, drbd.DIRECTORY, _CUT), parse_resource_files)
-
-
-# The value alone, so that what stands behind it on its line is seen; where it has another form, all that follows.
-_CUT = r's/(shared-secret)[[:space:]]+("[^"]*"|[^";[:space:]]+)[[:space:]]*;/\1;/g; s/(shared-secret)[^;].*/\1;/'
+    return Query(bash(script, drbd.DIRECTORY, drbd_files.CUT.partition("\n1F\n")[2]), parse_resource_files)
 
 
 def common() -> Query[dict[str, str]]:
     """Of the files that Debian's drbd.conf names. Their secrets are cut out as above."""
-    script = 'for f in "${@:2}"; do [ ! -e "$f" ] || sed -E "$1" "$f"; done'
-    return Query(bash(script, _CUT, "/etc/drbd.conf", f"{drbd.DIRECTORY}/global_common.conf"), options.common)
+    script = 'for f in "${@:2}"; do [ ! -e "$f" ] || sed -sE -e "$1" -- "$f"; done'
+    files = ("/etc/drbd.conf", f"{drbd.DIRECTORY}/global_common.conf")
+    return Query(bash(script, drbd_files.CUT.partition("\n1F\n")[2], *files), options.common)
 
 
 def parse_resource_files(text: str) -> dict[str, FileFacts]:
+    """What cannot be read of them the look has told already."""
     found = {}
     for start, body in _each_file(text, "not the resource files"):
         mode, hash = start.split()
-        body = re.sub(r"#.*", "", body)
-        hosts = re.findall(
-            r"\bon\s+\"?([^\s\"{]+)\"?\s*\{[^}]*?\baddress\s+(?:ipv[46]\s+)?\[?([0-9a-fA-F.:]+?)\]?:\d+\s*;", body
-        )
-        for name in re.findall(r"^\s*resource\s+\"?([^\s\"{]+)", body, re.M):
-            found[name] = FileFacts(mode, hash, options.said(body), dict(hosts))
+        for part in drbd_conf.read(body).parts:
+            if part.key == "resource" and len(part.words) > 1 and names.VOLUME.fullmatch(part.words[1]):
+                found[part.words[1]] = FileFacts(
+                    mode, hash, options.said(part.inside("skip", "handlers")), dict(drbd_files.addresses(part))
+                )
     return found
 
 

@@ -20,7 +20,7 @@ from pmc.errors import CommandFailed, InDoubt, PmcError
 from pmc.model import ClusterState, Domain, NodeState, Resource, Volume
 from pmc.plan import Action, Fetch, Plan, Wait, Watch, apply
 from pmc.units import GiB
-from tests.unit.samples import SETTINGS, node
+from tests.unit.samples import SETTINGS, node, parsed_files
 
 
 @dataclass
@@ -157,7 +157,7 @@ class World:
         texts = "".join(text for path, text in machine.files.items() if path.endswith(".res"))
         domains = {vm: Domain(vm, state, GiB, 1) for vm, state in machine.domains.items()}
         return node(
-            name, volumes=dict(machine.volumes), resources=resources, files=drbd.parse_files(texts), domains=domains
+            name, volumes=dict(machine.volumes), resources=resources, files=parsed_files(texts), domains=domains
         )
 
 
@@ -275,7 +275,7 @@ def metadata(world: World, at: str, command: Command, vm: str) -> None:
 def up(world: World, at: str, command: Command, vm: str) -> None:
     machine = world.nodes[at]
     need(drbd.path(vm) in machine.files and vm in machine.volumes, "no resource file, or no disk")
-    file = drbd.parse_files(machine.files[drbd.path(vm)])[vm]
+    file = parsed_files(machine.files[drbd.path(vm)])[vm]
     machine.resources.setdefault(vm, Kernel(file.minor, hosts=file.hosts))
 
 
@@ -302,13 +302,13 @@ def forget_kept(world: World, at: str, command: Command, path: str) -> None:
 
 
 def names_host(world: World, at: str, command: Command, path: str, host: str) -> None:
-    (file,) = drbd.parse_files(world.nodes[at].files[path]).values()
+    (file,) = parsed_files(world.nodes[at].files[path]).values()
     need(host in file.hosts, "")
 
 
 def adjust(world: World, at: str, command: Command, vm: str) -> None:
     machine = world.nodes[at]
-    machine.resources[vm].hosts = drbd.parse_files(machine.files[drbd.path(vm)])[vm].hosts
+    machine.resources[vm].hosts = parsed_files(machine.files[drbd.path(vm)])[vm].hosts
 
 
 def copied(world: World, at: str, command: Command, vm: str) -> None:

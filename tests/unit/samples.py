@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pmc import drbd_files
 from pmc.command import Answer
 from pmc.model import ClusterState, Domain, NodeState, Resource, ResourceFile, Volume
 from pmc.settings import Settings, parse
@@ -42,6 +43,18 @@ XML = """\
 
 def data(name: str) -> str:
     return (DATA / name).read_text(encoding="utf-8")
+
+
+def framed(text: str, name: str = "web.res") -> str:
+    """As the files come from a node."""
+    return f"==\n{name}\n{text}"
+
+
+def parsed_files(text: str) -> dict[str, ResourceFile]:
+    """Of a text in which nothing may be odd."""
+    found = drbd_files.parse(framed(text))
+    assert found.odd == ()
+    return found.resources
 
 
 def answer(stdout: str, exit: int = 0) -> Answer:

@@ -13,7 +13,7 @@ from pmc.errors import CommandFailed
 from pmc.plan import Relay, Step
 from pmc.settings import Settings, parse
 from pmc.trust import AUTHORIZED, KNOWN, Keys
-from tests.unit.samples import data
+from tests.unit.samples import data, framed
 
 LAB = parse(
     """
@@ -288,7 +288,8 @@ def test_replication_address_is_compared_as_an_address() -> None:
 
 def test_ports_count_drbd_and_strangers() -> None:
     assert verdict("ports", captured("ports")).text == "98 of 100 free in 7800-7899"
-    text = "10.77.0.1:7800\n*:7801\n[::]:7802\n--\n7800\n"
+    file = framed('resource "web" { device minor 1; on a { address 10.77.0.1:7800; } }')
+    text = f"10.77.0.1:7800\n*:7801\n[::]:7802\n--\n{file}"
     assert verdict("ports", text).text == "97 of 100 free in 7800-7899; others listen on 7801, 7802"
     found = verdict("ports", text, with_(ports="7800-7802"))
     assert not found.ok

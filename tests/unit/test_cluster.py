@@ -20,7 +20,7 @@ from pmc.model import NodeState, Resource
 from pmc.node import Node
 from pmc.settings import parse
 from pmc.units import KiB
-from tests.unit.samples import SETTINGS, data
+from tests.unit.samples import SETTINGS, data, framed
 
 SAID = {
     "hostname": "pm-1\n",
@@ -30,7 +30,7 @@ SAID = {
     "drbd version": "8.4.11\n",
     "drbd status": data("drbdsetup-9.22.0-module-8.4.11-events2.txt"),
     "drbd two-primaries": data("drbdsetup-9-handwritten-show-filtered.txt"),
-    "drbd files": data("drbd-8.4.11-resource-files.txt"),
+    "drbd files": framed(data("drbd-8.4.11-resource-files.txt")),
     "volumes": data("lvm-2.03.16-fullreport-json.txt"),
     "ports": data("ss-6.1.0-listening.txt"),
 }

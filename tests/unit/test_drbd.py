@@ -11,7 +11,7 @@ import pytest
 from pmc import drbd, drbd_peer
 from pmc.model import Resource, ResourceFile
 from pmc.units import GiB, KiB, MiB
-from tests.unit.samples import data
+from tests.unit.samples import data, parsed_files
 
 EVENTS_84 = data("drbdsetup-9.22.0-module-8.4.11-events2.txt")
 EVENTS_9 = data("drbdsetup-9-handwritten-events2.txt")
@@ -158,28 +158,12 @@ def test_the_secret_does_not_leave_the_node() -> None:
     assert "shared-secret" in str(drbd.files().command)
 
 
-def test_all_files_are_read_at_once(tmp_path: Path) -> None:
-    *script, _ = drbd.files().command.argv
-
-    def read() -> str:
-        return subprocess.run([*script, tmp_path], check=True, capture_output=True, text=True).stdout
-
-    assert read() == "", "a node without VMs"
-    (tmp_path / "global_common.conf").write_text("global { }\n")
-    (tmp_path / "a.res").write_text('resource a {\n shared-secret "s3cret";\n}')  # the last line has no end
-    (tmp_path / "b.res").write_text("resource b {\n}\n")
-    assert read() == "resource a {\n \n}\nresource b {\n}\n"
-    (tmp_path / "c.res").mkdir()  # what cannot be read is no answer
-    with pytest.raises(subprocess.CalledProcessError):
-        read()
-
-
 def test_files_of_pmc() -> None:
-    assert drbd.parse_files(FILES) == {
+    assert parsed_files(FILES) == {
         "web": ResourceFile("web", 1, "/dev/vg/web", ("pm-1", "pm-2"), (7800,)),
         "web2": ResourceFile("web2", 2, "/dev/vg/web2", ("pm-1", "pm-2"), (7801,)),
     }
-    assert drbd.parse_files("") == {}
+    assert parsed_files("") == {}
 
 
 def test_a_file_written_by_hand() -> None:
@@ -190,11 +174,11 @@ def test_a_file_written_by_hand() -> None:
       on "alpha" { address 192.0.2.1:7790; } on beta { address ipv6 [2001:db8::1]:7791; }
     }
     """
-    assert drbd.parse_files(text) == {"old": ResourceFile("old", 7, "/dev/sdb1", ("alpha", "beta"), (7790, 7791))}
+    assert parsed_files(text) == {"old": ResourceFile("old", 7, "/dev/sdb1", ("alpha", "beta"), (7790, 7791))}
 
 
 def test_files_of_9() -> None:
-    assert drbd.parse_files(FILES_9) == {
+    assert parsed_files(FILES_9) == {
         "tiebreaker-test": ResourceFile(
             "tiebreaker-test", 43, "/dev/foo/bar42", ("undertest", "other", "witness"), (7000,)
         ),
@@ -209,21 +193,15 @@ def test_a_file_with_several_volumes_holds_several_minors() -> None:
         "volume 1 { device minor 4; disk /dev/vg/b; } }\n"
         for n, host in enumerate(("alpha", "beta"))
     )
-    found = drbd.parse_files(f"resource old {{ {sides} }}")["old"]
+    found = parsed_files(f"resource old {{ {sides} }}")["old"]
     assert found == ResourceFile("old", 3, "/dev/vg/a", ("alpha", "beta"), (7790,), (4,))
-
-
-@pytest.mark.parametrize("text", ["cannot open\n", "resource web {\n", "resource web {\n    device /dev/dr", "}"])
-def test_files_that_are_none_are_an_error(text: str) -> None:
-    with pytest.raises((ValueError, IndexError)):
-        drbd.parse_files(text)
 
 
 @pytest.mark.parametrize("version", ["8.4.11", "9.1.12"])
 def test_the_file_that_pmc_writes_is_the_one_it_reads(version: str) -> None:
     hosts = [("pm-1", "10.0.0.1"), ("pm-2", "2001:db8::2")]
     text = drbd.resource_text("web", 3, 7805, "/dev/vg/web", hosts, "hunter2", version)
-    assert drbd.parse_files(text) == {"web": ResourceFile("web", 3, "/dev/vg/web", ("pm-1", "pm-2"), (7805,))}
+    assert parsed_files(text) == {"web": ResourceFile("web", 3, "/dev/vg/web", ("pm-1", "pm-2"), (7805,))}
     assert ("node-id" in text) == version.startswith("9")
     assert "address ipv6 [2001:db8::2]:7805;" in text
     for rule in ("protocol C;", "allow-two-primaries no;", 'shared-secret "hunter2";'):
@@ -237,7 +215,7 @@ def test_names_that_are_words_of_drbd_conf_are_quoted_and_read_back(name: str) -
     text = drbd.resource_text(name, 3, 7805, f"/dev/vg/{name}", [("proxy", "10.0.0.1")], "hunter2", "8.4.11")
     assert f'\nresource "{name}" {{\n' in text
     assert '\n    on "proxy" {\n' in text
-    assert drbd.parse_files(text)[name].hosts == ("proxy",)
+    assert parsed_files(text)[name].hosts == ("proxy",)
 
 
 @pytest.mark.parametrize(("line", "found"), [("on pm-3 {", True), ('on "pm-3" {', True), ("on pm-33 {", False)])

@@ -21,6 +21,9 @@ LAYERS = [
     {"pmc.events2"},
     {
         "pmc.drbd",
+        "pmc.drbd_conf",
+        "pmc.drbd_files",
+        "pmc.names",
         "pmc.drbd_peer",
         "pmc.lvm",
         "pmc.virsh",

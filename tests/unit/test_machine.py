@@ -31,7 +31,7 @@ from pmc.plans.request import Add
 from pmc.units import GiB
 from tests.unit.links import WAYS, Link
 from tests.unit.misfortunes import Misfortunes
-from tests.unit.samples import SETTINGS, XML
+from tests.unit.samples import SETTINGS, XML, parsed_files
 from tests.unit.sequences import ENDS, NAME, NAMES, NODE, NODES, ONE, TROUBLE, Manager, Trouble
 
 UUID = "00000000-0000-4000-8000-000000000002"
@@ -189,7 +189,7 @@ class Machine(Misfortunes):
         """Not on one node. On all of them a port may be, when vm.peer did not see a VM whose nodes were all silent."""
         for machine in self.world.nodes.values():
             owners: dict[object, str] = {}
-            for file in drbd.parse_files("".join(machine.files.get(drbd.path(name), "") for name in NAMES)).values():
+            for file in parsed_files("".join(machine.files.get(drbd.path(name), "") for name in NAMES)).values():
                 for number in (("minor", file.minor), *(("port", port) for port in file.ports)):
                     assert owners.setdefault(number, file.name) == file.name, f"{number} is given twice"
         owners = {}

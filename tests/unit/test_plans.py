@@ -534,19 +534,43 @@ def test_a_vm_on_a_node_that_is_not_configured() -> None:
         ("minor-1", False), ("snapshot1", False), ("pvmove0", False),
     ],
 )  # fmt: skip
-def test_names(name: str, fits: bool) -> None:
+def test_names_of_new_vms(name: str, fits: bool) -> None:
     if fits:
-        assert refuse.check_name("vm.add", name) == name
+        assert refuse.check_new("vm.add", name) == name
         return
     with pytest.raises(Refused, match=r"^vm\.add "):
-        refuse.check_name("vm.add", name)
+        refuse.check_new("vm.add", name)
+
+
+@pytest.mark.parametrize("name", ["3cx", "01-web", "web-", "0", "7", "Web_1", "WEB", "1e5", "0x10", "a" * 63, "allow"])
+def test_names_of_vms_that_are_there(name: str) -> None:
+    """As the scripts took them that pmc came from, and as libvirt, LVM and DRBD take them; virsh takes a number for the
+    id of a domain."""
+    if name.isdigit():
+        with pytest.raises(Refused, match="virsh takes it for the id"):
+            refuse.check_name("vm.mv", name)
+        return
+    assert refuse.check_name("vm.mv", name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "-web", "web.backup", "..", "a/b", "../a", "a b", "wéb", "web\n", "a" * 64, "all", "minor-7", "snapshot1",
+     "0-init", "0-allocation", "6ba7b810-9dad-11d1-80b4-00c04fd430c8", "x_tdata", "lvol0_pmspare", "\x1b[2J"],
+)  # fmt: skip
+def test_names_that_no_command_takes(name: str) -> None:
+    with pytest.raises(Refused) as caught:
+        refuse.check_name("vm.mv", name)
+    assert str(caught.value).isprintable()
+    with pytest.raises(Refused):
+        refuse.check_new("vm.add", name)
 
 
 # -- choosing a backup --
 
 
 def choose(id: str = DELTA.id, new: str = "web2", primary: str = "", secondary: str = "", stored: Any = STORED) -> Any:
-    refuse.check_name("--as", new)
+    refuse.check_new("--as", new)
     found = restore.find(id, stored)
     return found, new, restore.nodes_for(found, primary, secondary, SETTINGS)
 

@@ -69,7 +69,7 @@ def test_from_python_numbers_are_welcome() -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"name": ""}, "vm.add '': a VM's name is a-z"),
+        ({"name": ""}, "vm.add '': a new VM's name is a-z"),
         ({"name": "Web"}, "vm.add 'Web'"),
         ({"name": "web; rm -rf /"}, "vm.add 'web; rm -rf /'"),
         ({"name": "x" * 5000}, "vm.add 'xxx"),
@@ -113,7 +113,7 @@ def test_from_python_numbers_are_welcome() -> None:
         ({"iso": "a", "pxe": True}, "--iso and --pxe: choose one"),
         ({"image": "a", "clone": "b"}, "--image and --clone: choose one"),
         ({"clone": "b", "reuse": True, "size": ""}, "--clone and --reuse: choose one"),
-        ({"clone": "B"}, "--clone 'B'"),
+        ({"clone": "B.b"}, "--clone 'B.b'"),
         ({"reuse": True}, "--size and --reuse: choose one"),
         ({"iso": "none"}, "--iso 'none': no such file in"),
         ({"iso": "../etc/passwd"}, "--iso '../etc/passwd'"),

@@ -13,7 +13,7 @@ import pytest
 from pmc import lvm, verify
 from pmc.backup import Backup, Stored
 from pmc.checks.lvm import Filter
-from pmc.model import ClusterState, Domain, Resource, ResourceFile, Volume
+from pmc.model import ClusterState, Domain, Odd, Resource, ResourceFile, Volume
 from pmc.plans import clear
 from pmc.settings import Verify
 from pmc.tasks.verify import _about
@@ -209,6 +209,10 @@ CASES: list[tuple[str, tuple[Change, ...]]] = [
     ("NODE_TOOL", (asked("pm-1", failures={"domains": "no"}, domains={}),)),
     ("NODE_TOOL", (asked("pm-1", failures={"files": "no"}, files={}),)),
     ("NODE_TOOL", (asked("pm-1", failures={"backups": "no"}), settings(backup_max_age_days=1))),
+    ("FILE_UNREAD", (on("pm-3", odd=(Odd("/etc/drbd.d/x.res", "line 1: a quote without its end", "x"),)),)),
+    ("NAME_FOREIGN", (on("pm-3", odd=(Odd("the volume a b", "LVM has no such names", named=True),)),)),
+    ("NAME_FOREIGN", (on("pm-3", foreign_resources={"vm-101.disk": Resource("vm-101.disk", 1000)}),)),
+    ("DOMAIN_NO_DRBD", (on("pm-3", foreign={"Büro (alt)": Domain("Büro (alt)", "running", GiB, 1)}),)),
     ("DRBD_MODULE", (on("pm-3", drbd=""),)),
     ("DRBD_MODULE", (on("pm-2", drbd="", resources={}), drbd_on("pm-1", **WAITING))),
     ("LVM_FILTER", (asked("pm-3", filter=Filter((), False)),)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pmc import verify
+from pmc import drbd, verify
 from pmc.command import Answer
 from pmc.errors import NodeDown
 from pmc.model import ClusterState, NodeState, Volume
@@ -121,22 +122,41 @@ def test_the_common_section() -> None:
 @pytest.mark.parametrize(
     "line",
     ['shared-secret "hunter2";', "shared-secret hunter2;", 'shared-secret "hunter2" ;', 'shared-secret"hunter2";',
-     'shared-secret "hunter2"', "shared-secret   hunter2 # x"],
+     'shared-secret "hun ter2;{" ; # x', 'shared-secret\n# its value\n"hunter2"\n;', 'shared-secret "a\\"hunter2";',
+     'shared-secret hunter2; # shared-secret "hunter2";', '# shared-secret "hunter2" before\nshared-secret x;'],
 )  # fmt: skip
 def test_a_secret_stays_on_the_node_but_that_there_is_one_is_told(line: str, tmp_path: Path) -> None:
-    for name in ("web.res", "global_common.conf"):
-        inner = f"cram-hmac-alg sha1; {line}" + (" }" if line.endswith(";") else "\n}")
-        (tmp_path / name).write_text(f"common {{ net {{ {inner} }}\nresource web {{ disk {{ no-md-flushes; }} }}\n")
+    found, common = _read_there(f"cram-hmac-alg sha1; {line}\n", tmp_path)
+    assert found["web"].said == {"cram-hmac-alg": "sha1", "shared-secret": "yes", "md-flushes": "no"}
+    assert options.authenticated(common)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['shared-secret "hunter2"', "shared-secret   hunter2 # x", 'shared-secret "hunter2\n', 'shared-secret = hunter2;',
+     'shared-secret "x" hunter2;', 'shared-secret {"hunter2"};', 'shared-secret', 'shared-secret "\nhunter2";'],
+)  # fmt: skip
+def test_a_secret_of_another_form_stays_on_the_node_with_all_that_follows(line: str, tmp_path: Path) -> None:
+    """drbdadm does not take these: the look tells of such a file."""
+    assert _read_there(f"cram-hmac-alg sha1; {line}\n", tmp_path) == ({}, {})
+
+
+def _read_there(inner: str, tmp_path: Path) -> tuple[Mapping[str, FileFacts], Mapping[str, str]]:
+    """What the node tells of files with this in them; of the second, as the common section."""
+    (tmp_path / "web.res").write_text(f"resource web {{ net {{ {inner} }}\ndisk {{ no-md-flushes; }} }}\n")
+    (tmp_path / "global_common.conf").write_text(f"common {{ net {{ {inner} }} }}\n")
     script = questions.resource_files().command.argv
-    text = subprocess.run([*script[:6], str(tmp_path), *script[7:]], capture_output=True, text=True, check=True).stdout
-    assert "hunter2" not in text
-    said = questions.parse_resource_files(text)["web"].said
-    assert said == {"cram-hmac-alg": "sha1", "shared-secret": "yes", "md-flushes": "no"}
+    told = subprocess.run([*script[:6], str(tmp_path), *script[7:]], capture_output=True, text=True, check=True).stdout
+    assert "hunter2" not in told
     script = questions.common().command.argv
     files = [str(tmp_path / name) for name in ("nothing.conf", "global_common.conf")]
     text = subprocess.run([*script[:7], *files], capture_output=True, text=True, check=True).stdout
     assert "hunter2" not in text
-    assert options.authenticated(options.common(text))
+    look = drbd.files().command.argv
+    seen = subprocess.run([*look[:6], str(tmp_path), *look[7:]], capture_output=True, text=True, check=True).stdout
+    assert "==\nweb.res\n" in seen
+    assert "hunter2" not in seen
+    return questions.parse_resource_files(told), options.common(text)
 
 
 @pytest.mark.parametrize(("ago", "some"), [("tomorrow", True), ("60 seconds ago", False)])
