@@ -7,11 +7,12 @@ power is off.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from pmc.command import Query, bash
 from pmc.errors import NodeDown, Refused
@@ -26,12 +27,17 @@ FRESH = 900  # seconds; a node that was alive longer after the link was lost may
 
 @dataclass(frozen=True)
 class Lost:
-    """A VM's link to the peer: when it was lost, in ISO 8601 (empty: it is not lost); how many seconds ago by the same
-    clock; whether the VM's disk was in use there."""
+    """A VM's link to the peer: when it was lost, in ISO 8601 as the survivor's clock goes now (empty: it is not, or not
+    known when); how many seconds ago, infinite when that is not known; whether the VM's disk was in use there."""
 
     since: str
     ago: float
     in_use: bool
+
+    @property
+    def old(self) -> bool:
+        """What the peer wrote alone since then, if it lived, may be much."""
+        return not 0 <= self.ago <= FRESH
 
 
 @dataclass(frozen=True)
@@ -101,23 +107,24 @@ def peer(dead: str, settings: Settings) -> Query[Seen]:
             -o ConnectTimeout=5 "root@$1" true 2>&1 </dev/null) || s=$?
         [ $s -ne 124 ] || said="it lets in, and hangs"
         echo "ssh $s $(tr -s "[:space:]" " " <<<"$said")"
-        echo "now $(date -Iseconds)"
-        { journalctl --quiet --no-pager -k -o short-iso || :; } | sed -n "/ drbd .*conn( /s/^/kernel /p"
+        { journalctl --quiet --no-pager -k -b -o json --output-fields=MESSAGE,_SOURCE_MONOTONIC_TIMESTAMP || :; } |
+            { grep -F "conn( " || :; } | tail -n 4000 | sed "s/^/kernel /"
+        echo "now $(cut -d " " -f 1 /proc/uptime) $(date +%s)"
     """
     return Query(bash(script, settings.nodes[dead].replication), parse_peer)
 
 
 _SILENCE = re.compile(r"timed? ?out|No route to host|unreachable|Host is down", re.I)
 _LOST = re.compile(
-    r"kernel (\S+) .*drbd ([a-z0-9-]+)(?: [^:]+)?: (.*conn\( (?:Connected|Sync\w+|Paused\w+|Verify\w) -> "
+    r"drbd ([a-z0-9-]+)(?: [^:]+)?: (.*conn\( (?:Connected|Sync\w+|Paused\w+|Verify\w) -> "
     r"(?!Disconnecting|Connected|Sync|Paused|Verify).*)"
 )
 
 
 def parse_peer(text: str) -> Seen:
     life: list[str] = []
-    lost: dict[str, Lost] = {}
-    tried, now = False, None
+    last: dict[str, tuple[dict[str, str], bool]] = {}
+    tried, now = False, (math.nan, math.nan)
     for line in text.splitlines():
         kind, _, rest = line.partition(" ")
         if kind == "life":
@@ -128,13 +135,48 @@ def parse_peer(text: str) -> Seen:
             if status != "255" or not _SILENCE.search(said) or "banner exchange" in said:
                 life.append(f"ssh there says: {said.strip()[-120:] or f'status {status}'}")
         elif kind == "now":
-            now = datetime.fromisoformat(rest)
-        elif found := _LOST.match(line):
-            ago = (now - datetime.fromisoformat(found[1])).total_seconds() if now else math.inf
-            lost[found[2]] = Lost(found[1], ago, "peer( Primary ->" in found[3])
+            up, _, wall = rest.partition(" ")
+            now = _number(up), _number(wall)
+        elif kind == "kernel":
+            entry = _entry(rest)
+            if found := _LOST.match(entry.get("MESSAGE", "")):
+                last[found[1]] = (entry, "peer( Primary ->" in found[2])
     if not tried:
         raise ValueError("the peer was not tried")
-    return Seen(tuple(life), lost)
+    return Seen(tuple(life), {name: _lost(entry, in_use, *now) for name, (entry, in_use) in last.items()})
+
+
+def _entry(line: str) -> dict[str, str]:
+    """One of the journal, those of its fields that are text. One that cannot be read says nothing: what was before it
+    is older."""
+    try:
+        table = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return {key: value for key, value in table.items() if isinstance(value, str)} if isinstance(table, dict) else {}
+
+
+def _lost(entry: Mapping[str, str], in_use: bool, up: float, wall: float) -> Lost:
+    """How long ago the kernel said this, `up` seconds after its boot, when the clock says `wall`. The clock may have
+    been set since then. So what counts is the time since the boot: the kernel's own, and that at which the journal had
+    it (it may have been late, and the kernel's runs a little ahead or behind). Of all that is said the longest counts,
+    which is the clock's, too, when it was set forward. What contradicts itself is not known."""
+    heard, said, clock = (
+        _number(entry.get(f"_{field}_TIMESTAMP", "")) / 1e6 for field in ("_MONOTONIC", "SOURCE_MONOTONIC", "_REALTIME")
+    )
+    ago = up - heard
+    if not -1 <= ago < math.inf:
+        return Lost("", math.inf, in_use)
+    ago = max(0.0, ago, *(other for other in (up - said, wall - clock) if math.isfinite(other)))
+    try:
+        return Lost(datetime.fromtimestamp(wall - ago, UTC).isoformat(timespec="seconds"), ago, in_use)
+    except (ValueError, OverflowError, OSError):
+        return Lost("", ago, in_use)
+
+
+def _number(text: object) -> float:
+    """NaN when it is none."""
+    return float(text) if isinstance(text, str) and re.fullmatch(r"\d{1,18}(\.\d{1,9})?", text, re.ASCII) else math.nan
 
 
 def signs(dead: str, survivor: str, names: Sequence[str], state: ClusterState, seen: Seen) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -86,15 +87,19 @@ def prove(cluster: Cluster, node: str, names: Sequence[str], sight: Sight, dead:
     spec, facts = cluster.settings.nodes[node], sight.facts
     if dead and dead != node:
         raise Refused(f"--dead {dead}: the node that does not answer is {node}; nothing was touched")
-    for name in (name for name in names if name not in facts):
+    for name in (name for name in names if name not in facts or math.isinf(facts[name].ago)):
         note(f"{name}: its other node has no record since its boot of when the link was lost; the disk may be old")
-    old = [name for name in names if name not in facts or facts[name].ago > plans.FRESH]
+    old = [name for name in names if name not in facts or facts[name].old]
     if away := [each.name for each in state if each.trouble and each.name != node]:
         note(f"{', '.join(away)} cannot be asked either; a second copy that vm.peer made there would be the newer one")
     for name, lost in facts.items():
         if lost.since:
-            text = f"{name}: lost {node} at {lost.since}"
-            note(f"{text}; what {node} wrote after that, if it still ran, is not on the other node")
+            text = (
+                f"{name}: lost {node} at {lost.since}; that was {lost.ago:.0f} s ago (the time is by its other node's "
+            )
+            note(
+                f"{text}clock, as it goes now); what {node} wrote after that, if it still ran, is not on the other node"
+            )
     differ = [name for name in names if name in sight.differ]
     for name in differ:
         size = show_size(sight.differ[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,9 @@ import pytest
 
 from lab import witness
 from lab.witness import Guest
+from pmc import settings
+from pmc.cluster import Cluster
+from pmc.plans import failover as plans
 
 from .conftest import Pmc, broken_invariants
 from .rig import read_until, started
@@ -246,3 +250,55 @@ def link_dropped(lab: Pmc, *pause: str) -> None:
     assert tick.boots == 1
     assert guest.checked("pm-2").counter >= tick.counter
     assert broken_invariants(lab.state()) == []
+
+
+def strict(lab: Pmc, *argv: str) -> subprocess.CompletedProcess[str]:
+    """fab, for which a disk is old a second after it lost its link: a test cannot wait for a quarter of an hour."""
+    program = (
+        "from pmc.plans import failover; failover.FRESH = 1; import sys; from pmc.main import main; sys.exit(main())"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program, *argv], cwd=witness.ROOT, env={**os.environ, "PMC_CONF": str(lab.conf)},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.mark.fault("the survivor's clock is set back by 2 hours after the loss: a disk that may be old is asked about")
+def test_a_clock_that_is_set_back_hides_no_old_disk(lab: Pmc, clean: Clean, tmp_path: Path) -> None:
+    """A fence command proves that the node is dead, not that the disk is the newest."""
+    guest = lab.add("web")
+    tick = guest.ticking(5)
+    fenced = tmp_path / "pmc.conf"
+    fenced.write_text(lab.conf.read_text().replace("[nodes.pm-1]\n", '[nodes.pm-1]\nfence = "/bin/true"\n'))
+    query = plans.peer("pm-1", settings.load(str(lab.conf)))
+
+    def ago() -> float:
+        with Cluster(settings.load(str(lab.conf))) as cluster:
+            seen: plans.Seen = cluster.ask("pm-2", query)[0]
+        assert seen.life == ()
+        return seen.lost["web"].ago
+
+    with dead(lab, "pm-1"):
+        lab.ssh(
+            "pm-2", "for i in $(seq 60); do drbdadm cstate web | grep -q Connected || exit 0; sleep 1; done; exit 1"
+        )
+        began, before = time.monotonic(), ago()
+        lab.ssh("pm-2", "date -s '2 hours ago'")
+        try:
+            after = ago()
+            assert before + 1 < after <= before + time.monotonic() - began + 1, (before, after)
+            done = strict(lab, "vm.failover", "web", "--conf", str(fenced))
+            assert done.returncode == 2, done.stderr
+            assert "the disk of web may be old" in done.stderr
+            assert lab.ssh("pm-2", "drbdadm role web").startswith("Secondary")
+            lab.ssh("pm-2", "date -s '4 hours'")  # as good as set forward by 2: in doubt a person is asked
+            assert ago() > 7200
+            done = lab.fab("vm.failover", "web", "--conf", str(fenced))
+            assert done.returncode == 2, done.stderr
+            assert "the disk of web may be old" in done.stderr
+            lab.ssh("pm-2", "date -s '4 hours ago'")
+            lab.ok("vm.failover", "web", "--conf", str(fenced))  # it is not: the link was lost just now
+            assert guest.ticking(tick.counter, boots=2).boots == 2
+        finally:
+            lab.ssh("pm-2", "hwclock -s")
+    back(lab, guest)

@@ -11,7 +11,8 @@ not. What must never be, is noted in `broken`.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import json
+from datetime import UTC, datetime, timedelta
 from itertools import combinations
 
 from tests.unit import metadata
@@ -36,7 +37,8 @@ class Linked(World):
         self.linked: dict[str, Link] = {}  # the two connected sides of each VM
         self.roles: dict[tuple[str, str], str] = {}  # that connected peers know of each other
         self.disks: dict[tuple[str, str], Disk] = {}
-        self.journal: dict[str, list[str]] = {}  # of each node since its boot
+        self.journal: dict[str, list[str]] = {}  # of each node since its boot, as journalctl -o json has it
+        self.steps: dict[str, timedelta] = {}  # by how much a node's clock is wrong
         self.broken: list[str] = []
         self._number = 0
 
@@ -47,6 +49,11 @@ class Linked(World):
     def generation(self) -> int:
         """The lowest bit is none of it; and none is CREATED."""
         return 16 * self.next()
+
+    def clocks(self, node: str) -> tuple[float, float]:
+        """What it says in seconds: the time since its boot, and its clock."""
+        since = (self.now - datetime(2025, 12, 31, tzinfo=UTC)).total_seconds()
+        return since, (self.now + self.steps.get(node, timedelta())).timestamp()
 
     # -- nodes and links --
 
@@ -119,7 +126,9 @@ class Linked(World):
         # Who disconnects by itself says Disconnecting, which tells nothing of the peer.
         state, role = "Disconnecting" if kernel.alone else "NetworkFailure", self.roles.get((peer, vm), "Unknown")
         said = f"drbd {vm}: peer( {role} -> Unknown ) conn( Connected -> {state} ) pdsk( UpToDate -> DUnknown ) "
-        self.journal.setdefault(side, []).append(f"{self.now.isoformat()} {side} kernel: {said}")
+        since, clock = (round(1e6 * time) for time in self.clocks(side))
+        entry = {"MESSAGE": said, "__MONOTONIC_TIMESTAMP": f"{since}", "__REALTIME_TIMESTAMP": f"{clock}"}
+        self.journal.setdefault(side, []).append(json.dumps(entry))
         if kernel.role == "Primary":
             self.disks[side, vm].lose_peer(self.generation())
 

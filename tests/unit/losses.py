@@ -132,7 +132,8 @@ class Losses(Life):
         if missing := world.lacking(survivor, name):
             count("vm.failover: gives up writes")
             assert since or f"{name}: its other node has no record" in text, f"{name} lacks writes, nobody was told"
-            lost = datetime.fromisoformat(since[1]) if since else world.now
+            step = world.steps.get(survivor, timedelta())
+            lost = datetime.fromisoformat(since[1]) - step if since else world.now
             if since:
                 assert lost <= min(world.written[each] for each in missing), f"{name} lacks older writes than was told"
             fresh = since and (world.now - lost).total_seconds() <= failover.FRESH

@@ -33,11 +33,14 @@ class Misfortunes(Mending):
 
     @rule(
         one=ONE, how=st.sampled_from(("dies", "link, dies", "link, dies", "cut off", "hidden")), minutes=MINUTES,
-        word=WORD, other=st.sampled_from(("", "", "reboots", "lags", "lags")), trouble=TROUBLE,
+        word=WORD, other=st.sampled_from(("", "", "reboots", "lags", "lags")), hours=st.sampled_from((0, 0, -2, 3)),
+        trouble=TROUBLE,
     )  # fmt: skip
-    def home_is_lost(self, one: int, how: str, minutes: int, other: str, word: str, trouble: Trouble) -> None:
+    def home_is_lost(
+        self, one: int, how: str, minutes: int, other: str, hours: int, word: str, trouble: Trouble
+    ) -> None:
         """The node where a VM runs loses power (or its link first), or all its links, or only its way to the manager.
-        The other one rebooted meanwhile, or has come back and is not complete."""
+        The other one rebooted meanwhile, or has come back and is not complete, or its clock was set."""
         name, node, second = self.pair(one)
         if not second:
             return
@@ -54,6 +57,7 @@ class Misfortunes(Mending):
         if other == "reboots":
             self.world.power_off(second)
             self.back(second)
+        self.world.steps[second] = timedelta(hours=hours)
         self._failed_over(name, word, trouble)
 
     @rule(one=ONE, minutes=MINUTES, keep=st.sampled_from(("", "", *NODES)), trouble=TROUBLE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,11 +25,29 @@ from tests.unit.samples import SETTINGS, alone, changed, cluster, home, running,
 from tests.unit.stories import STORIES
 
 SILENT = "ssh 255 ssh: connect to host 10.0.0.1 port 22: Connection timed out\n"
-# As Debian 12's kernel 6.1 with DRBD 8.4.11 writes it, read by journalctl -k -o short-iso.
-LOST = (
-    "kernel 2026-11-23T08:20:31+0000 pm-2 kernel: drbd web: peer( Primary -> Unknown ) "
-    "conn( Connected -> NetworkFailure ) pdsk( UpToDate -> DUnknown ) \n"
-)
+# Seconds since 1970 (2026-11-23T08:20:31 UTC) at which the link was lost, and since the boot of the survivor.
+WALL, MONOTONIC = 1795422031, 5000.0
+
+
+def entry(
+    at: float = 0, wall: float | None = None, peer: str = "Primary", conn: str = "Connected -> NetworkFailure",
+    of: str = "web", **fields: Any,
+) -> str:  # fmt: skip
+    """As Debian 12's kernel 6.1 with DRBD 8.4.11 writes it, `at` seconds after the first loss, read by journalctl -k -b
+    -o json; the clock said `wall`."""
+    micro = round((MONOTONIC + at) * 1e6)
+    table = {
+        "__CURSOR": "s=0", "_BOOT_ID": "0", "__MONOTONIC_TIMESTAMP": f"{micro + 150}",
+        "__REALTIME_TIMESTAMP": f"{round((WALL + at if wall is None else wall) * 1e6)}",
+        "_SOURCE_MONOTONIC_TIMESTAMP": f"{micro}",
+        "MESSAGE": f"drbd {of}: peer( {peer} -> Unknown ) conn( {conn} ) pdsk( UpToDate -> DUnknown ) ",
+    } | fields  # fmt: skip
+    return f"kernel {json.dumps({key: value for key, value in table.items() if value is not None})}\n"
+
+
+def now(since: float, wall: float | None = None) -> str:
+    """So many seconds after the link was lost."""
+    return f"now {MONOTONIC + since:.2f} {WALL + since if wall is None else wall:.0f}\n"
 
 
 def dead(state: ClusterState, name: str, answers: bool = False) -> ClusterState:
@@ -156,24 +176,99 @@ def test_a_peer_that_was_not_tried_is_no_silent_one() -> None:
         failover.parse_peer("")
 
 
+def lost(text: str) -> Lost:
+    [found] = failover.parse_peer(SILENT + text).lost.values()
+    return found
+
+
 def test_since_when_the_peer_is_lost_and_whether_it_had_the_disk_in_use() -> None:
-    told = f"{SILENT}now 2026-11-23T10:00:01+01:00\n"
-    later = LOST.replace("08:20:31", "09:00:00").replace("peer( Primary", "peer( Secondary")
-    assert failover.parse_peer(told + LOST).lost == {"web": Lost("2026-11-23T08:20:31+0000", 2370, True)}
-    assert failover.parse_peer(told + LOST + later).lost == {"web": Lost("2026-11-23T09:00:00+0000", 1, False)}
-    nine = LOST.replace("drbd web:", "drbd web pm-1:")
-    assert failover.parse_peer(told + nine).lost == {"web": Lost("2026-11-23T08:20:31+0000", 2370, True)}
+    assert lost(entry() + now(2370)) == Lost("2026-11-23T08:20:31+00:00", 2370, True)
+    assert lost(entry() + entry(2369, peer="Secondary") + now(2370)) == Lost("2026-11-23T09:00:00+00:00", 1, False)
+    assert lost(entry(of="web pm-1") + now(2370)) == Lost("2026-11-23T08:20:31+00:00", 2370, True)
 
 
 @pytest.mark.parametrize("state", ["VerifyS", "VerifyT", "SyncSource", "PausedSyncS"])
 def test_a_link_is_also_lost_while_more_than_a_connection_is_under_way(state: str) -> None:
     """Or an older loss would be taken for the last one."""
-    later = LOST.replace("08:20:31", "09:00:00").replace("conn( Connected", f"conn( {state}")
-    [lost] = failover.parse_peer(SILENT + LOST + later).lost.values()
-    assert lost.since == "2026-11-23T09:00:00+0000"
-    begun = LOST.replace("08:20:31", "09:00:00").replace("-> NetworkFailure", f"-> {state}")
-    [lost] = failover.parse_peer(SILENT + LOST + begun).lost.values()
-    assert lost.since == "2026-11-23T08:20:31+0000"
+    assert lost(entry() + entry(2369, conn=f"{state} -> NetworkFailure") + now(2370)).ago == 1
+    assert lost(entry() + entry(2369, conn=f"Connected -> {state}") + now(2370)).ago == 2370
+
+
+HOUR = 3600
+
+
+@pytest.mark.parametrize("step", [-3 * HOUR, -2 * HOUR, 0, 300 * 86400])
+@pytest.mark.parametrize("since", [2 * HOUR, failover.FRESH + 1])
+def test_a_clock_that_was_set_does_not_make_an_old_disk_a_fresh_one(step: float, since: float) -> None:
+    """NTP after a boot with a wrong clock, between the loss of the link and the question."""
+    found = lost(entry() + now(since, wall=WALL + since + step))
+    assert found.old
+    assert found.ago == max(since, since + step)
+
+
+def test_a_clock_that_was_set_back_does_not_make_a_fresh_disk_an_old_one() -> None:
+    assert not lost(entry() + now(5, wall=WALL - 2 * HOUR)).old
+    assert lost(entry() + now(5, wall=WALL - 2 * HOUR)).since == "2026-11-23T06:20:26+00:00", "as its clock goes now"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        entry(),  # the node does not say what time it is
+        entry() + "now  \n",
+        entry() + "now 2026-11-23T09:00:00+00:00\n",
+        entry() + now(-2),  # later than now
+        entry() + now(-2 * HOUR, wall=WALL + 5),
+        entry(__MONOTONIC_TIMESTAMP=None) + now(5),
+        entry(__MONOTONIC_TIMESTAMP="-5") + now(5),
+        entry(__MONOTONIC_TIMESTAMP=[5]) + now(5),
+        entry(__MONOTONIC_TIMESTAMP="9" * 400) + now(5),
+    ],
+)
+def test_what_is_not_known_is_not_fresh(text: str) -> None:
+    assert lost(text) == Lost("", math.inf, True)
+    assert lost(text).old
+
+
+def test_the_longest_that_is_said_counts() -> None:
+    """A journal that began late again has the kernel's line late; the kernel's own clock runs a little off."""
+    late = f"{round((MONOTONIC + 7000) * 1e6)}"
+    assert lost(entry(__MONOTONIC_TIMESTAMP=late) + now(7005)).ago == 7005
+    assert lost(entry(_SOURCE_MONOTONIC_TIMESTAMP=late) + now(7005)).ago == pytest.approx(7005, abs=0.001)
+    assert lost(entry(_SOURCE_MONOTONIC_TIMESTAMP=None) + now(7005)).ago == pytest.approx(7005, abs=0.001)
+
+
+@pytest.mark.parametrize("line", ["", "{", "[" * 100_000, "[]", "null", '"conn("', '{"MESSAGE": [99]}'])
+def test_a_line_of_the_journal_that_cannot_be_read_leaves_the_older_one(line: str) -> None:
+    assert lost(entry() + f"kernel {line}\n" + now(2370)).ago == 2370
+
+
+def test_what_is_asked_of_the_journal_is_of_this_boot_and_has_its_clock(tmp_path: Path) -> None:
+    """The very script, on this machine."""
+    (tmp_path / "journalctl").write_text(
+        "#!/bin/bash\n[[ \"$*\" = *' -k -b -o json '* ]] || exit 1\n"
+        "read -r up _ </proc/uptime; up=${up/./}0000\n"
+        'echo "{\\"MESSAGE\\": \\"usb 1-1: new\\"}"\n'
+        'echo "{\\"MESSAGE\\": \\"drbd web: peer( Primary -> Unknown ) conn( Connected -> NetworkFailure )\\", '
+        '\\"__MONOTONIC_TIMESTAMP\\": \\"$((up - 2000000000))\\"}"\n'
+        'echo "{\\"MESSAGE\\": \\"drbd db: peer( Primary -> Unknown ) conn( Connected -> NetworkFailure )\\", '
+        '\\"__MONOTONIC_TIMESTAMP\\": \\"$up\\"}"\n'
+    )
+    for name, text in {"ssh": "echo Connection timed out; exit 255", "ping": "exit 1"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+    for path in tmp_path.iterdir():
+        path.chmod(0o755)
+    query = failover.peer("pm-1", SETTINGS)
+    where = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    ended = subprocess.run(query.command.argv, env=where, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    found = query.parse(ended.stdout)
+    assert (found.life, list(found.lost)) == ((), ["web", "db"])
+    assert found.lost["web"].old
+    assert not found.lost["db"].old
+    (tmp_path / "journalctl").write_text("#!/bin/sh\nexit 1\n")
+    ended = subprocess.run(query.command.argv, env=where, capture_output=True, text=True)
+    assert (ended.returncode, query.parse(ended.stdout)) == (0, Seen())
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +19,8 @@ from pmc.tasks.death import Sight, how, off, prove
 from tests.unit.samples import SETTINGS, running
 
 SINCE = "2026-11-23T08:20:31+0000"
-FACTS = {"web": Lost(SINCE, 60, True), "off": Lost(SINCE, 60, False), "ago": Lost(SINCE, FRESH + 1, True)}
+FACTS = {"web": Lost(SINCE, 60, True), "off": Lost(SINCE, 60, False), "ago": Lost(SINCE, FRESH + 1, True),
+         "odd": Lost("", math.inf, True), "before": Lost("", -3595, True), "no": Lost("", math.nan, True)}  # fmt: skip
 
 
 def fenced(folder: Path, status: int) -> Settings:
@@ -46,7 +48,9 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_without_a_fence_command_a_person_says_so(typed: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(Refused, match=r"that is no proof.*nobody is here to confirm it; once its power is really off"):
         proved(SETTINGS)
-    assert "web: lost pm-1 at 2026-11-23T08:20:31+0000; what pm-1 wrote after that" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "web: lost pm-1 at 2026-11-23T08:20:31+0000; that was 60 s ago (the time is by its other node's" in said
+    assert "; what pm-1 wrote after that, if it still ran, is not on the other node" in said
     for wrong in ("", "yes\n", "pm-2\n"):
         typed(wrong)
         with pytest.raises(Refused, match="not confirmed; nothing was touched"):
@@ -75,6 +79,9 @@ def test_a_disk_that_may_be_old_needs_a_persons_word_beside_it(
     assert "db: its other node has no record since its boot of when the link was lost" in capsys.readouterr().err
     with pytest.raises(Refused, match=r"the disk of ago may be old"):  # lost its link, and the other went on alone?
         proved(fenced(tmp_path, 0), names=("web", "ago"))
+    for odd in ("odd", "before", "no"):
+        with pytest.raises(Refused, match=f"the disk of {odd} may be old"):
+            proved(fenced(tmp_path, 0), names=("web", odd))
     typed("pm-2\n")
     with pytest.raises(Refused, match="nothing was touched"):
         proved(fenced(tmp_path, 0), names=("web", "db"))

@@ -102,7 +102,8 @@ class Cloud(Linked):
         there = next(node for node, spec in SETTINGS.nodes.items() if spec.replication == address)
         ssh = "255 ssh: connect: Connection timed out" if self.silent(there, name) else "0 "
         log = "".join(f"kernel {line}\n" for line in self.journal.get(name, ()))
-        return f"ssh {ssh}\nnow {self.now.isoformat()}\n{log}"
+        since, clock = self.clocks(name)
+        return f"ssh {ssh}\n{log}now {since} {clock}\n"
 
     def gi(self, name: str, vm: str) -> Generation | None:
         """As drbdadm get-gi."""
