@@ -10,15 +10,17 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 
 from pmc.command import Query, bash
 from pmc.manifest import manifest_sum
 
 ID = re.compile(r"(?P<vm>[A-Za-z0-9][A-Za-z0-9_-]*)\.(?P<time>\d{8}T\d{6}Z)\.(?P<kind>base|delta)", re.ASCII)
 FORMAT = 2
+NOTES = ("verified", "damaged")  # of what reading it back has shown; of that copy only
+AHEAD = timedelta(days=1)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -56,11 +58,26 @@ class Backup:
     def files(self) -> tuple[str, ...]:
         """All that it consists of, the manifest first: without it the rest is no backup."""
         index = (f"{self.id}.index",) if self.kind == "base" else ()
-        return (f"{self.id}.json", self.file, *index, f"{self.id}.verified")
+        return (f"{self.id}.json", self.file, *index, *(f"{self.id}.{end}" for end in NOTES))
 
 
 def new_id(vm: str, kind: str, now: datetime) -> str:
     return f"{vm}.{now.astimezone(UTC):%Y%m%dT%H%M%SZ}.{kind}"
+
+
+def moment(id: str) -> datetime | None:
+    """The time in a backup's id; None when there is no such time."""
+    found = ID.fullmatch(id)
+    try:
+        return datetime.strptime(found["time"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC) if found else None
+    except ValueError:
+        return None
+
+
+def is_ahead(id: str, now: datetime) -> bool:
+    """Whether it says that it was made in the future. Managers' clocks may differ a little, and be set."""
+    time = moment(id)
+    return time is not None and time - now > AHEAD
 
 
 def to_table(backup: Backup) -> dict[str, object]:
@@ -109,7 +126,8 @@ def from_json(text: str) -> Backup:
 @dataclass(frozen=True)
 class Stored:
     """A backup as it lies on a node: `stored` bytes on disk; `broken` says why it cannot be used; `verified` when it
-    was last read back and found right (UTC, ISO 8601)."""
+    was last read back and found right (UTC, ISO 8601), `damaged` when it was found not to be, which counts until it is
+    found right. `ahead`: by its id it was made in the future, so it is not known how old it is."""
 
     node: str
     id: str
@@ -117,11 +135,24 @@ class Stored:
     backup: Backup | None
     broken: str = ""
     verified: str = ""
+    damaged: str = ""
+    ahead: bool = False
+
+    @property
+    def doubt(self) -> str:
+        """Why it may be restored, but must never take the place of another; empty when it may."""
+        if self.ahead:
+            return "its time is in the future"
+        return f"it was found damaged when it was read back at {self.damaged}" if self.damaged else ""
+
+
+def dated(stored: Iterable[Stored], now: datetime) -> list[Stored]:
+    return [replace(each, ahead=is_ahead(each.id, now)) for each in stored]
 
 
 def listing(folder: str, node: str, vm: str = "") -> Query[list[Stored]]:
     """The manifests in the folder, each with the size of its file. One line each: name, blocks, their unit, bytes, when
-    verified, manifest in base64."""
+    verified (or, behind a !, found damaged), manifest in base64."""
     # A process for each manifest, and one for the sizes of all files: there may be hundreds.
     script = (
         'cd "$1" 2>/dev/null || exit 0; declare -A file=() size=(); names=(); '
@@ -130,8 +161,9 @@ def listing(folder: str, node: str, vm: str = "") -> Query[list[Stored]]:
         'for f in "$n".img.zst "$n".img "$n".xd3; do [ -e "$f" ] && break; done; names+=("$n") file[$n]=$f; done; '
         "[ ${#names[@]} -gt 0 ] || exit 0; "
         'while read -r f s; do size[$f]=$s; done < <(stat -c "%n %b %B %s" "${file[@]}" 2>/dev/null); '
-        'for n in "${names[@]}"; do v=; [ ! -e "$n.verified" ] || read -r -N 25 v <"$n.verified" || :; '
-        'v=${v//[!0-9TZ:-]/}; echo -n "$n ${size[${file[$n]}]:-0 0 0} ${v:--} "; base64 -w0 "$n.json" || :; echo; done'
+        'for n in "${names[@]}"; do v= d=; for e in verified damaged; do [ ! -e "$n.$e" ] || '
+        '{ [ $e = verified ] || d=!; read -r -N 25 v <"$n.$e" || :; }; done; v=${v//[!0-9TZ:-]/}; '
+        'echo -n "$n ${size[${file[$n]}]:-0 0 0} $d${v:--} "; base64 -w0 "$n.json" || :; echo; done'
     )
     return Query(bash(script, folder, vm), lambda text: parse_listing(text, node))
 
@@ -140,14 +172,15 @@ def parse_listing(text: str, node: str) -> list[Stored]:
     found = []
     for line in text.splitlines():
         name, blocks, unit, size, verified, *rest = line.split(" ")
-        stored, when = int(blocks) * int(unit), verified.strip("-")
+        stored, when = int(blocks) * int(unit), verified.lstrip("!").strip("-")
+        notes = ("", when or "a time not known") if verified.startswith("!") else (when, "")
         try:
             backup = from_json(base64.b64decode(rest[0] if rest else "").decode())
             if backup.id != name:
                 raise ValueError("its manifest is that of another backup")
-            found.append(Stored(node, name, stored, backup, _broken(backup, int(size)), when))
+            found.append(Stored(node, name, stored, backup, _broken(backup, int(size)), *notes))
         except ValueError as error:  # binascii's and Unicode's errors are ValueErrors, too
-            found.append(Stored(node, name, stored, None, str(error), when))
+            found.append(Stored(node, name, stored, None, str(error), *notes))
     return found
 
 
@@ -161,8 +194,11 @@ def _broken(backup: Backup, size: int) -> str:
 
 
 def newest_base(stored: Sequence[Stored], vm: str, near: str = "") -> Stored | None:
-    """By the time in its id, never by a file's date; on whichever node it lies, best on `near`."""
-    bases = [s for s in stored if s.backup and not s.broken and s.backup.vm == vm and s.backup.kind == "base"]
+    """By the time in its id, never by a file's date; on whichever node it lies, best on `near`. Not one that may be
+    worth nothing: found damaged, itself or a delta against it, or of the future, so that there was none newer ever."""
+    suspect = {(s.backup.base, s.node) for s in stored if s.backup and s.damaged}
+    sound = (s for s in stored if s.backup and not s.broken and not s.doubt and (s.id, s.node) not in suspect)
+    bases = [s for s in sound if s.backup and s.backup.vm == vm and s.backup.kind == "base"]
     return max(bases, key=lambda s: (s.id, s.node == near), default=None)
 
 
@@ -170,3 +206,13 @@ def base_of(found: Stored, stored: Sequence[Stored]) -> Stored | None:
     """The base that a delta needs, beside it; None when it is missing there or broken."""
     here = (s for s in stored if found.backup and s.id == found.backup.base and s.node == found.node)
     return next((s for s in here if s.backup and not s.broken), None)
+
+
+def of_the_future(folder: str) -> Query[tuple[str, ...]]:
+    """The ids of those that are later than the node's clock; no process for any of them."""
+    script = (
+        'cd "$1" 2>/dev/null || exit 0; export TZ=UTC0; printf -v now "%(%Y%m%dT%H%M%SZ)T" -1; '
+        "for m in *.????????T??????Z.{base,delta}.json; do n=${m%.json}; t=${n%.*}; t=${t##*.}; "
+        'case $m in *[!a-zA-Z0-9.-]*) continue;; esac; [[ ! -f $m || ! $t > $now ]] || printf "%s\\n" "$n"; done'
+    )
+    return Query(bash(script, folder), lambda text: tuple(text.split()))

@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,10 @@ def new_secret() -> str:
     return secrets.token_hex(24)
 
 
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
 def backups(cluster: Cluster, vm: str = "") -> Beside:
     """What a look must ask besides, for `stored`: the backups of a VM, or of all."""
     return {"backups": lambda node: backup.listing(cluster.settings.backup_dir, node, vm)}
@@ -149,13 +154,13 @@ def stored(state: ClusterState) -> list[Stored]:
                 f"{node.name}: its backups are not known: {node.failures['backups']}; "
                 f"fab pm.init {node.name} tells what is missing"
             )
-    return [each for node in state.answering for each in node.beside["backups"]]
+    return backup.dated((each for node in state.answering for each in node.beside["backups"]), now())
 
 
 def stored_on(cluster: Cluster, node: str, vm: str) -> list[Stored]:
     """The VM's backups on one node, now."""
     found: list[Stored] = cluster.ask(node, backup.listing(cluster.settings.backup_dir, node, vm))[0]
-    return found
+    return backup.dated(found, now())
 
 
 def kept(directory: str, vm: str = "") -> list[Stored]:
@@ -169,7 +174,7 @@ def kept(directory: str, vm: str = "") -> list[Stored]:
     done = subprocess.run(query.command.argv, capture_output=True, text=True)
     if done.returncode:
         raise Refused(f"--from {directory[:200]!r}: cannot be read: {done.stderr.strip()[:200]}")
-    return query.parse(done.stdout)
+    return backup.dated(query.parse(done.stdout), now())
 
 
 def sides(cluster: Cluster, state: ClusterState, vm: str, homes: Sequence[str]) -> dict[str, About]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 
+DAMAGED = 65  # exit status (EX_DATAERR of sysexits.h) of who read a disk that is not the one that its manifest names
+
 
 def manifest_sum(table: dict[str, object]) -> str:
     """SHA-256 of all else that it says, in one fixed form of JSON."""

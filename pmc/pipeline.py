@@ -13,6 +13,7 @@ from pathlib import Path
 from pmc import virsh
 from pmc.backup import Backup, to_json
 from pmc.command import Command, bash
+from pmc.manifest import DAMAGED
 
 # A link that is cut shows after 30 seconds; without this a copy between nodes would wait for ever.
 QUIET = "-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=10 -o ServerAliveCountMax=3"
@@ -184,19 +185,22 @@ def give_back(backup: Backup, reader: str, device: str, compare: bool = False) -
 
 
 def prove(backup: Backup, reader: str, folder: str, stream: str = STREAM) -> Command:
-    """Reads the backup back, needs no space, and notes when that went well (an older note goes when it does not).
+    """Reads the backup back, needs no space, and notes when that went well, or when it is damaged (the other note goes
+    then): when what came is not the disk, although no program was missing or ended on the way (exit status 126 and up).
     Reading takes hours and no lock. So who removes it meanwhile, the manifest first, must not be left with the note: it
     is taken back when the manifest is gone after it was written; one that is written before the manifest goes, goes
     with the rest. Where there is no room for a note (vm.restore reads the backup back, too) the backup is right all the
     same."""
-    gone = '{ rm -f "$2.verified"; echo "$2 was removed meanwhile" >&2; exit 1; }'
+    gone = '{ rm -f "$2.verified" "$2.damaged"; echo "$2 was removed meanwhile" >&2; exit 1; }'
     script = (
-        f"{reader} | {stream} put --size {backup.size} --expect {backup.image_sha256} || "
-        '{ rm -f "$1/$2.verified"; exit 1; }; umask 077; '
-        f'cd "$1"; grep -qs {backup.image_sha256} "$2.json" || {gone}; '
+        f"umask 077; s=(0); {reader} | {stream} put --size {backup.size} --expect {backup.image_sha256} || "
+        's=("${PIPESTATUS[@]}"); cd "$1"; note=verified other=damaged; '
+        f'if [ "${{s[-1]}}" = {DAMAGED} ]; then note=damaged other=verified; fi; for each in "${{s[@]}}"; do '
+        '[ "$each" = 0 ] || [ $note = damaged -a "$each" -lt 126 ] || { rm -f "$2.verified"; exit 1; }; done; '
+        f'grep -qs {backup.image_sha256} "$2.json" || {gone}; '
         # Over an older note in its place, which needs no room.
-        'date -u +%Y-%m-%dT%H:%M:%SZ 1<>"$2.verified" || [ -s "$2.verified" ] || rm -f "$2.verified" || :; '
-        f'[ -e "$2.json" ] || {gone}'
+        'date -u +%Y-%m-%dT%H:%M:%SZ 1<>"$2.$note" || [ -s "$2.$note" ] || rm -f "$2.$note" || :; rm -f "$2.$other"; '
+        f'[ -e "$2.json" ] || {gone}; [ $note = verified ]'
     )
     return idle(bash(script, folder, backup.id, long=True))
 

@@ -8,19 +8,21 @@ rules too: so a week that reaches into two months may leave the older month with
 restic's forget lets every rule count for itself: of a backup a day, `--keep-daily 7 --keep-weekly 5` keeps 7 + 4 there
 (the newest is the first of both rules) and 7 + 5 here. It also keeps the oldest one when a rule has periods to spare.
 
-Periods are those of UTC, and a backup's time is the one in its id. A backup that lies on several nodes is one for the
-rules. One that is broken, cannot be read, or lacks its base is not counted by any rule, and left as it is unless such
-are asked for. A base stays as long as a delta that stays needs it, or may, on whichever nodes the two lie.
+Periods are those of UTC, and a backup's time is the one in its id. One that is broken or was found damaged, cannot be
+read, or lacks its base is not counted by any rule, and left as it is unless such are asked for; one whose time is in
+the future is not counted, and left. A base stays as long as a delta that stays needs it, or may, wherever the two lie.
+
+The rules count the backups of each node for themselves, for they are known by the node's word only: what one says makes
+none of another's go. (`together`: those of all nodes are one set, a backup on several is one.) And the newest that were
+read back and found right stay, `keep.verified` of them, until newer ones were: what is newer may have rotted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 
-from pmc import backup
-from pmc.backup import Stored
+from pmc.backup import Stored, moment
 from pmc.settings import Keep
 
 KEEP, REMOVE, LEAVE = "keep", "remove", "leave"
@@ -37,15 +39,6 @@ class Decision:
     stored: Stored
     action: str
     why: str
-
-
-def moment(id: str) -> datetime | None:
-    """The time in a backup's id; None when there is no such time."""
-    found = backup.ID.fullmatch(id)
-    try:
-        return datetime.strptime(found["time"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC) if found else None
-    except ValueError:
-        return None
 
 
 def vm_of(id: str) -> str:
@@ -66,7 +59,7 @@ def chosen(ids: Iterable[str], keep: Keep) -> dict[str, str]:
     newest_first = sorted(times, key=lambda id: (times[id], id), reverse=True)
     kept: dict[str, str] = {}
     out: set[str] = set()
-    for rule, most in asdict(keep).items():
+    for rule, most in keep.rules.items():
         period = {id: times[id].strftime(PERIODS[rule]) if rule in PERIODS else id for id in newest_first}
         covered = {period[id] for id in kept}
         counted: set[str] = set()
@@ -83,18 +76,26 @@ def chosen(ids: Iterable[str], keep: Keep) -> dict[str, str]:
     return kept
 
 
-def decide(stored: Sequence[Stored], keep: Keep, unseen: Sequence[str] = (), broken: bool = False) -> list[Decision]:
+def decide(
+    stored: Sequence[Stored], keep: Keep, unseen: Sequence[str] = (), broken: bool = False, together: bool = False
+) -> list[Decision]:
     """For all backups of one VM, the oldest first. `unseen` are the nodes that could not be asked: a delta there may
     need any base. `broken`: what cannot be used goes too, when nothing can mend it."""
     stored = [each for found in by_vm(stored).values() for each in found]
-    sound = {(each.id, each.node) for each in stored if each.backup and not each.broken and moment(each.id)}
+    sound = {
+        (each.id, each.node) for each in stored
+        if each.backup and not each.broken and not each.damaged and moment(each.id)
+    }  # fmt: skip
     wrong = {(each.id, each.node): _wrong(each, sound) for each in stored}
-    kept = chosen((each.id for each in stored if not wrong[each.id, each.node]), keep)
+    usable = [each for each in stored if not wrong[each.id, each.node]]
+    kept: dict[tuple[str, str], str] = {}
+    for node in dict.fromkeys(each.node for each in usable):
+        kept |= {(id, node): why for id, why in _kept([s for s in usable if together or s.node == node], keep).items()}
     lost = {
         (each.id, each.node) for each in stored if broken and wrong[each.id, each.node] and _lost(each, sound, unseen)
     }
     left = {key for key, why in wrong.items() if why and key not in lost}
-    staying = [each for each in reversed(stored) if each.id in kept or (each.id, each.node) in left]
+    staying = [each for each in reversed(stored) if (each.id, each.node) in {*kept, *left}]
     needed: dict[str, str] = {}
     for each in staying:
         if each.backup and each.backup.base:
@@ -105,16 +106,25 @@ def decide(stored: Sequence[Stored], keep: Keep, unseen: Sequence[str] = (), bro
         if why:
             stays = need or (each.id, each.node) in left
             return Decision(each, LEAVE if stays else REMOVE, why)
-        why = kept.get(each.id) or need
+        why = kept.get((each.id, each.node)) or need
         return Decision(each, KEEP, why) if why else Decision(each, REMOVE, "no rule keeps it")
 
     return [decision(each) for each in stored]
 
 
+def _kept(usable: Sequence[Stored], keep: Keep) -> dict[str, str]:
+    """By the rules, and of those that were read back and found right the newest."""
+    kept = chosen((each.id for each in usable), keep)
+    proved = sorted({each.id for each in usable if each.verified}, key=lambda id: (_time(id), id), reverse=True)
+    return {id: f"verified {number}" for number, id in enumerate(proved[: keep.verified], 1)} | kept
+
+
 def _wrong(each: Stored, sound: set[tuple[str, str]]) -> str:
     """Why this one cannot be restored as it lies there; empty when it can."""
     if (each.id, each.node) not in sound:
-        return each.broken or "its manifest cannot be read, or its time is none"
+        return each.broken or each.doubt or "its manifest cannot be read, or its time is none"
+    if each.ahead:
+        return each.doubt
     if each.backup and each.backup.base and (each.backup.base, each.node) not in sound:
         return f"its base {each.backup.base} is missing on {each.node} or cannot be used"
     return ""
@@ -122,7 +132,10 @@ def _wrong(each: Stored, sound: set[tuple[str, str]]) -> str:
 
 def _lost(each: Stored, sound: set[tuple[str, str]], unseen: Sequence[str]) -> bool:
     """Whether nothing can make a use of it again. A delta whose base lies on another node, or may, only needs a copy of
-    that beside it. What has no time that can be told may not be a backup."""
+    that beside it. What has no time that can be told may not be a backup. What is of the future is a good one when it
+    is the manager's clock that is wrong."""
+    if each.ahead:
+        return False
     if (each.id, each.node) not in sound:
         return moment(each.id) is not None
     return not unseen and not any(each.backup and id == each.backup.base for id, _ in sound)

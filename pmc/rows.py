@@ -144,15 +144,22 @@ def _backup_row(each: Stored, text: bool) -> dict[str, Any]:
         "verified": each.verified,
     }
     if text:
-        return {**row, "kind": f"BROKEN: {each.broken}" if each.broken else row["kind"],
+        return {**row, "kind": f"BROKEN: {each.broken}" if each.broken else _kind(each),
                 "stored": show_size(each.stored), "disk": show_size(row["disk"]),
                 "source": f"{made.source} ({made.role})" if made else "",
-                "verified": each.verified or "never"}  # fmt: skip
+                "verified": f"DAMAGED, {each.damaged}" if each.damaged else each.verified or "never"}  # fmt: skip
     return {
         **row,
         "vm": made.vm if made else "",
         "broken": each.broken,
+        "damaged": each.damaged,
+        "ahead": each.ahead,
         "sha256": made.image_sha256 if made else "",
         "source": made.source if made else "",
         "role": made.role if made else "",
     }
+
+
+def _kind(each: Stored) -> str:
+    kind = each.backup.kind if each.backup else ""
+    return f"{kind}, but its time is in the future" if each.ahead else kind

@@ -45,7 +45,8 @@ class Verify:
 
 @dataclass(frozen=True)
 class Keep:
-    """How many backups vm.prune keeps, in the order in which its rules count (pmc/retention.py)."""
+    """How many backups vm.prune keeps, in the order in which its rules count (pmc/retention.py). `verified` is none of
+    the rules, but what no rule may remove."""
 
     last: int = 0
     hourly: int = 0
@@ -53,6 +54,11 @@ class Keep:
     weekly: int = 0
     monthly: int = 0
     yearly: int = 0
+    verified: int = 1
+
+    @property
+    def rules(self) -> dict[str, int]:
+        return {rule: number for rule, number in asdict(self).items() if rule != "verified"}
 
 
 @dataclass(frozen=True)

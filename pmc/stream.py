@@ -43,7 +43,7 @@ from pmc.blocks import (
     is_file,
     summed,
 )  # fmt: skip
-from pmc.manifest import manifest_sum
+from pmc.manifest import DAMAGED, manifest_sum
 from pmc.vcdiff import WINDOW, Window
 
 
@@ -261,7 +261,7 @@ def main(argv: list[str]) -> int:
             json.dump({"image_sha256": found, "file_sha256": file_sum, "read": pace.read}, file)
     except (Failure, OSError) as error:
         sys.stderr.write(f"{error}\n")
-        return 1
+        return DAMAGED if a.what == "put" and isinstance(error, Failure) else 1
     return 0
 
 

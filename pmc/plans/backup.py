@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-from pmc import backup, drbd, freeze, pipeline
+from pmc import backup, drbd, freeze, pipeline, retention
 from pmc.backup import Backup, Stored
 from pmc.command import Command, bash, command
 from pmc.errors import Refused
@@ -18,6 +18,8 @@ from pmc.plans.clone import drop, snapshot
 from pmc.plans.kept import Place
 from pmc.settings import Settings
 from pmc.units import show_size
+
+FEW = 60  # seconds that the clocks of two managers may be apart, without a word of it
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,29 @@ def keeper_for(wish: Wish, source: Source, stored: Sequence[Stored]) -> str:
     """The node that it will lie on."""
     found = base_for(wish, source, stored)
     return found.node if found else wish.to or source.node
+
+
+def follows(name: str, stored: Sequence[Stored], now: datetime) -> tuple[datetime, str]:
+    """The time for a new backup, and what to say when this machine's clock is behind the newest one: which backup is
+    the newest is told by their ids, so these never go back. (One that is of the future is no measure.)"""
+    mine = [each for each in stored if retention.vm_of(each.id) == name]
+    ahead = sorted(each.id for each in mine if each.ahead)
+    newest = max(((time, s.id) for s in mine if not s.ahead and (time := backup.moment(s.id))), default=None)
+    said = ""
+    if ahead:
+        said = (
+            f"{name}: {ahead[-1]} is of the future by this machine's clock, which says "
+            f"{now.astimezone(UTC).isoformat(timespec='seconds')}; if the clock is wrong, set it right before anything "
+            f"is pruned; if it is right, that backup counts for nothing: fab pm.verify tells how to remove it"
+        )
+    if newest is None or newest[0] <= now:
+        return now, said
+    if (late := (newest[0] - now).total_seconds()) > FEW:
+        said = (
+            f"{name}: this machine's clock is {late:.0f} s behind the newest backup, {newest[1]}; the new one is dated "
+            f"a second after that; set the clock right"
+        )
+    return newest[0] + timedelta(seconds=1), said
 
 
 def make_backup(

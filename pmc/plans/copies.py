@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from pmc import pipeline
-from pmc.backup import Backup
+from pmc.backup import NOTES, Backup
 from pmc.command import bash, command
 from pmc.errors import Refused
 from pmc.plan import Fetch, Plan, Step, Transfer, Watch, plan
@@ -39,7 +39,7 @@ def parts(found: Found) -> list[Backup]:
 
 def files(backup: Backup) -> list[str]:
     """The manifest last: what has none is no backup. When it was verified is known of that copy only."""
-    manifest, *others = (name for name in backup.files if not name.endswith(".verified"))
+    manifest, *others = (name for name in backup.files if not name.endswith(NOTES))
     return [*others, manifest]
 
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
-from pmc.backup import Stored
+from pmc.backup import NOTES, Stored, moment
 from pmc.command import Command, bash, command
 from pmc.errors import Refused
 from pmc.plan import Plan, Step, on_each, plan
 from pmc.plans.backup import remove_unfinished
-from pmc.retention import KEEP, LEAVE, NEEDED, REMOVE, Decision, moment, vm_of
+from pmc.retention import KEEP, LEAVE, NEEDED, REMOVE, Decision, vm_of
 from pmc.settings import Keep, Settings
 from pmc.units import show_size
 
 # What a backup may consist of when its manifest does not tell: ID.json and so on, the manifest first.
-ENDS = ("json", "img", "img.zst", "xd3", "index", "verified")
+ENDS = ("json", "img", "img.zst", "xd3", "index", *NOTES)
 COLUMNS = ("id", "kind", "time", "node", "stored", "action", "why")
 
 
@@ -27,9 +27,14 @@ def rules(flags: Mapping[str, str], settings: Settings) -> Keep:
     for rule, text in given.items():
         if not re.fullmatch(r"[0-9]{1,6}", text, re.ASCII):
             raise Refused(f"--keep-{rule} {text[:70]!r}: must be a whole number, 0 or more")
-    keep = replace(Keep(), **{rule: int(text) for rule, text in given.items()}) if given else settings.keep
-    if not any(asdict(keep).values()):
-        why = "the rules keep nothing at all" if given else f"no rule says what to keep, and {settings.source} has none"
+    numbers = {rule: int(text) for rule, text in given.items()}
+    if numbers.keys() - {"verified"}:
+        keep = replace(Keep(verified=settings.keep.verified), **numbers)
+    else:
+        keep = replace(settings.keep, **numbers)
+    if not any(keep.rules.values()):
+        none = numbers.keys() <= {"verified"}
+        why = f"no rule says what to keep, and {settings.source} has none" if none else "the rules keep nothing at all"
         raise Refused(f"vm.prune: {why}; give one above 0, as in --keep-last 3 --keep-daily 7, or [keep] in pmc.conf")
     return keep
 

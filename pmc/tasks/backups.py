@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from pmc import looks
@@ -85,7 +84,10 @@ def _copy(cluster: Cluster, id: str, made: Plan, directory: str, limit: int) -> 
 def _planned(cluster: Cluster, wish: Wish, state: ClusterState, stored: Sequence[Stored]) -> tuple[str, Plan]:
     source = looks.agent(cluster, wish.name, plans.choose_source(wish.name, state), wish.freeze)
     size, xml = looks.disk_at(cluster, wish.name, source.node, state)
-    made, plan = plans.make_backup(wish, source, size, xml, stored, datetime.now(UTC), state, cluster.settings)
+    time, said = plans.follows(wish.name, stored, looks.now())
+    if said:
+        note(said)
+    made, plan = plans.make_backup(wish, source, size, xml, stored, time, state, cluster.settings)
     return made.id, plan
 
 

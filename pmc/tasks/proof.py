@@ -46,6 +46,7 @@ def verify_backup(
         state = None if directory else cluster.state(beside=looks.backups(cluster, name))
         stored = looks.stored(state) if state else looks.kept(directory, name)
         ids = [backup] if backup else sorted({each.id for each in stored}, key=lambda id: id.split(".")[:2])
+        newest = [id for id in ids if not any(each.id == id and each.ahead for each in stored)][-1:]
         if not ids:
             where = f"in {directory}" if directory else "on any node that answers"
             raise Refused(f"vm.verify_backup{name and f' {name}'}: there is no backup {where}")
@@ -54,7 +55,7 @@ def verify_backup(
         rows = list[Row]()
         try:
             with cluster.interruptible():
-                for id in ids if all else ids[-1:]:
+                for id in ids if all else newest or ids[-1:]:
                     cluster.go_on(id)
                     rows += _proved(c, cluster, id, stored, directory, dry_run)
         except Interrupted:

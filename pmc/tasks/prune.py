@@ -37,14 +37,17 @@ AGAIN = "keep the newest of each of the last so many {} that have one and are no
     keep_weekly=AGAIN.format("weeks (ISO)"),
     keep_monthly=AGAIN.format("months"),
     keep_yearly=AGAIN.format("years"),
+    keep_verified="and of those that were read back and found right the newest so many (1), whatever is newer",
+    together="the rules count the backups of all nodes as one set; left out, those of each node for themselves",
     from_="of the copies in this directory of the manager (vm.backup --to DIRECTORY); left out, on the nodes",
     broken="remove also what cannot be used any more: damaged, of another version, or a delta whose base is gone",
     json="print what becomes of each backup as JSON, sizes in bytes",
 )
 def prune(
     c: Any, name: str = "", all: bool = False, keep_last: str = "", keep_hourly: str = "", keep_daily: str = "",
-    keep_weekly: str = "", keep_monthly: str = "", keep_yearly: str = "", from_: str = "", broken: bool = False,
-    json: bool = False, conf: str = "", dry_run: bool = False,
+    keep_weekly: str = "", keep_monthly: str = "", keep_yearly: str = "", keep_verified: str = "",
+    together: bool = False, from_: str = "", broken: bool = False, json: bool = False, conf: str = "",
+    dry_run: bool = False,
 ) -> None:  # fmt: skip
     """Remove the backups that no rule keeps: vm.prune NAME --keep-last 3 --keep-daily 7 [--dry-run]
 
@@ -57,7 +60,7 @@ def prune(
         if name:
             refuse.check_name("vm.prune", name)
         flags = dict(last=keep_last, hourly=keep_hourly, daily=keep_daily, weekly=keep_weekly, monthly=keep_monthly,
-                     yearly=keep_yearly)  # fmt: skip
+                     yearly=keep_yearly, verified=keep_verified)  # fmt: skip
         keep = plans.rules(flags, cluster.settings)
         if from_ and broken:
             # What a delta needs may lie on a node, and need only be copied.
@@ -74,7 +77,7 @@ def prune(
             work = partial(_pruned, c, cluster, state)
         if not found:
             _none(name, state, from_)
-        how = How(keep, broken, unseen, dry, json)
+        how = How(keep, broken, together, unseen, dry, json)
         for vm, stored in found.items():
             cluster.go_on(vm)
             try:
@@ -136,12 +139,13 @@ class How:
 
     keep: Keep
     broken: bool
+    together: bool
     unseen: Sequence[str]
     dry: bool
     json: bool
 
     def decide(self, stored: Sequence[Stored]) -> list[Decision]:
-        return retention.decide(stored, self.keep, self.unseen, self.broken)
+        return retention.decide(stored, self.keep, self.unseen, self.broken, self.together)
 
 
 def _pruned(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from pmc.backup import dated, is_ahead, moment
+from pmc.retention import vm_of
 from pmc.verify.facts import Facts
 from pmc.verify.finding import Finding
 
@@ -33,24 +35,46 @@ def ages(facts: Facts) -> Iterator[Finding]:
     days = facts.settings.verify.backup_max_age_days
     if not days or any(node.down or _UNTOLD & facts.answers(node).failures.keys() for node in facts.state):
         return
-    stored = [each for node in facts.state for each in facts.answers(node).backups]
+    now = datetime.fromtimestamp(facts.now, UTC)
+    stored = dated((each for node in facts.state for each in facts.answers(node).backups), now)
     for vm in facts.whole:
-        made = [s.backup.time for s in stored if s.backup and not s.broken and s.backup.vm == vm]
+        mine = [s for s in stored if s.backup and not s.broken and s.backup.vm == vm]
+        made = [time for s in mine if not s.doubt and (time := moment(s.id))]
         if not made:
             yield Finding("BACKUP_NONE", "has no backup that can be used", f"fab vm.backup {vm}", vm=vm)
             continue
-        age = (facts.now - max(map(_seconds, made))) / 86400
+        if not any(s.verified for s in mine):
+            text = "none of its backups was ever read back: a base may have rotted, and all deltas against it with it"
+            yield Finding("BACKUP_UNPROVED", text, f"fab vm.verify_backup {vm}", vm=vm)
+        age = (facts.now - max(made).timestamp()) / 86400
         if age > days:
             text = f"its newest backup is {age:.1f} days old, {days:g} are allowed"
             yield Finding("BACKUP_OLD", text, f"fab vm.backup {vm}", vm=vm)
 
 
-def _seconds(time: str) -> float:
-    """Of a manifest's time; one that is none counts as old."""
-    try:
-        return datetime.fromisoformat(time).astimezone(UTC).timestamp()
-    except (ValueError, OverflowError):
-        return 0.0
+def future(facts: Facts) -> Iterator[Finding]:
+    """By the manager's clock; or it is that which is wrong."""
+    folder, now = facts.settings.backup_dir, datetime.fromtimestamp(facts.now, UTC)
+    for node in facts.state:
+        for id in facts.answers(node).future:
+            if is_ahead(id, now):
+                text = f"the backup {id} is of the future: no delta is made against it, and vm.prune does not count it"
+                advice = f"is this machine's clock right ({now.isoformat(timespec='minutes')})? "
+                advice += f"If it is, remove that backup, on {node.name}: rm {folder}/{id}.*"
+                yield Finding("BACKUP_FUTURE", text, advice, node.name, vm_of(id))
 
 
-CHECKS = (folders, parts, ages)
+def damaged(facts: Facts) -> Iterator[Finding]:
+    """Told when backups are looked at."""
+    for node in facts.state:
+        for each in facts.answers(node).backups:
+            if each.damaged:
+                vm = vm_of(each.id)
+                text = f"the backup {each.id} was found damaged when it was read back at {each.damaged}"
+                advice = (
+                    f"fab vm.backup {vm} --base; to read it once more: fab vm.verify_backup {vm} --backup {each.id}"
+                )
+                yield Finding("BACKUP_DAMAGED", text, advice, node.name, vm)
+
+
+CHECKS = (folders, parts, future, damaged, ages)

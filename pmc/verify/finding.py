@@ -70,6 +70,9 @@ CODES = {
     "VG_FULL": (WARNING, "the volume group is nearly full"),
     # backups
     "BACKUP_DIR_FULL": (WARNING, "the file system of the backup directory is nearly full"),
+    "BACKUP_FUTURE": (WARNING, "a backup whose time is in the future by the manager's clock"),
+    "BACKUP_DAMAGED": (WARNING, "a backup that was found damaged when it was read back"),
+    "BACKUP_UNPROVED": (NOTE, "a VM none of whose backups was ever read back"),
     "BACKUP_NONE": (WARNING, "a VM without a backup"),
     "BACKUP_OLD": (WARNING, "a VM's newest backup is older than configured"),
     "PART_STALE": (WARNING, "an unfinished file, or a backup's without its manifest, that no command is writing"),

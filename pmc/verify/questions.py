@@ -57,6 +57,7 @@ class Extra:
     asked: tuple[float, float] = (0.0, 0.0)  # between these moments of the manager's clock
     folder_used: float | None = None  # percent of the backup directory's file system
     parts: tuple[str, ...] = ()
+    future: tuple[str, ...] = ()  # the ids of backups that are later than its clock
     backups: tuple[Stored, ...] = ()
 
 
@@ -72,6 +73,7 @@ def questions(node: NodeState, settings: Settings) -> dict[str, Query[Any]]:
         "clock": machine.query_clock(about),
         "folder_used": folder_used(settings.backup_dir),
         "parts": parts(settings),
+        "future": backup.of_the_future(settings.backup_dir),
     }
     if lonely := sorted(name for name, each in node.resources.items() if each.connection == "StandAlone"):
         asked["generations"] = generations(lonely)

@@ -240,6 +240,11 @@ def test_two_at_once_and_all_with_copies(lab: Pmc, clean: Clean, tmp_path: Path)
     # Of the copies the rules of vm.prune keep one: a new base, which needs no other.
     lab.ok("vm.backup", "web", "--base", "--to", str(tmp_path))
     lab.ok("vm.prune", "web", "--from", str(tmp_path), "--keep-last", "1")
+    assert len(listed(lab, "vm.backups", "web", "--from", str(tmp_path))) == 3, (
+        "what was read back stays until more was"
+    )
+    lab.ok("vm.verify_backup", "web", "--from", str(tmp_path))
+    lab.ok("vm.prune", "web", "--from", str(tmp_path), "--keep-last", "1")
     [newest] = listed(lab, "vm.backups", "web", "--from", str(tmp_path))
     assert newest["id"] == listed(lab, "vm.backups", "web")[-1]["id"]
 
@@ -276,7 +281,7 @@ def test_from_the_only_side_and_to_other_places(lab: Pmc, clean: Clean, tmp_path
         subprocess.run(["qemu-img", "convert", "-O", "raw", image, raw], check=True)
         assert tree(raw.read_bytes()) == row["sha256"]
         assert check(raw.read_bytes()).boots == 1
-    lab.ok("vm.prune", "web", "--keep-last", "1")
+    lab.ok("vm.prune", "web", "--keep-last", "1", "--together")
     assert [row["id"] for row in listed(lab, "vm.backups", "web")] == [rows[2]["id"]]
     lab.ok("vm.rm", "web", "--yes")
     lab.ok("vm.rm", "solo", "--yes", "--backups")

@@ -262,7 +262,7 @@ def gone_web() -> World:
 
 def pruned(world: World) -> Plan:
     """The newest one stays."""
-    return prune.prune("web", decide(stored_in(world), Keep(last=1)), SETTINGS)
+    return prune.prune("web", decide(stored_in(world), Keep(last=1), together=True), SETTINGS)
 
 
 def removed_with_backups(world: World) -> Plan:

@@ -23,10 +23,10 @@ from hypothesis import strategies as st
 from pmc import backup, blocks, pipeline, stream, vcdiff
 from pmc.backup import Backup, Stored
 from pmc.command import Command
-from pmc.manifest import manifest_sum
+from pmc.manifest import DAMAGED, manifest_sum
 from pmc.pipeline import How
-from pmc.plans import prune
-from pmc.plans.backup import remove_unfinished
+from pmc.plans import copies, prune
+from pmc.plans.backup import follows, remove_unfinished
 from tests.unit.samples import data
 from tests.unit.stories import BASE, DELTA
 
@@ -165,7 +165,7 @@ def test_the_program_is_brought_once_and_runs(disk: Path, tmp_path: Path) -> Non
     argv = [sys.executable, "-I", "-c", f"import sys; sys.path[:0] = [{str(there)!r}]; import pmc.stream as s; "
             f"sys.exit(s.main(['put', '--size', '{len(DISK)}', '--expect', '{tree(DISK)}']))"]  # fmt: skip
     assert subprocess.run(argv, input=DISK, check=False, capture_output=True).returncode == 0
-    assert subprocess.run(argv, input=DISK[:-1] + b"?", check=False, capture_output=True).returncode == 1
+    assert subprocess.run(argv, input=DISK[:-1] + b"?", check=False, capture_output=True).returncode == DAMAGED
     printed = subprocess.run([sys.executable, "-m", "pmc.pipeline"], capture_output=True, text=True, check=True).stdout
     assert printed == pipeline.bring().stdin
 
@@ -182,6 +182,71 @@ def test_a_base_is_listed(disk: Path, folder: Path) -> None:
     assert found(folder)[0].verified.startswith("20")
     (folder / whole.file).unlink()
     assert found(folder)[0].broken == "its file is missing"
+
+
+def test_what_is_found_damaged_is_noted_until_it_is_found_right(disk: Path, folder: Path) -> None:
+    whole = made(disk, folder)
+    prove = pipeline.prove(whole, pipeline.decoded(whole, None, str(folder)), str(folder))
+    fine(prove)
+    right = (folder / whole.file).read_bytes()
+    for wrong in (right[:-9], right[:-9] + bytes(9), right[: len(right) // 2], right[:99] + b"?" + right[100:]):
+        (folder / whole.file).write_bytes(wrong)
+        assert run(prove).returncode == 1
+        assert {path.name for path in folder.glob("*.*ed")} == {f"{whole.id}.damaged"}
+        (listed,) = found(folder)
+        assert (listed.verified, listed.damaged[:2]) == ("", "20")
+        assert backup.newest_base([replace(listed, broken="")], "web") is None
+    (folder / whole.file).write_bytes(right)
+    fine(prove)
+    assert {path.name for path in folder.glob("*.*ed")} == {f"{whole.id}.verified"}
+    assert (found(folder)[0].verified[:2], found(folder)[0].damaged) == ("20", "")
+    assert not set(copies.files(whole)) & {f"{whole.id}.verified", f"{whole.id}.damaged"}
+
+
+@pytest.mark.parametrize("how", ["kill -9 $BASHPID", "no-such-program-of-ours", "exit 137"])
+def test_what_could_not_be_read_is_not_known_to_be_damaged(disk: Path, folder: Path, how: str) -> None:
+    whole = made(disk, folder)
+    read = f"{{ head -c 1000 /dev/zero; {how}; }}"
+    assert run(pipeline.prove(whole, read, str(folder))).returncode == 1
+    reader = pipeline.decoded(whole, None, str(folder))
+    assert run(pipeline.prove(whole, reader, str(folder), "python3 -m no_such_module")).returncode == 1
+    assert not list(folder.glob("*.*ed"))
+
+
+def test_those_of_the_future_are_named_without_a_process(folder: Path) -> None:
+    def laid(id: str) -> str:
+        folder.mkdir(exist_ok=True)
+        (folder / f"{id}.json").write_text("")
+        return id
+
+    laid(BASE.id)
+    laid("web.21000101T000000Z.base it's odd")
+    later = [laid("web.21000101T000000Z.base"), laid("db-1.20991231T235959Z.delta")]
+    query = backup.of_the_future(str(folder))
+    assert sorted(query.parse(fine(query.command))) == sorted(later)
+    script = query.command.argv[-2]
+    assert "$(" not in script
+    assert "`" not in script
+    assert query.parse(fine(backup.of_the_future(str(folder / "none")).command)) == ()
+
+
+def test_ids_never_go_back() -> None:
+    """Which backup is the newest is told by its id, so a manager whose clock is behind must not make an older one."""
+    now = datetime(2026, 1, 5, tzinfo=UTC)
+
+    def at(second: str, vm: str = "web", ahead: bool = False) -> Stored:
+        return Stored("pm-2", f"{vm}.{second}.base", 0, None, ahead=ahead)
+
+    assert follows("web", [at("20260104T235959Z"), at("20260105T010000Z", "other")], now) == (now, "")
+    assert follows("web", [], now) == (now, "")
+    time, said = follows("web", [at("20260105T000030Z")], now)
+    assert (time, said) == (datetime(2026, 1, 5, 0, 0, 31, tzinfo=UTC), ""), "two managers' clocks differ a little"
+    time, said = follows("web", [at("20260105T010000Z"), at("20260101T000000Z")], now)
+    assert time == datetime(2026, 1, 5, 1, 0, 1, tzinfo=UTC)
+    assert "this machine's clock is 3600 s behind the newest backup, web.20260105T010000Z.base" in said
+    time, said = follows("web", [at("20990105T010000Z", ahead=True), at("20260101T000000Z")], now)
+    assert time == now
+    assert "web.20990105T010000Z.base is of the future by this machine's clock, which says 2026-01-05T00:00:00" in said
 
 
 def test_a_right_backup_where_there_is_no_room_for_a_note(disk: Path, folder: Path) -> None:

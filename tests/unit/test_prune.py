@@ -93,6 +93,7 @@ class Site:
     held: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
     broken: list[Stored] = field(default_factory=list)  # backups beside those of the world
+    proved: set[str] = field(default_factory=set)  # those that were read back
     looked: list[set[str]] = field(default_factory=list)  # the locks held when backups were listed
 
     def files(self) -> set[tuple[str, str]]:
@@ -129,7 +130,8 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capture
 
     def stored(*args: Any) -> list[Stored]:
         site.looked.append(set(site.held))
-        return stored_in(site.world) + site.broken
+        when = {id: "2026-01-31T03:00:00Z" for id in site.proved}
+        return [replace(s, verified=when.get(s.id, "")) for s in stored_in(site.world)] + site.broken
 
     monkeypatch.setattr("pmc.cluster.Cluster.lock", lock)
     monkeypatch.setattr("pmc.cluster.Cluster.apply", apply)
@@ -141,7 +143,7 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capture
 
 def test_pruning_removes_what_no_rule_keeps_with_all_its_files(site: Site) -> None:
     before = site.files()
-    out, err = site.call("vm.prune", name="web", keep_last="1")
+    out, err = site.call("vm.prune", name="web", keep_last="1", together=True)
     assert site.files() == {("pm-2", f"{FOLDER}/{name}") for name in NEWER.files} < before
     assert "web: 3 to remove (3 GiB), 1 to keep" in err
     assert re.search(rf"{re.escape(DELTA.id)} .* remove +no rule keeps it", out)
@@ -149,9 +151,24 @@ def test_pruning_removes_what_no_rule_keeps_with_all_its_files(site: Site) -> No
     assert site.looked == [set(), {"web"}], "what was seen before the lock may not be so any more"
 
 
+def test_each_nodes_own_count_for_themselves_unless_together(site: Site) -> None:
+    site.call("vm.prune", name="web", keep_last="1")
+    assert [(each.id, each.node) for each in stored_in(site.world)] == [(BASE.id, "pm-1"), (NEWER.id, "pm-2")]
+
+
+def test_what_was_read_back_stays_beside_what_the_rules_keep(site: Site) -> None:
+    site.proved.add(DELTA.id)
+    for flags, said in (({"keep_verified": "0"}, "2 to remove"), ({}, "0 to remove (0 B), 4 to keep (1 of them only")):
+        assert f"web: {said}" in site.call("vm.prune", name="web", keep_last="1", dry_run=True, **flags)[1]
+    with pytest.raises(Refused, match=r"no rule says what to keep, and .* has none"):
+        site.call("vm.prune", name="web", keep_verified="3")
+    with pytest.raises(Refused, match="--keep-verified 'x': must be a whole number"):
+        site.call("vm.prune", name="web", keep_last="1", keep_verified="x")
+
+
 def test_a_base_that_only_a_delta_needs_stays_on_every_node_and_that_is_said(site: Site) -> None:
     before = site.files()
-    out, err = site.call("vm.prune", name="web", keep_last="2")
+    out, err = site.call("vm.prune", name="web", keep_last="2", together=True)
     assert site.files() == before
     assert site.locked == []
     assert out.count(f"needed by {DELTA.id}") == 2
@@ -160,7 +177,7 @@ def test_a_base_that_only_a_delta_needs_stays_on_every_node_and_that_is_said(sit
 
 def test_a_dry_run_prints_the_table_and_the_plan(site: Site) -> None:
     before = site.world.copy()
-    out, err = site.call("vm.prune", name="web", keep_last="1", dry_run=True)
+    out, err = site.call("vm.prune", name="web", keep_last="1", together=True, dry_run=True)
     assert site.world == before
     assert site.locked == []
     assert re.search(rf"^# {re.escape(NEWER.id)} .* keep +last 1$", out, re.M)
@@ -169,13 +186,13 @@ def test_a_dry_run_prints_the_table_and_the_plan(site: Site) -> None:
 
 
 def test_the_rules_of_the_configuration_count_when_none_is_given(site: Site) -> None:
-    assert "3 to remove" in site.call("vm.prune", keep="[keep]\nlast = 1", name="web", dry_run=True)[1]
+    assert "3 to remove" in site.call("vm.prune", keep="[keep]\nlast = 1", name="web", together=True, dry_run=True)[1]
     site.call("vm.prune", keep="[keep]\nlast = 1", all=True, keep_last="3")
     assert site.ids() == {BASE.id, DELTA.id, NEWER.id}
 
 
 def test_what_becomes_of_each_comes_as_json(site: Site) -> None:
-    rows = json.loads(site.call("vm.prune", name="web", keep_last="1", json=True)[0])
+    rows = json.loads(site.call("vm.prune", name="web", keep_last="1", together=True, json=True)[0])
     assert [(row["id"], row["node"], row["action"]) for row in rows] == [
         (BASE.id, "pm-1", "remove"), (BASE.id, "pm-2", "remove"), (DELTA.id, "pm-2", "remove"),
         (NEWER.id, "pm-2", "keep"),
@@ -224,7 +241,7 @@ def test_nothing_is_pruned_when_a_node_went_away_before_the_lock_was_had(
 
 def test_the_backups_of_a_vm_that_is_gone_are_pruned(site: Site) -> None:
     site.world = gone_web()
-    site.call("vm.prune", name="web", keep_last="1")
+    site.call("vm.prune", name="web", keep_last="1", together=True)
     assert site.ids() == {NEWER.id}
 
 

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from pmc import backup
-from pmc.backup import Stored
-from pmc.retention import KEEP, LEAVE, REMOVE, by_vm, chosen, decide, moment, vm_of
+from pmc.backup import Stored, dated, moment, newest_base
+from pmc.retention import KEEP, LEAVE, REMOVE, by_vm, chosen, decide, vm_of
 from pmc.settings import Keep
 from tests.unit.stories import BASE, DELTA
 
@@ -215,8 +215,14 @@ def unread(id: str, node: str = "pm-1") -> Stored:
     return Stored(node, id, 10, None, "its manifest is damaged")
 
 
-def decided(*stored: Stored, unseen: Sequence[str] = (), broken: bool = False, **rules: int) -> list[tuple[str, str]]:
-    return [(each.action, each.why) for each in decide(stored, Keep(**rules), unseen, broken)]
+def proved(each: Stored) -> Stored:
+    return replace(each, verified="2026-01-31T03:00:00Z")
+
+
+def decided(
+    *stored: Stored, unseen: Sequence[str] = (), broken: bool = False, together: bool = False, **rules: int
+) -> list[tuple[str, str]]:
+    return [(each.action, each.why) for each in decide(stored, Keep(**rules), unseen, broken, together)]
 
 
 def test_a_base_stays_for_a_delta_that_stays() -> None:
@@ -231,6 +237,82 @@ def test_a_backup_on_two_nodes_is_one_and_all_its_copies_share_its_fate() -> Non
     stored = base(OLD), base(OLD, "pm-2"), base(NEW), base(NEW, "pm-2")
     assert [action for action, _ in decided(*stored, last=1)] == [REMOVE, REMOVE, KEEP, KEEP]
     assert [action for action, _ in decided(*stored, last=2)] == [KEEP] * 4
+
+
+def test_what_one_node_says_makes_none_of_anothers_go() -> None:
+    """Five real backups lie on pm-2; who is root on pm-1 lists three that do not exist, newer ones, each read back."""
+    real = [proved(base(named(f"2026-01-0{day}T00:00:00"), "pm-2")) for day in range(1, 6)]
+    false = [proved(base(named(f"2026-02-0{day}T00:00:00"), "pm-1")) for day in range(1, 4)]
+    expected = [(REMOVE, "no rule keeps it")] * 2 + [(KEEP, f"last {number}") for number in (3, 2, 1)] * 2
+    assert decided(*real, *false, last=3) == expected
+    assert [action for action, _ in decided(*real, *false, last=3, together=True)] == [REMOVE] * 5 + [KEEP] * 3
+    copied = decided(base(OLD), base(OLD, "pm-2"), base(NEW), last=1)
+    assert copied == [(REMOVE, "no rule keeps it"), (KEEP, "last 1"), (KEEP, "last 1")]
+    assert [action for action, _ in decided(base(OLD), base(OLD, "pm-2"), base(NEW), last=1, together=True)] == [
+        REMOVE, REMOVE, KEEP,
+    ]  # fmt: skip
+
+
+def test_the_newest_that_was_read_back_stays_until_a_newer_one_was() -> None:
+    """Those that are newer may have rotted: nobody has read them."""
+    stored = proved(base(OLD)), proved(base(MIDDLE)), base(NEW), base(named("2026-01-07T00:00:00"))
+    assert decided(*stored, last=1) == [
+        (REMOVE, "no rule keeps it"), (KEEP, "verified 1"), (REMOVE, "no rule keeps it"), (KEEP, "last 1"),
+    ]  # fmt: skip
+    assert [action for action, _ in decided(*stored, last=1, verified=2)] == [KEEP, KEEP, REMOVE, KEEP]
+    assert [action for action, _ in decided(*stored, last=1, verified=0)] == [REMOVE, REMOVE, REMOVE, KEEP]
+    newer = *stored[:3], proved(stored[3])
+    assert [action for action, _ in decided(*newer, last=1)] == [REMOVE, REMOVE, REMOVE, KEEP]
+
+
+def test_a_delta_that_was_read_back_keeps_its_base() -> None:
+    stored = base(OLD), proved(delta(OLD_DELTA, OLD)), base(NEW)
+    assert decided(*stored, last=1) == [
+        (KEEP, f"needed by {OLD_DELTA}"), (KEEP, "verified 1"), (KEEP, "last 1"),
+    ]  # fmt: skip
+
+
+def test_what_was_found_damaged_takes_the_place_of_none() -> None:
+    bad = replace(base(NEW), damaged="2026-01-31T03:00:00Z")
+    why = "it was found damaged when it was read back at 2026-01-31T03:00:00Z"
+    assert decided(base(OLD), bad, last=1) == [(KEEP, "last 1"), (LEAVE, why)]
+    assert decided(base(OLD), bad, last=1, broken=True) == [(KEEP, "last 1"), (REMOVE, why)]
+    assert decided(base(OLD), bad, delta(NEW_DELTA, NEW), last=1)[2] == (
+        LEAVE, f"its base {NEW} is missing on pm-1 or cannot be used",
+    )  # fmt: skip
+
+
+NOW = datetime(2026, 1, 10, 12, tzinfo=UTC)
+
+
+def test_what_is_of_the_future_is_not_counted_and_never_removed() -> None:
+    """A manager whose clock was years ahead made it; or this one's is behind, and it is the newest."""
+    future = base(named("2099-01-01T00:00:00"))
+    stored = dated([base(OLD), base(NEW), future], NOW)
+    for broken in (False, True):
+        assert decided(*stored, last=1, broken=broken) == [
+            (REMOVE, "no rule keeps it"), (KEEP, "last 1"), (LEAVE, "its time is in the future"),
+        ]  # fmt: skip
+    assert [each.ahead for each in dated(map(base, (NEW, named("2026-01-11T12:00:00"))), NOW)] == [False, False]
+    assert [each.ahead for each in dated(map(base, (named("2026-01-11T12:00:01"), "web.x.base")), NOW)] == [True, False]
+
+
+def test_a_base_of_the_future_is_no_base_for_a_delta() -> None:
+    stored = dated([base(OLD), base(NEW), base(named("2099-01-01T00:00:00"), "pm-2")], NOW)
+    newest = newest_base(stored, "web", "pm-2")
+    assert newest is not None
+    assert newest.id == NEW
+
+
+def test_nor_is_one_that_was_found_damaged_or_a_delta_against_it() -> None:
+    """The sums that a delta is made by are those of the index: they do not tell that the base itself has rotted."""
+    bad = replace(base(NEW), damaged="2026-01-31T03:00:00Z")
+    old, copy = base(OLD), base(NEW, "pm-2")
+    for stored, wanted in (
+        ([old, bad], old), ([old, bad, copy], copy), ([bad], None),
+        ([old, base(NEW), replace(delta(NEW_DELTA, NEW), damaged="2026-01-31T03:00:00Z")], old),
+    ):  # fmt: skip
+        assert newest_base(stored, "web", "pm-1") == wanted
 
 
 def test_each_copy_of_a_base_stays_wherever_the_delta_lies() -> None:
@@ -248,7 +330,8 @@ def test_what_is_broken_is_neither_counted_nor_removed() -> None:
 
 def test_one_good_copy_is_enough_and_the_broken_one_is_left() -> None:
     stored = base(OLD), base(NEW, broken="its file is missing"), base(NEW, "pm-2")
-    assert [action for action, _ in decided(*stored, last=1)] == [REMOVE, LEAVE, KEEP]
+    assert [action for action, _ in decided(*stored, last=1, together=True)] == [REMOVE, LEAVE, KEEP]
+    assert [action for action, _ in decided(*stored, last=1)] == [KEEP, LEAVE, KEEP], "it is the only one of its node"
 
 
 @pytest.mark.parametrize("of", [[], [base(OLD, broken="its file is missing")], [base(OLD, "pm-2")], [unread(OLD)]])
@@ -305,8 +388,10 @@ def test_a_delta_whose_base_lies_elsewhere_is_not_given_up() -> None:
     """Nor is that base: beside it, it can be used."""
     stored = base(OLD, "pm-2"), delta(OLD_DELTA, OLD), base(NEW)
     for broken in (False, True):
-        assert [action for action, _ in decided(*stored, last=1, broken=broken)] == [KEEP, LEAVE, KEEP]
-    assert decided(*stored, last=1)[0][1] == f"needed by {OLD_DELTA}"
+        for together in (False, True):
+            found = decided(*stored, last=1, broken=broken, together=together)
+            assert [action for action, _ in found] == [KEEP, LEAVE, KEEP]
+    assert decided(*stored, last=1, together=True)[0][1] == f"needed by {OLD_DELTA}"
     gone = stored[1:]
     assert [action for action, _ in decided(*gone, last=1, broken=True)] == [REMOVE, KEEP]
     assert [action for action, _ in decided(*gone, last=1, broken=True, unseen=["pm-2"])] == [LEAVE, KEEP]

@@ -18,17 +18,18 @@ from pmc.settings import Keep
 from tests.unit.samples import SETTINGS
 from tests.unit.test_retention import PERIOD, at, base, delta, kept, restic, unread
 
-RULES = [each.name for each in fields(Keep)]
+RULES = [each.name for each in fields(Keep)]  # what is kept of the verified is the last
+COUNTED = list(Keep().rules)
 BEGIN = datetime(2025, 11, 20, tzinfo=UTC)  # with the ends of a year, of months and of weeks close by
 HALF_HOURS = st.one_of(st.integers(0, 50), st.integers(0, 20 * 48), st.integers(0, 900 * 48))
 TIMES = HALF_HOURS.map(lambda number: BEGIN + timedelta(minutes=30 * number))
 MANY_TIMES = st.integers(1, 24).flatmap(lambda number: st.lists(TIMES, min_size=number, max_size=number, unique=True))
 NUMBERS = st.sampled_from([0, 0, 0, 1, 1, 2, 3, 7])
-SOME = st.builds(Keep, *[NUMBERS] * len(RULES)).filter(lambda keep: any(asdict(keep).values()))
+SOME = st.builds(Keep, *[NUMBERS] * len(RULES)).filter(lambda keep: any(keep.rules.values()))
 # Weeks do not fit into months and years; of the other periods each lies within the next.
 NESTED = st.one_of(
     SOME.map(lambda keep: replace(keep, weekly=0)), SOME.map(lambda keep: replace(keep, monthly=0, yearly=0))
-).filter(lambda keep: any(asdict(keep).values()))
+).filter(lambda keep: any(keep.rules.values()))
 SILENT = st.sampled_from([(), (), (), ("pm-3",)])
 MANY = settings(max_examples=150, deadline=None)
 
@@ -48,6 +49,11 @@ def backups(draw: st.DrawFn) -> list[Stored]:
         else:
             made = [base(backup.new_id("web", "base", time), at) for at in chance.choice([["pm-1"], ["pm-2", "pm-1"]])]
         for each in made:
+            if chance.random() < 0.3:
+                when, right = "2026-01-31T03:00:00Z", chance.random() < 0.7
+                each = replace(each, verified=when) if right else replace(each, damaged=when)
+            if chance.random() < 0.05:
+                each = replace(each, ahead=True)
             state = chance.random()
             found.append(
                 replace(each, broken="x") if state < rare else unread(each.id, each.node) if state > 1 - rare else each
@@ -118,7 +124,32 @@ def test_a_backup_that_can_be_used_always_stays(stored: list[Stored], keep: Keep
     if usable(decisions):
         assert max(usable(decisions), key=lambda id: id.split(".")[1]) in ids(decisions, KEEP)
     assert {each.stored.id for each in decisions} == {each.id for each in stored}
-    assert all(each.action == LEAVE for each in decisions if each.stored.broken or not each.stored.backup)
+    odd = [each for each in decisions if each.stored.broken or each.stored.doubt or not each.stored.backup]
+    assert all(each.action == LEAVE for each in odd)
+
+
+@MANY
+@given(backups(), SOME, SILENT, st.booleans())
+def test_what_other_nodes_hold_never_makes_one_go(
+    stored: list[Stored], keep: Keep, unseen: Sequence[str], broken: bool
+) -> None:
+    """But for what can be used no more, and is asked to go: a delta whose base another node has might be mended."""
+    going = {(d.stored.id, d.stored.node) for d in decide(stored, keep, unseen, broken) if d.action == REMOVE}
+    for node in ("pm-1", "pm-2"):
+        mine = [each for each in stored if each.node == node]
+        alone = {(d.stored.id, node) for d in decide(mine, keep, unseen, broken) if d.action == REMOVE}
+        assert {key for key in going if key[1] == node} <= alone
+
+
+@MANY
+@given(backups(), SOME, SILENT)
+def test_on_each_node_the_newest_that_was_read_back_stays(
+    stored: list[Stored], keep: Keep, unseen: Sequence[str]
+) -> None:
+    decisions = decide(stored, replace(keep, verified=max(keep.verified, 1)), unseen)
+    for node in ("pm-1", "pm-2"):
+        here = [d for d in decisions if d.stored.node == node and d.stored.verified and d.action != LEAVE]
+        assert not here or max(here, key=lambda d: d.stored.id.split(".")[1:]).action == KEEP
 
 
 @MANY
@@ -134,7 +165,7 @@ def test_the_order_in_which_they_are_listed_does_not_matter(
 @MANY
 @given(MANY_TIMES, SOME)
 def test_a_rule_keeps_one_of_a_period_and_at_most_its_number(times: list[datetime], keep: Keep) -> None:
-    found: dict[str, list[str]] = {rule: [] for rule in RULES}
+    found: dict[str, list[str]] = {rule: [] for rule in COUNTED}
     for id, why in chosen((backup.new_id("web", "base", time) for time in times), keep).items():
         found[why.split()[0]].append(id)
     for rule, kept_by_it in found.items():
@@ -169,4 +200,4 @@ def test_more_of_any_rule_never_keeps_fewer_unless_weeks_meet_months_or_years(
 @example([BEGIN], Keep(last=1))
 def test_what_restic_would_keep_is_kept_unless_weeks_meet_months_or_years(times: list[datetime], keep: Keep) -> None:
     texts = [f"{time:%Y-%m-%dT%H:%M:%S}" for time in times]
-    assert restic(texts, **asdict(keep)) <= set(kept(texts, **asdict(keep)))
+    assert restic(texts, **keep.rules) <= set(kept(texts, **keep.rules))

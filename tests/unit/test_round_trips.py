@@ -118,7 +118,9 @@ COUNTS = {
         lambda c: vm.verify_backup(c, all=True),
         LOOK, {"look": 2, "run": 8}, backed_up_web,
     ),
-    "vm.prune of some": Count(lambda c: vm.prune(c, "web", keep_last="1"), LOOK, NEAR | {"run": 3}, backed_up_web),
+    "vm.prune of some": Count(
+        lambda c: vm.prune(c, "web", keep_last="1", together=True), LOOK, NEAR | {"run": 3}, backed_up_web
+    ),
     "vm.restore --as": Count(
         lambda c: vm.restore(c, "web", backup=DELTA.id, as_="new"),
         ALLOCATING, {"look": 2, "lock": 4, "ask": 2, "run": 17}, backed_up_web,

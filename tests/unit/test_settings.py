@@ -32,7 +32,7 @@ def test_nodes_are_enough() -> None:
     assert (found.volumes, found.pool_data_percent, found.pool_metadata_percent) == ("classic", 80, 80)
     assert found.deadlines == Deadlines()
     assert found.verify == Verify(full_percent=90, backup_max_age_days=0)
-    assert found.keep == Keep(0, 0, 0, 0, 0, 0)
+    assert found.keep == Keep(0, 0, 0, 0, 0, 0, 1)
     assert found.port_range == range(7800, 8000)
 
 
@@ -48,7 +48,7 @@ def test_all_keys() -> None:
     )
     assert (found.deadlines.connect, found.deadlines.long, found.deadlines.peer) == (3, 1.5, 60)
     assert found.verify == Verify(80, 1.5)
-    assert found.keep == Keep(3, 0, 13, 8, 11, 9)
+    assert found.keep == Keep(3, 0, 13, 8, 11, 9, 1)
     assert list(found.port_range) == [7000, 7001]
     assert (found.volumes, found.thin_pool) == ("thin", "p0")
     assert (found.pool_data_percent, found.pool_metadata_percent) == (70, 50.5)
@@ -102,7 +102,10 @@ def test_the_shipped_file_parses_and_shows_the_defaults() -> None:
         (f"[verify]\nfull_percent = nan\n{NODES}", "at most 100"),
         (f"[verify]\nbackup_max_age_days = -1\n{NODES}", "verify.backup_max_age_days = -1: must be days"),
         (f"keep = 7\n{NODES}", "keep must be a table"),
-        (f"[keep]\nminutely = 5\n{NODES}", "unknown key 'keep.minutely'; known: daily, hourly, last, monthly, weekly"),
+        (
+            f"[keep]\nminutely = 5\n{NODES}",
+            "unknown key 'keep.minutely'; known: daily, hourly, last, monthly, verified, weekly",
+        ),
         (f"[keep]\nlast = -1\n{NODES}", "keep.last = -1: must be 0 or more"),
         (f"[keep]\nlast = 1.5\n{NODES}", "keep.last = '1.5': must be a whole number"),
         (f'[keep]\ndaily = "7"\n{NODES}', "keep.daily = '7': must be a whole number"),

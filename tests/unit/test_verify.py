@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pmc import lvm, verify
-from pmc.backup import Backup, Stored
+from pmc.backup import Backup, Stored, new_id
 from pmc.checks.lvm import Filter
 from pmc.model import ClusterState, Domain, Odd, Resource, ResourceFile, Volume
 from pmc.plans import clear
@@ -108,12 +108,13 @@ def settings(**changes: Any) -> Change:
     return lambda facts: replace(facts, settings=replace(facts.settings, verify=Verify(**changes)))
 
 
-def backed_up(days: float, broken: str = "") -> Change:
+def backed_up(days: float, at: str = "pm-2", **stored: Any) -> Change:
+    """By its id; what the manifest says is not looked at."""
     from datetime import UTC, datetime
 
-    time = datetime.fromtimestamp(NOW - days * 86400, UTC).isoformat(timespec="seconds")
+    time = "2099-01-01T00:00:00+00:00"
     made = Backup(
-        "web.20260101T000000Z.base",
+        new_id("web", "base", datetime.fromtimestamp(NOW - days * 86400, UTC)),
         "web",
         "base",
         time,
@@ -125,7 +126,8 @@ def backed_up(days: float, broken: str = "") -> Change:
         "crash",
         "<domain/>",
     )
-    return asked("pm-2", backups=(Stored("pm-2", made.id, GiB, made, broken),))
+    usual: dict[str, Any] = {} if "damaged" in stored else {"verified": "2026-01-02T03:00:00Z"}
+    return asked(at, backups=(Stored(at, made.id, GiB, made, **(usual | stored)),))
 
 
 def second_vm(**changes: Any) -> Change:
@@ -293,6 +295,12 @@ CASES: list[tuple[str, tuple[Change, ...]]] = [
     ("VG_FULL", (settings(full_percent=9),)),
     # backups
     ("BACKUP_DIR_FULL", (asked("pm-3", folder_used=90.1),)),
+    ("BACKUP_FUTURE", (asked("pm-3", future=("web.21000101T000000Z.base",)),)),
+    ("", (asked("pm-3", future=("web.20270116T075959Z.base",)),)),  # within a day of the manager's clock
+    ("BACKUP_DAMAGED", (settings(backup_max_age_days=7), backed_up(1, damaged="2027-01-15T03:00:00Z"),
+                        backed_up(1, "pm-3"))),
+    ("BACKUP_UNPROVED", (settings(backup_max_age_days=7), backed_up(1, verified=""))),
+    ("BACKUP_OLD", (settings(backup_max_age_days=7), backed_up(9), backed_up(-2, "pm-3"))),
     ("BACKUP_NONE", (settings(backup_max_age_days=7),)),
     ("BACKUP_NONE", (settings(backup_max_age_days=7), backed_up(1, broken="its file is missing"))),
     ("BACKUP_OLD", (settings(backup_max_age_days=7), backed_up(7.1))),

@@ -205,7 +205,7 @@ def test_space() -> None:
 def test_further_questions_are_asked_only_when_they_matter() -> None:
     seen = running().nodes["pm-1"]
     usual = set(questions.questions(seen, SETTINGS))
-    assert usual == {"domains", "files", "common", "filter", "clock", "folder_used", "parts"}
+    assert usual == {"domains", "files", "common", "filter", "clock", "folder_used", "parts", "future"}
     assert usual <= set(Extra.__dataclass_fields__)
     lonely = with_resource(running(), "pm-1", connection="StandAlone").nodes["pm-1"]
     assert set(questions.questions(lonely, SETTINGS)) - usual == {"generations"}
@@ -238,6 +238,7 @@ SAID = {
     "clock": "1800000000.5\n",
     "folder_used": "25 75\n",
     "parts": "/b/.web.part\n/b/.a.part\n",
+    "future": "web.21000101T000000Z.base\n",
 }
 
 
@@ -247,6 +248,7 @@ def test_the_second_round_trip() -> None:
     assert (set(found.domains), set(found.files)) == ({"web"}, {"web", "web2"})
     assert found.common == {"protocol": "A"}
     assert (found.clock, found.folder_used, found.parts) == (1800000000.5, 25.0, ("/b/.a.part", "/b/.web.part"))
+    assert found.future == ("web.21000101T000000Z.base",)
     assert 0 < found.asked[0] <= found.asked[1]
 
 
