@@ -33,6 +33,7 @@ class _Seen:
     """The lines of one resource."""
 
     role: str = "Unknown"
+    suspended: str = ""
     connections: dict[str, Fact] = field(default_factory=dict)  # by peer
     devices: list[Fact] = field(default_factory=list)
     peer_devices: list[tuple[str, Fact]] = field(default_factory=list)  # the peer, one of its volumes
@@ -53,6 +54,7 @@ def parse_status(text: str) -> dict[str, Resource]:
         peer = fact.get("peer-node-id", fact.get("conn-name", ""))
         if words[1] == "resource":
             now.role = fact["role"]
+            now.suspended = "" if (why := fact.get("suspended", "no")) == "no" else why
         elif words[1] == "connection":
             now.connections[peer] = fact
         elif words[1] == "device":
@@ -82,6 +84,7 @@ def _resource(name: str, seen: _Seen) -> Resource:
         size=sum(int(device.get("size", 0)) for device in seen.devices) * 1024,
         out_of_sync=max(behind.values(), default=0),
         more_minors=tuple(minors[1:]),
+        suspended=seen.suspended,
     )
 
 

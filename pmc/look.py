@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pmc import drbd, lvm, names, virsh
+from pmc import drbd, lvm, names, saved, virsh
 from pmc.command import Query, command
 from pmc.drbd_files import Files
 from pmc.errors import CommandFailed
+from pmc.lvm import Group
 from pmc.model import Domain, NodeState, Odd, Resource, ResourceFile, Volume, shown
 from pmc.settings import Settings
 
@@ -21,6 +22,7 @@ def state_queries(settings: Settings, allocating: bool = False) -> dict[str, Que
         "hostname": Query(command("uname", "-n"), str.strip),
         "memory": Query(command("cat", "/proc/meminfo"), parse_meminfo),
         "libvirt": virsh.domains(),
+        "saved memory": saved.query(),
         "drbd version": drbd.version(),
         "drbd status": drbd.status(),
         "drbd two-primaries": drbd.open_resources(),
@@ -51,7 +53,7 @@ def node_state(name: str, settings: Settings, answers: Mapping[str, Any], beside
     good = {what: answer for what, answer in answers.items() if what not in failures}
     opened = good.get("drbd two-primaries", frozenset())
     memory, available = good.get("memory", (0, 0))
-    (size, free), volumes = good.get("volumes", ((0, 0), {}))
+    group, volumes = good.get("volumes", (Group(), {}))
     found = _Found.of(good.get("libvirt", {}), good.get("drbd status", {}), good.get("drbd files", Files()), volumes)
     return NodeState(
         name,
@@ -60,9 +62,11 @@ def node_state(name: str, settings: Settings, answers: Mapping[str, Any], beside
         drbd=good.get("drbd version", ""),
         memory=memory,
         memory_available=available,
-        group_size=size,
-        group_free=free,
+        group_size=group.size,
+        group_free=group.free,
+        group_attributes=group.attributes,
         domains=found.domains,
+        saved=frozenset(vm for vm in good.get("saved memory", ()) if not names.why_not(vm)),
         resources={n: replace(r, two_primaries=n in opened) for n, r in found.resources.items()},
         files=found.files,
         volumes=found.volumes,

@@ -22,7 +22,7 @@ from pmc.errors import PmcError, Refused
 from pmc.here import MANAGER
 from pmc.model import ClusterState
 from pmc.node import Node
-from pmc.plans import refuse
+from pmc.plans import covered, refuse
 from pmc.plans.add import iso_path
 from pmc.plans.ailment import About
 from pmc.plans.backup import Source
@@ -98,7 +98,8 @@ def size_for(cluster: Cluster, request: Add, state: ClusterState) -> int:
         return volume.size if volume else 0
     if not request.clone:
         return request.size
-    size, _ = disk_of(cluster, request.clone, state)
+    size, xml = disk_of(cluster, request.clone, state)
+    covered.whole(request.clone, "a clone", xml, state)
     if request.size and request.size < size:
         least = -(-size // MiB)
         raise Refused(f"--size: {request.clone}'s disk needs {least}M, a clone too; leave --size out, or give more")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 from pmc.command import Command, Query, bash, command
 from pmc.model import Volume
@@ -164,22 +165,33 @@ def activate(group: str) -> Command:
     return command("vgchange", "--activate", "y", group)
 
 
-def volumes(group: str) -> Query[tuple[tuple[int, int], dict[str, Volume]]]:
-    """(size, free) of the volume group in bytes, and its volumes by name, in one report: LVM looks at all disks each
-    time (lvm-fullreport(8); of the parts that nobody wants the empty list is selected)."""
+@dataclass(frozen=True)
+class Group:
+    """A volume group, in bytes; `attributes` is its vg_attr (vgs(8))."""
+
+    size: int = 0
+    free: int = 0
+    attributes: str = ""
+
+
+_GROUP = "vg_size,vg_free,vg_attr"
+
+
+def volumes(group: str) -> Query[tuple[Group, dict[str, Volume]]]:
+    """The volume group, and its volumes by name, in one report: LVM looks at all disks each time (lvm-fullreport(8); of
+    the parts that nobody wants the empty list is selected)."""
     unwanted = [word for part in ("pv", "pvseg") for word in ("--configreport", part, "-S", "pv_name=-")]
     unwanted += ["--configreport", "seg", "-S", "lv_name=-"]
-    wanted = ("--configreport", "vg", "-o", "vg_size,vg_free", "--configreport", "lv", "-o", _FIELDS)
+    wanted = ("--configreport", "vg", "-o", _GROUP, "--configreport", "lv", "-o", _FIELDS)
     return Query(
         command("lvm", "fullreport", *_JSON, *wanted, *unwanted, group),
         lambda text: (parse_group(text), {v.name: v for v in parse_volumes(text).values()}),
     )
 
 
-def group(name: str) -> Query[tuple[int, int]]:
-    """(size, free) of a volume group in bytes."""
+def group(name: str) -> Query[Group]:
     return Query(
-        command("vgs", *_JSON, "-o", "vg_size,vg_free", name),
+        command("vgs", *_JSON, "-o", _GROUP, name),
         parse_group,
     )
 
@@ -203,6 +215,6 @@ def parse_volumes(text: str) -> dict[str, Volume]:
     return found
 
 
-def parse_group(text: str) -> tuple[int, int]:
+def parse_group(text: str) -> Group:
     row = json.loads(text)["report"][0]["vg"][0]
-    return int(row["vg_size"]), int(row["vg_free"])
+    return Group(int(row["vg_size"]), int(row["vg_free"]), row["vg_attr"])

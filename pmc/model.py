@@ -39,6 +39,7 @@ class Resource:
     out_of_sync: int = 0
     two_primaries: bool = False
     more_minors: tuple[int, ...] = ()  # of further volumes (pmc makes none)
+    suspended: str = ""  # why nothing is read or written now: user, no-data, fencing, quorum; empty: it is not so
 
     @property
     def healthy(self) -> bool:
@@ -131,7 +132,11 @@ class NodeState:
     memory_available: int = 0
     group_size: int = 0
     group_free: int = 0
+    group_attributes: str = ""  # of the volume group: its vg_attr (vgs(8))
     domains: Mapping[str, Domain] = field(default_factory=dict)
+    saved: frozenset[str] = (
+        frozenset()
+    )  # the domains whose memory libvirt keeps here, to go on with at their next start
     resources: Mapping[str, Resource] = field(default_factory=dict)
     files: Mapping[str, ResourceFile] = field(default_factory=dict)
     volumes: Mapping[str, Volume] = field(default_factory=dict)
@@ -151,12 +156,12 @@ class NodeState:
         return self.down or "; ".join(f"{what}: {said}" for what, said in sorted(self.failures.items()))
 
     def knows(self, vm: str) -> bool:
-        return vm in self.domains or vm in self.files or vm in self.resources or vm in self.volumes
+        return vm in self.names
 
     @property
     def names(self) -> set[str]:
         """Of all that a VM of that name would have here."""
-        return {*self.domains, *self.files, *self.resources, *self.volumes}
+        return {*self.domains, *self.saved, *self.files, *self.resources, *self.volumes}
 
 
 @dataclass(frozen=True)
@@ -182,6 +187,18 @@ class ClusterState:
         """The nodes that know the VM, in the order of the configuration. Found by name, not by going through all nodes:
         a listing asks for each VM, and that would be VMs times nodes."""
         return self._knowing.get(vm, ())
+
+    @cached_property
+    def _saved(self) -> Mapping[str, Sequence[str]]:
+        found: dict[str, list[str]] = {}
+        for node in self:
+            for name in node.saved:
+                found.setdefault(name, []).append(node.name)
+        return found
+
+    def saved_on(self, vm: str) -> Sequence[str]:
+        """The nodes where libvirt keeps memory of it: of its past, which does not fit to what its disk has since."""
+        return self._saved.get(vm, ())
 
     def vm_names(self) -> list[str]:
         """Every VM: a domain, or a DRBD resource, on any node. (A bare volume is no VM.)"""

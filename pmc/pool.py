@@ -22,6 +22,8 @@ def broken(pool: Volume) -> str:
     state, health = pool.attributes[4:5], pool.attributes[8:9]
     if health in _HEALTH:
         return _HEALTH[health]
+    if state == "s":
+        return "is suspended, so whoever reads or writes what is in it waits for ever"
     if state in ("c", "C"):
         return "needs its metadata checked"
     return "" if state == "a" else "is not active"
@@ -30,6 +32,8 @@ def broken(pool: Volume) -> str:
 def remedy(pool: Volume) -> str:
     """The commands for a pool that is broken."""
     path, health = f"{pool.group}/{pool.name}", pool.attributes[8:9]
+    if health not in _HEALTH and pool.attributes[4:5] == "s":
+        return f"lvchange --refresh {path}"
     if health == "D":
         return _more_data(path)
     if health == "M":

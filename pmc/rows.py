@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from pmc import lvm_attr
 from pmc.backup import Stored
 from pmc.model import ClusterState, NodeState, Resource, shown
 from pmc.units import show_size
@@ -44,6 +45,9 @@ def _vm_row(state: ClusterState, name: str, text: bool) -> dict[str, Any]:
         now = f"unknown ({unseen[0]} is down)"
     else:
         now = domain.state if domain else "not defined"
+    saved = list(state.saved_on(name))
+    if saved and now == "shut off":
+        now = f"saved on {','.join(saved)}" if text else "saved"
     size = resource.size if resource else 0
     if state.contradicted(name):
         now = "CONTRADICTED"
@@ -52,10 +56,13 @@ def _vm_row(state: ClusterState, name: str, text: bool) -> dict[str, Any]:
         "vm": shown(name, 200), "state": now, "on": ",".join(active), "secondary": ",".join(others),
         "size": size, "memory": domain.memory if domain else 0, "minor": minor,
     }  # fmt: skip
+    stands = _standing(state, name)
     if text:
+        old = f" (old memory saved on {','.join(saved)})" if saved and active else ""
         return {
             **row,
-            "drbd": drbd_text(resource, len(homes) == 1),
+            "state": now + old,
+            "drbd": drbd_text(resource, len(homes) == 1) + "".join(f"; {node}: {why}" for node, why in stands.items()),
             "size": show_size(size) if size else "",
             "memory": show_size(domain.memory) if domain else "",
             "minor": minor if minor >= 0 else "",
@@ -63,10 +70,20 @@ def _vm_row(state: ClusterState, name: str, text: bool) -> dict[str, Any]:
         }
     facts = resource or Resource(name)
     return {
-        **row, "nodes": homes, "old_copies": strays,
+        **row, "nodes": homes, "old_copies": strays, "saved": saved, "suspended": facts.suspended, "unwell": stands,
         "cpus": domain.cpus if domain else 0, "connection": facts.connection, "disk": facts.disk,
         "peer_disk": facts.peer_disk, "sync_percent": round(facts.percent, 1), "two_primaries": facts.two_primaries,
     }  # fmt: skip
+
+
+def _standing(state: ClusterState, name: str) -> dict[str, str]:
+    """By node: why its volume there stands still, or is not whole."""
+    found = {}
+    for node in state.knowing(name):
+        volume = node.volumes.get(name)
+        if volume and name in {*node.files, *node.resources} and (its := lvm_attr.of_vm(volume, node.volumes)):
+            found[node.name] = str(its)
+    return found
 
 
 def _answers(state: ClusterState, node: str) -> bool:
@@ -77,11 +94,12 @@ def drbd_text(resource: Resource | None, single: bool) -> str:
     """Connection and both disk states, always: UpToDate alone would hide a split brain."""
     if resource is None:
         return "not up"
+    still = f" I/O SUSPENDED ({resource.suspended})" if resource.suspended else ""
     if single:
-        return f"no peer {resource.disk}"
+        return f"no peer {resource.disk}{still}"
     percent = "" if resource.out_of_sync == 0 else f" {resource.percent:.1f} %"
     opened = " TWO PRIMARIES ALLOWED" if resource.two_primaries else ""
-    return f"{resource.connection} {resource.disk}/{resource.peer_disk}{percent}{opened}"
+    return f"{resource.connection} {resource.disk}/{resource.peer_disk}{percent}{opened}{still}"
 
 
 def pm_rows(state: ClusterState, text: bool) -> list[dict[str, Any]]:
@@ -105,15 +123,22 @@ def _pm_row(node: NodeState, text: bool) -> dict[str, Any]:
     if text:
         return {
             **row, "memory used": show_size(used), "memory": show_size(node.memory),
-            "vg free": ", ".join((show_size(node.group_free), *_pools(node))),
+            "vg free": ", ".join((show_size(node.group_free), *_group(node), *_pools(node))),
             "drbd": ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "none",
         }  # fmt: skip
     return {
         **row, "memory_used": used, "memory": node.memory, "vg_size": node.group_size, "vg_free": node.group_free,
+        "vg_attr": node.group_attributes,
         "drbd": dict(kinds), "drbd_version": node.drbd,
         "thin_pools": {v.name: {"size": v.size, "data_percent": v.data_percent, "metadata_percent": v.metadata_percent}
                        for v in node.volumes.values() if v.is_pool},
     }  # fmt: skip
+
+
+def _group(node: NodeState) -> list[str]:
+    """Its volume group, in a few words, when it is not as it should be."""
+    its = lvm_attr.group(node.group_attributes, "")
+    return [its.why.partition(",")[0].partition(":")[0].removeprefix("is ").upper()] if its else []
 
 
 def _pools(node: NodeState) -> list[str]:

@@ -9,9 +9,10 @@ import re
 import shlex
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pmc.command import Command, Query, bash, command
+from pmc.disks import Disk, writable
 from pmc.model import Domain
 from pmc.units import KiB, MiB
 
@@ -39,7 +40,8 @@ def undefine(name: str) -> Command:
 
 
 def start(name: str) -> Command:
-    return virsh("start", name)
+    """Never with saved memory (pmc/saved.py): that goes, also some that came after one looked."""
+    return virsh("start", "--force-boot", name)
 
 
 def destroy(name: str) -> Command:
@@ -105,16 +107,34 @@ def macs() -> Query[frozenset[str]]:
     return Query(bash(script), lambda text: frozenset(re.findall(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}", text.lower())))
 
 
-def kinds(folder: str = "/run/libvirt/qemu") -> Query[dict[str, str]]:
-    """What each running domain runs on: kvm, or qemu, which emulates its processor. Of libvirt's own notes of what it
-    started: a definition may have been edited since. A domain that is not in them is not known."""
-    script = 'grep -os "<domain type=\'[a-z]*\'" "$1"/*.xml /dev/null || :'
-    return Query(bash(script, folder), parse_kinds)
+@dataclass(frozen=True)
+class Running:
+    """A domain as it runs. `kind` is what it runs on: kvm, or qemu, which emulates its processor; `disks` are those
+    that it can write to."""
+
+    kind: str
+    disks: tuple[Disk, ...] = ()
 
 
-def parse_kinds(text: str) -> dict[str, str]:
-    found = re.findall(r"^(.*)\.xml:<domain type='([a-z]+)'$", text, re.M)
-    return {path.rpartition("/")[2]: kind for path, kind in found}
+def running(folder: str = "/run/libvirt/qemu") -> Query[dict[str, Running]]:
+    """Of libvirt's own notes of what it started: a definition may have been edited since. A domain that is not in them
+    is not known."""
+    script = (
+        'shopt -s nullglob; cd "$1" 2>/dev/null || exit 0; '
+        "sed -sn '1F; /<domain type=/p; /<disk type=/,/<\\/disk>/p' ./*.xml /dev/null"
+    )
+    return Query(bash(script, folder), parse_running)
+
+
+def parse_running(text: str) -> dict[str, Running]:
+    found = {}
+    for part in re.split(r"^\./", text, flags=re.M)[1:]:
+        file, _, rest = part.partition("\n")
+        kind = re.search(r"<domain type='([a-z]+)'", rest)
+        elements = re.findall(r"<disk type=.*?</disk>", rest, re.S)
+        if kind:
+            found[file.removesuffix(".xml")] = Running(kind[1], writable(f"<devices>{''.join(elements)}</devices>"))
+    return found
 
 
 def dumpxml(name: str) -> Query[str]:

@@ -36,6 +36,7 @@ def node(spec: Spec, number: int, vms: Sequence[VM]) -> dict[str, str]:
         "meminfo": captured("linux-6.1.0-meminfo.txt"),
         "domstats": "".join(domain(vm, runs) for vm, runs in active.items()),
         "events2": "".join(resource(vm, runs) for vm, runs in active.items()) + "exists -\n",
+        "save": ".\n..\n",
         "show": "".join(f"resource {vm.name} {{\n" for vm in vms),
         "fullreport": volumes(vms),
         "ss": captured("ss-6.1.0-listening.txt"),

@@ -17,7 +17,7 @@ from bench.fleet.spec import Spec
 from lab.ports import free_ports
 
 TOOL = Path(__file__).with_name("tool.sh")
-TOOLS = ("bash", "cat", "drbdsetup", "lvm", "ss", "uname", "virsh")
+TOOLS = ("bash", "cat", "drbdsetup", "ls", "lvm", "ss", "uname", "virsh")
 FOREVER = 600.0  # seconds that a tool of a hung node takes
 
 

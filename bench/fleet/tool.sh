@@ -39,6 +39,7 @@ case "${0##*/} $*" in
 "virsh "*" domstats "*) file=domstats ;;
 "drbdsetup events2 "*) file=events2 ;;
 "drbdsetup show") file=show ;;
+"ls -a /var/lib/libvirt/qemu/save") file=save ;;
 "lvm fullreport "*) file=fullreport ;;
 "ss "*) file=ss ;;
 *)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pmc.checks import drbd, libvirt, lvm, machine, network
+from pmc.checks import drbd, libvirt, lvm, machine, network, saving
 from pmc.checks.finding import About, Check, Finding, Seen, Verdict, bad, good
 from pmc.command import Query
 from pmc.errors import CommandFailed
@@ -30,6 +30,7 @@ CHECKS = (
     Check("global_filter", lvm.query_filter, lvm.judge_filter, "Debian: apt install lvm2"),
     Check("libvirt", libvirt.query_libvirt, libvirt.judge_libvirt, _NO_LIBVIRT),
     Check("libvirt at boot", libvirt.query_libvirt_boot, libvirt.judge_libvirt_boot),
+    Check("saved memory", saving.query, saving.judge, _NO_LIBVIRT),
     Check("migration", libvirt.query_transport, libvirt.judge_transport),
     Check("bridge", network.query_bridge, network.judge_bridge),
     Check("xdelta3", machine.query_xdelta3, machine.judge_xdelta3),

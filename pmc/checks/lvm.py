@@ -8,9 +8,10 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pmc import lvm, pool, thin
+from pmc import lvm, lvm_attr, pool, thin
 from pmc.checks.finding import About, Verdict, bad, good
 from pmc.command import Query, bash, command
+from pmc.lvm import Group
 from pmc.model import Volume
 from pmc.plan import Step
 from pmc.units import show_size
@@ -19,13 +20,14 @@ LVM_CONF = "/etc/lvm/lvm.conf"
 REJECT_DRBD = "r|^/dev/drbd|"
 
 
-def query_group(about: About) -> Query[tuple[int, int]]:
+def query_group(about: About) -> Query[Group]:
     return lvm.group(about.settings.volume_group)
 
 
-def judge_group(found: tuple[int, int], about: About) -> Verdict:
-    size, free = found
-    return good(f"{about.settings.volume_group}: {show_size(free)} free of {show_size(size)}")
+def judge_group(found: Group, about: About) -> Verdict:
+    if its := lvm_attr.group(found.attributes, about.settings.volume_group):
+        return bad(str(its), its.remedy)
+    return good(f"{about.settings.volume_group}: {show_size(found.free)} free of {show_size(found.size)}")
 
 
 @dataclass(frozen=True)

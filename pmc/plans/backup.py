@@ -13,7 +13,7 @@ from pmc.errors import Refused
 from pmc.model import ClusterState
 from pmc.pipeline import How
 from pmc.plan import Plan, Step, Watch, plan
-from pmc.plans import kept, make, refuse
+from pmc.plans import covered, kept, make, refuse, still
 from pmc.plans.clone import drop, snapshot
 from pmc.plans.kept import Place
 from pmc.settings import Settings
@@ -128,6 +128,12 @@ def make_backup(
     base = found.backup if found else None
     kind = "delta" if base else "base"
     refuse.relied_on(state, keeper)
+    covered.whole(name, "a backup", xml, state)
+    if source.agent and (why := still.suspended(name, state.nodes[source.runs])):
+        raise Refused(
+            f"{name}: its I/O is suspended on {source.runs} ({why}), so its file systems cannot be frozen; "
+            f"{still.remedy(name, source.runs, why)}; or back it up as it is: --no-freeze"
+        )
     if base and base.size > size:
         raise Refused(
             f"{name}: its disk is smaller than its newest base {base.id}; make a new one: fab vm.backup {name} --base"
@@ -138,7 +144,7 @@ def make_backup(
     made = Backup(
         id=id, vm=name, kind=kind, time=now.astimezone(UTC).isoformat(timespec="seconds"), size=size,
         device=drbd_device(name, state), nodes=tuple(state.homes(name)), source=source.node, role=source.role,
-        consistency=consistency(source), xml=xml, base=base.id if base else "",
+        consistency=consistency(source, state.saved_on(name)), xml=xml, base=base.id if base else "",
         compression="zstd" if wish.compress and not base else "none",
     )  # fmt: skip
     target = f"{folder}/.{id}.part"
@@ -215,8 +221,12 @@ def disk_at(place: Place, size: int) -> pipeline.Disk:
     return pipeline.Disk(kept.path(place, "backup"), size, far)
 
 
-def consistency(source: Source) -> str:
-    return "off" if not source.runs else "frozen" if source.agent else "crash"
+def consistency(source: Source, saved: Sequence[str] = ()) -> str:
+    """A guest whose memory is saved (on these nodes) has not come to its end: what is on its disk is as after a power
+    cut."""
+    if not source.runs:
+        return "crash" if saved else "off"
+    return "frozen" if source.agent else "crash"
 
 
 def frozen(name: str, id: str, source: Source, steps: Sequence[Step]) -> list[Step]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pmc import drbd, drbd_peer, lvm, virsh
+from pmc import drbd, drbd_peer, lvm, saved, virsh
 from pmc.command import Command, bash
 from pmc.errors import Refused
 from pmc.model import ClusterState, NodeState
@@ -19,10 +19,12 @@ def steps(name: str, holders: Sequence[NodeState], settings: Settings) -> list[S
     active = [node.name for node in holders if name in node.domains and node.domains[name].active]
     defined = [node.name for node in holders if name in node.domains]
     up = [node.name for node in holders if name in node.resources]
+    asleep = [node.name for node in holders if name in node.saved and name not in node.domains]
     rest = unfinished(settings, name)
     found = [
         *on_each(active, lambda node: Step(node, f"cut the power of {name}", virsh.destroy(name), pivot=True)),
         *on_each(defined, lambda node: Step(node, f"undefine {name}", virsh.undefine(name), pivot=True)),
+        *on_each(asleep, lambda node: Step(node, f"remove saved memory of {name}", saved.discard(name), pivot=True)),
         *on_each(
             [node.name for node in holders],
             lambda node: Step(node, "remove its ISO file and what is unfinished, if any", rest, pivot=True),

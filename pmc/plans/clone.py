@@ -9,7 +9,7 @@ from pmc.command import bash
 from pmc.errors import Refused
 from pmc.model import ClusterState, Volume
 from pmc.plan import Step, Watch
-from pmc.plans import refuse
+from pmc.plans import refuse, still
 from pmc.plans.make import Given
 from pmc.plans.request import Add
 from pmc.settings import Settings
@@ -41,6 +41,7 @@ def snapshot(name: str, kind: str, node: str, state: ClusterState, settings: Set
     """A snapshot NAME.kind of the volume, with room for a fifth of it to change meanwhile: in the volume group or, of a
     thin one, in its pool. One that is there, of any kind, was left by a command that broke off: the VM is locked, so
     nobody else is reading it."""
+    still.readable(name, state.nodes[node])
     group, volume = settings.volume_group, state.nodes[node].volumes[name]
     size = max((volume.used if volume.thin else volume.size) // 5 // MiB, 8) * MiB
     refuse.snapshot_room(state.nodes[node], volume, size)

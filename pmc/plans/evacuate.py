@@ -64,7 +64,7 @@ def move_all(node: str, state: ClusterState, settings: Settings) -> Evacuation:
 
 def start_all(
     node: str, off: Iterable[str], state: ClusterState, settings: Settings, locked: Collection[str] | None = None,
-    hangs: str = "",
+    hangs: str = "", discard: bool = False,
 ) -> Evacuation:  # fmt: skip
     """On their other nodes, from a node that is dead (or `hangs`, see plans/failover.py). `off` are known to have been
     off when it was last seen; those that are not `locked` stay."""
@@ -77,7 +77,7 @@ def start_all(
         if locked is not None and name not in locked:
             raise Refused(f"{name}: could not be started when this command began; run it again")
         _, survivor = failover.homes(name, state, settings, hangs)
-        plan = failover.failover(name, state, settings, room=False, hangs=hangs)
+        plan = failover.failover(name, state, settings, room=False, hangs=hangs, discard=discard)
         return Leaving(name, node, survivor, state.nodes[survivor].domains[name].memory, plan)
 
     return _chosen([name for name in gone if name not in left], leave, left, state)

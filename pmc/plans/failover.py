@@ -18,7 +18,7 @@ from pmc.command import Query, bash
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, Resource
 from pmc.plan import Plan, Step, Wait, plan
-from pmc.plans import make, refuse
+from pmc.plans import asleep, make, refuse, still
 from pmc.plans.vm import one_primary
 from pmc.settings import Settings
 
@@ -221,9 +221,12 @@ def _when_it_hangs(dead: str, settings: Settings) -> str:
     return "if it hangs: configure fence for it, or take its power and try again"
 
 
-def failover(name: str, state: ClusterState, settings: Settings, room: bool = True, hangs: str = "") -> Plan:
+def failover(
+    name: str, state: ClusterState, settings: Settings, room: bool = True, hangs: str = "", discard: bool = False
+) -> Plan:
     """Once the dead node is known to be dead. The survivor must hold all that DRBD ever acknowledged to it. `room`: see
-    that there is memory for it (not by itself when many start)."""
+    that there is memory for it (not by itself when many start). `discard`: as for vm.start; what is saved on the dead
+    node is there when it comes back, and vm.start refuses then."""
     dead, survivor = homes(name, state, settings, hangs)
     refuse.settled(state, name)
     node = state.nodes[survivor]
@@ -235,6 +238,9 @@ def failover(name: str, state: ClusterState, settings: Settings, room: bool = Tr
     if resource is None:
         raise Refused(f"{name}: its DRBD resource is not up on {survivor}; fab pm.ready_drbd --node {survivor}")
     _complete(name, dead, survivor, resource)
+    still.flows(name, state, [survivor])
+    if not discard:
+        asleep.start(name, f"fab vm.failover {name}", state)
     if room:
         refuse.memory(node, name, node.domains[name].memory, "move another VM away first")
     opened = [survivor] if resource.two_primaries else []
@@ -244,6 +250,7 @@ def failover(name: str, state: ClusterState, settings: Settings, room: bool = Tr
         make.see_apart(survivor, name),
         [replace(step, pivot=False) for step in one_primary(name, opened)],
         [make.promote(survivor, name)] if resource.role != "Primary" else [],
+        asleep.discarded(name, state),
         make.started(survivor, name),
     )
 

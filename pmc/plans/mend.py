@@ -6,8 +6,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pmc import definition, drbd, lvm, sides, virsh
+from pmc.errors import Refused
 from pmc.plan import Step, Wait
-from pmc.plans import make, refuse
+from pmc.plans import asleep, covered, make, refuse
 from pmc.plans.ailment import NO_DISK, Ailment, Case
 from pmc.plans.make import when
 
@@ -110,6 +111,11 @@ def _renewed(case: Case, home: str, text: str, last: Step) -> Ailment:
             f"or on another node: fab vm.peer {name} --secondary NODE"
         )
         return Ailment("no-volume", text, refusal=refusal)
+    try:
+        covered.whole(name, "a new disk", case.about[peer.name].xml, case.state)
+        asleep.written(name, "that", case.state)
+    except Refused as error:
+        return Ailment("no-volume", text, refusal=f"--new-disk: {str(error).removeprefix(f'{name}: ')}")
     files = [node.files[name] for node in (node, peer) if name in node.files]
     if other := [file.disk for file in files if file.disk != lvm.path(group, name)]:
         refusal = f"--new-disk: its disk is {other[0]}, not {group}/{name}; make that anew by hand"

@@ -15,7 +15,7 @@ from pmc.command import command
 from pmc.errors import Refused
 from pmc.model import ClusterState, NodeState, ResourceFile
 from pmc.plan import Plan, Step, Watch, plan
-from pmc.plans import clear, lost, make, refuse
+from pmc.plans import clear, covered, lost, make, refuse, still
 from pmc.plans.add import iso_path, receive
 from pmc.settings import Settings
 from pmc.units import show_size
@@ -57,6 +57,8 @@ def choose(name: str, new: str, state: ClusterState, settings: Settings) -> Chan
         )
     for node in (state.nodes[primary], state.nodes[new]):
         _eight(node)
+    covered.one_volume(name, "a second copy", state)
+    still.flows(name, state, [primary])
     change = Change(name, primary, old, new, file)
     if change.there and name in state.nodes[new].volumes:
         return change
@@ -147,6 +149,7 @@ def _new_goes(change: Change, state: ClusterState) -> str:
 
 
 def peer(change: Change, xml: str, secret: str, state: ClusterState, settings: Settings) -> Plan:
+    covered.whole(change.name, "a second copy", xml, state)
     if change.there and change.name in state.nodes[change.new].volumes:
         return finish(change, xml, state, settings)
     name, new, primary = change.name, change.new, change.primary

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pmc import drbd, lvm, names, pool
+from pmc import drbd, lvm, lvm_attr, names, pool
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, NodeState, Volume, shown
 from pmc.settings import Settings
@@ -189,6 +189,8 @@ def differs(state: ClusterState, vm: str) -> int:
 def no_room(node: NodeState, size: int, settings: Settings) -> str:
     """Why the node cannot have a new volume of so many bytes, of the kind that pmc.conf asks for; empty when it can. A
     thin one may be larger than its pool, but that must not be near its end."""
+    if (broken := lvm_attr.group(node.group_attributes, settings.volume_group)) and broken.stands:
+        return f"cannot have it: {broken}; there: {broken.remedy}"
     if settings.volumes == "thin":
         return pool.unfit(settings.thin_pool, node.volumes, settings)
     if node.group_free >= size:
@@ -212,6 +214,8 @@ def snapshot_room(node: NodeState, volume: Volume, size: int) -> None:
 
 def no_snapshot_room(node: NodeState, volume: Volume, size: int) -> str:
     """Why there is none; empty when there is."""
+    if (broken := lvm_attr.group(node.group_attributes, volume.group)) and broken.stands:
+        return f"{node.name}: {broken}"
     what, free = f"a snapshot of {volume.name} needs {show_size(size)}", node.group_free
     place = "volume group"
     if volume.thin:

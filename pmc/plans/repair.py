@@ -9,7 +9,7 @@ from pmc import drbd, sides
 from pmc.errors import Refused
 from pmc.model import ClusterState, Resource
 from pmc.plan import Step, on_each
-from pmc.plans import refuse, vm
+from pmc.plans import refuse, still, vm
 from pmc.plans.ailment import NO_DISK, About, Ailment, Case, Wishes
 from pmc.plans.marked import differing
 from pmc.plans.mend import defined, disks, not_up
@@ -50,9 +50,26 @@ def ailments(
     case = Case(name, homes(name, state, settings), state, about, settings, wishes)
     if wishes.keep and wishes.keep not in case.homes:
         raise Refused(f"--keep {wishes.keep}: {name} has its disks on {' and '.join(case.homes)}; choose one of them")
+    if stands := standing(case):
+        return stands
     apart = between(case) if len(case.homes) == 2 else []
     found = [*open_apart(case), *not_up(case), *apart, *disks(case), *defined(case), *two_primaries(case)]
     return found or differing(case)  # which wants it to run, and for that the rest to be well
+
+
+def standing(case: Case) -> list[Ailment]:
+    """Whatever is done to a disk that stands still hangs. What DRBD itself suspended for want of data goes on when the
+    disk or the connection is mended."""
+    found = []
+    for home in case.homes:
+        why = still.suspended(case.name, case.node(home))
+        if why and not {"no-data", "quorum"} & set(why.split(",")):
+            way = still.remedy(case.name, home, why)
+            text = f"its I/O is suspended on {home} ({why})"
+            found.append(Ailment("suspended", text, refusal=f"{text}: {way}"))
+        if (its := still.volume(case.name, case.node(home))) and its.stands and its.hangs:
+            found.append(Ailment("stands", f"{its} ({home})", refusal=f"{its}; on {home}: {its.remedy}"))
+    return found
 
 
 def outlook(resources: Sequence[Resource | None]) -> str:

@@ -11,7 +11,7 @@ from pmc.command import Command, bash, command
 from pmc.errors import Refused
 from pmc.model import ClusterState
 from pmc.plan import Fetch, Plan, Step, Watch, plan
-from pmc.plans import make, refuse
+from pmc.plans import asleep, covered, make, refuse, still
 from pmc.plans.add import check_new
 from pmc.plans.backup import bring, drbd_device
 from pmc.plans.make import Given
@@ -88,6 +88,7 @@ def as_new(
     run, and both would have the same address inside. The disk's checksum is compared while it is written."""
     old = found.backup
     check_new(name, nodes, old.size, 0, state, settings)  # no memory: it is not started
+    covered.manifest(old.id, old.vm, old.device, old.xml)
     try:
         xml = virsh.renamed(old.xml, name=name, uuid=uuid, mac=given.mac, old_device=old.device, device=given.device)
     except (ValueError, SyntaxError) as error:
@@ -107,9 +108,9 @@ def as_new(
     return plan(f"vm.restore {name}", steps)
 
 
-def in_place(found: Found, size: int, state: ClusterState, settings: Settings) -> Plan:
-    """The VM's own disk (`size` bytes) becomes that of the backup, which is proved before anything is written. What was
-    on it stays in a snapshot until the end, and is put back when something fails."""
+def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: Settings) -> Plan:
+    """The VM's own disk (`size` bytes; `xml` is its domain) becomes that of the backup, which is proved before anything
+    is written. What was on it stays in a snapshot until the end, and is put back when something fails."""
     old, name = found.backup, found.backup.vm
     homes = refuse.whole(state, name)
     if not refuse.half_restored(state, name):
@@ -119,6 +120,9 @@ def in_place(found: Found, size: int, state: ClusterState, settings: Settings) -
     if len(homes) > 1:
         refuse.healthy(state.nodes[homes[0]], name)
         _alike(homes, name, state)
+    covered.whole(name, "a restore", xml, state)
+    still.flows(name, state, homes)
+    asleep.written(name, "a restore", state)
     if old.size != size:
         raise Refused(
             f"{name}: its disk has {size} bytes, that of {old.id} {old.size}; restore it as a new VM: --as NEW"
@@ -215,6 +219,8 @@ def undo_in_place(name: str, size: int, state: ClusterState, settings: Settings)
         raise Refused(f"{name}: runs on {active[0]}; first: fab vm.stop {name}")
     if refuse.half_restored(state, name):
         refuse.settled(state, name)
+    still.flows(name, state, homes)
+    asleep.written(name, "that", state)
     group, device, steps = settings.volume_group, drbd_device(name, state), list[Step]()
     for node in there:
         if len(homes) > 1:

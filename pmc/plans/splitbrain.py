@@ -9,7 +9,7 @@ from typing import Any
 from pmc import drbd, lvm, sides
 from pmc.model import Resource
 from pmc.plan import Step, Wait
-from pmc.plans import lost, refuse, vm
+from pmc.plans import asleep, lost, refuse, vm
 from pmc.plans.ailment import About, Ailment, Case
 from pmc.units import show_size
 
@@ -50,6 +50,11 @@ def _refusal(case: Case) -> str:
         disk = case.node(home).resources[name].disk
         if home == keep and disk != "UpToDate":
             return f"--keep {keep}: its disk is {disk} there, so it has nothing whole to {what}"
+    if nodes := case.state.saved_on(name):
+        return (
+            f"its memory is saved on {' and '.join(nodes)} (virsh managedsave), and does not fit to the disk any more; "
+            f"throw it away first: {asleep.remedy(name, nodes)}"
+        )
     if not case.wishes.snapshot:
         return ""
     node, volume = case.node(victim), case.node(victim).volumes.get(name)

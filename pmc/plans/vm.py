@@ -10,15 +10,17 @@ from pmc.command import Query, command
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, NodeState
 from pmc.plan import Plan, Step, Wait, Watch, on_each, plan
-from pmc.plans import clear, clone, make, prune, refuse
+from pmc.plans import asleep, clear, clone, covered, make, prune, refuse, still
 from pmc.settings import Settings
 from pmc.units import parse_rate
+from pmc.virsh import Running
 
-KINDS = "kinds"  # what a look is asked besides, for `move`: virsh.kinds
+RUNNING = "running"  # what a look is asked besides, for `move`: virsh.running
 
 
-def start(name: str, on: str, state: ClusterState, settings: Settings) -> Plan:
-    """On node `on`, or where its DRBD is primary already, or on the node it was made on."""
+def start(name: str, on: str, state: ClusterState, settings: Settings, discard: bool = False) -> Plan:
+    """On node `on`, or where its DRBD is primary already, or on the node it was made on. `discard`: memory of it that
+    is saved somewhere is thrown away."""
     _seen(name, state)
     homes = refuse.whole(state, name)
     refuse.settled(state, name)
@@ -39,11 +41,14 @@ def start(name: str, on: str, state: ClusterState, settings: Settings) -> Plan:
     if other := [each for each in primaries if each != node]:
         raise Refused(f"{name}: DRBD is primary on {other[0]}; start it there: fab vm.start {name} --on {other[0]}")
     _usable(state, name, homes, node)
+    still.flows(name, state, homes)
+    if not discard:
+        asleep.start(name, f"fab vm.start {name}{f' --on {on}' if on else ''}", state)
     there, advice = state.nodes[node], "move another VM away first, or start it with --on another node"
     refuse.memory(there, name, there.domains[name].memory, advice)
     closing = one_primary(name, _opened(name, homes, state))
     promoting = [] if primaries else [make.promote(node, name)]
-    return plan(f"vm.start {name}", closing, promoting, make.started(node, name))
+    return plan(f"vm.start {name}", closing, promoting, asleep.discarded(name, state), make.started(node, name))
 
 
 def _seen(name: str, state: ClusterState) -> None:
@@ -83,6 +88,7 @@ def stop(name: str, force: bool, state: ClusterState, settings: Settings) -> Pla
             f"when it is dead nothing runs there, and fab vm.failover {name} starts it on its other node"
         )
     refuse.relied_on(state, *active)
+    still.lets_go(name, state, [*homes, *active])
     steps = []
     for node in active:
         if force:
@@ -137,6 +143,10 @@ def move(name: str, to: str, state: ClusterState, settings: Settings, room: bool
                 f"{name}: DRBD is in {state.nodes[node].resources[name].replication} on {node}; wait for its end"
             )
     refuse.same(state, name, f"it would go on with those of {target}")
+    still.flows(name, state, homes)
+    asleep.beside(name, state)
+    if (known := _running(name, state.nodes[source])) is not None:
+        covered.there_too(name, known.disks, target, state)
     if state.primaries(name) != [source]:
         raise Refused(
             f"{name}: runs on {source} but DRBD is primary on {state.primaries(name)}; fab vm.mv {name} --cleanup"
@@ -180,8 +190,14 @@ def kind_of(name: str, source: NodeState, settings: Settings) -> str:
     """kvm, or another word: QEMU before 9.0 forgets pages that an emulated guest writes while they are copied (its
     commit 03bfc2188f, whose author has seen more such races), and what the guest then writes to its disk is wrong. With
     KVM the kernel keeps count."""
-    known: dict[str, str] | None = source.beside.get(KINDS)
-    return settings.virt_type if known is None else known.get(name, "unknown")
+    known = _running(name, source)
+    return settings.virt_type if known is None else known.kind
+
+
+def _running(name: str, source: NodeState) -> Running | None:
+    """None: it was not asked."""
+    known: dict[str, Running] | None = source.beside.get(RUNNING)
+    return None if known is None else known.get(name, Running("unknown"))
 
 
 def settle(name: str, state: ClusterState) -> Plan:
@@ -260,6 +276,7 @@ def remove(
     if holders and away:
         refuse.sides(state, name)
     refuse.relied_on(state, *(node.name for node in state if not (holders and node.down)))
+    still.lets_go(name, state, [node.name for node in holders])
     clear.refuse_foreign(name, state, settings)
     clear.refuse_namesakes(name, state)
     if not holders and stored and not backups:

@@ -16,7 +16,20 @@ from pmc.plans import vm as moves
 from pmc.plans.evacuate import Evacuation, Leaving
 from pmc.tasks import death
 from pmc.tasks.base import carry_out, lock, opened, task
-from pmc.tasks.moving import BANDWIDTH, KINDS, PARALLEL, PAUSE, Row, Work, abreast, hurried, live, report, row, several
+from pmc.tasks.moving import (
+    BANDWIDTH,
+    PARALLEL,
+    PAUSE,
+    RUNNING,
+    Row,
+    Work,
+    abreast,
+    hurried,
+    live,
+    report,
+    row,
+    several,
+)
 from pmc.view import note, show
 
 DEAD = (
@@ -25,8 +38,13 @@ DEAD = (
 )
 
 
-@task(place="name", name="the VM", dead=DEAD)
-def failover(c: Any, name: str = "", dead: str = "", conf: str = "", dry_run: bool = False) -> None:
+DISCARD = "throw away what libvirt keeps of its memory (virsh managedsave) on any node, and boot it"
+
+
+@task(place="name", name="the VM", dead=DEAD, discard_saved=DISCARD)
+def failover(
+    c: Any, name: str = "", dead: str = "", discard_saved: bool = False, conf: str = "", dry_run: bool = False
+) -> None:
     """Start a VM on its other node when its node is dead: vm.failover NAME [--dead NODE]
 
     Refused when there is any sign of life, unless you give --dead and the node has a fence command (pmc.conf), which
@@ -41,7 +59,7 @@ def failover(c: Any, name: str = "", dead: str = "", conf: str = "", dry_run: bo
         lock(c, cluster, dry_run, name, but=hangs)
         state = cluster.state()
         node, survivor = plans.homes(name, state, cluster.settings, hangs)
-        plan = plans.failover(name, state, cluster.settings, hangs=hangs)
+        plan = plans.failover(name, state, cluster.settings, hangs=hangs, discard=discard_saved)
         places = {survivor: [name]}
         sight = death.seen(cluster, state, node, places, hangs)
         if dry_run or c.config.run.dry:
@@ -50,7 +68,8 @@ def failover(c: Any, name: str = "", dead: str = "", conf: str = "", dry_run: bo
             death.prove(cluster, node, [name], sight, dead, state)
             if sight.signs:
                 with death.fenced(node):
-                    plan = plans.failover(name, death.silent(cluster, node, places), cluster.settings)
+                    state = death.silent(cluster, node, places)
+                    plan = plans.failover(name, state, cluster.settings, discard=discard_saved)
         if carry_out(c, cluster, plan, dry_run):
             note(f"{name} runs on {survivor}; when {node} is back: fab pm.ready_drbd, then fab vm.mv {name}")
 
@@ -61,12 +80,13 @@ def failover(c: Any, name: str = "", dead: str = "", conf: str = "", dry_run: bo
     parallel=PARALLEL,
     failover="the node is dead: start its VMs on their other nodes",
     dead=f"with --failover: {DEAD}",
+    discard_saved=f"with --failover: {DISCARD}",
     bandwidth=BANDWIDTH,
     pause_after=PAUSE,
 )
 def evacuate(
-    c: Any, node: str = "", parallel: str = "2", failover: bool = False, dead: str = "", bandwidth: str = "",
-    pause_after: str = "", conf: str = "", dry_run: bool = False,
+    c: Any, node: str = "", parallel: str = "2", failover: bool = False, dead: str = "", discard_saved: bool = False,
+    bandwidth: str = "", pause_after: str = "", conf: str = "", dry_run: bool = False,
 ) -> None:  # fmt: skip
     """Move everything off a node, live, the largest VM first: pm.evacuate NODE [--parallel N] [--failover]
 
@@ -78,19 +98,21 @@ def evacuate(
         most = abreast(parallel)
         if dead and (not failover or dead != node):
             raise Refused(f"--dead {dead[:70]!r}: goes with --failover, and names the same node")
+        if discard_saved and not failover:
+            raise Refused("--discard-saved: goes with --failover; a VM that runs needs no boot")
         if failover and (bandwidth or pause_after):
             raise Refused("--bandwidth and --pause-after: go with live migrations, not with --failover")
         if not failover:
             cluster.settings = hurried(cluster.settings, bandwidth, pause_after)
-        state = cluster.state(beside=KINDS)
+        state = cluster.state(beside=RUNNING)
         dry = bool(dry_run or c.config.run.dry)
         work: Work
         if failover:
             hangs = plans.hangs(dead, cluster.settings)
-            every = evacuations.start_all(node, (), state, cluster.settings, hangs=hangs)
+            every = evacuations.start_all(node, (), state, cluster.settings, hangs=hangs, discard=discard_saved)
             first = [each.name for each in every.leaving]
             lock(c, cluster, dry, *first, but=hangs)
-            wanted = _dead(cluster, cluster.state(), node, dead, dry, first)
+            wanted = _dead(cluster, cluster.state(), node, dead, dry, first, discard_saved)
             work = partial(_start, cluster)
         else:
             wanted = evacuations.move_all(node, state, cluster.settings)
@@ -121,10 +143,15 @@ def _start(cluster: Cluster, each: Leaving) -> tuple[str, str]:
     return "started", ""
 
 
-def _dead(cluster: Cluster, state: ClusterState, node: str, dead: str, dry: bool, locked: Sequence[str]) -> Evacuation:
+def _dead(
+    cluster: Cluster, state: ClusterState, node: str, dead: str, dry: bool, locked: Sequence[str], discard: bool
+) -> Evacuation:
     """What starts elsewhere, of the VMs that are locked, after one proof of the node's death for all of it."""
     hangs = plans.hangs(dead, cluster.settings)
-    wanted = evacuations.start_all(node, (), state, cluster.settings, locked, hangs)
+    start_all = partial(
+        evacuations.start_all, node, settings=cluster.settings, locked=locked, discard=discard
+    )  # fmt: skip
+    wanted = start_all((), state, hangs=hangs)
     if not wanted.leaving:
         return wanted
     places: dict[str, list[str]] = {}
@@ -132,12 +159,12 @@ def _dead(cluster: Cluster, state: ClusterState, node: str, dead: str, dry: bool
         places.setdefault(each.target, []).append(each.name)
     sight = death.seen(cluster, state, node, places, hangs)
     off = death.off(sight)
-    wanted = evacuations.start_all(node, off, state, cluster.settings, locked, hangs)
+    wanted = start_all(off, state, hangs=hangs)
     if dry:
         show(death.how(cluster, node, sight))
     elif wanted.leaving:
         death.prove(cluster, node, [each.name for each in wanted.leaving], sight, dead, state)
         if sight.signs:
             with death.fenced(node):
-                wanted = evacuations.start_all(node, off, death.silent(cluster, node, places), cluster.settings, locked)
+                wanted = start_all(off, death.silent(cluster, node, places))
     return wanted

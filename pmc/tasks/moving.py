@@ -22,7 +22,7 @@ from pmc.view import note, show, table
 # A line of the report when several move.
 COLUMNS = ("vm", "from", "to", "result", "stood still")
 Row = dict[str, str]
-KINDS: Beside = {plans.KINDS: lambda node: virsh.kinds()}
+RUNNING: Beside = {plans.RUNNING: lambda node: virsh.running()}
 Work = Callable[[Leaving], tuple[str, str]]  # its result and how long it stood still
 
 # Of the flags that `abreast` and `hurried` read.
@@ -48,7 +48,7 @@ class Moved:
 def moved(cluster: Cluster, name: str, first: ClusterState, to: str = "", prefix: str = "") -> Moved:
     """Moves, then looks where the VM really is and closes two primaries: on every way out. `first` is what a look
     without the lock saw. `prefix` marks the lines of progress when several move at once."""
-    with near.held(cluster, f"vm.mv {name}", [name], first, beside=KINDS) as (held, state), cluster.interruptible():
+    with near.held(cluster, f"vm.mv {name}", [name], first, beside=RUNNING) as (held, state), cluster.interruptible():
         plan = plans.move(name, to, state, cluster.settings)
         try:
             cluster.apply(plan, prefix=prefix, under=[held])

@@ -114,8 +114,8 @@ def _looked(c: Any, cluster: Cluster, name: str, which: Which, dry: bool) -> Clu
 def _in_place(c: Any, cluster: Cluster, name: str, which: Which, dry: bool, yes: bool) -> None:
     state = _looked(c, cluster, name, which, dry)
     found, copy = _found(state, name, which, cluster.settings)
-    size, _ = looks.disk_of(cluster, name, state)
-    plan = plans.in_place(found, size, state, cluster.settings)
+    size, xml = looks.disk_of(cluster, name, state)
+    plan = plans.in_place(found, size, xml, state, cluster.settings)
     if not (dry or yes):
         confirm(f"the disk of {name} becomes that of {found.backup.time}; what was written since then is lost", name)
     if carry_out(c, cluster, _both(copy, plan), dry):

@@ -8,17 +8,17 @@ from pmc import looks
 from pmc.errors import Refused
 from pmc.lock import ALLOCATION
 from pmc.plans import add as adding
+from pmc.plans import asleep, lost, placement, refuse, request
 from pmc.plans import clone as cloning
 from pmc.plans import evacuate as evacuations
-from pmc.plans import lost, placement, refuse, request
 from pmc.plans import prune as pruning
 from pmc.plans import vm as plans
 from pmc.rows import VM_COLUMNS, vm_rows
 from pmc.tasks.backups import backup, backups
 from pmc.tasks.base import carry_out, complain, confirm, located, lock, opened, task
-from pmc.tasks.failover import failover
+from pmc.tasks.failover import DISCARD, failover
 from pmc.tasks.ha import peer
-from pmc.tasks.moving import BANDWIDTH, KINDS, PARALLEL, PAUSE, abreast, hurried, live, moved, report, several
+from pmc.tasks.moving import BANDWIDTH, PARALLEL, PAUSE, RUNNING, abreast, hurried, live, moved, report, several
 from pmc.tasks.proof import verify_backup
 from pmc.tasks.prune import prune
 from pmc.tasks.repair import repair
@@ -92,15 +92,23 @@ def ls(c: Any, json: bool = False, conf: str = "") -> None:
         complain(state)
 
 
-@task(place="name", name="the VM", on="the node to start it on; left out, where it was made")
-def start(c: Any, name: str = "", on: str = "", conf: str = "", dry_run: bool = False) -> None:
-    """Start a VM: vm.start NAME [--on NODE]"""
+@task(
+    place="name", name="the VM", on="the node to start it on; left out, where it was made", discard_saved=DISCARD
+)  # fmt: skip
+def start(
+    c: Any, name: str = "", on: str = "", discard_saved: bool = False, conf: str = "", dry_run: bool = False
+) -> None:
+    """Start a VM: vm.start NAME [--on NODE]
+
+    It always boots. While libvirt keeps memory of it on some node (virsh managedsave), it is refused: see
+    --discard-saved.
+    """
     with opened(conf) as cluster:
         refuse.check_name("vm.start", name)
         if on:
             cluster.settings.node("--on", on)
         state = located(c, cluster, dry_run, name)
-        if carry_out(c, cluster, plans.start(name, on, state, cluster.settings), dry_run):
+        if carry_out(c, cluster, plans.start(name, on, state, cluster.settings, discard_saved), dry_run):
             note(f"{name} is started")
 
 
@@ -109,9 +117,10 @@ def stop(c: Any, name: str = "", force: bool = False, conf: str = "", dry_run: b
     """Shut a VM down: vm.stop NAME [--force]"""
     with opened(conf) as cluster:
         refuse.check_name("vm.stop", name)
-        plan = plans.stop(name, force, located(c, cluster, dry_run, name), cluster.settings)
+        state = located(c, cluster, dry_run, name)
+        plan = plans.stop(name, force, state, cluster.settings)
         if carry_out(c, cluster, plan, dry_run):
-            note(f"{name} is off" if plan.steps else f"{name} was off already")
+            note((f"{name} is off" if plan.steps else f"{name} was off already") + asleep.told(name, state))
 
 
 @task(
@@ -147,7 +156,7 @@ def mv(
             if node:
                 cluster.settings.node(flag, node)
         chosen = [refuse.check_name("vm.mv", name) for name in dict.fromkeys(names.split(","))] if names else []
-        state = cluster.state(beside=KINDS)
+        state = cluster.state(beside=RUNNING)
         if all_from:
             refuse.relied_on(state, all_from)
             chosen = sorted(name for name, domain in state.nodes[all_from].domains.items() if domain.active)

@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from pmc.model import shown
-from pmc.verify.facts import FILES, LIBVIRT, STATUS, Facts
+from pmc.plans import asleep, covered
+from pmc.verify.facts import FILES, LIBVIRT, SAVED, STATUS, Facts
 from pmc.verify.finding import Finding
 
 
@@ -41,6 +42,36 @@ def differing(facts: Facts) -> Iterator[Finding]:
         if len(set(hashes.values())) > 1:
             where = " and ".join(hashes)
             yield Finding("DOMAIN_DIFFERS", f"its XML differs between {where}", f"fab vm.repair {vm}", vm=vm)
+
+
+def saved(facts: Facts) -> Iterator[Finding]:
+    for vm in facts.whole:
+        there = [node.name for node in facts.telling(SAVED) if vm in node.saved]
+        if there and facts.state.active_on(vm):
+            text = (
+                f"old memory of it is saved on {' and '.join(there)}, while it runs; a start there would go on with it"
+            )
+            yield Finding("DOMAIN_SAVED", text, asleep.remedy(vm, there), ",".join(there), vm)
+        elif there:
+            text = "its memory is saved; virsh start goes on with it there, whatever is on the disk by then"
+            advice = f"to throw that memory away and boot it: fab vm.start {vm} {asleep.FLAG}"
+            yield Finding("DOMAIN_SAVED", text, advice, ",".join(there), vm)
+
+
+def beside_drbd(facts: Facts) -> Iterator[Finding]:
+    """What pmc refuses to back up and to copy because of it."""
+    for vm in facts.whole:
+        several = covered.volumes(vm, facts.state)
+        if several:
+            text = f"its DRBD resource has several volumes ({', '.join(several)}), and a backup is of one disk"
+            yield Finding("DOMAIN_DISK", text, "back it up by other means; pmc refuses to do it by half", vm=vm)
+        for node in facts.sides(vm, FILES):
+            domain = facts.answers(node).domains.get(vm)
+            rest = covered.outside(vm, domain.disks, facts.state) if domain else []
+            if rest:
+                text = f"{', '.join(map(str, rest))} is not on its DRBD resource: vm.backup, vm.mv and others refuse it"
+                yield Finding("DOMAIN_DISK", text, "take it off the VM, or see to it by other means", node.name, vm)
+                break
 
 
 def without_drbd(facts: Facts) -> Iterator[Finding]:
@@ -86,4 +117,4 @@ def macs(facts: Facts) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-CHECKS = (twice, one_side, differing, without_drbd, autostart, macs)
+CHECKS = (twice, one_side, differing, saved, beside_drbd, without_drbd, autostart, macs)

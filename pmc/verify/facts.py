@@ -14,7 +14,7 @@ from pmc.settings import Settings
 from pmc.verify.questions import Extra
 
 # What the look calls them when they fail.
-LIBVIRT, STATUS, FILES, VOLUMES = "libvirt", "drbd status", "drbd files", "volumes"
+LIBVIRT, SAVED, STATUS, FILES, VOLUMES = "libvirt", "saved memory", "drbd status", "drbd files", "volumes"
 
 
 @dataclass(frozen=True)

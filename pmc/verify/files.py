@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from pmc import drbd
 from pmc.errors import Refused
@@ -35,8 +35,13 @@ def strays(facts: Facts) -> Iterator[Finding]:
         for node in facts.state:
             if node.name in facts.homes[vm] or not node.knows(vm):
                 continue
-            kinds = {"domain": node.domains, "resource": node.resources, "file": node.files, "volume": node.volumes}
+            kinds: dict[str, Container[str]] = {
+                "domain": node.domains, "resource": node.resources, "file": node.files, "volume": node.volumes,
+                "saved memory": node.saved,
+            }  # fmt: skip
             there = [kind for kind, found in kinds.items() if vm in found]
+            if there == ["saved memory"]:
+                continue  # told of as such
             yield Finding(
                 "VM_STRAY", f"has its {', '.join(there)} here, and lives on {' and '.join(facts.homes[vm])}",
                 _removal(facts, vm, node.name), node.name, vm,

@@ -18,6 +18,7 @@ CODES = {
     "NAME_FOREIGN": (NOTE, "something whose name pmc's commands do not take, or that another tool made: left alone"),
     "DRBD_MODULE": (ERROR, "DRBD's kernel module is not loaded"),
     "LVM_FILTER": (WARNING, "LVM looks into DRBD's devices"),
+    "VG_BROKEN": (ERROR, "a volume group is partial, exported or read only"),
     "CLOCK_OFF": (WARNING, "a node's clock differs from the manager's"),
     "MEMORY_N1": (ERROR, "the VMs of a node that is lost do not fit on the nodes of their second copies"),
     # VMs as a whole
@@ -28,6 +29,8 @@ CODES = {
     "DOMAIN_TWICE": (ERROR, "a domain runs on two nodes"),
     "DOMAIN_ONE_SIDE": (ERROR, "a domain is defined on one of its VM's nodes only"),
     "DOMAIN_DIFFERS": (WARNING, "a domain's XML differs between its VM's nodes"),
+    "DOMAIN_SAVED": (ERROR, "memory of a VM is saved, and would be gone on with beside what its disk has since"),
+    "DOMAIN_DISK": (WARNING, "a VM has a disk, or a volume, that no backup has, and perhaps no second copy"),
     "DOMAIN_NO_DRBD": (NOTE, "a domain without a DRBD resource"),
     "DOMAIN_AUTOSTART": (ERROR, "libvirt starts a VM at boot by itself"),
     "DUPLICATE_MAC": (ERROR, "two VMs have the same MAC address"),
@@ -39,7 +42,10 @@ CODES = {
     "FILE_ADDRESS": (ERROR, "a resource file has another replication address than pmc.conf"),
     "DUPLICATE_MINOR": (ERROR, "two VMs have the same DRBD minor"),
     "DUPLICATE_PORT": (ERROR, "two VMs have the same DRBD port"),
-    # DRBD as it is now
+    # what DRBD lies on, and DRBD as it is now
+    "LV_BROKEN": (ERROR, "a VM's volume stands still or is not whole"),
+    "LV_WEAK": (WARNING, "a VM's volume works with less behind it than it should have"),
+    "DRBD_SUSPENDED": (ERROR, "a VM's I/O is suspended: whatever touches its disk waits for ever"),
     "DRBD_NO_FILE": (ERROR, "a DRBD resource is up without its file"),
     "DRBD_NOT_UP": (ERROR, "a DRBD resource is not up"),
     "DRBD_TWO_ALLOWED": (ERROR, "two primaries are allowed"),

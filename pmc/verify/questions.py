@@ -15,6 +15,7 @@ from pmc.checks import machine
 from pmc.checks.finding import About
 from pmc.checks.lvm import Filter
 from pmc.command import Query, bash
+from pmc.disks import Disk, writable
 from pmc.model import NodeState
 from pmc.settings import Settings
 from pmc.verify import options
@@ -30,6 +31,7 @@ class DomainFile:
     hash: str
     macs: tuple[str, ...] = ()
     autostart: bool = False
+    disks: tuple[Disk, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def parse_domain_files(text: str) -> dict[str, DomainFile]:
         domain = ET.fromstring(xml)  # noqa: S314 - libvirt wrote it
         macs = tuple(str(mac.get("address")).lower() for mac in domain.iter("mac"))
         name = domain.findtext("name") or ""
-        found[name] = DomainFile(definition.digest(xml), macs, start == "autostart")
+        found[name] = DomainFile(definition.digest(xml), macs, start == "autostart", writable(xml))
     return found
 
 

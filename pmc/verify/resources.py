@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from pmc import drbd
 from pmc.model import NodeState, Resource
+from pmc.plans import still
 from pmc.verify.facts import FILES, LIBVIRT, STATUS, Facts
 from pmc.verify.finding import Finding
 
@@ -29,6 +30,14 @@ def not_up(facts: Facts) -> Iterator[Finding]:
         for node in facts.sides(vm, STATUS, "drbd version"):
             if node.drbd and (vm not in node.resources or node.resources[vm].minor < 0):
                 yield Finding("DRBD_NOT_UP", "is not up", f"fab pm.ready_drbd {node.name}", node.name, vm)
+
+
+def suspended(facts: Facts) -> Iterator[Finding]:
+    for vm in facts.whole:
+        for node in facts.sides(vm, STATUS):
+            if why := still.suspended(vm, node):
+                text = f"its I/O is suspended ({why}): whatever reads or writes its disk waits for ever"
+                yield Finding("DRBD_SUSPENDED", text, still.remedy(vm, node.name, why), node.name, vm)
 
 
 def connections(facts: Facts) -> Iterator[Finding]:
@@ -137,4 +146,4 @@ def sizes(facts: Facts) -> Iterator[Finding]:
             yield Finding("DRBD_SIZE", text, advice, vm=vm)
 
 
-CHECKS = (without_file, not_up, connections, disks, out_of_sync, primaries, sizes)
+CHECKS = (without_file, not_up, suspended, connections, disks, out_of_sync, primaries, sizes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pmc import lvm
+from pmc import lvm, lvm_attr
 from pmc.model import Volume
 from pmc.plans import clone, kept, refuse
 from pmc.units import show_size
@@ -78,6 +78,22 @@ def _removal(facts: Facts, volume: Volume, vm: str, node: str) -> str:
     return f"on {node}: lvremove {volume.group}/{volume.name}{also if vm in facts.whole else ''}"
 
 
+def unwell(facts: Facts) -> Iterator[Finding]:
+    """Of a thin one its pool is told of for itself (pools.py)."""
+    for vm in facts.whole:
+        for node in facts.telling(VOLUMES):
+            its = lvm_attr.unwell(node.volumes[vm]) if vm in node.volumes and vm in node.files else None
+            if its:
+                code = "LV_BROKEN" if its.stands else "LV_WEAK"
+                yield Finding(code, str(its), f"on {node.name}: {its.remedy}", node.name, vm)
+
+
+def broken_groups(facts: Facts) -> Iterator[Finding]:
+    for node in facts.telling(VOLUMES):
+        if its := lvm_attr.group(node.group_attributes, facts.settings.volume_group):
+            yield Finding("VG_BROKEN", str(its), f"on {node.name}: {its.remedy}", node.name)
+
+
 def missing(facts: Facts) -> Iterator[Finding]:
     group = facts.settings.volume_group
     for vm in facts.whole:
@@ -126,4 +142,4 @@ def groups(facts: Facts) -> Iterator[Finding]:
             yield Finding("VG_FULL", text, f"vgextend {group} DISK there, or move VMs to another node", node.name)
 
 
-CHECKS = (orphans, snapshots, missing, sizes, nearly_full, groups)
+CHECKS = (orphans, snapshots, broken_groups, unwell, missing, sizes, nearly_full, groups)

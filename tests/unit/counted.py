@@ -22,6 +22,7 @@ from pmc.plans import vm
 from pmc.settings import Settings, parse
 from pmc.tasks import base
 from pmc.units import GiB
+from pmc.virsh import Running
 from tests.unit.fake import Machine, World
 from tests.unit.samples import XML
 from tests.unit.stories import stored_in
@@ -62,8 +63,8 @@ class Counted(Cluster):
         self.asked[node.name]["look"] += 1
         seen = self.world._node_state(node.name, self.world.nodes[node.name])
         active = {name: replace(volume, attributes="-wi-a-----") for name, volume in seen.volumes.items()}
-        kinds = {name: self.kinds.get(name, "kvm") for name, domain in seen.domains.items() if domain.active}
-        told = {"backups": self.backups(node.name), vm.KINDS: kinds}
+        runs = {name: Running(self.kinds.get(name, "kvm")) for name, its in seen.domains.items() if its.active}
+        told = {"backups": self.backups(node.name), vm.RUNNING: runs}
         return replace(seen, volumes=active, beside={what: told[what] for what in beside})
 
     def backups(self, node: str) -> list[Stored]:
@@ -94,6 +95,8 @@ class CountedNode(Node):
 
     def _answer(self, query: Query[Any]) -> Any:
         line = shlex.join(query.command.argv)
+        if "dumpxml" in line and (up := self.cluster.world.nodes[self.name].resources.get(query.command.argv[-1])):
+            return XML.replace("web", query.command.argv[-1]).replace("/dev/drbd1", f"/dev/drbd{up.minor}")
         if told := [value for word, value in TOLD.items() if word in line]:
             return told[0]
         if "base64 -w0" in line:

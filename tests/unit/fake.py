@@ -44,6 +44,7 @@ class Machine:
     files: dict[str, str] = field(default_factory=dict)
     resources: dict[str, Kernel] = field(default_factory=dict)
     domains: dict[str, str] = field(default_factory=dict)
+    saved: set[str] = field(default_factory=set)  # the domains whose memory libvirt keeps here
 
 
 class Impossible(Exception):
@@ -157,8 +158,9 @@ class World:
         texts = "".join(text for path, text in machine.files.items() if path.endswith(".res"))
         domains = {vm: Domain(vm, state, GiB, 1) for vm, state in machine.domains.items()}
         return node(
-            name, volumes=dict(machine.volumes), resources=resources, files=parsed_files(texts), domains=domains
-        )
+            name, volumes=dict(machine.volumes), resources=resources, files=parsed_files(texts), domains=domains,
+            saved=frozenset(machine.saved),
+        )  # fmt: skip
 
 
 # -- what each command does: (world, node, command, parts of the text) --
@@ -402,11 +404,17 @@ def define(world: World, at: str, command: Command) -> None:
 def undefine(world: World, at: str, command: Command, vm: str) -> None:
     need(world.nodes[at].domains.get(vm) == "shut off", "not defined, or runs")
     del world.nodes[at].domains[vm]
+    world.nodes[at].saved.discard(vm)
+
+
+def discard_saved(world: World, at: str, command: Command, vm: str) -> None:
+    world.nodes[at].saved.discard(vm)
 
 
 def start(world: World, at: str, command: Command, vm: str) -> None:
     machine = world.nodes[at]
     need(machine.domains.get(vm) == "shut off", "not defined, or runs")
+    machine.saved.discard(vm)  # with --force-boot it goes before anything can fail
     need(machine.resources[vm].role == "Primary", "Could not open '/dev/drbd': Wrong medium type")
     machine.domains[vm] = "running"
 
@@ -542,7 +550,8 @@ EFFECTS: list[tuple[str, Effect]] = [
     (BASH + r"'.*drbdadm dstate .* pmc (\S+)", is_attached),
     (VIRSH + r"define /dev/stdin", define),
     (VIRSH + r"undefine (\S+) --nvram --managed-save --snapshots-metadata", undefine),
-    (VIRSH + r"start (\S+)", start),
+    (VIRSH + r"start --force-boot (\S+)", start),
+    (BASH + r"'.* managedsave-remove .*' pmc (\S+) \S+", discard_saved),
     (VIRSH + r"(?:destroy|shutdown) (\S+)", stop),
     (VIRSH + r"dominfo (\S+)", has_domain),
     (BASH + r"'virsh .* list --name .*' pmc (\S+)", runs),

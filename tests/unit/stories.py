@@ -123,6 +123,14 @@ def stopped_web() -> World:
     return done(world, vm.stop("web", False, world.state(), SETTINGS))
 
 
+def saved_web() -> World:
+    """web is off, and libvirt keeps memory of it on pm-1, and on pm-3, where nothing else of it is."""
+    world = stopped_web()
+    world.nodes["pm-1"].saved.add("web")
+    world.nodes["pm-3"].saved.add("web")
+    return world
+
+
 def stopped_thin_web() -> World:
     world = with_kept_web()
     return done(world, vm.stop("web", False, world.state(), SETTINGS))
@@ -145,6 +153,13 @@ def orphaned_web() -> World:
     """web ran on pm-1, which is dead."""
     world = with_web()
     world.dead.add("pm-1")
+    return world
+
+
+def orphaned_saved_web() -> World:
+    """As orphaned_web, and libvirt keeps old memory of it on the node that is left."""
+    world = orphaned_web()
+    world.nodes["pm-2"].saved.add("web")
     return world
 
 
@@ -220,7 +235,7 @@ def restored(world: World) -> Plan:
 
 
 def restored_in_place(world: World) -> Plan:
-    return restore.in_place(restore.find(DELTA.id, STORED), GiB, world.state(), SETTINGS)
+    return restore.in_place(restore.find(DELTA.id, STORED), GiB, XML, world.state(), SETTINGS)
 
 
 def half_restored_web() -> World:
@@ -383,12 +398,17 @@ STORIES: dict[str, Callable[[], Story]] = {
     "vm.add-clone-thin": of_web(lambda world: _add(wanted("web2", clone="web"), world, NEW, THIN), with_thin_web),
     "vm.start": of_web(lambda world: vm.start("web", "", world.state(), SETTINGS), stopped_web),
     "vm.start-on": of_web(lambda world: vm.start("web", "pm-2", world.state(), SETTINGS), stopped_web),
+    "vm.start-saved": of_web(lambda world: vm.start("web", "", world.state(), SETTINGS, discard=True), saved_web),
     "vm.stop": of_web(lambda world: vm.stop("web", False, world.state(), SETTINGS)),
     "vm.stop-force": of_web(lambda world: vm.stop("web", True, world.state(), SETTINGS)),
     "vm.mv": of_web(lambda world: vm.move("web", "", world.state(), SETTINGS)),
     "vm.mv-close": of_web(lambda world: vm.settle("web", world.state()), moved_web),
     "vm.failover": of_web(lambda world: failover.failover("web", world.state(), SETTINGS), orphaned_web),
     "vm.failover-torn": of_web(lambda world: failover.failover("web", world.state(), SETTINGS), torn_web),
+    "vm.failover-saved": of_web(
+        lambda world: failover.failover("web", world.state(), SETTINGS, discard=True), orphaned_saved_web
+    ),
+    "vm.rm-saved": of_web(lambda world: vm.remove("web", world.state(), SETTINGS), saved_web),
     "vm.rm": of_web(lambda world: vm.remove("web", world.state(), SETTINGS)),
     "vm.rm-half": of_web(lambda world: vm.remove("web", world.state(), SETTINGS), half_web),
     "vm.rm-backups": of_web(removed_with_backups, backed_up_web),

@@ -26,6 +26,7 @@ SAID = {
     "hostname": "pm-1\n",
     "memory": data("linux-6.1.0-meminfo.txt"),
     "libvirt": data("virsh-9.0.0-domstats.txt"),
+    "saved memory": ".\n..\nweb.save\n",
     "macs": data("libvirt-9.0.0-macs.txt"),
     "drbd version": "8.4.11\n",
     "drbd status": data("drbdsetup-9.22.0-module-8.4.11-events2.txt"),
@@ -81,6 +82,7 @@ def test_one_look() -> None:
     assert seen.resources["web"].two_primaries
     assert not seen.resources["web2"].two_primaries
     assert seen.ports == {22, 5900}
+    assert (set(seen.saved), seen.group_attributes) == ({"web"}, "wz--n-")
 
 
 @pytest.mark.parametrize("what", SAID)

@@ -75,7 +75,7 @@ CHANGES: list[tuple[str, dict[str, Any], Callable[[], World], str]] = [
     ("vm.verify_backup", {"name": "web", "backup": DELTA.id}, with_web, "xdelta3 -D -d"),
     ("vm.rm", {"name": "web"}, with_web, "lvremove --yes vg/web"),
     ("vm.rm", {"name": "web", "backups": True}, backed_up_web, DELTA.id),
-    ("vm.start", {"name": "web"}, stopped_web, "virsh --connect qemu:///system start web"),
+    ("vm.start", {"name": "web"}, stopped_web, "virsh --connect qemu:///system start --force-boot web"),
     ("vm.stop", {"name": "web"}, with_web, "virsh --connect qemu:///system shutdown web"),
 ]
 READERS = {"pm.ls", "pm.verify", "vm.backups", "vm.ls"}

@@ -44,7 +44,7 @@ def test_no_volumes() -> None:
 
 
 def test_group() -> None:
-    assert lvm.parse_group(GROUP) == (8585740288, 8438939648)
+    assert lvm.parse_group(GROUP) == lvm.Group(8585740288, 8438939648, "wz--n-")
 
 
 @pytest.mark.parametrize("parse", [lvm.parse_volumes, lvm.parse_group])

@@ -21,6 +21,7 @@ from pmc.plan import Plan
 from pmc.plans import add, backup, clone, refuse, restore, vm
 from pmc.settings import Settings
 from pmc.units import GiB, MiB
+from pmc.virsh import Running
 from tests.unit.fake import done
 from tests.unit.samples import (
     DATA,
@@ -93,7 +94,7 @@ def test_a_plan_prints_as_commands_under_their_nodes() -> None:
         "# 1. pm-1: make web primary",
         "drbdadm primary web",
         "# 2. pm-1: start web",
-        "virsh --connect qemu:///system start web",
+        "virsh --connect qemu:///system start --force-boot web",
     ]
 
 
@@ -203,7 +204,8 @@ def test_an_emulated_guest_stands_still_while_it_moves_unless_told_otherwise() -
 
     def known(**kinds: str) -> ClusterState:
         state = running()
-        return ClusterState({**state.nodes, "pm-1": replace(state.nodes["pm-1"], beside={vm.KINDS: kinds})})
+        runs = {name: Running(kind) for name, kind in kinds.items()}
+        return ClusterState({**state.nodes, "pm-1": replace(state.nodes["pm-1"], beside={vm.RUNNING: runs})})
 
     # What libvirt says counts: virt_type is for new ones, and definitions are edited.
     assert "--live" in migrating(emulated, known(web="kvm"))
@@ -241,7 +243,9 @@ def test_stopping_what_is_off_does_nothing() -> None:
 def test_a_vm_starts_where_its_drbd_is_primary() -> None:
     state = cluster(home("pm-1", active=False, primary=False), home("pm-2", active=False, primary=True))
     steps = vm.start("web", "", state, SETTINGS).steps
-    assert [(step.node, str(step.do)) for step in steps] == [("pm-2", "virsh --connect qemu:///system start web")]
+    assert [(step.node, str(step.do)) for step in steps] == [
+        ("pm-2", "virsh --connect qemu:///system start --force-boot web")
+    ]
 
 
 def test_starting_closes_what_a_migration_left_open_also_where_drbd_is_primary_already() -> None:
@@ -386,7 +390,7 @@ def without_domain(state: ClusterState, place: str) -> ClusterState:
          "and it would go on with those of pm-2; fab vm.repair web makes them alike"),
         (lambda: take(marked(stopped())), "neither side is known to be right; fab vm.start web, then fab vm.repair"),
         (lambda: clone.standby("web", marked(stopped())), "fab vm.start web, then fab vm.repair web"),
-        (lambda: restore.in_place(restore.find(DELTA.id, STORED), GiB, marked(stopped()), SETTINGS), "as a verify "
+        (lambda: restore.in_place(restore.find(DELTA.id, STORED), GiB, XML, marked(stopped()), SETTINGS), "as a verify "
          "found, and a restore writes only what differs on pm-1; first make both alike (fab vm.start web, fab "
          "vm.repair web, fab vm.stop web, then this again), or restore it as a new VM: --as NEW"),
         (lambda: take(half_restored_web().state()), "fab vm.restore web --put-back"),

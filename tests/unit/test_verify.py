@@ -13,6 +13,7 @@ import pytest
 from pmc import lvm, verify
 from pmc.backup import Backup, Stored, new_id
 from pmc.checks.lvm import Filter
+from pmc.disks import Disk
 from pmc.model import ClusterState, Domain, Odd, Resource, ResourceFile, Volume
 from pmc.plans import clear
 from pmc.settings import Verify
@@ -165,6 +166,19 @@ def restoring(facts: Facts) -> Facts:
     return volumes("pm-2", replace(disk, tags=(*disk.tags, lvm.RESTORING)))(facts)
 
 
+def lettered(name: str, attributes: str) -> Change:
+    """The node's volume of web has this lv_attr."""
+    return lambda facts: volumes(name, replace(facts.state.nodes[name].volumes["web"], attributes=attributes))(facts)
+
+
+def several(state: ClusterState) -> ClusterState:
+    """The resource of web has two volumes."""
+    for name in ("pm-1", "pm-2"):
+        files = {"web": replace(state.nodes[name].files["web"], more_minors=(9,))}
+        state = changed(with_resource(state, name, more_minors=(9,)), name, files=files)
+    return state
+
+
 SNAPSHOT = Volume("web.backup", "vg", GiB, ("pmc",), "web", "swi-a-s---", 1.0)
 UNTAGGED = Volume("web.mine", "vg", GiB, (), "web", "swi-a-s---", 1.0)
 BASE_KEPT = Volume(
@@ -218,6 +232,10 @@ CASES: list[tuple[str, tuple[Change, ...]]] = [
     ("DRBD_MODULE", (on("pm-3", drbd=""),)),
     ("DRBD_MODULE", (on("pm-2", drbd="", resources={}), drbd_on("pm-1", **WAITING))),
     ("LVM_FILTER", (asked("pm-3", filter=Filter((), False)),)),
+    ("VG_BROKEN", (on("pm-3", group_attributes="wz-pn-"),)),
+    ("VG_BROKEN", (on("pm-3", group_attributes="wzx-n-"),)),
+    ("VG_BROKEN", (on("pm-3", group_attributes="rz--n-"),)),
+    ("", (on("pm-3", group_attributes="wz--n-"),)),
     ("CLOCK_OFF", (asked("pm-3", clock=NOW - 31),)),
     ("MEMORY_N1", (on("pm-2", memory_available=GiB - 1),)),
     # whole VMs
@@ -232,6 +250,14 @@ CASES: list[tuple[str, tuple[Change, ...]]] = [
     ("DOMAIN_TWICE", (twice(),)),
     ("DOMAIN_ONE_SIDE", (on("pm-2", domains={}), asked("pm-2", domains={}))),
     ("DOMAIN_DIFFERS", (domain_on("pm-2", hash="other"),)),
+    ("DOMAIN_SAVED", (on("pm-2", saved=frozenset({"web"})),)),
+    ("DOMAIN_SAVED", (lambda facts: healthy(stopped()), on("pm-1", saved=frozenset({"web"})))),
+    ("DOMAIN_SAVED", (on("pm-3", saved=frozenset({"web"})),)),  # the file alone, where nothing else of it is
+    ("", (on("pm-1", saved=frozenset({"his"})),)),
+    ("", (domain_on("pm-1", disks=(Disk("vda", "/dev/drbd1"),)),)),
+    ("", (domain_on("pm-1", disks=(Disk("vda", "/dev/drbd/by-res/web/0"),)),)),
+    ("DOMAIN_DISK", (domain_on("pm-2", disks=(Disk("vda", "/dev/drbd1"), Disk("vdb", "/dev/vg/data"))),)),
+    ("DOMAIN_DISK", (lambda facts: healthy(several(facts.state)),)),
     ("DOMAIN_NO_DRBD", (on("pm-3", domains={"his": Domain("his", "running", GiB, 1)}),)),
     ("DOMAIN_AUTOSTART", (domain_on("pm-2", autostart=True),)),
     ("DUPLICATE_MAC", (second_vm(), asked("pm-3", domains={"mail": DomainFile("x", ("52:54:00:77:00:01",))}))),
@@ -246,7 +272,18 @@ CASES: list[tuple[str, tuple[Change, ...]]] = [
     ("FILE_ADDRESS", (file_on("pm-1", addresses={**ADDRESSES, "pm-2": "192.168.0.2"}),)),
     ("DUPLICATE_MINOR", (second_vm(minor=1),)),
     ("DUPLICATE_PORT", (second_vm(ports=(7800,)),)),
-    # DRBD
+    # DRBD and what it lies on
+    ("LV_BROKEN", (lettered("pm-2", "-wi-so----"),)),
+    ("LV_BROKEN", (lettered("pm-1", "-wi-ao--p-"),)),
+    ("LV_BROKEN", (lettered("pm-1", "-wi-ao--X-"),)),
+    ("LV_BROKEN", (lettered("pm-1", "-wi-Xo----"),)),
+    ("LV_BROKEN", (lettered("pm-1", "Vwi-aotzF-"),)),
+    ("LV_WEAK", (lettered("pm-2", "rwi-aor-r-"),)),
+    ("LV_WEAK", (lettered("pm-2", "rwi-aor-m-"),)),
+    ("", (lettered("pm-2", "rwi-aor-w-"),)),
+    ("", (lettered("pm-2", "-wi-ao----"),)),
+    ("DRBD_SUSPENDED", (drbd_on("pm-1", suspended="user"),)),
+    ("DRBD_SUSPENDED", (drbd_on("pm-1", suspended="no-data,quorum"),)),
     ("DRBD_NO_FILE", (on("pm-2", files={}), asked("pm-2", files={}))),
     ("DRBD_NO_FILE", (on("pm-3", resources={"mail": Resource("mail", 2, "Secondary", "UpToDate")},
                          domains={"mail": Domain("mail", "shut off", GiB, 1)}),)),
@@ -288,6 +325,7 @@ CASES: list[tuple[str, tuple[Change, ...]]] = [
     ("POOL_MISSING", (thin(), *EACH_POOL, volumes("pm-3", Volume("pool", "vg", GiB, (), "", "-wi-a-----")))),
     ("POOL_BROKEN", (volumes("pm-2", replace(POOL, attributes="twi-aotzD-"), IN_POOL),)),
     ("POOL_BROKEN", (volumes("pm-2", replace(POOL, attributes="twi---tz--"), IN_POOL),)),
+    ("POOL_BROKEN", (volumes("pm-2", replace(POOL, attributes="twi-sotz--"), IN_POOL),)),
     ("POOL_DATA_FULL", (volumes("pm-3", replace(POOL, data_percent=80.1)),)),
     ("POOL_DATA_FULL", (thin(pool_data_percent=50), *EACH_POOL, volumes("pm-3", replace(POOL, data_percent=50.1)))),
     ("POOL_METADATA_FULL", (volumes("pm-3", replace(POOL, metadata_percent=80.1)),)),

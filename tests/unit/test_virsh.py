@@ -12,6 +12,7 @@ import libvirt
 import pytest
 
 from pmc import hypervisor, virsh
+from pmc.disks import Disk
 from pmc.model import Domain
 from pmc.units import KiB, MiB
 from tests.unit.samples import data
@@ -72,20 +73,32 @@ def test_macs() -> None:
     assert virsh.macs().parse("<mac address='52:54:00:AB:CD:EF'") == {"52:54:00:ab:cd:ef"}
 
 
+DISK = """\
+<disk type='block' device='disk'>
+  <source dev='{}' index='1'/>
+  <target dev='vda' bus='virtio'/>
+</disk>
+"""
+
+
 def test_what_running_domains_run_on(tmp_path: Path) -> None:
     """As libvirt 9.0 notes it in /run/libvirt/qemu."""
-    for name, kind in (("web", "kvm"), ("a.b", "qemu")):
-        status = f"<domstatus state='running' pid='7'>\n  <domain type='{kind}' id='3'>\n    <name>{name}</name>"
-        (tmp_path / f"{name}.xml").write_text(status)
+    for name, kind, disk in (("web", "kvm", "/dev/drbd1"), ("a.b", "qemu", "/dev/vg/x")):
+        status = f"<!--\nnot to be edited\n-->\n<domstatus state='running' pid='7'>\n  <domain type='{kind}' id='3'>\n"
+        jobs = "<blockjobs active='yes'><disk dst='vda'/></blockjobs>\n"
+        (tmp_path / f"{name}.xml").write_text(f"{status}    <name>{name}</name>\n{jobs}{DISK.format(disk)}</domain>")
     (tmp_path / "web.pid").write_text("7")
-    for folder, known in ((tmp_path, {"web": "kvm", "a.b": "qemu"}), (tmp_path / "none", {})):
-        query = virsh.kinds(str(folder))
-        done = subprocess.run(query.command.argv, capture_output=True, text=True, check=True)
-        assert query.parse(done.stdout) == known
+    web = virsh.Running("kvm", (Disk("vda", "/dev/drbd1"),))
+    other = virsh.Running("qemu", (Disk("vda", "/dev/vg/x"),))
+
+    def asked(folder: Path) -> dict[str, virsh.Running]:
+        query = virsh.running(str(folder))
+        return query.parse(subprocess.run(query.command.argv, capture_output=True, text=True, check=True).stdout)
+
+    assert asked(tmp_path) == {"web": web, "a.b": other}
+    assert asked(tmp_path / "none") == {}
     (tmp_path / "a.b.xml").unlink()
-    query = virsh.kinds(str(tmp_path))
-    done = subprocess.run(query.command.argv, capture_output=True, text=True, check=True)
-    assert query.parse(done.stdout) == {"web": "kvm"}, "of one file as well"
+    assert asked(tmp_path) == {"web": web}, "of one file as well"
 
 
 def test_downtime() -> None:

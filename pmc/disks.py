@@ -1,0 +1,47 @@
+"""The disks of a domain, of its XML. Pure. Source: https://libvirt.org/formatdomain.html, hard drives, floppy disks."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Disk:
+    """One that the guest can write to. `target`: as the guest has it, vda; `source`: a path, or libvirt's words for
+    what has none. `network`: every node that may reach it has the same one."""
+
+    target: str
+    source: str
+    network: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.target} ({self.source})"
+
+
+def writable(xml: str) -> tuple[Disk, ...]:
+    """In their order. A CD, an empty drive and what is read only hold nothing that could be lost."""
+    return tuple(disk for each in ET.fromstring(xml).iter("disk") if (disk := _disk(each)))  # noqa: S314
+
+
+def _disk(disk: ET.Element) -> Disk | None:
+    target, source, kind = disk.find("target"), disk.find("source"), disk.get("type", "file")
+    if disk.get("device", "disk") == "cdrom" or disk.find("readonly") is not None or target is None:
+        return None
+    if source is None:
+        return None
+    path = source.get("dev") or source.get("file") or source.get("dir")
+    words = [kind, *(source.get(key, "") for key in ("protocol", "name", "pool", "volume", "path"))]
+    return Disk(target.get("dev", ""), path or " ".join(filter(None, words)), kind == "network")
+
+
+def names_of(vm: str, minors: Iterable[int], disk: str) -> frozenset[str]:
+    """What the device of a DRBD resource is called: its own name, and the links of udev to it. `disk`: what the
+    resource lies on."""
+    found = {f"/dev/drbd/by-res/{vm}", f"/dev/drbd_{vm}"}
+    if disk.startswith("/dev/"):
+        found.add(f"/dev/drbd/by-disk/{disk.removeprefix('/dev/')}")
+    for number, minor in enumerate(minors):
+        found |= {f"/dev/drbd{minor}", f"/dev/drbd/by-res/{vm}/{number}"}
+    return frozenset(found)

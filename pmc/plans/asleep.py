@@ -1,0 +1,63 @@
+"""A VM whose memory libvirt keeps on some node: what must not be done to it, and throwing that memory away. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pmc import saved
+from pmc.errors import Refused
+from pmc.model import ClusterState
+from pmc.plan import Step, on_each
+
+FLAG = "--discard-saved"
+
+
+def start(vm: str, again: str, state: ClusterState) -> None:
+    """Nothing starts beside it without a word. `again`: the command that was given."""
+    if nodes := state.saved_on(vm):
+        raise Refused(
+            f"{vm}: its memory is saved on {' and '.join(nodes)} (virsh managedsave), of a time before what may be on "
+            f"its disk now; gone on with, it would destroy that. To throw that memory away, and boot {vm} as after a "
+            f"power cut: {again} {FLAG}"
+        )
+
+
+def beside(vm: str, state: ClusterState) -> None:
+    """It runs, so what is saved is of its past; where it goes, its next start there would be with that."""
+    if nodes := state.saved_on(vm):
+        raise Refused(
+            f"{vm}: old memory of it is saved on {' and '.join(nodes)}, which a start there would go on with; throw it "
+            f"away first: {remedy(vm, nodes)}"
+        )
+
+
+def written(vm: str, what: str, state: ClusterState) -> None:
+    """Before its disk becomes another: what is remembered will not fit to it. `what` is about to be done."""
+    if nodes := state.saved_on(vm):
+        raise Refused(
+            f"{vm}: its memory is saved on {' and '.join(nodes)}, and does not fit to the disk any more after {what}; "
+            f"throw it away first: {remedy(vm, nodes)}"
+        )
+
+
+def remedy(vm: str, nodes: Iterable[str]) -> str:
+    """The command, for each node on which there is some."""
+    return "; ".join(f"on {node}: virsh managedsave-remove {vm}" for node in nodes)
+
+
+def told(vm: str, state: ClusterState) -> str:
+    """For the end of a line that says that it is off."""
+    nodes = state.saved_on(vm)
+    return (
+        f"; its memory is saved on {' and '.join(nodes)}, and fab vm.start {vm} refuses because of it" if nodes else ""
+    )
+
+
+def discarded(vm: str, state: ClusterState) -> list[Step]:
+    """There is no way back."""
+    return on_each(
+        state.saved_on(vm),
+        lambda node: Step(
+            node, f"throw away the saved memory of {vm}", saved.discard(vm), check=saved.gone(vm), pivot=True
+        ),
+    )

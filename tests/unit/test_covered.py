@@ -1,0 +1,218 @@
+"""A VM with more than the one disk of its DRBD resource: refused by name, never half done in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from invoke.context import Context
+
+from pmc import disks
+from pmc.disks import Disk
+from pmc.errors import PmcError, Refused
+from pmc.model import ClusterState
+from pmc.plans import covered, peer, repair, restore, vm
+from pmc.plans.ailment import About, Wishes
+from pmc.plans.restore import Found
+from pmc.tasks import backups, ns
+from pmc.units import GiB
+from pmc.verify.questions import parse_domain_files
+from pmc.virsh import Running
+from tests.unit import counted as counting
+from tests.unit.counted import counted
+from tests.unit.samples import SETTINGS, XML, changed, data, running, stopped, with_resource
+from tests.unit.stories import BASE, NEW, NOW, STORED, UUID, taken, with_two, with_web
+
+TWO = data("libvirt-handwritten-two-disks.xml")
+
+
+def disk(target: str, source: str, more: str = "", kind: str = "block", device: str = "disk") -> str:
+    return f'<disk type="{kind}" device="{device}">{source}<target dev="{target}"/>{more}</disk>'
+
+
+def with_disks(*more: str) -> str:
+    return XML.replace("<interface", f"{''.join(more)}<interface")
+
+
+SECOND = with_disks(disk("vdb", '<source dev="/dev/vg/data"/>'))
+OTHER_RESOURCE = with_disks(disk("vdb", '<source dev="/dev/drbd2"/>'))
+ELSEWHERE = XML.replace("/dev/drbd1", "/dev/vg/web")
+CD = disk("sda", '<source file="/iso"/>', kind="file", device="cdrom")
+EMPTY = disk("sdb", "", kind="file", device="cdrom")
+READ_ONLY = disk("vdc", '<source file="/seed.img"/>', "<readonly/>", kind="file")
+FLOPPY = disk("fda", "", kind="file", device="floppy")
+HARMLESS = with_disks(CD, EMPTY, READ_ONLY, FLOPPY)
+UNCOVERED = [
+    (SECOND, "vdb (/dev/vg/data)"),
+    (OTHER_RESOURCE, "vdb (/dev/drbd2)"),
+    (ELSEWHERE, "vda (/dev/vg/web)"),
+    (with_disks(disk("vdb", '<source file="/x.qcow2"/>', kind="file")), "vdb (/x.qcow2)"),
+    (with_disks(disk("vdb", '<source protocol="rbd" name="pool/x"/>', kind="network")), "vdb (network rbd pool/x)"),
+    (with_disks(disk("vdb", '<source pool="p" volume="v"/>', kind="volume")), "vdb (volume p v)"),
+    (with_disks(disk("sdz", '<source dev="/dev/sdz"/>', device="lun")), "sdz (/dev/sdz)"),
+]
+
+
+def several(state: ClusterState) -> ClusterState:
+    """The resource of web has two volumes."""
+    for name in ("pm-1", "pm-2"):
+        files = {"web": replace(state.nodes[name].files["web"], more_minors=(9,))}
+        state = changed(with_resource(state, name, more_minors=(9,)), name, files=files)
+    return state
+
+
+def test_the_disks_of_a_domain() -> None:
+    assert disks.writable(TWO) == (Disk("vda", "/dev/drbd20"), Disk("vdb", "/dev/vg/db_data"))
+    assert disks.writable(HARMLESS) == disks.writable(XML) == (Disk("vda", "/dev/drbd1"),)
+    for xml, said in UNCOVERED:
+        assert said in [str(each) for each in disks.writable(xml)]
+
+
+@pytest.mark.parametrize(
+    "device", ["/dev/drbd1", "/dev/drbd/by-res/web", "/dev/drbd/by-res/web/0", "/dev/drbd/by-disk/vg/web"]
+)
+def test_the_names_of_a_vms_device(device: str) -> None:
+    covered.whole("web", "a backup", XML.replace("/dev/drbd1", device), running())
+
+
+def in_place(xml: str, state: ClusterState) -> object:
+    return restore.in_place(restore.find(BASE.id, STORED), GiB, xml, state, SETTINGS)
+
+
+def second_copy(xml: str, state: ClusterState) -> object:
+    change = peer.choose("web", "pm-3", state, SETTINGS)
+    return peer.peer(change, xml, "0" * 48, state, SETTINGS)
+
+
+def backed_up(xml: str, state: ClusterState) -> object:
+    from pmc.plans import backup
+
+    source = backup.choose_source("web", state)
+    return backup.make_backup(backup.Wish("web"), source, GiB, xml, (), NOW, state, SETTINGS)
+
+
+BY_HALF: dict[str, tuple[Callable[[str, ClusterState], object], Callable[[], ClusterState]]] = {
+    "a backup": (backed_up, running),
+    "a restore": (in_place, stopped),
+    "a second copy": (second_copy, running),
+}
+
+
+@pytest.mark.parametrize("what", BY_HALF)
+@pytest.mark.parametrize(("xml", "said"), UNCOVERED, ids=[said for _, said in UNCOVERED])
+def test_nothing_is_done_by_half(what: str, xml: str, said: str) -> None:
+    build, state = BY_HALF[what]
+    build(HARMLESS, state())
+    with pytest.raises(Refused) as caught:
+        build(xml, state())
+    assert f"web: {what} is of one disk, that of its DRBD resource (/dev/drbd1); {said} is not in it" in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize("what", BY_HALF)
+def test_nor_is_a_resource_with_several_volumes(what: str) -> None:
+    build, state = BY_HALF[what]
+    with pytest.raises(Refused, match=rf"web: {what} is of one disk, and .* \(/dev/drbd1, /dev/drbd9\)"):
+        build(XML, several(state()))
+    # Also where only one of the nodes says so, or only the kernel.
+    with pytest.raises(Refused, match="several volumes"):
+        build(XML, with_resource(state(), "pm-2", more_minors=(9,)))
+
+
+@pytest.mark.parametrize(
+    ("xml", "says"),
+    [
+        (XML.replace('<target dev="vda"/>', '<target dev="vda"/><readonly/>'), "not at all"),
+        (with_disks(disk("vdb", '<source dev="/dev/drbd1"/>')), "more than once"),
+        (XML[:40], "XML cannot be read"),
+    ],
+)
+def test_the_disk_must_be_there_once(xml: str, says: str) -> None:
+    with pytest.raises(Refused, match=says):
+        covered.whole("web", "a backup", xml, running())
+
+
+def told(monkeypatch: pytest.MonkeyPatch, world: Any, vm: str, xml: str) -> Any:
+    """The tasks' cluster, in which the VM is defined so."""
+    cluster = counted(monkeypatch, world)
+    usual = counting.CountedNode._answer
+
+    def answer(self: Any, query: Any) -> Any:
+        asked = query.command.argv
+        return xml if "dumpxml" in asked and asked[-1] == vm else usual(self, query)
+
+    monkeypatch.setattr(counting.CountedNode, "_answer", answer)
+    return cluster
+
+
+def test_all_others_are_backed_up(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = told(monkeypatch, with_two(), "web", SECOND)
+    with pytest.raises(PmcError, match=r"1 of 2 were not backed up: web$"):
+        backups.backup(Context(), all=True)
+    out, err = capsys.readouterr()
+    assert "vdb (/dev/vg/data) is not in it" in err
+    assert "web2." in out
+    assert [line for line in str(cluster.world.log).split("'") if "web.2" in line] == []
+
+
+def test_a_clone_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = told(monkeypatch, with_web(), "web", SECOND)
+    before = cluster.world.copy()
+    with pytest.raises(Refused, match=r"web: a clone is of one disk, .* vdb \(/dev/vg/data\) is not in it"):
+        ns["vm.add"](Context(), name="new", clone="web", primary="pm-1", memory="1G", address="10.0.0.9")
+    assert cluster.world == before
+
+
+def test_no_new_vm_of_a_backup_that_has_one_of_two_disks() -> None:
+    """Those that pmc made before it looked."""
+    old = replace(BASE, xml=SECOND)
+    with pytest.raises(Refused, match=rf"--backup {old.id}: web had vdb \(/dev/vg/data\) too, .*--to FILE"):
+        restore.as_new(Found("pm-2", old, None), "new", ("pm-1",), stopped(), SETTINGS, NEW, UUID)
+    restore.as_new(Found("pm-2", replace(BASE, xml=HARMLESS), None), "new", ("pm-1",), stopped(), SETTINGS, NEW, UUID)
+    restore.to_file(Found("pm-2", old, None), "/tmp/x", SETTINGS)
+
+
+@pytest.mark.parametrize("xml", [XML, SECOND])
+def test_a_new_disk(xml: str) -> None:
+    """The other one on that node would have to be made anew too."""
+    state = with_resource(running(), "pm-2", disk="Diskless")
+    state = with_resource(state, "pm-1", peer_disk="Diskless")
+    about = {name: About(xml=xml) for name in ("pm-1", "pm-2")}
+    wishes = Wishes(datetime(2026, 1, 2, tzinfo=UTC), new_disk=True)
+    (first, *_) = repair.ailments("web", state, about, SETTINGS, wishes)
+    assert bool(first.steps) is (xml == XML)
+    assert ("--new-disk: a new disk is of one disk" in first.refusal) is (xml == SECOND)
+    (first, *_) = repair.ailments("web", several(state), about, SETTINGS, wishes)
+    assert "several volumes" in first.refusal
+
+
+# -- vm.mv --
+
+
+def moved(*found: Disk, state: ClusterState | None = None) -> object:
+    runs = {"web": Running("kvm", (Disk("vda", "/dev/drbd1"), *found))}
+    return vm.move("web", "", changed(state or running(), "pm-1", beside={vm.RUNNING: runs}), SETTINGS)
+
+
+def test_a_vm_does_not_move_without_one_of_its_disks() -> None:
+    moved()
+    moved(Disk("vdb", "network rbd pool/x", network=True))
+    moved(Disk("vdb", "/dev/drbd9"), state=several(running()))  # replicated too
+    with pytest.raises(Refused, match=r"web: vdb \(/dev/vg/data\) is not on its DRBD resource, so pm-2 does not have"):
+        moved(Disk("vdb", "/dev/vg/data"))
+
+
+# -- pm.verify --
+
+
+def test_the_disks_are_read_of_libvirts_own_files() -> None:
+    (found,) = parse_domain_files(f"== manual\n{TWO}").values()
+    assert found.disks == disks.writable(TWO)
+
+
+def test_a_backup_of_one_disk_is_taken() -> None:
+    assert taken(running())[1].steps
