@@ -1,10 +1,14 @@
-"""The disks of a domain, of its XML. Pure. Source: https://libvirt.org/formatdomain.html, hard drives, floppy disks."""
+"""The disks of a domain, of its XML, as it is defined and as it runs. Pure. Source:
+https://libvirt.org/formatdomain.html, hard drives, floppy disks."""
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from pmc.command import Query, bash
 
 
 @dataclass(frozen=True)
@@ -45,3 +49,33 @@ def names_of(vm: str, minors: Iterable[int], disk: str) -> frozenset[str]:
     for number, minor in enumerate(minors):
         found |= {f"/dev/drbd{minor}", f"/dev/drbd/by-res/{vm}/{number}"}
     return frozenset(found)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A domain as it runs. `kind` is what it runs on: kvm, or qemu, which emulates its processor; `disks` are those
+    that it can write to."""
+
+    kind: str
+    disks: tuple[Disk, ...] = ()
+
+
+def running(folder: str = "/run/libvirt/qemu") -> Query[dict[str, Running]]:
+    """Of libvirt's own notes of what it started: a definition may have been edited since. A domain that is not in them
+    is not known."""
+    script = (
+        'shopt -s nullglob; cd "$1" 2>/dev/null || exit 0; '
+        "sed -sn '1F; /<domain type=/p; /<disk type=/,/<\\/disk>/p' ./*.xml /dev/null"
+    )
+    return Query(bash(script, folder), parse_running)
+
+
+def parse_running(text: str) -> dict[str, Running]:
+    found = {}
+    for part in re.split(r"^\./", text, flags=re.M)[1:]:
+        file, _, rest = part.partition("\n")
+        kind = re.search(r"<domain type='([a-z]+)'", rest)
+        elements = re.findall(r"<disk type=.*?</disk>", rest, re.S)
+        if kind:
+            found[file.removesuffix(".xml")] = Running(kind[1], writable(f"<devices>{''.join(elements)}</devices>"))
+    return found

@@ -9,10 +9,9 @@ import re
 import shlex
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from pmc.command import Command, Query, bash, command
-from pmc.disks import Disk, writable
 from pmc.model import Domain
 from pmc.units import KiB, MiB
 
@@ -105,36 +104,6 @@ def macs() -> Query[frozenset[str]]:
         'grep -hs "^# mac " /etc/drbd.d/*.res; } || :'
     )
     return Query(bash(script), lambda text: frozenset(re.findall(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}", text.lower())))
-
-
-@dataclass(frozen=True)
-class Running:
-    """A domain as it runs. `kind` is what it runs on: kvm, or qemu, which emulates its processor; `disks` are those
-    that it can write to."""
-
-    kind: str
-    disks: tuple[Disk, ...] = ()
-
-
-def running(folder: str = "/run/libvirt/qemu") -> Query[dict[str, Running]]:
-    """Of libvirt's own notes of what it started: a definition may have been edited since. A domain that is not in them
-    is not known."""
-    script = (
-        'shopt -s nullglob; cd "$1" 2>/dev/null || exit 0; '
-        "sed -sn '1F; /<domain type=/p; /<disk type=/,/<\\/disk>/p' ./*.xml /dev/null"
-    )
-    return Query(bash(script, folder), parse_running)
-
-
-def parse_running(text: str) -> dict[str, Running]:
-    found = {}
-    for part in re.split(r"^\./", text, flags=re.M)[1:]:
-        file, _, rest = part.partition("\n")
-        kind = re.search(r"<domain type='([a-z]+)'", rest)
-        elements = re.findall(r"<disk type=.*?</disk>", rest, re.S)
-        if kind:
-            found[file.removesuffix(".xml")] = Running(kind[1], writable(f"<devices>{''.join(elements)}</devices>"))
-    return found
 
 
 def dumpxml(name: str) -> Query[str]:

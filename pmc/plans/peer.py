@@ -57,7 +57,6 @@ def choose(name: str, new: str, state: ClusterState, settings: Settings) -> Chan
         )
     for node in (state.nodes[primary], state.nodes[new]):
         _eight(node)
-    covered.one_volume(name, "a second copy", state)
     still.flows(name, state, [primary])
     change = Change(name, primary, old, new, file)
     if change.there and name in state.nodes[new].volumes:

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pmc import drbd, virsh
 from pmc.backup import Stored
 from pmc.command import Query, command
+from pmc.disks import Running
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, NodeState
 from pmc.plan import Plan, Step, Wait, Watch, on_each, plan
 from pmc.plans import asleep, clear, clone, covered, make, prune, refuse, still
 from pmc.settings import Settings
 from pmc.units import parse_rate
-from pmc.virsh import Running
 
-RUNNING = "running"  # what a look is asked besides, for `move`: virsh.running
+RUNNING = "running"  # what a look is asked besides, for `move`: disks.running
 
 
 def start(name: str, on: str, state: ClusterState, settings: Settings, discard: bool = False) -> Plan:

@@ -9,9 +9,9 @@ from typing import Any
 from pmc.cluster import Cluster
 from pmc.errors import Refused
 from pmc.model import ClusterState
+from pmc.plans import asleep, refuse
 from pmc.plans import evacuate as evacuations
 from pmc.plans import failover as plans
-from pmc.plans import refuse
 from pmc.plans import vm as moves
 from pmc.plans.evacuate import Evacuation, Leaving
 from pmc.tasks import death
@@ -118,7 +118,7 @@ def evacuate(
             wanted = evacuations.move_all(node, state, cluster.settings)
             work = live(cluster, state)
         for name in wanted.off:
-            note(f"{name} is off and is left")
+            note(f"{name} is off and is left{asleep.told(name, state)}")
         if dry:
             for each in wanted.leaving:
                 show(str(each.plan) if failover else f"{each.plan}\n{moves.closing(each.name, state)}")

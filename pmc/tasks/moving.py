@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from pmc import virsh
+from pmc import disks, virsh
 from pmc.cluster import Beside, Cluster
 from pmc.errors import PmcError, Refused, StepFailed
 from pmc.locks import Lock
@@ -22,7 +22,7 @@ from pmc.view import note, show, table
 # A line of the report when several move.
 COLUMNS = ("vm", "from", "to", "result", "stood still")
 Row = dict[str, str]
-RUNNING: Beside = {plans.RUNNING: lambda node: virsh.running()}
+RUNNING: Beside = {plans.RUNNING: lambda node: disks.running()}
 Work = Callable[[Leaving], tuple[str, str]]  # its result and how long it stood still
 
 # Of the flags that `abreast` and `hurried` read.

@@ -15,6 +15,7 @@ from pmc.backup import Stored
 from pmc.checks.machine import Folder
 from pmc.cluster import Beside, Cluster
 from pmc.command import Command, Query
+from pmc.disks import Running
 from pmc.errors import CommandFailed, NodeDown
 from pmc.model import NodeState
 from pmc.node import Node
@@ -22,7 +23,6 @@ from pmc.plans import vm
 from pmc.settings import Settings, parse
 from pmc.tasks import base
 from pmc.units import GiB
-from pmc.virsh import Running
 from tests.unit.fake import Machine, World
 from tests.unit.samples import XML
 from tests.unit.stories import stored_in

@@ -11,7 +11,7 @@ import pytest
 from invoke.context import Context
 
 from pmc import disks
-from pmc.disks import Disk
+from pmc.disks import Disk, Running
 from pmc.errors import PmcError, Refused
 from pmc.model import ClusterState
 from pmc.plans import covered, peer, repair, restore, vm
@@ -20,7 +20,6 @@ from pmc.plans.restore import Found
 from pmc.tasks import backups, ns
 from pmc.units import GiB
 from pmc.verify.questions import parse_domain_files
-from pmc.virsh import Running
 from tests.unit import counted as counting
 from tests.unit.counted import counted
 from tests.unit.samples import SETTINGS, XML, changed, data, running, stopped, with_resource

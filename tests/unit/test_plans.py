@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 from pmc import pipeline
+from pmc.disks import Running
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, Domain, NodeState, ResourceFile, Volume
 from pmc.plan import Plan
 from pmc.plans import add, backup, clone, refuse, restore, vm
 from pmc.settings import Settings
 from pmc.units import GiB, MiB
-from pmc.virsh import Running
 from tests.unit.fake import done
 from tests.unit.samples import (
     DATA,

@@ -12,7 +12,7 @@ import libvirt
 import pytest
 
 from pmc import hypervisor, virsh
-from pmc.disks import Disk
+from pmc.disks import Disk, Running, running
 from pmc.model import Domain
 from pmc.units import KiB, MiB
 from tests.unit.samples import data
@@ -88,11 +88,11 @@ def test_what_running_domains_run_on(tmp_path: Path) -> None:
         jobs = "<blockjobs active='yes'><disk dst='vda'/></blockjobs>\n"
         (tmp_path / f"{name}.xml").write_text(f"{status}    <name>{name}</name>\n{jobs}{DISK.format(disk)}</domain>")
     (tmp_path / "web.pid").write_text("7")
-    web = virsh.Running("kvm", (Disk("vda", "/dev/drbd1"),))
-    other = virsh.Running("qemu", (Disk("vda", "/dev/vg/x"),))
+    web = Running("kvm", (Disk("vda", "/dev/drbd1"),))
+    other = Running("qemu", (Disk("vda", "/dev/vg/x"),))
 
-    def asked(folder: Path) -> dict[str, virsh.Running]:
-        query = virsh.running(str(folder))
+    def asked(folder: Path) -> dict[str, Running]:
+        query = running(str(folder))
         return query.parse(subprocess.run(query.command.argv, capture_output=True, text=True, check=True).stdout)
 
     assert asked(tmp_path) == {"web": web, "a.b": other}
