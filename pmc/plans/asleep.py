@@ -27,7 +27,7 @@ def beside(vm: str, state: ClusterState) -> None:
     if nodes := state.saved_on(vm):
         raise Refused(
             f"{vm}: old memory of it is saved on {' and '.join(nodes)}, which a start there would go on with; throw it "
-            f"away first: {remedy(vm, nodes)}"
+            f"away first: {remedy(vm, nodes, state)}"
         )
 
 
@@ -36,13 +36,14 @@ def written(vm: str, what: str, state: ClusterState) -> None:
     if nodes := state.saved_on(vm):
         raise Refused(
             f"{vm}: its memory is saved on {' and '.join(nodes)}, and does not fit to the disk any more after {what}; "
-            f"throw it away first: {remedy(vm, nodes)}"
+            f"throw it away first: {remedy(vm, nodes, state)}"
         )
 
 
-def remedy(vm: str, nodes: Iterable[str]) -> str:
-    """The command, for each node on which there is some."""
-    return "; ".join(f"on {node}: virsh managedsave-remove {vm}" for node in nodes)
+def remedy(vm: str, nodes: Iterable[str], state: ClusterState) -> str:
+    """The command, for each node on which there is some. virsh knows only of domains that are defined there."""
+    known = {True: f"virsh managedsave-remove {vm}", False: f"rm {saved.path(vm)}"}
+    return "; ".join(f"on {node}: {known[vm in state.nodes[node].domains]}" for node in nodes)
 
 
 def told(vm: str, state: ClusterState) -> str:

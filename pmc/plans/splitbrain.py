@@ -53,7 +53,7 @@ def _refusal(case: Case) -> str:
     if nodes := case.state.saved_on(name):
         return (
             f"its memory is saved on {' and '.join(nodes)} (virsh managedsave), and does not fit to the disk any more; "
-            f"throw it away first: {asleep.remedy(name, nodes)}"
+            f"throw it away first: {asleep.remedy(name, nodes, case.state)}"
         )
     if not case.wishes.snapshot:
         return ""

@@ -51,7 +51,7 @@ def saved(facts: Facts) -> Iterator[Finding]:
             text = (
                 f"old memory of it is saved on {' and '.join(there)}, while it runs; a start there would go on with it"
             )
-            yield Finding("DOMAIN_SAVED", text, asleep.remedy(vm, there), ",".join(there), vm)
+            yield Finding("DOMAIN_SAVED", text, asleep.remedy(vm, there, facts.state), ",".join(there), vm)
         elif there:
             text = "its memory is saved; virsh start goes on with it there, whatever is on the disk by then"
             advice = f"to throw that memory away and boot it: fab vm.start {vm} {asleep.FLAG}"

@@ -145,7 +145,8 @@ def test_the_tasks_have_the_flag(discard: bool, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("at", ["pm-1", "pm-2", "pm-3"])
 def test_it_does_not_move_to_where_old_memory_of_it_is(at: str) -> None:
-    with pytest.raises(Refused, match=rf"web: old memory of it is saved on {at}, .*: on {at}: {REMOVE}$"):
+    remove = REMOVE if at != "pm-3" else "rm /var/lib/libvirt/qemu/save/web.save"  # no domain is defined there
+    with pytest.raises(Refused, match=rf"web: old memory of it is saved on {at}, .*: on {at}: {remove}$"):
         vm.move("web", "", asleep(running(), at), SETTINGS)
 
 
