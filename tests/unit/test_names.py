@@ -12,6 +12,7 @@ from pmc import names, verify, virsh
 from pmc.drbd_files import Files
 from pmc.errors import Refused
 from pmc.look import node_state
+from pmc.lvm import Group
 from pmc.model import Domain, NodeState, Resource, ResourceFile, Volume
 from pmc.plans import add, evacuate
 from pmc.plans import pm as plans
@@ -30,9 +31,10 @@ def told(*told_names: str) -> NodeState:
         "hostname": "pm-1",
         "drbd version": "8.4.11",
         "libvirt": {name: Domain(name, "running", GiB, 1) for name in told_names},
+        "saved memory": frozenset(told_names),
         "drbd status": {name: Resource(name, 7, "Primary", "UpToDate") for name in told_names},
         "drbd files": Files({name: ResourceFile(name, 8, "/dev/vg/x", ("pm-1",), (7805,)) for name in told_names}),
-        "volumes": ((GiB, GiB), {name: Volume(name, "vg", GiB) for name in told_names}),
+        "volumes": (Group(GiB, GiB), {name: Volume(name, "vg", GiB) for name in told_names}),
     }
     return node_state("pm-1", SETTINGS, answers)
 
@@ -41,6 +43,7 @@ def test_what_cannot_be_a_name_reaches_no_verb() -> None:
     node = told(*HOSTILE, FOREIGN, "3cx")
     for kind in (node.domains, node.resources, node.files):
         assert set(kind) == {"3cx"}
+    assert node.saved == {"3cx"}
     assert set(node.volumes) == {"3cx", "web.backup", "7", "x" * 64, "all"}, "LVM may have these"
     state = cluster(node)
     assert state.vm_names() == ["3cx"]
