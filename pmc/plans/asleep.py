@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pmc import saved
 from pmc.errors import Refused
 from pmc.model import ClusterState
-from pmc.plan import Step, on_each
+from pmc.plan import Step
 
 FLAG = "--discard-saved"
 
@@ -55,10 +55,6 @@ def told(vm: str, state: ClusterState) -> str:
 
 
 def discarded(vm: str, state: ClusterState) -> list[Step]:
-    """There is no way back."""
-    return on_each(
-        state.saved_on(vm),
-        lambda node: Step(
-            node, f"throw away the saved memory of {vm}", saved.discard(vm), check=saved.gone(vm), pivot=True
-        ),
-    )
+    """There is no way back. One node after the other: when one fails, those behind it have theirs still."""
+    throw = f"throw away the saved memory of {vm}"
+    return [Step(node, throw, saved.discard(vm), check=saved.gone(vm), pivot=True) for node in state.saved_on(vm)]

@@ -13,7 +13,7 @@ from pmc.saved import FOLDER
 
 from .conftest import Pmc, broken_invariants
 from .rig import until
-from .test_verify import NOTHING, mend
+from .test_verify import mend
 
 Clean = Callable[[], list[str]]
 
