@@ -106,12 +106,6 @@ def cleanup(name: str, state: ClusterState, settings: Settings) -> Plan:
     strays = state.strays(name)
     refuse.relied_on(state, *strays)
     refuse_namesakes(name, state)
-    for stray in strays:
-        if stray in state.active_on(name) or stray in state.primaries(name):
-            raise Refused(
-                f"{name}: its old copy on {stray} is in use: the domain runs there or DRBD is primary, so it is not "
-                f"touched; look which of the two is wanted, and stop the other by hand"
-            )
     refuse_foreign(name, [state.nodes[stray] for stray in strays], settings)
     see = [make.see_equal(homes[0], name)] if strays and len(homes) > 1 else []
     return plan(f"vm.peer {name} --cleanup", see, steps(name, [state.nodes[s] for s in strays], settings))

@@ -9,7 +9,7 @@ from pmc.command import bash
 from pmc.errors import Refused
 from pmc.model import ClusterState, Volume
 from pmc.plan import Step, Watch
-from pmc.plans import refuse, still
+from pmc.plans import make, refuse, still
 from pmc.plans.make import Given
 from pmc.plans.request import Add
 from pmc.settings import Settings
@@ -100,7 +100,11 @@ def copy(request: Add, size: int, state: ClusterState, settings: Settings, given
     far = "" if source == request.primary else settings.nodes[source].replication
     reader = pipeline.read_volume(path, size, far)
     write = bash(f'{reader} | dd of="$1" bs=1M iflag=fullblock conv=sparse,fsync status=none', given.device, long=True)
+    # Looked at again: the new disk was zeroed since, which takes hours. By now a standby that the link was lost to has
+    # an older disk, one that is catching up has parts of two.
+    beside = len(state.homes(request.clone)) > 1 and not refuse.differs(state, request.clone)
     return [
+        *([make.see_equal(source, request.clone)] if beside else []),
         *snapshot(request.clone, "clone", source, state, settings, f"{lvm.FOR}{request.name}"),
         Step(
             request.primary,

@@ -101,11 +101,17 @@ def readable(state: ClusterState, vm: str) -> None:
 
 
 def one_truth(state: ClusterState, vm: str) -> None:
-    """Its copies agree on where it lives, or it is known which of them is old."""
+    """Its copies agree on where it lives, or it is known which of them is old; and no old one is in use: what is copied
+    from its nodes then would not be what its guest sees."""
     if state.contradicted(vm):
         raise Refused(
             f"{vm}: its copies contradict each other on where it lives ({' or '.join(state.homes(vm))}); one is old: "
             f"bring all its nodes back, or compare {drbd.path(vm)} on each before anything is started"
+        )
+    if busy := [node for node in state.strays(vm) if node in {*state.active_on(vm), *state.primaries(vm)}]:
+        raise Refused(
+            f"{vm}: its old copy on {busy[0]} is in use, where it does not live: the domain runs there or DRBD is "
+            f"primary; look which of the two is wanted, and stop the other by hand"
         )
 
 

@@ -27,11 +27,6 @@ def homes(name: str, state: ClusterState, settings: Settings) -> tuple[str, ...]
     for home in named:
         if home not in state.nodes:
             raise Refused(f"{name}: lives on {home}, which is not in pmc.conf; add it there")
-    if busy := [node for node in state.strays(name) if node in {*state.active_on(name), *state.primaries(name)}]:
-        raise Refused(
-            f"{name}: its old copy on {busy[0]}, where it does not live, is in use: the domain runs there or DRBD is "
-            f"primary; look which of the two is wanted, and stop the other by hand"
-        )
     refuse.one_truth(state, name)
     there = [home for home in named if name in state.nodes[home].files]
     if not there:

@@ -94,8 +94,17 @@ def _won(case: Case, text: str) -> Ailment:
             )
         )
     was_alone = case.node(victim).resources[name].connection == "StandAlone"
+    steps.append(
+        Step(victim, f"disconnect {name}", sides.disconnect(name), undo=None if was_alone else sides.connect(name))
+    )
+    if case.node(keep).resources[name].connection != "StandAlone":
+        # It may look for its peer as the one that gives up, since a repair that kept the other side broke off: with two
+        # that give up DRBD finds a split brain again.
+        again = sides.connect(name)
+        steps.append(
+            Step(keep, f"disconnect {name}, to connect it as the side that stays", sides.disconnect(name), again)
+        )
     steps += [
-        Step(victim, f"disconnect {name}", sides.disconnect(name), undo=None if was_alone else sides.connect(name)),
         Step(victim, f"make {name} secondary", drbd.secondary(name)),
         Step(victim, f"connect {name}, giving up what this side wrote", sides.connect_as_loser(name), pivot=True),
         Step(keep, f"connect {name}", sides.connect_if_alone(name), pivot=True),

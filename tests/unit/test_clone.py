@@ -12,13 +12,14 @@ import pytest
 
 from pmc import lvm, verify
 from pmc.command import Command
+from pmc.errors import Refused, StepFailed
 from pmc.model import Volume
 from pmc.plan import Plan, apply
-from pmc.plans import vm
+from pmc.plans import backup, clone, vm
 from pmc.units import GiB
 from tests.unit.fake import World, done
 from tests.unit.samples import SETTINGS, changed, running
-from tests.unit.stories import STORIES, taken, with_web
+from tests.unit.stories import STORIES, taken, with_stray, with_web
 from tests.unit.test_verify import healthy, volumes
 
 LEFT = Volume("web.clone", "vg", GiB, ("pmc", "pmc.for.web2"), "web", "swi-a-s---")
@@ -50,6 +51,29 @@ def test_what_is_read_for_another_clone_stays() -> None:
     again = world.nodes["pm-2"].volumes["web.clone"] = Volume("web.clone", "vg", GiB, ("pmc", "pmc.for.db"), "web")
     assert done(world, plan).nodes["pm-2"].volumes["web.clone"] == again, "made anew after the look"
     assert "web.clone" not in str(vm.remove("web2", world.state(), SETTINGS))
+
+
+def test_a_standby_that_lost_its_peer_while_the_new_disk_was_zeroed_is_not_copied() -> None:
+    """It would be an older disk; or, catching up, parts of two."""
+    story = STORIES["vm.add-clone"]()
+    world = story.world.copy()
+    end = next(number for number, step in enumerate(story.plan.steps) if step.note.startswith("take the snapshot"))
+    apply(Plan("until then", story.plan.steps[: end - 1]), world.carry_out)
+    world.nodes["pm-1"].resources["web"].alone = True
+    with pytest.raises(StepFailed, match="both sides of web are equal, on pm-2"):
+        apply(Plan("rest", story.plan.steps[end - 1 :]), world.carry_out)
+
+
+@pytest.mark.parametrize("use", ["runs", "primary"])
+def test_nothing_is_copied_of_a_vm_whose_old_copy_elsewhere_is_in_use(use: str) -> None:
+    """Its guest writes there, and what its nodes have is something else."""
+    world = done(with_stray(), vm.stop("web", True, with_stray().state(), SETTINGS))
+    kernel = world.nodes["pm-2"].resources["web"]
+    world.nodes["pm-2"].domains["web"] = "running" if use == "runs" else "shut off"
+    kernel.role = "Primary"
+    for source in (clone.standby, backup.choose_source):
+        with pytest.raises(Refused, match="its old copy on pm-2 is in use, where it does not live"):
+            source("web", world.state())
 
 
 @pytest.mark.parametrize("foreign", [Volume("web.clone", "vg", GiB, (), "web"), Volume("web.clone", "vg", GiB)])

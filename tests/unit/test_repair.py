@@ -167,6 +167,18 @@ def test_the_losers_side_is_kept_before_anything_of_it_is_given_up() -> None:
     assert not any("--discard" in line for at, line in steps if at == "pm-1")
 
 
+def test_the_side_that_stays_gives_nothing_up_though_it_was_to_once() -> None:
+    """It still looks for its peer, since a repair that kept the other side broke off: as the one that gives up."""
+    [ailment] = found(apart(running()), PARTED, keep="pm-1")
+    assert "pm-1" not in [at for at, line in lines(ailment) if "disconnect" in line]
+    looks = with_resource(with_resource(running(), "pm-2", connection="StandAlone"), "pm-1", connection="WFConnection")
+    [ailment] = found(looks, PARTED, keep="pm-1")
+    steps = lines(ailment)
+    anew = next(number for number, (at, line) in enumerate(steps) if at == "pm-1" and "drbdadm disconnect" in line)
+    assert anew < next(number for number, (_, line) in enumerate(steps) if "--discard-my-data" in line)
+    assert ailment.steps[anew].undo == sides.connect("web")
+
+
 def test_the_snapshot_holds_all_that_the_resync_overwrites() -> None:
     size = int(next(line for _, line in lines(found(apart(running()), PARTED, keep="pm-1")[0]) if "--size" in line)
                .split("--size ")[1].split("b ")[0])  # fmt: skip
@@ -248,7 +260,7 @@ def test_an_old_copy_elsewhere_is_left_as_it_is() -> None:
         (cluster(home("pm-1", active=True, primary=True), home("pm-2", active=True, primary=True)), "RUNS TWICE"),
         (
             changed(running(), "pm-3", domains=running().nodes["pm-1"].domains),
-            "old copy on pm-3, where it does not",
+            "old copy on pm-3 is in use, where it does not",
         ),
         (changed(stopped(), "pm-3", resources=running().nodes["pm-1"].resources), "primary; look which of the two"),
         (without(running(), "pm-2", files=True), "/etc/drbd.d/web.res is missing on pm-2; copy it there from pm-1"),
