@@ -56,9 +56,9 @@ class Life(Base):
             if vm.unseen(name, state):
                 self.opened.add(name)
             manager.carry_out(broken.rejoin(name, self.state()))
-        except PmcError:
+        except PmcError as error:
             self.opened.add(name)
-            raise
+            raise PmcError(f"{name} was NOT closed: {error}") from None
 
     def _move(self, manager: Manager, name: str) -> None:
         """As vm.mv: it closes on every way out, and sides that lost each other meanwhile rejoin."""

@@ -34,6 +34,9 @@ class Linked(World):
         self.off: set[str] = set()
         self.unloaded: set[str] = set()  # booted, DRBD's module not loaded yet
         self.cut: set[Link] = set()
+        self.hung: set[str] = set()  # it does nothing and answers nobody, and may go on as if no time had passed
+        self.late: list[tuple[str, str, str]] = []  # (side, peer, VM): a hung side that will find its peer lost
+        self.stood: set[tuple[str, str]] = set()  # (node, VM): it hung while its peer went on
         self.linked: dict[str, Link] = {}  # the two connected sides of each VM
         self.roles: dict[tuple[str, str], str] = {}  # that connected peers know of each other
         self.disks: dict[tuple[str, str], Disk] = {}
@@ -62,6 +65,7 @@ class Linked(World):
         machine = self.nodes[node]
         self.off.add(node)
         self.unloaded.add(node)
+        self.forget_hang(node)
         self.journal.pop(node, None)
         machine.resources.clear()
         machine.domains = dict.fromkeys(machine.domains, "shut off")
@@ -69,6 +73,24 @@ class Linked(World):
 
     def boot(self, node: str) -> None:
         self.off.discard(node)
+
+    def hang(self, node: str) -> None:
+        if node not in self.off:
+            self.hung.add(node)
+            self.see_links()
+
+    def go_on(self, node: str) -> None:
+        """It finds out only now what it has lost."""
+        late = [each for each in self.late if each[0] == node]
+        self.forget_hang(node)
+        for each in late:
+            self.stood.add((node, each[2]))
+            self.lost(*each)
+        self.see_links()
+
+    def forget_hang(self, node: str) -> None:
+        self.hung.discard(node)
+        self.late = [each for each in self.late if each[0] != node]
 
     def sever(self, link: Link) -> None:
         self.cut.add(link)
@@ -79,7 +101,7 @@ class Linked(World):
         self.see_links()
 
     def silent(self, node: str, seen_from: str = MANAGER) -> bool:
-        return node in self.off or frozenset((seen_from, node)) in self.cut
+        return node in self.off or node in self.hung or frozenset((seen_from, node)) in self.cut
 
     # -- DRBD --
 
@@ -105,7 +127,11 @@ class Linked(World):
             if (link := self.linked.get(vm)) and not self._reach(link, vm):
                 del self.linked[vm]
                 for side in sorted(link):
-                    self.lost(side, next(iter(link - {side})), vm)
+                    peer = next(iter(link - {side}))
+                    if side in self.hung:
+                        self.late.append((side, peer, vm))
+                    else:
+                        self.lost(side, peer, vm)
             if vm not in self.linked:
                 pairs = [pair for pair in combinations(self.sides(vm), 2) if self._reach(frozenset(pair), vm)]
                 for one, two in pairs[:1]:
@@ -116,7 +142,7 @@ class Linked(World):
     def _reach(self, link: Link, vm: str) -> bool:
         kernels = [k for side in link if (k := self.nodes[side].resources.get(vm))]
         named = [set(kernel.hosts) == link and not kernel.alone for kernel in kernels]
-        return link not in self.cut and named == [True, True]
+        return link not in self.cut and not link & self.hung and named == [True, True]
 
     def lost(self, side: str, peer: str, vm: str) -> None:
         """A side that is still up goes on without its peer, and the kernel says so."""
@@ -150,6 +176,7 @@ class Linked(World):
             self.part(one, two, vm)
             return
         self.linked[vm] = frozenset((one, two))
+        self.stood -= {(one, vm), (two, vm)}
         a.discard = b.discard = False
         if behind:
             source = self.disks[one if behind == two else two, vm]

@@ -134,6 +134,10 @@ class Losses(Life):
             assert since or f"{name}: its other node has no record" in text, f"{name} lacks writes, nobody was told"
             step = world.steps.get(survivor, timedelta())
             lost = datetime.fromisoformat(since[1]) - step if since else world.now
+            if (survivor, name) in world.stood:
+                # It hung while the other one went on; its kernel says that it lost it when it woke (docs/failover.md).
+                count("vm.failover: on a node that had hung")
+                return
             if since:
                 assert lost <= min(world.written[each] for each in missing), f"{name} lacks older writes than was told"
             fresh = since and (world.now - lost).total_seconds() <= failover.FRESH
@@ -141,13 +145,19 @@ class Losses(Life):
 
     def _taken_over(self, manager: Manager, name: str, survivor: str, plan: Plan) -> None:
         world, before = self.world, self.world.acknowledged.get(name)
+        if world.lacking(survivor, name) and any(world.has_all(at, name) for at in self.strangers(name)):
+            self.forced.add(name)
         if before is not None:
             world.acknowledged[name] = before - world.lacking(survivor, name)
         try:
             manager.carry_out(plan)
         finally:
-            if before is not None and survivor not in world.running(name):
+            if before is not None and name in world.acknowledged and survivor not in world.running(name):
                 world.acknowledged[name] = before
+
+    def strangers(self, name: str) -> list[str]:
+        """Silent nodes that no node which answers knows of: a person is told that a newer copy may be there."""
+        return [node for node in NODES if self.world.silent(node) and node not in self.state().homes(name)]
 
     @rule(node=NODE, word=WORD, live=st.booleans(), trouble=TROUBLE)
     def evacuate(self, node: str, word: str, live: bool, trouble: Trouble) -> None:

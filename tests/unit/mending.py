@@ -29,6 +29,8 @@ class Mending(Losses):
         given_up = others - mine if self.world.alone(name) and keep in self.world.alone(name) else frozenset()
         if self.task("vm.repair", work, trouble, apart=True) == "done":
             self.opened.discard(name)
+            if any(self.world.silent(home) for home in self.state().homes(name)):
+                return  # the manager lost its way to a side when all was done
             homes = self.state().homes(name)
             disks = [self.world.disks[home, name] for home in homes]
             assert len({disk.writes for disk in disks}) == 1, f"{name}: its sides differ after vm.repair"
@@ -82,7 +84,7 @@ class Mending(Losses):
             world.acknowledged[name] = kept
         manager.carry_out(first.plan(name))
         world.resync(name)
-        if not world.cut and not world.off:
+        if not world.cut and not world.off and not world.hung:
             now = world.disks[victim, name].writes
             assert now >= kept, f"{name}: {victim} is not what was kept"
             assert not now & (given_up - kept), f"{name}: {victim} has what was given up"
@@ -131,9 +133,15 @@ class Mending(Losses):
         def work(manager: Manager) -> None:
             plan = clear.cleanup(name, self.state(), SETTINGS)
             homes = self.state().homes(name) if plan.steps else []
+            if homes and name in self.forced and name in self.world.acknowledged:
+                # They were told that it is removed for good.
+                self.world.acknowledged[name] = self.world.disks[homes[0], name].writes
+                self.forced.discard(name)
             assert all(self.world.has_all(home, name) for home in homes), f"{name} is not whole without its old copy"
             manager.carry_out(plan)
 
         if self.task("vm.peer --cleanup", work, trouble) == "done":
+            if any(self.world.silent(home) for home in self.state().homes(name)):
+                return
             assert not self.state().strays(name)
             assert not clear.cleanup(name, self.state(), SETTINGS).steps, "there is nothing to clean twice"

@@ -19,9 +19,12 @@ class Misfortunes(Mending):
     def pair(self, one: int) -> tuple[str, str, str]:
         """A VM that runs, where, and the node of its other, connected side; empty: there is none."""
         name = self.there(one, running=True)
+        return name, *self.sides_of(name)
+
+    def sides_of(self, name: str) -> tuple[str, str]:
         for node in self.world.running(name):
-            return name, node, self.world.other(node, name)
-        return name, "", ""
+            return node, self.world.other(node, name)
+        return "", ""
 
     def wait(self, minutes: int) -> None:
         self.world.now += timedelta(minutes=minutes)
@@ -64,7 +67,10 @@ class Misfortunes(Mending):
     def go_apart(self, one: int, minutes: int, keep: str, trouble: Trouble) -> None:
         """The shortest way to a split brain: the link breaks, the guest goes on; then its node dies, a person starts
         the VM on the other one; then all come back, and that is mended."""
-        name, node, second = self.pair(one)
+        self._gone_apart(self.there(one, running=True), minutes, keep, trouble)
+
+    def _gone_apart(self, name: str, minutes: int, keep: str, trouble: Trouble) -> None:
+        node, second = self.sides_of(name)
         if not second:
             return
         link: Link = frozenset((node, second))

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine
 from pmc import drbd
 from pmc.errors import CommandFailed, InDoubt, PmcError, Refused
 from pmc.model import ClusterState
-from pmc.plan import Action, Plan, Watch, apply
+from pmc.plan import Action, Plan, Wait, Watch, apply
 from tests.unit.links import WAYS, Link
 from tests.unit.samples import SETTINGS
 from tests.unit.world import Cloud
@@ -27,23 +27,41 @@ NODES = tuple(SETTINGS.nodes)
 
 @dataclass(frozen=True)
 class Trouble:
-    """What goes wrong at call number `at` of a task; `link` is the one that a cut would cut."""
+    """What goes wrong in step `at` (modulo their number) of the task's plan number `nth` (vm.mv applies several);
+    `link` is the one that a cut would cut. `then`: what goes wrong besides, in the call after that one, be it of an
+    undo. What the other manager does that takes over (`kind` is "overtaken"), is `other`."""
 
     kind: str = ""
     at: int = 0
     link: Link = WAYS[0]
+    nth: int = 0
+    then: str = ""
+    other: str = ""
 
 
-KINDS = ("fails", "lost before", "lost after", "dies", "power before", "power after", "cut")
-TROUBLE = st.one_of(
-    st.just(Trouble()),
-    st.just(Trouble()),
-    st.builds(Trouble, st.sampled_from(KINDS), st.integers(0, 8), st.sampled_from(WAYS)),
-    st.builds(Trouble, st.sampled_from(KINDS), st.integers(8, 22), st.sampled_from(WAYS)),
+# "hangs": the node answers nobody from then on, and may go on later. "overtaken": the node let the lock go, as it heard
+# nothing of the manager, and another manager took it.
+KINDS = ("fails", "lost before", "lost after", "dies", "power before", "power after", "cut", "hangs", "overtaken")
+AGAIN = ("", "", "", "", "fails", "lost before", "lost after", "dies", "power before", "cut")
+SEVERAL = ("vm.mv", "vm.repair", "pm.evacuate", "pm.evacuate --failover")  # apply several plans
+OTHERS = ("vm.start", "vm.stop", "vm.mv", "vm.mv --cleanup", "vm.rm", "vm.repair", "vm.backup")
+STRIKES = st.builds(
+    Trouble,
+    st.sampled_from(KINDS),
+    st.integers(0, 29),
+    st.sampled_from(WAYS),
+    st.sampled_from((0, 0, 0, 0, 1, 2)),
+    st.sampled_from(AGAIN),
+    st.sampled_from(OTHERS),
 )
+TROUBLE = st.one_of(st.just(Trouble()), STRIKES)
 NAME, NODE = st.sampled_from(NAMES), st.sampled_from(NODES)
 # Which of the VMs that there are, the first more often: sequences get further with one VM than with three.
 ONE = st.sampled_from((0, 0, 0, 1, 2))
+
+
+NONE = Trouble()
+Meanwhile = Callable[["Manager", str], object]
 
 
 class Died(BaseException):
@@ -51,17 +69,30 @@ class Died(BaseException):
 
 
 class Manager:
-    """Carries the steps of one task out, and has its trouble at one of them."""
+    """Carries the steps of one task out, and has its trouble in one of them."""
 
-    def __init__(self, world: Cloud, trouble: Trouble) -> None:
-        self.world, self.trouble, self.calls = world, trouble, 0
+    def __init__(self, world: Cloud, trouble: Trouble, what: str, meanwhile: Meanwhile) -> None:
+        self.world, self.trouble, self.what = world, trouble, what
+        self.meanwhile = meanwhile  # what another manager does that takes the lock
+        self.calls, self.plans, self.due = 0, 0, -1  # `due`: the call in which the trouble comes
+        self.lost = False  # the lock, to the other manager
+        self.plan: Plan | None = None
         # One that is made may be taken back, with what it wrote.
         self.before = {vm for vm, _ in world.guests()}
 
     def __call__(self, node: str, action: Action, watch: Watch | None) -> None:
-        kind = self.trouble.kind if self.calls == self.trouble.at else ""
-        self.calls += 1
+        number, self.calls = self.calls, self.calls + 1
+        kind = self.trouble.kind if number == self.due else self.trouble.then if number == self.due + 1 > 0 else ""
+        if kind and number == self.due:
+            self._strikes(node, action, kind)
         self.world.guests_write(self.before)
+        if kind == "overtaken":
+            self.lost = True
+            self.meanwhile(self, self.trouble.other)
+        if self.lost and not isinstance(
+            action, Wait
+        ):  # Lock.ensure, and the token that each command brings (pmc/lock.py)
+            raise InDoubt(node, str(action), "was locked, while the connection was lost, by another manager")
         if kind == "fails":
             for name in NAMES:
                 self.world.resync(name, some=True)  # of a copy that was awaited some was done
@@ -74,10 +105,23 @@ class Manager:
             self.world.carry_out(node, action, watch)
         if kind.startswith("power"):
             self.world.power_off(node)
-        if kind.startswith(("power", "lost")):
+        if kind == "hangs":
+            self.world.hang(node)
+        if kind.startswith(("power", "lost", "hangs")):
             raise InDoubt(node, str(action), "the connection was lost")
 
+    def _strikes(self, node: str, action: Action, kind: str) -> None:
+        """Counts a trouble that comes inside a step, and that the step does not have already."""
+        assert self.plan is not None
+        there = self.world.silent(node) or (kind == "cut" and self.trouble.link in self.world.cut)
+        if not there and any(action is step.do for step in self.plan.steps):
+            count(f"{self.what} struck: {kind}")
+
     def carry_out(self, plan: Plan) -> None:
+        if plan.steps:
+            if self.trouble.kind and self.plans == (self.trouble.nth if self.what in SEVERAL else 0):
+                self.due = self.calls + self.trouble.at % len(plan.steps)
+            self.plans, self.plan = self.plans + 1, plan
         apply(plan, self)
 
 
@@ -94,6 +138,9 @@ class Base(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = Cloud()
+        self.forced: set[str] = set()  # of these a person has started an old copy, told that there may be a newer one
+        self.ending = False  # what cleans up at the end is not counted
+        self.second = False  # another manager is at work while the first one is in the middle of a plan
         self.opened: set[str] = set()  # of these a migration broke off, which only --cleanup puts right
 
     def state(self) -> ClusterState:
@@ -123,13 +170,25 @@ class Base(RuleBasedStateMachine):
         alone."""
         self.guests_write()
         self.world.now += timedelta(seconds=1)
-        end = self._ended(work, trouble, sure and (apart or not any(self.world.alone(name) for name in NAMES)))
-        count(f"{what}: {end}")
+        end = self._ended(what, work, trouble, sure and (apart or not any(self.world.alone(name) for name in NAMES)))
+        if not self.ending:
+            count(f"{what}: {end}")
         return end
 
-    def _ended(self, work: Task, trouble: Trouble, sure: bool) -> str:
-        manager = Manager(self.world, trouble)
-        well = sure and not (trouble.kind or self.world.off or self.world.cut)
+    def drawn(self, trouble: Trouble) -> Trouble:
+        """What this sequence has in its place."""
+        return trouble
+
+    def overtake(self, manager: Manager, other: str) -> None:
+        """Another manager does `other` while this one is silent."""
+
+    def _ended(self, what: str, work: Task, trouble: Trouble, sure: bool) -> str:
+        manager = Manager(self.world, self.drawn(trouble), what, self.overtake)
+        well = (
+            sure
+            and not self.second
+            and not (manager.trouble.kind or self.world.off or self.world.cut or self.world.hung)
+        )
         try:
             work(manager)
         except Refused:
@@ -142,14 +201,16 @@ class Base(RuleBasedStateMachine):
             return "left" if "NOT undone" in str(error) else "failed"
         except Died:
             return "died"
-        return "done"
+        return "failed" if manager.lost else "done"
 
     def made(self, what: str, work: Task, trouble: Trouble) -> None:
         """A task that makes a VM: it is whole, or what was there before is. But for a snapshot that a clone left behind
         which lost its power: the next clone takes it away, and that is not undone."""
         before = deepcopy(self.world.nodes)
         end = self.task(what, work, trouble)
-        if end == "refused" or (end == "failed" and trouble.kind in ("fails", "lost before", "lost after")):
+        if end == "refused" or (
+            end == "failed" and not trouble.then and trouble.kind in ("fails", "lost before", "lost after")
+        ):
             for name, machine in before.items():
                 for left in [each for each in machine.volumes if each.endswith(".clone")]:
                     if left not in self.world.nodes[name].volumes:

@@ -46,7 +46,7 @@ class Cloud(Linked):
     def guests_write(self, only: Collection[str] | None = None) -> None:
         """They never stop to; but one that a person wants to be gone writes nothing that counts."""
         for vm, at in self.guests():
-            if vm != self.removing and (only is None or vm in only):
+            if at not in self.hung and vm != self.removing and (only is None or vm in only):
                 self.write(vm, at)
 
     def write(self, vm: str, at: str) -> None:
