@@ -123,10 +123,26 @@ def connect_if_alone(world: Cloud, at: str, command: Command, vm: str) -> None:
 def take_back(world: Cloud, at: str, command: Command, vm: str) -> None:
     """broken.generation_back."""
     disk, kernel = world.disks[at, vm], world.nodes[at].resources[vm]
+    need((at, vm) not in world.detached, "no disk")
     need(kernel.role == "Secondary" and disk.state == "UpToDate" and not disk.bits, "not any more")
     if not world.other(at, vm):
         disk.take_back()
         kernel.alone = kernel.two_primaries = kernel.discard = False
+
+
+def detach(world: Cloud, at: str, command: Command, vm: str) -> None:
+    need((at, vm) not in world.detached, "no disk")
+    world.detach(at, vm)
+
+
+def attach(world: Cloud, at: str, command: Command, vm: str) -> None:
+    need((at, vm) in world.detached and vm in world.nodes[at].volumes, "can not open backing device")
+    world.attach(at, vm)
+
+
+def down(world: Cloud, at: str, command: Command, vm: str) -> None:
+    fake.down(world, at, command, vm)
+    world.detached.discard((at, vm))
 
 
 # -- another peer (pmc/drbd_peer.py) --
@@ -208,7 +224,9 @@ EFFECTS: list[tuple[str, Callable[..., None]]] = [
     (BASH + r".*drbdsetup down .* pmc (\S+) drbdadm up \S+", up),
     (BASH + r".*drbdsetup down .* pmc (\S+) bash .*drbdadm attach .*", up),
     (BASH + r"'drbdadm role .*drbdadm attach .*' pmc (\S+)", up),
-    (BASH + r"'drbdadm down .*' pmc (\S+)", fake.down),
+    (BASH + r"'drbdadm down .*' pmc (\S+)", down),
+    (r"drbdadm attach (\S+)", attach),
+    (r"drbdadm detach (\S+)", detach),
     (r"drbdadm primary (--force )?(\S+)", promote),
     (r"drbdadm new-current-uuid --clear-bitmap (\S+)", declare_equal),
     (r"drbdadm net-options --protocol=C --allow-two-primaries=(yes|no) (\S+)", allow_two),

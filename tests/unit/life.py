@@ -44,7 +44,7 @@ class Life(Base):
 
     def _cleanup(self, name: str, trouble: Trouble) -> None:
         work = lambda manager: manager.carry_out(vm.settle(name, self.state()))  # noqa: E731
-        if self.task("vm.mv --cleanup", work, trouble) == "done":
+        if self.task("vm.mv --cleanup", work, trouble) == "done" and self.sees(name):
             if not vm.unseen(name, self.state()):
                 self.opened.discard(name)
             assert not vm.settle(name, self.state()).steps, "there is nothing to clean twice"

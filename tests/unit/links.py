@@ -40,6 +40,7 @@ class Linked(World):
         self.linked: dict[str, Link] = {}  # the two connected sides of each VM
         self.roles: dict[tuple[str, str], str] = {}  # that connected peers know of each other
         self.disks: dict[tuple[str, str], Disk] = {}
+        self.detached: set[tuple[str, str]] = set()  # (node, VM): its disk failed, or was detached by hand
         self.journal: dict[str, list[str]] = {}  # of each node since its boot, as journalctl -o json has it
         self.steps: dict[str, timedelta] = {}  # by how much a node's clock is wrong
         self.broken: list[str] = []
@@ -68,6 +69,7 @@ class Linked(World):
         self.forget_hang(node)
         self.journal.pop(node, None)
         machine.resources.clear()
+        self.detached = {each for each in self.detached if each[0] != node}
         machine.domains = dict.fromkeys(machine.domains, "shut off")
         self.see_links()
 
@@ -155,13 +157,36 @@ class Linked(World):
         since, clock = (round(1e6 * time) for time in self.clocks(side))
         entry = {"MESSAGE": said, "__MONOTONIC_TIMESTAMP": f"{since}", "__REALTIME_TIMESTAMP": f"{clock}"}
         self.journal.setdefault(side, []).append(json.dumps(entry))
-        if kernel.role == "Primary":
+        if kernel.role == "Primary" and (side, vm) not in self.detached:
             self.disks[side, vm].lose_peer(self.generation())
 
-    def meet(self, one: str, two: str, vm: str) -> None:
-        """The two sides have found each other; they compare their data."""
+    def detach(self, side: str, vm: str) -> None:
+        """As after an I/O error. What is written from now on is on the other side only, which begins a new generation
+        when it is, or its peer, primary."""
+        other = self.other(side, vm)
+        self.detached.add((side, vm))
+        if other and (other, vm) not in self.detached:
+            roles = {self.nodes[each].resources[vm].role for each in (side, other)}
+            if "Primary" in roles:
+                self.disks[other, vm].lose_peer(self.generation())
+        self.show(vm)
+
+    def attach(self, side: str, vm: str) -> None:
+        """Connected sides compare their data once more."""
+        self.detached.discard((side, vm))
+        if other := self.other(side, vm):
+            del self.linked[vm]
+            self.meet(side, other, vm, connected=True)
+        self.show(vm)
+
+    def meet(self, one: str, two: str, vm: str, connected: bool = False) -> None:
+        """The two sides have found each other; they compare their data. `connected`: they are already, and one has just
+        got its disk again: that side may be primary, as it reads from the other until it is copied."""
         a, b = (self.nodes[side].resources[vm] for side in (one, two))
         mine, peers = self.disks[one, vm], self.disks[two, vm]
+        if {(one, vm), (two, vm)} & self.detached:
+            self._meet_without(one, two, vm)
+            return
         before = {mine.state, peers.state} == {"UpToDate"} and mine.current == peers.current != metadata.CREATED
         if before and mine.writes != peers.writes:
             self.broken.append(f"{vm}: of one generation, but {one} and {two} differ")
@@ -171,7 +196,7 @@ class Linked(World):
             verdict is None
             or a.two_primaries != b.two_primaries
             or (a.role == b.role == "Primary" and not a.two_primaries)
-            or (behind and self.nodes[behind].resources[vm].role == "Primary")
+            or (behind and not connected and self.nodes[behind].resources[vm].role == "Primary")
         ):
             self.part(one, two, vm)
             return
@@ -183,6 +208,16 @@ class Linked(World):
             metadata.begin_copy(source, self.disks[behind, vm], abs(verdict or 0) == 2, self.generation())
         self.show(vm)
 
+    def _meet_without(self, one: str, two: str, vm: str) -> None:
+        """A side without its disk has nothing to compare."""
+        a, b = (self.nodes[side].resources[vm] for side in (one, two))
+        if a.two_primaries != b.two_primaries or (a.role == b.role == "Primary" and not a.two_primaries):
+            self.part(one, two, vm)
+            return
+        self.linked[vm] = frozenset((one, two))
+        a.discard = b.discard = False
+        self.show(vm)
+
     def part(self, one: str, two: str, vm: str) -> None:
         """Both stand alone; the connection's options are gone with it."""
         for kernel in (self.nodes[side].resources[vm] for side in (one, two)):
@@ -191,11 +226,13 @@ class Linked(World):
     def show(self, vm: str) -> None:
         """Kernels tell what their metadata say."""
         for side in self.sides(vm):
-            self.nodes[side].resources[vm].disk = self.disks[side, vm].state
+            here = (side, vm) not in self.detached
+            self.nodes[side].resources[vm].disk = self.disks[side, vm].state if here else "Diskless"
 
     def copying(self, vm: str) -> tuple[Disk, Disk] | None:
         """The source and the target of a copy that is under way."""
-        if len(link := self.linked.get(vm, frozenset())) == 2:
+        link = self.linked.get(vm, frozenset())
+        if len(link) == 2 and not any((side, vm) in self.detached for side in link):
             one, two = (self.disks[side, vm] for side in sorted(link))
             if {one.state, two.state} == {"UpToDate", "Inconsistent"}:
                 return (one, two) if one.state == "UpToDate" else (two, one)

@@ -75,6 +75,16 @@ class Losses(Life):
     def resync(self, one: int, some: bool) -> None:
         self.world.resync(self.there(one), some)
 
+    @rule(one=ONE, node=NODE)
+    def disk_fails(self, one: int, node: str) -> None:
+        """Of a secondary: DRBD detaches it (on-io-error)."""
+        name, world = self.there(one), self.world
+        if (other := world.other(node, name)) and world.nodes[node].resources[name].role == "Secondary":
+            disks = {world.nodes[side].resources[name].disk for side in (node, other)}
+            if disks == {"UpToDate"}:
+                world.detach(node, name)
+        self.guests_write()
+
     # -- vm.failover, pm.evacuate --
 
     @precondition(lambda self: any(self.world.silent(node) for node in NODES))

@@ -29,8 +29,8 @@ class Mending(Losses):
         given_up = others - mine if self.world.alone(name) and keep in self.world.alone(name) else frozenset()
         if self.task("vm.repair", work, trouble, apart=True) == "done":
             self.opened.discard(name)
-            if any(self.world.silent(home) for home in self.state().homes(name)):
-                return  # the manager lost its way to a side when all was done
+            if not self.sees(name):
+                return
             homes = self.state().homes(name)
             disks = [self.world.disks[home, name] for home in homes]
             assert len({disk.writes for disk in disks}) == 1, f"{name}: its sides differ after vm.repair"
@@ -99,7 +99,7 @@ class Mending(Losses):
     def _peered(self, name: str, node: str, yes: bool, trouble: Trouble) -> None:
         world = self.world
         old = next((other for at in world.running(name) if (other := world.other(at, name))), "")
-        good = old and old != node and world.disks[old, name].state == "UpToDate"
+        good = old and old != node and world.nodes[old].resources[name].disk == "UpToDate"
         apart = [at for at in world.alone(name) if at not in world.running(name) and at != node]
         end = self.task("vm.peer", lambda manager: self._peer(manager, name, node, yes), trouble)
         if good and (old, name) not in world.disks:
@@ -141,7 +141,7 @@ class Mending(Losses):
             manager.carry_out(plan)
 
         if self.task("vm.peer --cleanup", work, trouble) == "done":
-            if any(self.world.silent(home) for home in self.state().homes(name)):
+            if not self.sees(name):
                 return
             assert not self.state().strays(name)
             assert not clear.cleanup(name, self.state(), SETTINGS).steps, "there is nothing to clean twice"

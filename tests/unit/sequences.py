@@ -146,6 +146,10 @@ class Base(RuleBasedStateMachine):
     def state(self) -> ClusterState:
         return self.world.state()
 
+    def sees(self, name: str) -> bool:
+        """False: the manager lost its way to a side, in the last step of a task that was done all the same."""
+        return not any(self.world.silent(home) for home in self.state().homes(name))
+
     def known(self) -> list[str]:
         machines = self.world.nodes.values()
         return [n for n in NAMES if any(n in m.volumes or n in m.domains or drbd.path(n) in m.files for m in machines)]

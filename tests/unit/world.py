@@ -51,9 +51,11 @@ class Cloud(Linked):
 
     def write(self, vm: str, at: str) -> None:
         number, other = self.next(), self.other(at, vm)
-        self.disks[at, vm].write(number, alone=not other)
-        if other:
-            self.disks[other, vm].write(number, alone=False)
+        sides = [side for side in (at, other) if side and (side, vm) not in self.detached]
+        if not sides:
+            return  # an error is what the guest gets
+        for side in sides:
+            self.disks[side, vm].write(number, alone=len(sides) == 1)
         self.written[number] = self.now
         self.acknowledged[vm] = self.acknowledged.get(vm, frozenset()) | {number}
 
@@ -64,6 +66,12 @@ class Cloud(Linked):
 
     def has_all(self, at: str, vm: str) -> bool:
         return (at, vm) in self.disks and not self.lacking(at, vm)
+
+    def sees_all(self, at: str, vm: str) -> bool:
+        """Whatever a guest there reads; what its own side lacks comes from the other one, or is an error."""
+        missing = (at, vm) in self.detached or self.disks[at, vm].state == "Inconsistent"
+        side = self.other(at, vm) if missing else at
+        return not side or (side, vm) in self.detached or self.has_all(side, vm)
 
     # -- what commands and questions see --
 
@@ -82,7 +90,7 @@ class Cloud(Linked):
         self.see_links()
         for vm, places in before.items():
             for place in set(self.running(vm)) - set(places):
-                if not self.has_all(place, vm):
+                if not self.sees_all(place, vm):
                     self.broken.append(f"{vm} was started on {place}, which lacks acknowledged writes")
 
     def _say(self, name: str, command: Command) -> str:
