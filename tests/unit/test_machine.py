@@ -6,8 +6,8 @@ boot, links heal, guests write, resyncs end, time passes, a person says that a n
 brain stays. The world is world.py (with links.py, metadata.py, hands.py); the rules that make and remove no VM are in
 life.py, losses.py, mending.py and misfortunes.py.
 
-The normal run takes the same 1,280 sequences each time, and 40 that nobody has seen: it prints their seed, and with
-PMC_MODEL_SEED set to that it takes them again. `make test-long` takes 3,000 new ones.
+The normal run takes the same 960 sequences each time, or more, and 40 that nobody has seen: it prints their seed, and
+with PMC_MODEL_SEED set to that it takes them again. `make test-long` takes 3,000 new ones.
 """
 
 from __future__ import annotations
@@ -271,7 +271,7 @@ REACHED = {
     "vm.repair: split-brain",
     "vm.failover: gives up writes",
 }
-KEPT, FEW = 320, 4  # so many seeds, with so many sequences each: those of one seed resemble each other
+KEPT, FEW = 240, 4  # so many seeds at least, with so many sequences each: those of one seed resemble each other
 
 
 def sequences(number: int, seed: int | None = None, shrink: bool = True) -> None:
@@ -300,11 +300,15 @@ def new(seeds: int, record_property: Any) -> None:
 
 @pytest.mark.fault("random sequences of commands and faults, on a model")
 def test_sequences_of_tasks_and_faults(record_property: Any) -> None:
+    """As many as are kept, and then until all was reached: a change of pmc changes what a seed comes to."""
     ENDS.clear()
-    for number in range(KEPT):
+    missing, number = REACHED, 0
+    while number < KEPT or (missing and number < 3 * KEPT):
         sequences(FEW, seed=number)
-    record_property("rounds", KEPT * FEW)
-    assert sorted(end for end in REACHED if not ENDS[end]) == [], "no sequence came to this"
+        missing = {end for end in REACHED if not ENDS[end]}
+        number += 1
+    record_property("rounds", number * FEW)
+    assert sorted(missing) == [], "no sequence came to this"
 
 
 @pytest.mark.fault("random sequences of commands and faults, on a model; new ones each time")
