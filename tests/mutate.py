@@ -4,6 +4,7 @@
     python -m tests.mutate run                      tries all; what was tried on this commit is not tried again
     python -m tests.mutate run --seed 7 --most 50   fifty of them, drawn by the seed
     python -m tests.mutate run --shard 1/4          the first of four parts; --kind undo, --file vm.py: these only
+    python -m tests.mutate run --tests plan,peer    with the unit tests of these files only, and the model
     python -m tests.mutate table                    writes docs/mutants.md, with the reasons of docs/mutants.json
 
 First the unit tests run once, and it is written down which functions each calls. Then for each mutant a child of this
@@ -90,9 +91,11 @@ class First:
             self.failed = report.nodeid
 
 
-def files() -> list[str]:
-    every = sorted((ROOT / "tests/unit").glob("test_*.py"))
-    return [str(each.relative_to(ROOT)) for each in every if not each.name.startswith(LATE)]
+def files(words: str) -> list[str]:
+    """Those whose names have one of the words (all)."""
+    every = [each for each in sorted((ROOT / "tests/unit").glob("test_*.py")) if not each.name.startswith(LATE)]
+    chosen = [each for each in every if not words or any(word in each.name for word in words.split(","))]
+    return [str(each.relative_to(ROOT)) for each in chosen]
 
 
 def commit() -> str:
@@ -132,25 +135,25 @@ def in_child(work: Callable[[], Found], seconds: float) -> Found:
     return found
 
 
-def mapped() -> dict[str, list[str]]:
+def mapped(words: str) -> dict[str, list[str]]:
     """By function: the tests that call it, the quick ones first. All must pass."""
-    if MAP.exists() and (known := json.loads(MAP.read_text()))["commit"] == commit():
+    if MAP.exists() and (known := json.loads(MAP.read_text()))["of"] == [commit(), words]:
         tests: dict[str, list[str]] = known["tests"]
         return tests
 
     def work() -> Found:
         calls, first = Calls(), First()
-        pytest.main([*QUIET, *files()], plugins=[calls, first])
+        pytest.main([*QUIET, *files(words)], plugins=[calls, first])
         tests: dict[str, list[str]] = {}
         for test in sorted(calls.of, key=lambda each: calls.seconds[each]):
             for function in calls.of[test]:
                 tests.setdefault(function, []).append(test)
-        MAP.write_text(json.dumps({"commit": commit(), "tests": tests, "failed": first.failed}))
+        MAP.write_text(json.dumps({"of": [commit(), words], "tests": tests, "failed": first.failed}))
         return {"by": first.failed}
 
     if failed := in_child(work, 3600)["by"]:
         raise SystemExit(f"it fails without any change: {failed}")
-    return mapped()
+    return mapped(words)
 
 
 def put_in_place(mutant: Mutant) -> bool:
@@ -217,8 +220,10 @@ def chosen(given: argparse.Namespace) -> list[Mutant]:
 
 def run(given: argparse.Namespace) -> None:
     known: dict[str, Found] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    pytest.main([*QUIET, "--collect-only", "-qq", *files(), "tests/unit/test_machine.py"])  # loads all, before any fork
-    tests, now = mapped(), commit()
+    pytest.main(
+        [*QUIET, "--collect-only", "-qq", *files(given.tests), "tests/unit/test_machine.py"]
+    )  # loads all, before any fork
+    tests, now = mapped(given.tests), commit()
     for mutant in chosen(given):
         if known.get(mutant.id, {}).get("commit") == now and not given.id:
             continue
@@ -248,7 +253,7 @@ def _outer(mutant: Mutant, tests: dict[str, list[str]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("list", "run", "table"))
-    for flag in ("kind", "file"):
+    for flag in ("kind", "file", "tests"):
         parser.add_argument(f"--{flag}", default="")
     parser.add_argument("--id", nargs="*", default=[])
     parser.add_argument("--seed", type=int, default=0)
