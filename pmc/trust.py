@@ -3,10 +3,14 @@
 Each node must know the other's host keys and be let in by its own key. Host keys come over the manager's connection to
 the node, which it has verified; they are never asked of the network (ssh-keyscan) nor accepted unseen, and one that is
 known and differs is never replaced: a person must look.
+
+A node's key is worth root on the others, so it lets in from that node's addresses only, and for commands only (sshd(8),
+AUTHORIZED_KEYS: `restrict`): a migration runs virt-ssh-helper or nc, also a tunnelled one; a backup dd.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +34,7 @@ class Keys:
     allowed: tuple[str, ...] = ()  # lines of authorized_keys
     known: Mapping[str, frozenset[str]] = field(default_factory=dict)  # host keys by address or name
     tried: Mapping[str, tuple[int, str]] = field(default_factory=dict)  # peer -> ssh's exit status, what it said
+    comes: Mapping[str, str] = field(default_factory=dict)  # peer -> the address from which it reaches that one
 
 
 # How many peers a node tries at the same time: their sshd turns some away when too many come at once (MaxStartups).
@@ -54,6 +59,7 @@ def query(peers: Sequence[NodeSettings]) -> Query[Keys]:
         sed "s/^/host /" /etc/ssh/ssh_host_*_key.pub
         if [ -e /root/.ssh/authorized_keys ]; then sed "s/^/allowed /" /root/.ssh/authorized_keys; echo; fi
         for peer; do
+            echo "comes ${peer%%=*} $({ ip -o route get "${peer#*=}" 2>/dev/null || :; } | grep -o " src [^ ]*" || :)"
             for who in "${peer%%=*}" "${peer#*=}"; do
                 for f in /root/.ssh/known_hosts /etc/ssh/ssh_known_hosts; do
                     { ssh-keygen -F "$who" -f $f 2>/dev/null || :; } | sed -e "/^[#@]/d" -e "s/^/known $who /"
@@ -76,6 +82,7 @@ def parse(text: str) -> Keys:
     found: dict[str, list[str]] = {"own": [], "locked": [], "host": [], "allowed": []}
     known: dict[str, frozenset[str]] = {}
     tried: dict[str, tuple[int, str]] = {}
+    comes: dict[str, str] = {}
     for line in text.splitlines():
         kind, _, rest = line.strip().partition(" ")
         if kind == "known":
@@ -84,6 +91,10 @@ def parse(text: str) -> Keys:
         elif kind == "tried":
             peer, status, said = f"{rest} ".split(" ", 2)
             tried[peer] = (int(status), said.strip())
+        elif kind == "comes":
+            peer, _, said = rest.partition(" ")
+            if address := _address(said.strip().removeprefix("src ")):
+                comes[peer] = address
         elif kind in ("own", "host"):
             found[kind] += public(rest)
         elif kind in found:
@@ -91,8 +102,16 @@ def parse(text: str) -> Keys:
     if not found["host"]:
         raise ValueError("the node shows no host key")
     return Keys(
-        tuple(found["own"]), tuple(found["locked"]), tuple(found["host"]), tuple(found["allowed"]), known, tried
+        tuple(found["own"]), tuple(found["locked"]), tuple(found["host"]), tuple(found["allowed"]), known, tried, comes
     )  # fmt: skip
+
+
+def _address(text: str) -> str:
+    """Empty when it is none: what stands in authorized_keys may be a pattern, too."""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return ""
 
 
 def public(line: str) -> list[str]:
@@ -130,7 +149,9 @@ def judged(node: str, peer: str, keys: Mapping[str, Keys | str], settings: Setti
 def way(origin: NodeSettings, target: NodeSettings, mine: Keys, other: Keys) -> Way:
     status, said = mine.tried.get(target.name, (255, "not tried"))
     if status == 0:
-        return Way()
+        limited = let_in(origin, target, mine, other) if _ours(origin, other) else []
+        why = f"{target.name} lets the key of {origin.name} in from more than its addresses, or for more than commands"
+        return Way(why, "", tuple(limited)) if limited else Way()
     why = f"{origin.name} to {target.name}: {_shortly(said) or f'status {status}'}"
     if mine.known.get(target.replication, frozenset()) - set(other.host):
         return Way(
@@ -143,7 +164,11 @@ def way(origin: NodeSettings, target: NodeSettings, mine: Keys, other: Keys) -> 
         return Way(why, f"{KEY} on {origin.name} has a passphrase, or is no key: take it off, or the key away")
     if steps := (*know(origin, target, mine, other), *let_in(origin, target, mine, other)):
         return Way(why, "", steps)
-    return Way(why, f"sshd on {target.name} must let root in by key: PermitRootLogin prohibit-password")
+    return Way(
+        why,
+        f"sshd on {target.name} must let root in by key: PermitRootLogin prohibit-password, and no from= in "
+        f"{AUTHORIZED} may keep it out",
+    )
 
 
 def _shortly(said: str) -> str:
@@ -170,44 +195,73 @@ def know(origin: NodeSettings, target: NodeSettings, mine: Keys, other: Keys) ->
 
 
 def let_in(origin: NodeSettings, target: NodeSettings, mine: Keys, other: Keys) -> list[Step]:
-    """The origin's public key into the target's authorized_keys; a key is made if there is none."""
-    mark = f"pmc-{origin.name}"
-    note = f"let root of {origin.name} in"
+    """The origin's public key into the target's authorized_keys, in place of what pmc wrote there before; a key is made
+    if there is none. A line that somebody else wrote is left as it is, and then there is nothing to do."""
+    mark, note = f"pmc-{origin.name}", f"let root of {origin.name} in, from its addresses and for commands only"
+    limits = _limits(origin, mine.comes.get(target.name, ""))
     if mine.own:
-        if any(key in line for key in mine.own for line in other.allowed):
+        line = f"{limits} {mine.own[0]} {mark}"
+        old = [each for each in _ours(origin, other) if each != line]
+        known = any(key in each for key in mine.own for each in other.allowed)
+        if not old and known:
             return []
-        line = f"{mine.own[0]} {mark}\n"
-        return [Step(target.name, note, append(AUTHORIZED, line), undo=take_out(AUTHORIZED, line))]
+        return [Step(target.name, note, edit(AUTHORIZED, old, [line]), undo=edit(AUTHORIZED, [line], old))]
     make = bash('mkdir -p -m 700 /root/.ssh; exec ssh-keygen -q -t ed25519 -N "" -C "$1" -f "$2"', mark, KEY)
-    before = "".join(f"{line}\n" for line in other.allowed if line.endswith(f" {mark}"))
+    before = "".join(f"{line}\n" for line in _ours(origin, other))
+    shown = bash('printf "%s %s\\n" "$1" "$(cat "$2")"', limits, f"{KEY}.pub")
     return [
         Step(origin.name, "make an ssh key for root", make, undo=command("rm", "-f", KEY, f"{KEY}.pub"),
              check=command("test", "-e", f"{KEY}.pub")),
-        Step(target.name, note, Relay(origin.name, command("cat", f"{KEY}.pub"), append(AUTHORIZED)),
+        Step(target.name, note, Relay(origin.name, shown, append(AUTHORIZED)),
              undo=take_out_marked(AUTHORIZED, mark, before)),
     ]  # fmt: skip
+
+
+def _ours(origin: NodeSettings, other: Keys) -> list[str]:
+    return [line for line in other.allowed if line.endswith(f" pmc-{origin.name}")]
+
+
+def _limits(origin: NodeSettings, comes: str) -> str:
+    """`comes`: the address that the origin says it has on its way to the target, when that is another one."""
+    return f'restrict,from="{",".join(dict.fromkeys(filter(None, (origin.replication, comes))))}"'
+
+
+# A file that decides who may log in is never half written: another one is, beside it, and takes its place at once.
+_SWAP = (
+    'umask 077; mkdir -p -m 700 "${{1%/*}}"; f=$(readlink -f "$1"); [ -e "$f" ] || install -m 600 /dev/null "$f"; '
+    't=$f.pmc; trap \'rm -f "$t"\' EXIT; cp --preserve=mode,ownership "$f" "$t"; {{ {filter}; }} >"$t"; '
+    'sync "$t"; mv "$t" "$f"; sync "${{f%/*}}"'
+)
+_ADD = (
+    'cat "$f"; [ -z "$(tail -c 1 "$f")" ] || echo; '
+    'while IFS= read -r line; do grep -qxF -- "$line" "$f" || printf "%s\\n" "$line"; done <<<"$add"'
+)
+_TAKE_OUT = '{ grep -vxF -- "$out" "$f" || [ $? = 1 ]; }'
 
 
 def append(path: str, text: str | None = None) -> Command:
     """The lines given, those that are not there yet; a last line without its end gets it first. An empty input is an
     error: there is always something to add."""
-    script = (
-        'umask 077; mkdir -p -m 700 /root/.ssh; touch "$1"; [ -z "$(tail -c 1 "$1")" ] || echo >>"$1"; n=0; '
-        'while IFS= read -r line; do n=1; grep -qxF -- "$line" "$1" || printf "%s\\n" "$line" >>"$1"; done; [ $n = 1 ]'
-    )
-    return bash(script, path, stdin=text)
+    return bash(f'add=$(cat); [ "$add" ]; {_SWAP.format(filter=_ADD)}', path, stdin=text)
 
 
 def take_out(path: str, text: str) -> Command:
-    script = 't=$(mktemp); trap \'rm -f "$t"\' EXIT; grep -vxFf <(cat) "$1" >"$t" || [ $? = 1 ]; cat "$t" >"$1"'
-    return bash(script, path, stdin=text)
+    return bash(f'out=$(cat); [ "$out" ]; {_SWAP.format(filter=_TAKE_OUT)}', path, stdin=text)
+
+
+_EDIT = f'{_TAKE_OUT}; [ -z "$add" ] || printf "%s\\n" "$add"'
+
+
+def edit(path: str, out: Sequence[str], into: Sequence[str]) -> Command:
+    """Lines out and others in, at once; none of them is there twice."""
+    script = f"out=$2 add=$3; {_SWAP.format(filter=_EDIT)}"
+    return bash(script, path, "\n".join([*out, *into]), "\n".join(into))
 
 
 def take_out_marked(path: str, mark: str, before: str) -> Command:
     """The lines that end in `mark`, but for those that were there before."""
-    script = (
-        "t=$(mktemp); trap 'rm -f \"$t\"' EXIT; before=$(cat); while IFS= read -r line; do "
-        'case $line in *" $2") grep -qxF -- "$line" <<<"$before" || continue;; esac; printf "%s\\n" "$line"; '
-        'done <"$1" >"$t"; cat "$t" >"$1"'
+    some = (
+        'while IFS= read -r line; do case $line in *" $2") grep -qxF -- "$line" <<<"$before" || continue;; esac; '
+        'printf "%s\\n" "$line"; done <"$f"'
     )
-    return bash(script, path, mark, stdin=before)
+    return bash(f"before=$(cat); {_SWAP.format(filter=some)}", path, mark, stdin=before)

@@ -9,6 +9,7 @@ import pytest
 
 from pmc import checks, trust
 from pmc.checks import CHECKS, About, Finding, Seen, Verdict, drbd
+from pmc.command import Command
 from pmc.errors import CommandFailed
 from pmc.plan import Relay, Step
 from pmc.settings import Settings, parse
@@ -358,6 +359,7 @@ UNKNOWN = (255, "No ED25519 host key is known for 10.77.0.2 and you have request
 DENIED = (255, "root@10.77.0.2: Permission denied (publickey).")
 GOOD_1 = Keys((KEY_1,), (), (HOST_1,), (f"{KEY_2} x",), {"10.77.0.2": frozenset({HOST_2})}, {"pm-2": (0, "")})
 GOOD_2 = Keys((KEY_2,), (), (HOST_2,), (f"{KEY_1} x",), {"10.77.0.1": frozenset({HOST_1})}, {"pm-1": (0, "")})
+LINE_1 = f'restrict,from="10.77.0.1" {KEY_1} pmc-pm-1'
 
 
 def ssh(mine: Keys | str, other: Keys | str, settings: Settings = LAB) -> Verdict:
@@ -367,6 +369,11 @@ def ssh(mine: Keys | str, other: Keys | str, settings: Settings = LAB) -> Verdic
 def lines(step: Step) -> tuple[str, str, str]:
     assert not isinstance(step.do, Relay)
     return step.node, step.do.argv[-1], step.do.stdin or ""  # type: ignore[union-attr]
+
+
+def edited(step: Step) -> tuple[str, ...]:
+    assert isinstance(step.do, Command)
+    return step.node, *step.do.argv[-3:]
 
 
 def test_keys_as_nodes_show_them() -> None:
@@ -437,7 +444,44 @@ def test_a_key_that_is_there_is_let_in() -> None:
     found = ssh(replace(GOOD_1, tried={"pm-2": DENIED}), replace(GOOD_2, allowed=(f"{HOST_1} stranger",)))
     assert found.text == "pm-1 to pm-2: root is not let in"
     [step] = found.steps
-    assert lines(step) == ("pm-2", AUTHORIZED, f"{KEY_1} pmc-pm-1\n")
+    assert edited(step) == ("pm-2", AUTHORIZED, LINE_1, LINE_1)
+    assert isinstance(step.undo, Command)
+    assert step.undo.argv[-3:] == (AUTHORIZED, LINE_1, "")
+    comes = replace(GOOD_1, tried={"pm-2": DENIED}, comes={"pm-2": "10.9.0.1", "pm-3": "10.9.0.3"})
+    [step] = ssh(comes, replace(GOOD_2, allowed=())).steps
+    assert edited(step)[3] == f'restrict,from="10.77.0.1,10.9.0.1" {KEY_1} pmc-pm-1'
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        (f"{KEY_1} pmc-pm-1",),
+        (f"{KEY_1} pmc-pm-1", LINE_1),
+        (f"{KEY_1} pmc-pm-1", "ssh-ed25519 AAAAold pmc-pm-1"),  # of pm-1 before it was installed anew
+        (LINE_1.replace("10.77.0.1", "10.66.0.1"),),
+    ],
+)
+def test_a_key_that_lets_in_from_everywhere_is_restricted(before: tuple[str, ...]) -> None:
+    """As pmc wrote them once; also when the login works."""
+    for tried in ((0, ""), DENIED):
+        found = ssh(replace(GOOD_1, tried={"pm-2": tried}), replace(GOOD_2, allowed=(*before, f"{KEY_1}9 him")))
+        assert not found.ok
+        assert "pm-2 lets the key of pm-1 in from more than its addresses" in found.text or tried[0]
+        [step] = found.steps
+        out = [each for each in before if each != LINE_1]
+        assert edited(step) == ("pm-2", AUTHORIZED, "\n".join([*out, LINE_1]), LINE_1)
+        assert isinstance(step.undo, Command)
+        assert step.undo.argv[-3:] == (AUTHORIZED, "\n".join([LINE_1, *out]), "\n".join(out))
+
+
+def test_a_line_that_somebody_else_wrote_is_left() -> None:
+    assert ssh(GOOD_1, replace(GOOD_2, allowed=(LINE_1,))) == Verdict(True, "root, both ways")
+    assert ssh(GOOD_1, replace(GOOD_2, allowed=(f"{KEY_1} admin",))) == Verdict(True, "root, both ways")
+
+
+def test_the_address_that_a_node_says_it_has_must_be_one() -> None:
+    said = "host ssh-ed25519 AAAA\ncomes pm-2  src 10.9.0.1\ncomes pm-3  src *\ncomes pm-4 \ncomes pm-5  src 10.*,x\n"
+    assert trust.parse(said).comes == {"pm-2": "10.9.0.1"}
 
 
 def test_a_key_is_made_where_there_is_none_and_handed_over() -> None:
@@ -446,6 +490,7 @@ def test_a_key_is_made_where_there_is_none_and_handed_over() -> None:
     assert made.node == "pm-1"
     assert isinstance(let_in.do, Relay)
     assert (let_in.node, let_in.do.source) == ("pm-2", "pm-1")
+    assert let_in.do.reader.argv[-2:] == ('restrict,from="10.77.0.1"', f"{trust.KEY}.pub")
     # What an earlier installation of pm-1 left there is not taken out by the undo.
     assert let_in.undo is not None
     assert let_in.undo.stdin == "ssh-ed25519 AA pmc-pm-1\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pytest
 from pmc import trust
 from pmc.checks import CHECKS
 from pmc.cluster import Cluster
-from pmc.command import Query
+from pmc.command import Command, Query
 from pmc.errors import CommandFailed, NodeDown
 from pmc.node import Node
 from pmc.settings import NodeSettings, parse
@@ -119,3 +120,66 @@ def test_who_does_not_let_the_manager_in_is_not_tried_by_the_others(monkeypatch:
 def test_the_more_peers_the_longer_the_question_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
     told = examined(monkeypatch, set(), ["pm-1"], nodes=100)
     assert told["seconds"] == {"pm-1": 60 + 13 * 21, **{f"pm-{number}": 60 + 21 for number in range(2, 101)}}
+
+
+# -- the files that say who may log in --
+
+OLD, NEW = "ssh-ed25519 AAAA1 pmc-pm-1", 'restrict,from="10.0.0.1" ssh-ed25519 AAAA1 pmc-pm-1'
+HIS = "ssh-ed25519 AAAA2 him\n\n# \\t a note\n"
+
+
+def run(command: Command, path: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    argv = [str(path) if word == trust.AUTHORIZED else word for word in command.argv]
+    return subprocess.run(argv, input=command.stdin or "", capture_output=True, text=True, env={**os.environ, **env})
+
+
+EDITS: dict[str, tuple[Command, str, str]] = {
+    "append": (trust.append(trust.AUTHORIZED, f"{OLD}\n"), HIS, f"{HIS}{OLD}\n"),
+    "append to a line without its end": (trust.append(trust.AUTHORIZED, f"{OLD}\n"), HIS[:-1], f"{HIS}{OLD}\n"),
+    "append what is there": (trust.append(trust.AUTHORIZED, f"{OLD}\n"), f"{OLD}\n{HIS}", f"{OLD}\n{HIS}"),
+    "take out": (trust.take_out(trust.AUTHORIZED, f"{OLD}\n"), f"{OLD}\n{HIS}", HIS),
+    "take out the only one": (trust.take_out(trust.AUTHORIZED, f"{OLD}\n"), f"{OLD}\n", ""),
+    "take out the marked": (
+        trust.take_out_marked(trust.AUTHORIZED, "pmc-pm-1", f"{OLD}\n"), f"{OLD}\n{NEW}\n{HIS}", f"{OLD}\n{HIS}",
+    ),
+    "in place of": (trust.edit(trust.AUTHORIZED, [OLD], [NEW]), f"{OLD}\n{HIS}", f"{HIS}{NEW}\n"),
+    "in place of some": (trust.edit(trust.AUTHORIZED, [OLD, "x"], [NEW]), f"x\n{OLD}\n{NEW}\n", f"{NEW}\n"),
+    "in": (trust.edit(trust.AUTHORIZED, [], [NEW]), HIS, f"{HIS}{NEW}\n"),
+    "out": (trust.edit(trust.AUTHORIZED, [NEW], []), f"{NEW}\n{HIS}", HIS),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", EDITS)
+def test_who_may_log_in_is_never_half_written(tmp_path: Path, what: str) -> None:
+    """It is another file that takes the place of the old one; who dies before that has changed nothing."""
+    edit, before, after = EDITS[what]
+    path, tools = tmp_path / "keys", tmp_path / "tools"
+    path.write_text(before)
+    path.chmod(0o640)
+    for tool in ("sync", "mv"):
+        tools.mkdir(exist_ok=True)
+        (tools / tool).write_text("#!/bin/sh\nexit 1\n")
+        (tools / tool).chmod(0o755)
+        assert run(edit, path, PATH=f"{tools}:{os.environ['PATH']}").returncode == 1
+        (tools / tool).unlink()
+        assert path.read_text() == before
+    old = path.stat()
+    assert run(edit, path).returncode == 0
+    assert path.read_text() == after
+    assert path.stat().st_ino != old.st_ino
+    assert (path.stat().st_mode, path.stat().st_uid, path.stat().st_gid) == (old.st_mode, old.st_uid, old.st_gid)
+    assert {each.name for each in tmp_path.iterdir()} == {"keys", "tools"}
+
+
+def test_where_there_is_none_it_is_made_for_root_only_and_a_link_stays_one(tmp_path: Path) -> None:
+    made = tmp_path / "new" / "keys"
+    assert run(trust.append(trust.AUTHORIZED, f"{OLD}\n"), made).returncode == 0
+    assert (made.read_text(), made.stat().st_mode & 0o777) == (f"{OLD}\n", 0o600)
+    assert made.parent.stat().st_mode & 0o777 == 0o700
+    link = tmp_path / "link"
+    link.symlink_to(made)
+    assert run(trust.edit(trust.AUTHORIZED, [OLD], [NEW]), link).returncode == 0
+    assert link.is_symlink()
+    assert made.read_text() == f"{NEW}\n"
+    assert run(trust.append(trust.AUTHORIZED), link).returncode != 0, "nothing came"
+    assert made.read_text() == f"{NEW}\n"
