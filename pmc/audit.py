@@ -3,10 +3,12 @@ makes one fail."""
 
 from __future__ import annotations
 
-import getpass
+import errno
 import json
 import os
 import platform
+import pwd
+import stat
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,17 +20,49 @@ from pmc.view import note
 
 
 def who() -> str:
-    """user@host, and who stands behind sudo."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        user = f"uid {os.getuid()}"  # no name for it in the password database
-    behind = os.environ.get("SUDO_USER")
+    """user@host, as the kernel has it: not what $LOGNAME says. Beside it who logged in, which the kernel keeps through
+    sudo and su; where it does not, what sudo's variable says, as that: whoever starts pmc can set it."""
+    user, behind = _name(os.getuid()), ""
+    with suppress(OSError, ValueError):
+        login = int(Path("/proc/self/loginuid").read_text())
+        behind = _name(login) if login < _UNSET else ""
+    said = os.environ.get("SUDO_USER", "")
+    if not behind and said:
+        behind = f"SUDO_USER={said[:40]!r}"
     return f"{user}{f' ({behind})' if behind and behind != user else ''}@{platform.node()}"
+
+
+_UNSET = 2**32 - 1  # proc(5): nobody has logged in
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"  # no name for it in the password database
 
 
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+BEGUN = "begun"
+
+
+def _cut(path: Path, handle: int) -> bool:
+    """Whether the last record has no end, as a full disk leaves it: the next one is not to share its line."""
+    about = os.fstat(handle)
+    if not stat.S_ISREG(about.st_mode) or not about.st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+def _kept(handle: int) -> None:
+    """On the disk before the first step: it is what a manager that loses power leaves. What is no file has no disk."""
+    with suppress(OSError):
+        os.fsync(handle)
 
 
 class Record:
@@ -43,7 +77,7 @@ class Record:
         """Before the first step of the first plan: a manager that is killed writes no other line."""
         if not self._begun and plan.steps:
             self._begun = True
-            self._append([plan], {"result": "begun"})
+            self._append([plan], {"result": BEGUN})
 
     def write(self, plans: Sequence[Plan], error: BaseException | None) -> None:
         """`plans`: those that were applied, whatever became of them."""
@@ -68,9 +102,15 @@ class Record:
             # nobody reads is no reason to wait.
             text = json.dumps(line, ensure_ascii=False).encode("utf-8", errors="replace") + b"\n"
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
-            handle = os.open(Path(self.path).expanduser(), flags, 0o600)
+            path = Path(self.path).expanduser()
+            handle = os.open(path, flags, 0o600)
             try:
-                os.write(handle, text)
+                if _cut(path, handle):
+                    text = b"\n" + text
+                if os.write(handle, text) < len(text):
+                    raise OSError(errno.ENOSPC, "it took a part of the record only; is its disk full?")
+                if end["result"] == BEGUN:
+                    _kept(handle)
             finally:
                 os.close(handle)
         except (OSError, ValueError, RuntimeError) as failure:

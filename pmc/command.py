@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -34,14 +34,25 @@ class Command:
             return line
         if self.printer:
             return f"{self.printer} | {line}"
-        text = self.stdin
-        for secret in self.secrets:
-            text = text.replace(secret, "***")
+        text = hidden(self.stdin, self.secrets)
         end = "EOF"
         while end in text.split("\n"):  # or what follows it would be run as commands
             end += "_"
         return f"{line} <<'{end}'\n{text.removesuffix(chr(10))}\n{end}"
 
+
+def hidden(text: str, secrets: Iterable[str]) -> str:
+    """Without them. A short one is hidden where it is a word of its own: else a password of one letter would take that
+    letter out of all that is shown, and so be told."""
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        if len(secret) < SHORT:
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
+        else:
+            text = text.replace(secret, "***")
+    return text
+
+
+SHORT = 6
 
 # What a tool may say of a secret in its error: the line of a resource file, the drbdsetup call that drbdadm could not
 # carry out (it names all its options), an attribute of a domain's XML, an option of virt-install's, and a secret as pmc
@@ -54,8 +65,7 @@ _TOLD = re.compile(
 def masked(text: str, command: Command | None = None) -> str:
     """What a tool printed, fit to be shown: without the secrets of the command, and without any that can be told by
     its form, since a tool may read one from a file that an earlier command wrote."""
-    for secret in command.secrets if command else ():
-        text = text.replace(secret, "***")
+    text = hidden(text, command.secrets if command else ())
     return _TOLD.sub(lambda found: f"{found[1] or ''}***", text)
 
 

@@ -41,8 +41,10 @@ def run(node: NodeSettings, seconds: float) -> None:
 
 
 def masked(text: str, argv: list[str], name: str) -> str:
-    """Programs like to repeat how they were called; which of the words is a password only they know."""
+    """Programs like to repeat how they were called; which of the words is a password only they know. It may follow its
+    option in the same word: -pSECRET, --password=SECRET."""
     values = {word.partition("=")[2] if word.startswith("-") else word for word in argv[1:]}
+    values |= {word[2:] for word in argv[1:] if word.startswith("-") and not word.startswith("--")}
     for value in sorted(values - {name}, key=len, reverse=True):
         if len(value) > 3:
             text = text.replace(value, "***")

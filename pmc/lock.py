@@ -98,6 +98,14 @@ def parse(line: str) -> Refusal | None:
     return Refusal(kind, name, holder)
 
 
+def twice(node: str, source: str) -> str:
+    """When it is this very command that has the lock: it asked the same machine before, under another name."""
+    return (
+        f"{node}: is the same machine as another node of {source}, where this command has the lock already; leave one "
+        f"of the two names out (ssh {node} hostname tells which is right)"
+    )
+
+
 def told(refusal: Refusal, node: str) -> str:
     name = WORDS.get(refusal.name, refusal.name)
     if refusal.kind == "busy":

@@ -110,6 +110,9 @@ class Lock:
             self._let_go()
         if wrong:
             raise wrong[0]
+        for hold in in_the_way:
+            if hold.refusal and hold.refusal.holder == str(self.holder):
+                raise Refused(lock.twice(hold.node.name, hold.node.settings.source))
         return "; ".join(lock.told(hold.refusal, hold.node.name) for hold in in_the_way[:1] if hold.refusal)
 
     def _hold(self, node: Node) -> Hold | PmcError:

@@ -36,7 +36,8 @@ def _spoken_to(host: str, port: int, seconds: float) -> socket.socket:
     """It is for sshd to speak first."""
     end = _connected(host, port, seconds)
     try:
-        end.recv(1, socket.MSG_PEEK)
+        if not end.recv(1, socket.MSG_PEEK):
+            raise ConnectionResetError
     except OSError as error:
         end.close()
         if isinstance(error, TimeoutError):
@@ -82,6 +83,10 @@ def log_in(connection: Connection, node: NodeSettings, settings: Settings) -> No
 
 
 _SILENT = "Error reading SSH protocol banner"  # as paramiko says it
+_CLOSED = (
+    "it took the connection and closed it at once; sshd does so when too many log in (MaxStartups) or it is told to: "
+    "its log on the node tells why"
+)
 
 
 @contextmanager
@@ -105,13 +110,17 @@ def _told(node: NodeSettings, settings: Settings) -> Iterator[None]:
                 f"{node.name}: its host key is not known; log in once by hand and compare it: ssh {host} true",
                 answered=True,
             ) from None
-        if str(error) in (_SILENT, "No existing session"):
+        if str(error).startswith(_SILENT) and isinstance(error.__context__, EOFError | ConnectionError):
+            error = paramiko.SSHException(_CLOSED)
+        elif str(error) in (_SILENT, "No existing session"):
             error = paramiko.SSHException(
                 f"it took the connection and then said nothing for {seconds:g} s; does it hang?"
             )
         raise NodeDown(f"{node.name}: no ssh: {error}; try: ssh {host} true") from None
     except paramiko.hostkeys.InvalidHostKey as error:
         raise NodeDown(f"{node.name}: a line of known_hosts is not right: {str(error)[:200]}", answered=True) from None
+    except (ConnectionResetError, BrokenPipeError):
+        raise NodeDown(f"{node.name}: no ssh: {_CLOSED}; try: ssh {host} true") from None
     except (OSError, EOFError, ValueError, KeyError) as error:
         why = "no answer" if isinstance(error, socket.timeout) else getattr(error, "strerror", None) or str(error)
         raise NodeDown(f"{node.name}: no ssh within {seconds:g} s ({why}); is it up? try: ssh {host} true") from None

@@ -6,6 +6,7 @@ import ipaddress
 import os
 import re
 import shlex
+import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -118,7 +119,36 @@ def load(path: str | None = None) -> Settings:
         ) from None
     except (OSError, ValueError) as error:
         raise SettingsError(f"{source}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    return parse(text, source)
+    settings = parse(text, source)
+    _safe(settings)
+    return settings
+
+
+def _safe(settings: Settings) -> None:
+    """A fence command is a program that whoever runs pmc, as a rule root, runs: so nobody else may name it. As ssh does
+    it with its own files."""
+    if not any(node.fence for node in settings.nodes.values()):
+        return
+    about, source = os.stat(settings.source), shlex.quote(settings.source)
+    if not stat.S_ISREG(about.st_mode):
+        return
+    why = f"{settings.source}: names fence commands, which pmc runs, and"
+    if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise SettingsError(f"{why} others than its owner may write to it; chmod go-w {source}")
+    if about.st_uid not in (0, os.geteuid()):
+        raise SettingsError(f"{why} belongs to somebody else (uid {about.st_uid}); chown root {source}")
+
+
+def exposed(settings: Settings) -> str:
+    """What to say when others may read a fence command, in which a password may stand; empty when they may not."""
+    source = settings.source
+    try:
+        open_ = os.stat(source).st_mode & (stat.S_IRGRP | stat.S_IROTH)
+    except OSError:
+        return ""
+    if not open_ or not any(node.fence for node in settings.nodes.values()):
+        return ""
+    return f"{source}: others may read its fence commands, and passwords in them; chmod go= {shlex.quote(source)}"
 
 
 def parse(text: str, source: str) -> Settings:

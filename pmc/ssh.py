@@ -27,15 +27,28 @@ class Connection(fabric.Connection):  # type: ignore[misc]
     changed keys, honours UserKnownHostsFile, GlobalKnownHostsFile and HostKeyAlias of the ssh configuration, and
     does the same for jump hosts, which Fabric would make as plain connections."""
 
+    connect_kwargs: dict[str, Any]
+
     def __init__(self, host: str, **options: Any) -> None:
         super().__init__(host, **options)
         self.client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        if self.ssh_config.get("identitiesonly", "no").lower() == "yes":
+            self._only_its_keys()
         name = self.host if self.port == 22 else f"[{self.host}]:{self.port}"
         keys = self.client._system_host_keys
         for path in reversed(self._known_hosts_files()):  # of one kind the last counts here, the first in ssh
             for known in filter(None, (name, self.ssh_config.get("hostkeyalias"))):
                 for kind, key in (_known(path).lookup(known) or {}).items():
                     keys.add(name, kind, key)
+
+    def _only_its_keys(self) -> None:
+        """IdentitiesOnly: the agent's other keys are not offered, nor those that lie in ~/.ssh. One that the agent has,
+        since its file has a passphrase, is known by its public part beside the file."""
+        files = [Path(path).expanduser() for path in self.ssh_config.get("identityfile", [])]
+        self.connect_kwargs = {**self.connect_kwargs, "allow_agent": False, "look_for_keys": False}
+        public = {key for path in files if (key := _public(path))}
+        if public and (held := next((each for each in _agents_keys() if each.get_base64() in public), None)):
+            self.connect_kwargs["pkey"] = held
 
     def _known_hosts_files(self) -> list[Path]:
         user = self.ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2")
@@ -55,6 +68,21 @@ class Connection(fabric.Connection):  # type: ignore[misc]
                 return None
             gateway = Connection(hop, config=self.config.clone(), gateway=gateway or False)
         return gateway
+
+
+def _public(path: Path) -> str:
+    """In base64; empty when there is no such file."""
+    try:
+        return path.with_name(f"{path.name}.pub").read_text().split()[1]
+    except (OSError, ValueError, IndexError):
+        return ""
+
+
+def _agents_keys() -> tuple[paramiko.PKey, ...]:
+    try:
+        return tuple(paramiko.Agent().get_keys())
+    except (OSError, EOFError, paramiko.SSHException):
+        return ()
 
 
 def _known(path: Path) -> paramiko.HostKeys:

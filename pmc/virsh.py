@@ -5,10 +5,13 @@ Sources: virsh(1), virt-install(1), https://libvirt.org/formatdomain.html.
 
 from __future__ import annotations
 
+import html
+import json
 import re
 import shlex
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from pmc.command import Command, Query, bash, command
@@ -29,8 +32,17 @@ def define(xml: str) -> Command:
 
 
 def passwords(xml: str) -> tuple[str, ...]:
-    """Those of VNC and SPICE, as they stand in a domain's XML or in JSON around it."""
-    return tuple(re.findall(r"""passwd=\\?["']([^"'\\]+)""", xml))
+    """Those of VNC and SPICE, as they stand in a domain's XML or in JSON around it, and what is meant by that."""
+    found = list[str]()
+    for json_, double, single in _PASSWORD.findall(xml):
+        found.append(json_ or double or single)
+        with suppress(ValueError):
+            found.append(str(json.loads(f'"{json_}"')))
+    return tuple(dict.fromkeys(filter(None, (*found, *map(html.unescape, found)))))
+
+
+# In quotes of either kind, in JSON with a backslash before the double ones.
+_PASSWORD = re.compile(r"""\bpasswd\s*=\s*(?:\\"((?:(?!\\").)*)\\"|"([^"]*)"|'([^']*)')""", re.S)
 
 
 def undefine(name: str) -> Command:
@@ -139,13 +151,14 @@ def virt_install(
     *, name: str, memory: int, cpus: int, bridge: str, mac: str, virt_type: str, boot: str, extra: str
 ) -> Query[str]:
     """Asks virt-install for the domain's XML and makes nothing. The disk is put in by `with_disk`, since virt-install
-    wants to see it and it does not exist yet. `boot` is the order, such as hd,cdrom: the disk first, then what fills an
+    wants to see it and it does not exist yet. The console is a socket of root's, not a port, which every account of the
+    node could reach. `boot` is the order, such as hd,cdrom: the disk first, then what fills an
     empty one. A new disk does not boot, so the installer runs once and the guest restarts into what it installed."""
     argv = [
         "virt-install", "--connect", "qemu:///system", "--print-xml", "--dry-run", "--noautoconsole",
         "--name", name, "--memory", str(-(-memory // MiB)), "--vcpus", str(cpus), "--virt-type", virt_type,
         "--network", f"bridge={bridge},mac={mac},model=virtio", "--disk", "none",
-        "--osinfo", "detect=on,require=off", "--import", "--graphics", "vnc,listen=127.0.0.1",
+        "--osinfo", "detect=on,require=off", "--import", "--graphics", "vnc,listen=socket",
     ]  # fmt: skip
     if boot:
         argv += ["--boot", boot]

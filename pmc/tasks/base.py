@@ -101,6 +101,8 @@ def opened(conf: str | None) -> Iterator[Cluster]:
     with Cluster(settings.load(conf)) as cluster:
         record = audit.Record(cluster.settings.audit_log, _line.get())
         cluster.on_begin = record.begin
+        if said := settings.exposed(cluster.settings):
+            note(said)
         try:
             yield cluster
         except BaseException as error:

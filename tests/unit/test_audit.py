@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,62 @@ def test_a_pipe_that_nobody_reads_is_not_waited_for(tmp_path: Path, capsys: pyte
     record.begin(PLAN)
     record.write([PLAN], None)
     assert capsys.readouterr().err.count("audit log") == 1, "said once"
+
+
+def test_a_record_that_a_full_disk_cut_does_not_take_the_next_one_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, write = tmp_path / "log", os.write
+    Record(str(path), "vm.stop one").begin(PLAN)
+    monkeypatch.setattr(os, "write", lambda handle, text: write(handle, text[:-9]))
+    Record(str(path), "vm.stop two").begin(PLAN)
+    assert "a part of the record only" in capsys.readouterr().err
+    monkeypatch.setattr(os, "write", write)
+    Record(str(path), "vm.stop three").begin(PLAN)
+    first, cut, last = path.read_text().splitlines()
+    assert [json.loads(each)["what"] for each in (first, last)] == ["vm.stop one", "vm.stop three"]
+    assert "vm.stop two" in cut
+    assert path.read_text().endswith("}\n")
+
+
+def test_the_first_line_is_kept_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = list[str]()
+    monkeypatch.setattr(os, "fsync", lambda handle: kept.append((tmp_path / "log").read_text()))
+    record = Record(str(tmp_path / "log"), "vm.stop web")
+    record.begin(PLAN)
+    record.write([PLAN], None)
+    assert [json.loads(text)["result"] for text in kept] == ["begun"]
+
+
+@pytest.mark.parametrize(
+    ("login", "sudo", "behind"),
+    [
+        ("4294967295", None, ""),
+        ("4294967295", "bob", " (SUDO_USER='bob')"),  # whoever starts pmc can set it
+        ("4294967295", "b\n\x1b[2J", " (SUDO_USER='b\\n\\x1b[2J')"),
+        ("0", "bob", ""),
+        ("1", "bob", " (daemon)"),
+        ("987654", "bob", " (uid 987654)"),
+        ("", "bob", " (SUDO_USER='bob')"),
+    ],
+)
+def test_who_is_what_the_kernel_says(
+    monkeypatch: pytest.MonkeyPatch, login: str, sudo: str | None, behind: str
+) -> None:
+    """getpass would take $LOGNAME."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "alice")
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    if sudo:
+        monkeypatch.setenv("SUDO_USER", sudo)
+    read = Path.read_text
+    monkeypatch.setattr(
+        Path, "read_text", lambda path, *a, **k: login if str(path) == "/proc/self/loginuid" else read(path, *a, **k)
+    )
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    assert who() == f"root{behind}@{platform.node()}"
+    monkeypatch.setattr(os, "getuid", lambda: 987655)
+    assert who().startswith("uid 987655")
 
 
 @pytest.mark.parametrize("path", ["/nonexistent/log", "/dev/full", "/", "x\0y"])

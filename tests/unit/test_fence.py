@@ -49,6 +49,13 @@ def test_any_other_status_is_none_and_its_words_are_masked(tmp_path: Path) -> No
     assert str(tmp_path) not in said
 
 
+def test_a_password_in_the_word_of_its_option_is_masked(tmp_path: Path) -> None:
+    line = script(tmp_path, 'echo "called: $*"; exit 1')
+    with pytest.raises(PmcError) as caught:
+        fence.run(spec(f"{line} -a 10.1.0.1 -phunter22 -P hunter33 -k=hunter44 -lpmc pm-1"), 10)
+    assert "called: -a *** -p*** -P *** -k*** -lpmc pm-1" in str(caught.value)
+
+
 def test_one_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
     line = script(tmp_path, f"sleep 60 & echo $! >{tmp_path}/pid; wait")
     began = time.monotonic()

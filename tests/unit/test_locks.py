@@ -83,6 +83,14 @@ def test_who_waits_gives_up_and_has_touched_nothing(sessions: type[Session]) -> 
         hold(0.1, lambda lock, cluster: pytest.fail("it was not given"))
 
 
+def test_two_names_of_one_machine_are_told_and_not_waited_for(sessions: type[Session]) -> None:
+    sessions.answers["pm-2"] = [HELD, Refusal("held", "web", str(ME))]
+    with pytest.raises(
+        Refused, match=r"^pm-2: is the same machine as another node of pmc.conf, where this command has"
+    ):
+        hold(60, lambda lock, cluster: pytest.fail("it was not given"))
+
+
 def test_a_node_that_is_down_does_not_stand_in_the_way_and_a_tool_that_fails_does(sessions: type[Session]) -> None:
     sessions.answers["pm-2"] = [NodeDown("pm-2: no ssh")]
     hold(1, lambda lock, cluster: len(sessions.open) == 2 or pytest.fail("not on the nodes that answer"))

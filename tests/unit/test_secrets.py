@@ -3,6 +3,7 @@ password `VNC-PASS`; both are looked for in everything that a person could see w
 
 from __future__ import annotations
 
+import json
 import re
 import stat
 import subprocess
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.sax import saxutils
 
 import pytest
 
@@ -159,6 +161,26 @@ def _cannot(text: str) -> str:
 
 
 broken = Query(command("true"), _cannot, fine=(0, 1))
+
+
+@pytest.mark.parametrize(
+    "password",
+    ["a", "ab\\cd", 'a"b', "it's", "x&y<z", "\\", "ends in \\", "hunter2 & more", "ü\u20acx", "\\u0041bc'\""],
+)
+@pytest.mark.parametrize("quote", ['"', "'"])
+def test_any_password_of_a_console_is_hidden_and_nothing_else(password: str, quote: str) -> None:
+    text = saxutils.escape(password, {quote: "&quot;" if quote == '"' else "&apos;"})
+    xml = XML.replace("</devices>", f"<graphics type='vnc' passwd={quote}{text}{quote} port='-1'/></devices>")
+    shown = str(virsh.define(xml))
+    assert f"<graphics type='vnc' passwd={quote}***{quote} port='-1'/>" in shown
+    assert shown.replace(f"passwd={quote}***{quote}", f"passwd={quote}{text}{quote}").count(text) == xml.count(text)
+    kept = str(pipeline.seal("/b", "/b/.part", replace(BASE, xml=xml)))
+    assert "***" in kept
+    assert json.dumps(text)[1:-1] not in kept.replace(r"\"", "") or len(password) == 1
+    said = masked(
+        f"error: password {password!s} is not right: <graphics passwd={quote}{text}{quote}>", virsh.define(xml)
+    )
+    assert said.startswith("error: password *** is not right: <graphics passwd=")
 
 
 def test_what_is_no_secret_is_shown_whole() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,50 @@ def test_the_shipped_file_parses_and_shows_the_defaults() -> None:
     for table in (settings.Settings, Deadlines, Verify, Keep):
         for key in table.__dataclass_fields__:
             assert key in text or key == "source", f"{key} is not explained"
+
+
+FENCE = '[nodes.pm-1]\nreplication = "10.0.0.1"\nfence = "/bin/true -phunter22"\n'
+
+
+@pytest.mark.parametrize(("mode", "said"), [(0o600, ""), (0o400, ""), (0o644, "read"), (0o640, "read")])
+def test_a_file_that_others_may_read_is_noted_when_a_password_may_be_in_it(
+    tmp_path: Path, mode: int, said: str
+) -> None:
+    path = tmp_path / "pmc.conf"
+    path.write_text(FENCE)
+    path.chmod(mode)
+    told = settings.exposed(load(str(path)))
+    assert told == (
+        f"{path}: others may read its fence commands, and passwords in them; chmod go= {path}" if said else ""
+    )
+    path.write_text(NODES) if mode & 0o200 else None
+    assert mode == 0o400 or settings.exposed(load(str(path))) == ""
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o620, 0o602, 0o777])
+def test_a_file_that_others_may_write_names_no_program_that_root_runs(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "it's pmc.conf"
+    path.write_text(FENCE)
+    path.chmod(mode)
+    with pytest.raises(SettingsError) as caught:
+        load(str(path))
+    assert caught.value.code == 2
+    assert "others than its owner may write to it; chmod go-w '" in str(caught.value)
+    assert "hunter22" not in str(caught.value)
+    path.write_text(NODES)
+    load(str(path))
+
+
+def test_nor_does_one_that_belongs_to_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "pmc.conf"
+    path.write_text(FENCE)
+    path.chmod(0o600)
+    if os.geteuid() == 0:
+        os.chown(path, 12345, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(SettingsError, match=r"belongs to somebody else \(uid \d+\); chown root "):
+        load(str(path))
 
 
 @pytest.mark.parametrize(
