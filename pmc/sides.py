@@ -27,13 +27,16 @@ class Generation:
 
 @dataclass(frozen=True)
 class Past:
-    """What the kernel's log still knows, as Unix times. None: not in the log."""
+    """What the kernel's log still knows, as Unix times of this node's clock. None: not in the log. `now` is that clock
+    when it was asked; `stepped`: it was set back between two of these lines."""
 
     lost: float | None = None  # it lost its peer
     alone: float | None = None  # its first write without the peer, or its promotion, after that
     demoted: float | None = None  # it was made secondary, and could not write any more
     split: float | None = None  # it found out that there are two histories
     resync: int | None = None  # bytes that the last resync set out to copy
+    now: float | None = None
+    stepped: bool = False
 
 
 def generation(name: str) -> Query[Generation]:
@@ -75,7 +78,7 @@ def past(name: str, minor: int) -> Query[Past]:
     """DRBD does not keep when a side was last written; the kernel's log says between which times it could be."""
     script = (
         "journalctl --quiet --no-pager --output short-unix _TRANSPORT=kernel "
-        '| { grep -E "drbd $1[:/ ]|block drbd$2:" || :; } | tail -n 400'
+        '| { grep -E "drbd $1[:/ ]|block drbd$2:" || :; } | tail -n 400; echo "now $(date +%s)"'
     )
     return Query(bash(script, name, str(minor)), parse_past)
 
@@ -83,11 +86,17 @@ def past(name: str, minor: int) -> Query[Past]:
 def parse_past(text: str) -> Past:
     """Lines of 8.4 and 9, oldest first."""
     now: dict[str, float | int | None] = {}
+    before = 0.0
     for line in text.splitlines():
+        if clock := re.fullmatch(r"now (\d{1,18})", line, re.ASCII):
+            now["now"] = float(clock[1])
         found = re.match(r"(\d+\.\d+) \S+ kernel: (.*)", line)
         if found is None:
             continue
         time, said = float(found[1]), found[2]
+        if time < before - 1:
+            now["stepped"] = True
+        before = time
         if re.search(r"conn\( (Connected|Sync\w+|Paused\w+|Verify\w) -> (?!Connected|Sync|Paused|Verify)", said):
             now |= {"lost": time, "alone": None, "split": None}
         elif "new current UUID" in said:

@@ -14,6 +14,7 @@ from pmc.plans.ailment import About, Ailment, Case
 from pmc.units import show_size
 
 CODE = "split-brain"
+APART = 30  # seconds that two nodes' clocks may seem to be apart: they are not asked at the same moment
 COLUMNS = (
     "node",
     "vm",
@@ -139,6 +140,18 @@ def _row(case: Case, home: str, text: bool) -> dict[str, Any]:
         "out_of_sync": now.out_of_sync, "size": now.size, "lost_peer": moment(past.lost),
         "went_on_alone": moment(past.alone), "could_write_until": until, "split_found": moment(past.split),
     }  # fmt: skip
+
+
+def clocks(case: Case) -> str:
+    """Why the times of the two rows must not be compared as they stand; empty when they may. A person chooses by them
+    whose data is thrown away."""
+    pasts = {home: case.about[home].past for home in case.homes if home in case.about}
+    said = [f"the clock of {home} was set back in between" for home, past in pasts.items() if past.stepped]
+    known = {home: past.now for home, past in pasts.items() if past.now is not None}
+    if len(known) > 1 and (apart := max(known.values()) - min(known.values())) > APART:
+        fast = max(known, key=lambda home: known[home])
+        said.append(f"the clock of {fast} is {apart:.0f} s ahead of the other one")
+    return f"do not compare the times of the two sides as they stand: {'; '.join(said)}" if said else ""
 
 
 def moment(time: float | None) -> str:

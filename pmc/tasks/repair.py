@@ -62,6 +62,8 @@ def repair(
             )
         if any(each.code == splitbrain.CODE for each in found):
             show(table(splitbrain.rows(case, text=True), False, splitbrain.COLUMNS))
+            if said := splitbrain.clocks(case):
+                note(said)
             if not keep and not sure and sys.stdin is not None and sys.stdin.isatty():
                 wishes = replace(wishes, keep=_chosen(case))
                 case, found = _judged(cluster, name, wishes, near.again_of(cluster, state, name))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pmc import backup, definition, drbd, drbd_conf, drbd_files, names
+from pmc import backup, definition, drbd, drbd_conf, drbd_files, lock, names
 from pmc.backup import Stored
 from pmc.checks import lvm as lvm_checks
 from pmc.checks import machine
@@ -171,7 +171,8 @@ def parse_used(text: str) -> float | None:
 
 def parts(settings: Settings) -> Query[tuple[str, ...]]:
     """Unfinished files, and those of a backup without its manifest, which came or went as the node lost power, that no
-    process has open and that nobody has written to for a minute."""
+    process has open and that nobody has written to for a minute. The node's clock may have been set forward, so that a
+    minute is nothing: one whose VM is locked is left out, too (which is seen without taking the lock)."""
     script = (
         'find -L "$1" "$2" -maxdepth 1 -type f ! -newermt "60 seconds ago" '
         '\\( -name ".*.part" -o -name ".*.part.*" -o -name "*.pmc.upload" -o -name "*.pmc.*.part" '
@@ -181,6 +182,8 @@ def parts(settings: Settings) -> Query[tuple[str, ...]]:
         # Nor while the rest of it comes: a copy.
         '[!.]*.base.i*|[!.]*.xd3) m=${f%.zst} m=${m%.*} p=("${m%/*}/.${m##*/}."*.part*); '
         '[ ! -e "$m.json" ] && [ ! -e "$p" ] || continue;; esac; '
+        f"n=${{f##*/}} n=${{n#.}}; l={lock.FOLDER}/${{n%%.*}}.lock; "
+        '[ ! -e "$l" ] || ! grep -q ":$(stat -c %i "$l") " /proc/locks || continue; '
         'open=$(find /proc/[0-9]*/fd -lname "$f" -print -quit 2>/dev/null || :); '
         '[ "$open" ] || printf "%s\\n" "$f"; done || :'
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -227,6 +228,20 @@ def test_both_sides_are_shown_with_what_is_known() -> None:
     assert first["lost its peer"] == "2026-01-02T03:00:00+00:00"
     assert (second["could write until"], second["went on alone"]) == ("2026-01-02T03:01:40+00:00", "not in the log")
     assert splitbrain.rows(case, text=False)[1]["went_on_alone"] == ""
+
+
+def test_times_that_cannot_be_compared_are_told() -> None:
+    """A person chooses by them whose data is thrown away."""
+
+    def told(**pasts: Past) -> str:
+        about = {name.replace("_", "-"): About(past=past) for name, past in pasts.items()}
+        return splitbrain.clocks(Case("web", ("pm-1", "pm-2"), apart(running()), about, SETTINGS, Wishes(NOW)))
+
+    assert told(pm_1=Past(now=1000.0), pm_2=Past(now=1020.0)) == told(pm_1=Past(now=1.0), pm_2=Past()) == told() == ""
+    assert told(pm_1=Past(now=1000.0), pm_2=Past(now=8200.0)) == (
+        "do not compare the times of the two sides as they stand: the clock of pm-2 is 7200 s ahead of the other one"
+    )
+    assert "the clock of pm-1 was set back in between" in told(pm_1=Past(now=1000.0, stepped=True), pm_2=Past())
 
 
 def test_a_node_that_is_none_of_its_own_may_be_away() -> None:
@@ -582,6 +597,16 @@ def test_what_the_kernels_log_tells_of_a_split_brain() -> None:
     assert primary == Past(lost=1795424149.445427, alone=1795424149.445810, split=1795424173.075492)
     secondary = sides.parse_past(data("journalctl-252-module-8.4.11-split-secondary.txt"))
     assert secondary == Past(1795424150.641664, 1795424154.376252, 1795424157.387498, 1795424171.913507)
+
+
+def test_the_log_is_read_with_the_nodes_clock() -> None:
+    text = data("journalctl-252-module-8.4.11-split-primary.txt")
+    assert sides.parse_past(f"{text}now 1795424200\n") == replace(sides.parse_past(text), now=1795424200.0)
+    first = text.splitlines()[0]
+    back = re.sub(r"^\d+", lambda time: str(int(time[0]) - 7200), first)
+    assert sides.parse_past(f"{first}\n{back}\n").stepped
+    assert not sides.parse_past(f"{back}\n{first}\n").stepped
+    assert sides.parse_past("now x\nnow \nnow 99999999999999999999\n") == Past()
 
 
 def test_what_is_refused_after_the_first_step_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:

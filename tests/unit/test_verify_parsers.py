@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 import subprocess
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pmc import drbd, verify
+from pmc import drbd, lock, verify
 from pmc.command import Answer
 from pmc.errors import NodeDown
 from pmc.model import ClusterState, NodeState, Volume
@@ -175,6 +176,31 @@ def test_what_is_left_of_backups(ago: str, some: bool, tmp_path: Path) -> None:
     script = [word.replace("60 seconds ago", ago) for word in argv[:6]]
     done = subprocess.run([*script, str(tmp_path), str(tmp_path)], capture_output=True, text=True, check=True)
     assert {Path(line).name for line in done.stdout.splitlines()} == (left if some else set())
+
+
+def test_what_a_locked_vm_has_unfinished_is_not_left(tmp_path: Path) -> None:
+    """Whatever the node's clock says: it may have been set forward while a command works."""
+    for name in (
+        ".web.20260102T000000Z.base.part",
+        ".db.20260102T000000Z.base.part",
+        "web.pmc.upload",
+        "odd.pmc.upload",
+    ):
+        (tmp_path / name).touch()
+    argv = questions.parts(SETTINGS).command.argv
+    script = [word.replace("60 seconds ago", "tomorrow").replace(lock.FOLDER, str(tmp_path)) for word in argv[:6]]
+
+    def left() -> set[str]:
+        done = subprocess.run([*script, str(tmp_path), str(tmp_path)], capture_output=True, text=True, check=True)
+        return {Path(line).name for line in done.stdout.splitlines()}
+
+    every = left()
+    assert len(every) == 4
+    with (tmp_path / "web.lock").open("w") as held:
+        assert left() == every
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert left() == {".db.20260102T000000Z.base.part", "odd.pmc.upload"}
+    assert left() == every
 
 
 def test_addresses_of_both_families() -> None:
