@@ -116,7 +116,7 @@ def peer(dead: str, settings: Settings) -> Query[Seen]:
 
 _SILENCE = re.compile(r"timed? ?out|No route to host|unreachable|Host is down", re.I)
 _LOST = re.compile(
-    r"drbd ([a-z0-9-]+)(?: [^:]+)?: (.*conn\( (?:Connected|Sync\w+|Paused\w+|Verify\w) -> "
+    r"drbd ([A-Za-z0-9_-]+)(?: [^:]+)?: (.*conn\( (?:Connected|Sync\w+|Paused\w+|Verify\w) -> "
     r"(?!Disconnecting|Connected|Sync|Paused|Verify).*)"
 )
 

@@ -184,6 +184,7 @@ def lost(text: str) -> Lost:
 def test_since_when_the_peer_is_lost_and_whether_it_had_the_disk_in_use() -> None:
     assert lost(entry() + now(2370)) == Lost("2026-11-23T08:20:31+00:00", 2370, True)
     assert lost(entry() + entry(2369, peer="Secondary") + now(2370)) == Lost("2026-11-23T09:00:00+00:00", 1, False)
+    assert failover.parse_peer(SILENT + entry(of="3cx_Web-1") + now(5)).lost["3cx_Web-1"].ago == 5
     assert lost(entry(of="web pm-1") + now(2370)) == Lost("2026-11-23T08:20:31+00:00", 2370, True)
 
 
