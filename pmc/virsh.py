@@ -151,14 +151,13 @@ def virt_install(
     *, name: str, memory: int, cpus: int, bridge: str, mac: str, virt_type: str, boot: str, extra: str
 ) -> Query[str]:
     """Asks virt-install for the domain's XML and makes nothing. The disk is put in by `with_disk`, since virt-install
-    wants to see it and it does not exist yet. The console is a socket of root's, not a port, which every account of the
-    node could reach. `boot` is the order, such as hd,cdrom: the disk first, then what fills an
+    wants to see it and it does not exist yet. `boot` is the order, such as hd,cdrom: the disk first, then what fills an
     empty one. A new disk does not boot, so the installer runs once and the guest restarts into what it installed."""
     argv = [
         "virt-install", "--connect", "qemu:///system", "--print-xml", "--dry-run", "--noautoconsole",
         "--name", name, "--memory", str(-(-memory // MiB)), "--vcpus", str(cpus), "--virt-type", virt_type,
         "--network", f"bridge={bridge},mac={mac},model=virtio", "--disk", "none",
-        "--osinfo", "detect=on,require=off", "--import", "--graphics", "vnc,listen=socket",
+        "--osinfo", "detect=on,require=off", "--import", "--graphics", "vnc,listen=127.0.0.1",
     ]  # fmt: skip
     if boot:
         argv += ["--boot", boot]
