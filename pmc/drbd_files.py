@@ -144,16 +144,29 @@ def resource(part: Part) -> ResourceFile:
     minors = list(dict.fromkeys(_minors(part)))
     if not minors:
         raise ValueError("it has no volume")
-    disks = (each.words[1] for each in part.inside("skip") if each.key == "disk" and len(each.words) == 2)
     hosts = (host for each in part.body or () if each.key == "on" for host in each.words[1:])
     return ResourceFile(
         part.words[1],
         minors[0],
-        next((disk for disk in disks if disk.startswith("/")), ""),
+        next((disk for disk in _disks(part) if disk.startswith("/")), ""),
         tuple(dict.fromkeys(hosts)),
         tuple(sorted(set(_ports(part)))),
         tuple(minors[1:]),
+        _own_disks(part),
     )
+
+
+def _own_disks(part: Part) -> tuple[tuple[str, str], ...]:
+    """(host, disk) of each host that names one (or none), when they are not all the same."""
+    found = []
+    for side in part.body or ():
+        if side.key == "on" and (disk := next(_disks(side), "")):
+            found += [(host, disk) for host in side.words[1:]]
+    return tuple(found) if len({disk for _, disk in found}) > 1 else ()
+
+
+def _disks(part: Part) -> Iterator[str]:
+    return (each.words[1] for each in part.inside("skip") if each.key == "disk" and len(each.words) == 2)
 
 
 def _minors(part: Part, lenient: bool = False) -> Iterator[int]:

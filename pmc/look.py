@@ -134,7 +134,10 @@ def _unfit(file: ResourceFile) -> str:
     for host in file.hosts:
         if not names.HOST.fullmatch(host):
             return f"it names a host {shown(host)}, which no host is called"
-    return f"its disk {shown(file.disk)} is no path" if file.disk and not names.DISK.fullmatch(file.disk) else ""
+    for disk in (file.disk, *(disk for _, disk in file.own_disks)):
+        if disk not in ("", "none") and not names.DISK.fullmatch(disk):
+            return f"its disk {shown(disk)} is no path"
+    return ""
 
 
 def said_by(error: CommandFailed) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 from pmc.command import Command, Query, bash, command
@@ -78,22 +79,70 @@ def snapshot_of(volume: Volume, group: str, name: str, size: int, *tags: str) ->
     return snapshot(group, name, volume.name, size, *tags)
 
 
-def is_snapshot_of(volume: Volume, name: str) -> bool:
-    """A thin snapshot outlives its origin, and then names none; a VM's name has no dot."""
-    orphan = volume.thin and not volume.origin and TAG in volume.tags and volume.name.startswith(f"{name}.")
-    return volume.origin == name or orphan
+# What pmc calls its snapshots; no VM's name has a dot.
+_SNAPSHOT = re.compile(r"(?P<vm>[^.]+)\.(?P<kind>backup|clone|base|before|lost-\d{8}T\d{6}Z)", re.ASCII)
+
+
+def snapshot_for(volume: Volume) -> tuple[str, str] | None:
+    """(VM, kind) of a snapshot that pmc made, known by its name, its tag, and that it is of a kind that pmc makes
+    (lv_attr: s or S, a classic one; Vr, a thin one that nobody may write to, unless a base's mark tells): a disk that
+    was renamed is none. Never by its origin: LVM gives one to every thin clone, which may be somebody's disk."""
+    found = _SNAPSHOT.fullmatch(volume.name)
+    based = volume.thin and any(tag.startswith(OF) for tag in volume.tags)
+    made = TAG in volume.tags and (volume.classic_snapshot or volume.attributes[:2] == "Vr" or based)
+    return (found["vm"], found["kind"]) if found and made else None
+
+
+def split(device: str) -> tuple[str, str] | None:
+    """(group, name) of the logical volume that a path names, in any of the ways in which LVM and udev spell it; None:
+    it names another device."""
+    path = re.sub("/+", "/", device.strip("\"'"))
+    part = r"((?:[^/-]|--)+)"
+    if found := re.fullmatch(f"/dev/(?:mapper/|disk/by-id/dm-name-){part}-{part}", path):
+        return found[1].replace("--", "-"), found[2].replace("--", "-")
+    found = re.fullmatch("/dev/(?!mapper/)([^/]+)/([^/]+)", path)
+    return (found[1], found[2]) if found else None
 
 
 def remove(group: str, name: str) -> Command:
-    """Refused by LVM while the volume is open (in use by DRBD or a reader)."""
+    """Of a volume that the same command has made. Refused by LVM while it is open (in use by DRBD or a reader)."""
     return command("lvremove", "--yes", f"{group}/{name}")
+
+
+# Shell text: the volume $1 has pmc's tag.
+TAGGED = (
+    'tags=$(lvs --noheadings -o lv_tags "$1"); [[ ,${tags//[[:space:]]/}, = *,pmc,* ]] || '
+    '{ echo "$1 has not, or not any more, the tag of pmc" >&2; exit 1; }'
+)
+
+
+def remove_snapshot(group: str, name: str) -> Command:
+    """Of ours: its tag is looked at again."""
+    return bash(f'{TAGGED}; exec lvremove --yes "$1"', f"{group}/{name}")
+
+
+def remove_disk(group: str, name: str, file: str) -> Command:
+    """A VM's own disk. Looked at again: it has pmc's tag, or the resource file still names it; and nothing depends on
+    it that LVM would remove with it."""
+    script = (
+        'rows=$(lvs --noheadings --separator "|" -o lv_name,origin,pool_lv,lv_tags "$1"); '
+        'rows=${rows// /} pool="" tags=""; '
+        'while IFS="|" read -r n o p t; do [ "$n" != "$2" ] || { pool=$p tags=$t; }; done <<<"$rows"; '
+        "g=${1//+/[+]} v=${2//+/[+]}; [[ ,$tags, = *,pmc,* ]] || "
+        'grep -qsE "(/$g/+$v|[/-]${g//-/--}-${v//-/--})[\\";[:space:]]" "$3" || '
+        '{ echo "$1/$2 has not the tag of pmc, and $3 does not name it" >&2; exit 1; }; '
+        'while IFS="|" read -r n o p t; do [ "$o" != "$2" ] || [ "$p" -a "$p" = "$pool" ] || '
+        '{ echo "the volume $1/$n depends on $1/$2 and would go with it" >&2; exit 1; }; done <<<"$rows"; '
+        'exec lvremove --yes "$1/$2"'
+    )
+    return bash(script, group, name, file)
 
 
 def discard(group: str, name: str) -> Command:
     """Removes a snapshot of ours if it is there: the undo of something that a later step removes anyway. Where the link
     between the nodes was cut, what read it for the other one may wait for a quarter of an hour: it is ended."""
     script = (
-        'lvs "$1" >/dev/null 2>&1 || exit 0; lvremove --yes "$1" 2>/dev/null && exit 0; '
+        f'lvs "$1" >/dev/null 2>&1 || exit 0; {TAGGED}; lvremove --yes "$1" 2>/dev/null && exit 0; '
         'pkill -f "(^|/)(dd if=|python3 -m pmc[.]stream .*--source )/dev/${1//./[.]}( |$)" || :; '
         'exec lvremove --yes "$1"'
     )
@@ -128,7 +177,7 @@ def keep(group: str, name: str, kept: str, id: str) -> Command:
     """The snapshot `name` becomes `kept`, which tells that the base `id` was read from it; in place of the one that was
     called so until now."""
     script = (
-        'if lvs "$1/$3" >/dev/null 2>&1; then lvremove --yes "$1/$3"; fi; '
+        f'if lvs "$1/$3" >/dev/null 2>&1; then ( set -- "$1/$3"; {TAGGED}; exec lvremove --yes "$1" ); fi; '
         'lvchange --addtag "$4" "$1/$2"; lvrename "$1" "$2" "$3"'
     )
     return bash(script, group, name, kept, f"{OF}{id}")

@@ -68,6 +68,10 @@ class ResourceFile:
     hosts: tuple[str, ...]
     ports: tuple[int, ...]
     more_minors: tuple[int, ...] = ()  # of further volumes (pmc makes none)
+    own_disks: tuple[tuple[str, str], ...] = ()  # (host, disk), when not all hosts have `disk`
+
+    def disk_on(self, host: str) -> str:
+        return dict(self.own_disks).get(host, self.disk)
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,11 @@ class Volume:
     @property
     def thin(self) -> bool:
         return self.attributes[:1] == "V"
+
+    @property
+    def classic_snapshot(self) -> bool:
+        """S: one that is being merged into its origin."""
+        return self.attributes[:1] in ("s", "S")
 
     @property
     def is_pool(self) -> bool:

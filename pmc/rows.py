@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from pmc import lvm_attr
+from pmc import backing, lvm_attr
 from pmc.backup import Stored
 from pmc.model import ClusterState, NodeState, Resource, shown
 from pmc.units import show_size
@@ -80,7 +80,7 @@ def _standing(state: ClusterState, name: str) -> dict[str, str]:
     """By node: why its volume there stands still, or is not whole."""
     found = {}
     for node in state.knowing(name):
-        volume = node.volumes.get(name)
+        volume = backing.perhaps(node, name)
         if volume and name in {*node.files, *node.resources} and (its := lvm_attr.of_vm(volume, node.volumes)):
             found[node.name] = str(its)
     return found

@@ -33,6 +33,17 @@ class Guard:
 
 GUARDS = (
     Guard(
+        "that the VM's disk is what its resource file names", "pmc/backing.py",
+        "return at(node, path_of(node, vm))", "return node.volumes.get(vm)",
+        "test_volumes.py::test_a_disk_of_another_name_beside_anothers_volume",
+    ),
+    Guard(
+        "that a snapshot of pmc's has its name", "pmc/backing.py",
+        'kinds = (name.partition(".")[2] for name in node.volumes if name.startswith(f"{vm}."))',
+        'return {name: each for name, each in node.volumes.items() if each.origin == vm}; kinds = ("",)',
+        "test_volumes.py::test_a_thin_clone_is_another_vms_disk",
+    ),
+    Guard(
         "the watch on DRBD's link during a migration", "pmc/cluster.py",
         'if resource is None or resource.connection != "Connected":', "if resource is None:",
         "test_failover.py::test_a_link_that_drops_during_a_migration",
@@ -79,7 +90,7 @@ GUARDS = (
     ),
     Guard(
         "that the marks of a restore that broke off are seen", "pmc/plans/refuse.py",
-        "if any(_has(node, vm, tag) for tag in (lvm.RESTORING, lvm.RESTORING_THERE))]", "if False]",
+        "if marked(node, vm, lvm.RESTORING, lvm.RESTORING_THERE)]", "if False]",
         "test_backups.py::test_a_restore_in_place",
     ),
     Guard(

@@ -63,6 +63,7 @@ def check_node(name: str, node: NodeState, size: int, memory: int, settings: Set
     if not node.drbd:
         raise Refused(f"{place}: DRBD's module is not loaded; fab pm.ready_drbd --node {place}")
     refuse.misnamed(node)
+    refuse.claimed(node, name, settings)
     if kept and name in node.volumes:
         _check_free(node, name)
     if name in node.volumes and not kept:
@@ -86,9 +87,17 @@ def check_node(name: str, node: NodeState, size: int, memory: int, settings: Set
 
 
 def _check_free(node: NodeState, name: str) -> None:
-    """lvs(8), lv_attr: the first letter is '-' of a plain volume ('o' with snapshots), 'V' of a thin one; the sixth is
-    'o' of an open one."""
-    attributes = node.volumes[name].attributes
+    """lvs(8), lv_attr: the first letter is '-' of a plain volume ('o' with snapshots), 'V' of a thin one; the second
+    'r' of one that cannot be written; the sixth 'o' of an open one; the tenth 'k' of one that activation skips, as LVM
+    makes thin clones."""
+    volume = node.volumes[name]
+    attributes = volume.attributes
+    for letter, at, what, change in (
+        ("r", 1, "is read-only", "--permission rw"),
+        ("k", 9, "is left out when volumes are activated, as at a boot", "--setactivationskip n"),
+    ):
+        if attributes[at : at + 1] == letter:
+            raise Refused(f"--reuse: {name} on {node.name} {what}; there: lvchange {change} {volume.group}/{name}")
     if attributes[:1] not in ("-", "o", "V"):
         raise Refused(f"--reuse: {name} on {node.name} is no plain volume (lv_attr {attributes})")
     if attributes[5:6] == "o":
@@ -111,7 +120,7 @@ def add(
     version = state.nodes[request.primary].drbd
     if request.reuse:
         steps = make.claimed(settings, nodes, name, given, version)
-        steps += reused_volumes(settings, nodes, name, size)
+        steps += reused_volumes(settings, nodes, name, size, state.nodes[request.primary].volumes[name].origin)
         steps += make.resource(settings, nodes, name, given)
         steps.append(make.declare_first(request.primary, name))
     else:
@@ -126,11 +135,13 @@ def add(
     return plan(f"vm.add {name}", steps)
 
 
-def reused_volumes(settings: Settings, nodes: Sequence[str], name: str, size: int) -> list[Step]:
-    """The primary's volume grows by DRBD's metadata, so that none of it is overwritten; the other is new."""
+def reused_volumes(settings: Settings, nodes: Sequence[str], name: str, size: int, origin: str = "") -> list[Step]:
+    """The primary's volume grows by DRBD's metadata, so that none of it is overwritten; the other is new. `origin`: of
+    a thin clone, the volume that it was made of, which stays as it is."""
     group, more = settings.volume_group, drbd.metadata_size(size)
+    what = f"{group}/{name}" + (f", a thin clone of {group}/{origin}," if origin else "")
     steps = [
-        Step(nodes[0], f"grow {group}/{name} by DRBD's metadata", lvm.grow(group, name, more)),
+        Step(nodes[0], f"grow {what} by DRBD's metadata", lvm.grow(group, name, more)),
         Step(nodes[0], f"mark {group}/{name} as pmc's", lvm.mark(group, name, True), undo=lvm.mark(group, name, False)),
     ]  # fmt: skip
     return steps + make.new_volumes(settings, nodes[1:], name, size)

@@ -128,6 +128,7 @@ def make_backup(
     base = found.backup if found else None
     kind = "delta" if base else "base"
     refuse.relied_on(state, keeper)
+    refuse.disk(state.nodes[source.node], name, settings)
     covered.whole(name, "a backup", xml, state)
     if source.agent and (why := still.suspended(name, state.nodes[source.runs])):
         raise Refused(
@@ -148,8 +149,6 @@ def make_backup(
         compression="zstd" if wish.compress and not base else "none",
     )  # fmt: skip
     target = f"{folder}/.{id}.part"
-    if name not in state.nodes[source.node].volumes:
-        raise Refused(f"{name}: {source.node} has no volume {settings.volume_group}/{name}; fab pm.verify tells more")
     place = Place(name, source.node, keeper, state, settings)
     kept.refuse_foreign(place)
     taken = [*equal(name, source, state), *snapshot(name, "backup", source.node, state, settings)]

@@ -8,6 +8,7 @@ before, an older copy, and a bitmap resync brings it up to date.
 
 from __future__ import annotations
 
+from pmc import backing
 from pmc.command import Command, bash, command
 from pmc.model import ClusterState
 from pmc.plan import Plan, Step, plan
@@ -37,7 +38,7 @@ def rejoin(name: str, state: ClusterState) -> Plan:
     back = Step(
         target.name,
         f"take the new generation of {name} back: nothing was written here",
-        generation_back(name, there.minor, file.disk),
+        generation_back(name, there.minor, backing.named_by(file, target)),
         pivot=True,
     )
     connect = Step(source.name, f"connect {name}", command("drbdadm", "connect", name), pivot=True)

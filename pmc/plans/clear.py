@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pmc import drbd, drbd_peer, lvm, saved, virsh
+from pmc import backing, drbd, drbd_peer, lvm, saved, virsh
 from pmc.command import Command, bash
 from pmc.errors import Refused
 from pmc.model import ClusterState, NodeState
@@ -31,8 +31,8 @@ def steps(name: str, holders: Sequence[NodeState], settings: Settings) -> list[S
         ),
         *on_each(up, lambda node: Step(node, f"take down {name}", drbd.down(name), pivot=True)),
     ]
-    for volume in sorted({volume for node in holders for volume in [*snapshots(name, node), name]}, reverse=True):
-        found += removed(settings.volume_group, volume, [node.name for node in holders if volume in node.volumes])
+    for volume, nodes in sorted(volumes(name, holders).items(), reverse=True):
+        found += removed(name, settings.volume_group, volume, nodes)
     # Last, so that what failed before it is still known to be this VM's.
     files = drbd_peer.forget_files(name)
     return found + on_each(
@@ -48,33 +48,51 @@ def unfinished(settings: Settings, name: str) -> Command:
     return bash(script, settings.backup_dir, name, iso, f"{iso}.part", upload, f"{upload}.part")
 
 
-def removed(group: str, volume: str, nodes: Sequence[str]) -> list[Step]:
-    gone = lvm.remove(group, volume)
+def volumes(name: str, holders: Iterable[NodeState]) -> dict[str, list[str]]:
+    """What goes of each node's volumes, and of which nodes: the VM's disk and pmc's snapshots of it, which LVM would
+    remove with it (classic ones) or keep (thin ones). What has such a name elsewhere may be something else there."""
+    found: dict[str, list[str]] = {}
+    for node in holders:
+        for volume in [*([name] if name in node.volumes else []), *_snapshots(name, node)]:
+            found.setdefault(volume, []).append(node.name)
+    return found
+
+
+def _snapshots(name: str, node: NodeState) -> list[str]:
+    return sorted(each.name for each in backing.snapshots(node, name).values())
+
+
+def removed(vm: str, group: str, volume: str, nodes: Sequence[str]) -> list[Step]:
+    gone = lvm.remove_disk(group, vm, drbd.path(vm)) if volume == vm else lvm.remove_snapshot(group, volume)
     return on_each(nodes, lambda node: Step(node, f"remove the volume {group}/{volume}", gone, pivot=True))
 
 
-def snapshots(name: str, node: NodeState) -> list[str]:
-    """Those of the VM's volume; LVM would remove classic ones with it, and keep thin ones."""
-    return sorted(volume.name for volume in node.volumes.values() if lvm.is_snapshot_of(volume, name))
+def going(name: str, holders: Iterable[NodeState], settings: Settings) -> str:
+    """All of its volumes by name, for a question."""
+    found = sorted(volumes(name, holders).items())
+    return ", ".join(f"{settings.volume_group}/{volume} on {' and '.join(nodes)}" for volume, nodes in found)
 
 
 def refuse_foreign(name: str, nodes: Iterable[NodeState], settings: Settings) -> None:
-    """A volume of that name that is neither marked as pmc's nor the disk of the VM's resource is somebody else's."""
+    """A volume of that name that is neither marked as pmc's nor the disk of the VM's resource is somebody else's; and
+    so may be what LVM would remove with it."""
     for node in nodes:
-        for snapshot in snapshots(name, node):
-            if lvm.TAG not in node.volumes[snapshot].tags:
+        refuse.usual_disk(node, name, settings)
+        if name in node.volumes:
+            refuse.claimed(node, name, settings)
+        mine = set(volumes(name, [node]))
+        for volume in (node.volumes[each] for each in sorted(mine)):
+            path = f"{volume.group}/{volume.name}"
+            if hanging := backing.dependents(node, volume, mine):
                 raise Refused(
-                    f"{node.name}: {name} has a snapshot {snapshot} that pmc did not make; remove it there first"
+                    f"{node.name}: the volume {volume.group}/{hanging[0]}, which pmc did not make, depends on {path} "
+                    f"and would go with it; when nobody needs it any more, remove it there, then run this again"
                 )
-        volume = node.volumes.get(name)
-        if volume is None or (lvm.TAG in volume.tags and not volume.is_pool):
-            continue
-        file = node.files.get(name)
-        if file is None or file.disk != lvm.path(settings.volume_group, name):
-            raise Refused(
-                f"{node.name}: the volume {settings.volume_group}/{name} was not made by pmc and belongs to no DRBD "
-                f"resource, so it is not touched; if it is to go: lvremove {settings.volume_group}/{name} there"
-            )
+            if volume.is_pool or (lvm.TAG not in volume.tags and name not in node.files):
+                raise Refused(
+                    f"{node.name}: the volume {path} was not made by pmc and belongs to no DRBD resource, so it is not "
+                    f"touched; rename or remove it there by hand"
+                )
 
 
 def refuse_namesakes(name: str, state: ClusterState) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pmc import lock, lvm, pipeline
+from pmc import backing, lock, lvm, pipeline
 from pmc.command import bash
-from pmc.errors import Refused
-from pmc.model import ClusterState, Volume
+from pmc.model import ClusterState
 from pmc.plan import Step, Watch
 from pmc.plans import make, refuse, still
 from pmc.plans.make import Given
@@ -38,23 +37,21 @@ KINDS = ("backup", "clone")
 
 
 def snapshot(name: str, kind: str, node: str, state: ClusterState, settings: Settings, *tags: str) -> list[Step]:
-    """A snapshot NAME.kind of the volume, with room for a fifth of it to change meanwhile: in the volume group or, of a
+    """A snapshot NAME.kind of its disk, with room for a fifth of it to change meanwhile: in the volume group or, of a
     thin one, in its pool. One that is there, of any kind, was left by a command that broke off: the VM is locked, so
     nobody else is reading it."""
     still.readable(name, state.nodes[node])
-    group, volume = settings.volume_group, state.nodes[node].volumes[name]
+    group, volume = settings.volume_group, refuse.disk(state.nodes[node], name, settings)
     size = max((volume.used if volume.thin else volume.size) // 5 // MiB, 8) * MiB
     refuse.snapshot_room(state.nodes[node], volume, size)
     kept = f"{name}.{kind}"
     for other in state:
-        if kept in other.volumes and not _ours(other.volumes[kept], name):
-            raise Refused(f"{other.name}: the volume {group}/{kept} was not made by pmc; rename it there first")
-    left = [(n.name, f"{name}.{each}") for each in KINDS for n in state if f"{name}.{each}" in n.volumes]
+        refuse.foreign(other, kept, backing.snapshot(other, name, kind), settings)
+    left = [(n.name, old.name) for each in KINDS for n in state if (old := backing.snapshot(n, name, each))]
     return [
         *(
             Step(other, f"remove the snapshot {group}/{old} of a command that broke off", lvm.discard(group, old))
             for other, old in left
-            if _ours(state.nodes[other].volumes[old], name)
         ),
         Step(
             node,
@@ -64,10 +61,6 @@ def snapshot(name: str, kind: str, node: str, state: ClusterState, settings: Set
             check=lvm.exists(group, kept),
         ),
     ]
-
-
-def _ours(volume: Volume, name: str) -> bool:
-    return lvm.is_snapshot_of(volume, name) and lvm.TAG in volume.tags
 
 
 def left_for(name: str, state: ClusterState, settings: Settings) -> list[Step]:
@@ -83,7 +76,7 @@ def left_for(name: str, state: ClusterState, settings: Settings) -> list[Step]:
         )
         for node in state
         for volume in sorted(node.volumes.values(), key=lambda volume: volume.name)
-        if mark in volume.tags and lvm.TAG in volume.tags
+        if mark in volume.tags and lvm.snapshot_for(volume)
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pmc import disks, drbd
+from pmc import backing, disks, drbd
 from pmc.disks import Disk
 from pmc.errors import Refused
 from pmc.model import ClusterState
@@ -16,7 +16,7 @@ def outside(vm: str, found: Sequence[Disk], state: ClusterState) -> list[Disk]:
     own = set[str]()
     for node in state.knowing(vm):
         if file := node.files.get(vm):
-            own |= disks.names_of(vm, (file.minor, *file.more_minors), file.disk)
+            own |= disks.names_of(vm, (file.minor, *file.more_minors), backing.named_by(file, node))
     return [disk for disk in found if disk.source not in own]
 
 

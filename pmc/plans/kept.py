@@ -6,22 +6,24 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from pmc import lvm, pool, thin
+from pmc import backing, lvm, pool, thin
 from pmc.backup import Backup
-from pmc.errors import Refused
 from pmc.model import ClusterState, Volume
 from pmc.plan import Step
+from pmc.plans import refuse
 from pmc.settings import Settings
+
+KIND = "base"
 
 
 def name_for(vm: str) -> str:
-    return f"{vm}.base"
+    return f"{vm}.{KIND}"
 
 
 def base_of(volume: Volume) -> str:
     """The id of the base that was read from it; empty when it is no such snapshot."""
     ids = [tag.removeprefix(lvm.OF) for tag in volume.tags if tag.startswith(lvm.OF)]
-    return ids[0] if ids and lvm.TAG in volume.tags and volume.thin else ""
+    return ids[0] if ids and volume.thin and lvm.snapshot_for(volume) else ""
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,11 @@ class Place:
 
     @property
     def volume(self) -> Volume:
-        return self.state.nodes[self.source].volumes[self.vm]
+        return refuse.disk(self.state.nodes[self.source], self.vm, self.settings)
 
     @property
     def kept(self) -> Volume | None:
-        return self.state.nodes[self.source].volumes.get(name_for(self.vm))
+        return backing.snapshot(self.state.nodes[self.source], self.vm, KIND)
 
     @property
     def local(self) -> bool:
@@ -67,7 +69,9 @@ def why_not_kept(place: Place) -> str:
     is past its limits."""
     if not place.local:
         return ""
-    its = place.state.nodes[place.source].volumes[place.volume.pool]
+    its = place.state.nodes[place.source].volumes.get(place.volume.pool)
+    if its is None:
+        return f"the pool {place.volume.pool} is not there"
     full = pool.over(its, place.settings)
     return f"the pool's {full[0]}" if full else ""
 
@@ -134,7 +138,7 @@ def drop_gone(place: Place, ids: Collection[str]) -> list[Step]:
 
 
 def _id_at(place: Place, node: str) -> str:
-    volume = place.state.nodes[node].volumes.get(name_for(place.vm))
+    volume = backing.snapshot(place.state.nodes[node], place.vm, KIND)
     return base_of(volume) if volume else ""
 
 
@@ -144,9 +148,6 @@ def _dropped(place: Place, node: str, of: str) -> Step:
 
 
 def refuse_foreign(place: Place) -> None:
-    kept = place.kept
-    if place.local and kept is not None and not base_of(kept):
-        raise Refused(
-            f"{place.source}: the volume {place.settings.volume_group}/{kept.name} was not made by pmc; rename it "
-            f"there first"
-        )
+    if place.local:
+        node = place.state.nodes[place.source]
+        refuse.foreign(node, name_for(place.vm), place.kept and base_of(place.kept), place.settings)

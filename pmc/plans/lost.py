@@ -44,9 +44,7 @@ def snapshots(state: ClusterState, vm: str = "") -> list[Lost]:
     for node in state:
         for volume in node.volumes.values():
             match = NAME.fullmatch(volume.name)
-            if not match or vm not in ("", match["vm"]) or lvm.TAG not in volume.tags:
-                continue
-            if not lvm.is_snapshot_of(volume, match["vm"]):
+            if not match or vm not in ("", match["vm"]) or not lvm.snapshot_for(volume):
                 continue
             origin = volume if volume.thin else node.volumes.get(volume.origin)
             time = datetime.strptime(match["time"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
@@ -115,7 +113,7 @@ def drop(vm: str, snapshot: str, state: ClusterState, settings: Settings) -> Pla
     if not nodes:
         raise Refused(f"--drop {snapshot}: on no node that answers; fab vm.backups {vm} lists what there is")
     group = settings.volume_group
-    gone = lvm.remove(group, snapshot)
+    gone = lvm.remove_snapshot(group, snapshot)
     return plan(
         f"vm.repair {vm}: drop",
         on_each(nodes, lambda node: Step(node, f"remove the snapshot {group}/{snapshot}", gone, pivot=True)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pmc import definition, drbd, lvm, sides, virsh
+from pmc import backing, definition, drbd, lvm, sides, virsh
 from pmc.errors import Refused
 from pmc.plan import Step, Wait
 from pmc.plans import asleep, covered, make, refuse
@@ -20,7 +20,7 @@ def not_up(case: Case) -> list[Ailment]:
 def _not_up(case: Case, home: str) -> Ailment:
     name, node = case.name, case.node(home)
     text = f"its DRBD resource is not up on {home}"
-    volume = node.volumes.get(name)
+    volume, path = backing.of(node, name), backing.path_of(node, name)
     if not node.drbd or (volume and volume.attributes[4:5] not in ("", "a")):
         return Ailment("not-up", text, refusal=f"{text}: fab pm.ready_drbd {home}")
     bring = Step(
@@ -30,9 +30,9 @@ def _not_up(case: Case, home: str) -> Ailment:
         undo=drbd.down(name),
         check=drbd.is_up(name),
     )
-    if volume:
+    if volume or (lvm.split(path) or ("", ""))[0] != case.settings.volume_group:
         return Ailment("not-up", text, (bring,), advice=f"fab pm.ready_drbd {home} tells more")
-    text = f"the volume {case.settings.volume_group}/{name} is not there on {home}"
+    text = f"the volume {path.removeprefix('/dev/')} is not there on {home}"
     return _renewed(case, home, text, bring)
 
 
@@ -70,7 +70,9 @@ def _detached(case: Case, home: str, all_of_them: bool) -> Ailment:
     if now.connection != "Connected" or peer.connection != "Connected":
         # It is connected first; attached then, after another look.
         return Ailment("diskless", text, advice=advice)
-    if case.wishes.new_disk or name not in case.node(home).volumes:
+    path = lvm.split(backing.path_of(case.node(home), name))
+    gone = path and path[0] == case.settings.volume_group and path[1] not in case.node(home).volumes
+    if case.wishes.new_disk or gone:
         return _renewed(case, home, text, attach)
     return Ailment("diskless", text, (_see_linked(case, home), attach), advice=advice)
 
@@ -101,7 +103,12 @@ def _renewed(case: Case, home: str, text: str, last: Step) -> Ailment:
             "no-volume", text, refusal=f"{text}, and there is no other copy; restore a backup: fab vm.backups {name}"
         )
     peer = case.node(case.other(home))
-    there, good = peer.volumes.get(name), peer.resources.get(name)
+    there, good = backing.of(peer, name), peer.resources.get(name)
+    for side in (node, peer):
+        if case.wishes.new_disk and not backing.usual(side, name, group):
+            path = backing.path_of(side, name) or "none"
+            refusal = f"--new-disk: its disk is {path}, not {group}/{name}, on {side.name}; make that anew by hand"
+            return Ailment("no-volume", text, refusal=refusal)
     if there is None or good is None or good.disk != "UpToDate":
         refusal = f"{text}, and the side on {peer.name} is not UpToDate; mend that one first"
         return Ailment("no-volume", text, refusal=refusal)
@@ -116,21 +123,17 @@ def _renewed(case: Case, home: str, text: str, last: Step) -> Ailment:
         asleep.written(name, "that", case.state)
     except Refused as error:
         return Ailment("no-volume", text, refusal=f"--new-disk: {str(error).removeprefix(f'{name}: ')}")
-    files = [node.files[name] for node in (node, peer) if name in node.files]
-    if other := [file.disk for file in files if file.disk != lvm.path(group, name)]:
-        refusal = f"--new-disk: its disk is {other[0]}, not {group}/{name}; make that anew by hand"
-        return Ailment("no-volume", text, refusal=refusal)
-    # A thin snapshot stays when its volume goes.
-    if kept := [v.name for v in node.volumes.values() if v.origin == name and not v.thin]:
+    old = node.volumes.get(name)
+    if old and (kept := backing.dependents(node, old)):
         refusal = (
             f"--new-disk: {group}/{name} on {home} has the snapshot {kept[0]}, which would go with it; remove it first"
         )
         return Ailment("no-volume", text, refusal=refusal)
-    old = node.volumes.get(name)
     freed = replace(node, group_free=node.group_free + (old.size if old and not old.thin else 0))
     if why := refuse.no_room(freed, there.size, case.settings):
         return Ailment("no-volume", text, refusal=f"--new-disk: {home} {why}")
-    remove = [Step(home, f"remove the volume {group}/{name}", lvm.remove(group, name), pivot=True)]
+    gone = lvm.remove_disk(group, name, drbd.path(name))
+    remove = [Step(home, f"remove the volume {group}/{name}", gone, pivot=True)]
     steps = (
         _see_good(case, home),
         *(remove if name in node.volumes else []),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, replace
 
-from pmc import allocate, drbd, drbd_peer, lvm, pipeline
+from pmc import allocate, backing, drbd, drbd_peer, lvm, pipeline
 from pmc.command import command
 from pmc.errors import Refused
 from pmc.model import ClusterState, NodeState, ResourceFile
@@ -50,14 +50,17 @@ def choose(name: str, new: str, state: ClusterState, settings: Settings) -> Chan
         raise Refused(f"{name}: lives on {', '.join(homes)}; vm.peer is for a VM with one or two nodes")
     if not file.ports:
         raise Refused(f"{name}: its resource file on {primary} names no port; look at it by hand")
-    if file.disk != lvm.path(settings.volume_group, name) or name not in state.nodes[primary].volumes:
+    disk = backing.of(state.nodes[primary], name)
+    if disk is None or disk.name != name:
+        path = backing.path_of(state.nodes[primary], name) or "none"
         raise Refused(
-            f"{name}: its disk {file.disk} on {primary} is not {settings.volume_group}/{name}, as that of a VM that "
-            f"pmc made; make a new VM of it: fab vm.backup {name}, then fab vm.restore {name} --backup ID --as NEW"
+            f"{name}: its disk {path} on {primary} is not {settings.volume_group}/{name}, as that of a VM that pmc "
+            f"made; make a new VM of it: fab vm.backup {name}, then fab vm.restore {name} --backup ID --as NEW"
         )
     for node in (state.nodes[primary], state.nodes[new]):
         _eight(node)
     still.flows(name, state, [primary])
+    refuse.usual_disk(state.nodes[new], name, settings)
     change = Change(name, primary, old, new, file)
     if change.there and name in state.nodes[new].volumes:
         return change
@@ -101,9 +104,10 @@ def _eight(node: NodeState) -> None:
 
 def _fits(change: Change, state: ClusterState, settings: Settings) -> None:
     node, name, minor = state.nodes[change.new], change.name, change.file.minor
-    clear.refuse_foreign(name, [node], settings)
+    clear.refuse_foreign(name, [node, *old_side(change, state)], settings)
     clear.refuse_namesakes(name, state)
     refuse.misnamed(node)
+    refuse.claimed(node, name, settings)
     taken = {each.name: each.minor for each in node.files.values()}
     taken |= {each.name: each.minor for each in node.resources.values()}
     if other := [each for each, its in taken.items() if its == minor and each != name]:
@@ -160,7 +164,8 @@ def peer(change: Change, xml: str, secret: str, state: ClusterState, settings: S
     if change.old not in ("", new) or others or (port in node.ports and name not in node.resources):
         port = allocate.port(state, settings)
     hosts = [(each, settings.nodes[each].replication) for each in (primary, new)]
-    text = drbd.resource_text(name, change.file.minor, port, change.file.disk, hosts, secret, state.nodes[primary].drbd)
+    disk = lvm.path(settings.volume_group, name)
+    text = drbd.resource_text(name, change.file.minor, port, disk, hosts, secret, state.nodes[primary].drbd)
     size = state.nodes[primary].volumes[name].size
     return plan(
         f"vm.peer {name}",

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pmc import drbd, lvm
+from pmc import backing, drbd, lvm
 from pmc.checks import Finding
 from pmc.command import command
 from pmc.model import ClusterState, NodeState, Resource, ResourceFile
@@ -54,7 +54,7 @@ def ready(node: NodeState, settings: Settings, state: ClusterState, only: Collec
     ground = []
     if not node.drbd:
         ground.append(Step(node.name, "load DRBD's module", command("modprobe", "drbd")))
-    if any(_inactive(node, file, settings) for file in files):
+    if any(_inactive(node, file) for file in files):
         group = settings.volume_group
         ground.append(Step(node.name, f"activate the volumes of {group}", lvm.activate(group)))
     title = f"pm.ready_drbd {node.name}"
@@ -90,10 +90,10 @@ def asleep(node: NodeState) -> list[str]:
     return [] if unknown(node) else [file.name for file in node.files.values() if _up(node, file)]
 
 
-def _inactive(node: NodeState, file: ResourceFile, settings: Settings) -> bool:
+def _inactive(node: NodeState, file: ResourceFile) -> bool:
     """lvs(8): the fifth attribute is the state."""
-    volumes = (v for v in node.volumes.values() if lvm.path(settings.volume_group, v.name) == file.disk)
-    return any(volume.attributes[4:5] != "a" for volume in volumes)
+    volume = backing.of(node, file.name)
+    return volume is not None and volume.attributes[4:5] != "a"
 
 
 def _up(node: NodeState, file: ResourceFile) -> list[Step]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pmc import drbd, lvm, lvm_attr, names, pool
+from pmc import backing, drbd, lvm, lvm_attr, names, pool
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, NodeState, Volume, shown
 from pmc.settings import Settings
 from pmc.units import show_size
+
+# What pmc calls the snapshot that an in-place restore keeps.
+BEFORE = "before"
 
 
 def check_new(flag: str, name: str) -> str:
@@ -125,9 +128,53 @@ def once(vm: str, active: Sequence[str]) -> None:
         )
 
 
+def disk(node: NodeState, vm: str, settings: Settings) -> Volume:
+    """The volume that is the VM's disk here, whatever its name is."""
+    if vm not in node.files:
+        odd = [f"{each}; mend it there" for each in node.odd if each.vm == vm]
+        why = odd[0] if odd else f"{drbd.path(vm)} is missing; copy it there from its other node, mode 600"
+        raise Refused(f"{vm}: it is not known which volume is its disk on {node.name}: {why}")
+    path, group = backing.path_of(node, vm), settings.volume_group
+    if volume := backing.of(node, vm):
+        return volume
+    if not path or (lvm.split(path) or ("", ""))[0] != group:
+        raise Refused(f"{vm}: its disk on {node.name} is {path or 'none'}, which is no volume of {group}")
+    raise Refused(f"{vm}: {node.name} has no volume {path}, which is its disk; fab pm.verify tells more")
+
+
+def usual_disk(node: NodeState, vm: str, settings: Settings) -> None:
+    """For what makes or removes volumes: a disk of another name was not made by pmc."""
+    if not backing.usual(node, vm, settings.volume_group):
+        path = backing.path_of(node, vm) or "none"
+        raise Refused(
+            f"{vm}: its disk on {node.name} is {path}, not {settings.volume_group}/{vm}, so pmc did not make it, and "
+            f"neither removes nor replaces it; by hand on each of its nodes: virsh undefine {vm}, drbdadm down {vm}, "
+            f"what becomes of its disk, rm {drbd.path(vm)}"
+        )
+
+
+def claimed(node: NodeState, vm: str, settings: Settings) -> None:
+    """Another resource file names the volume that has the VM's name, be it there now or not."""
+    group = settings.volume_group
+    if others := [each for each in backing.users(node, group, vm) if each != vm]:
+        raise Refused(
+            f"{node.name}: by {drbd.path(others[0])} the volume {group}/{vm} is the disk of {others[0]}, so it is "
+            f"neither made nor removed for {vm}"
+        )
+
+
+def foreign(node: NodeState, name: str, ours: object, settings: Settings) -> None:
+    """A volume that has the name of a snapshot of pmc's, and is not `ours`."""
+    if name in node.volumes and not ours:
+        raise Refused(
+            f"{node.name}: the volume {settings.volume_group}/{name} is no snapshot that pmc made; rename it there "
+            f"first"
+        )
+
+
 def before(vm: str) -> str:
     """The snapshot that an in-place restore keeps of what was on the disk, until it is complete."""
-    return f"{vm}.before"
+    return f"{vm}.{BEFORE}"
 
 
 def half_restored(state: ClusterState, vm: str) -> bool:
@@ -136,12 +183,14 @@ def half_restored(state: ClusterState, vm: str) -> bool:
     homes = [state.nodes.get(home) for home in state.homes(vm)]
     if any(node is None or node.trouble for node in homes):
         return False  # it may have it
-    kept = any(before(vm) in node.volumes or _has(node, vm, lvm.RESTORING) for node in state)
-    return not kept and any(_has(node, vm, lvm.RESTORING_THERE) for node in state)
+    kept = any(backing.snapshot(node, vm, BEFORE) or marked(node, vm, lvm.RESTORING) for node in state)
+    return not kept and any(marked(node, vm, lvm.RESTORING_THERE) for node in state)
 
 
-def _has(node: NodeState, vm: str, tag: str) -> bool:
-    return vm in node.volumes and tag in node.volumes[vm].tags
+def marked(node: NodeState, vm: str, *tags: str) -> list[Volume]:
+    """The VM's disk here, if it has one of these marks; and a volume of its name, which pmc took for its disk once."""
+    found = {each.name: each for each in (backing.of(node, vm), node.volumes.get(vm)) if each}
+    return [each for each in found.values() if set(tags) & set(each.tags)]
 
 
 def settled(state: ClusterState, vm: str) -> None:
@@ -151,7 +200,7 @@ def settled(state: ClusterState, vm: str) -> None:
             f"{vm}: a restore into its disk broke off, and what was on it was kept on a disk that is gone; "
             f"restore it again: fab vm.restore {vm} --backup ID --in-place"
         )
-    kept = [node.name for node in state if before(vm) in node.volumes]
+    kept = [node.name for node in state if backing.snapshot(node, vm, BEFORE)]
     if kept or restoring(state, vm):
         where = f"is kept on {kept[0]}" if kept else "was kept on its other node"
         raise Refused(
@@ -162,7 +211,7 @@ def settled(state: ClusterState, vm: str) -> None:
 
 def restoring(state: ClusterState, vm: str) -> list[str]:
     """The nodes whose disk of it is marked: a restore into it did not come to its end."""
-    return [node.name for node in state if any(_has(node, vm, tag) for tag in (lvm.RESTORING, lvm.RESTORING_THERE))]
+    return [node.name for node in state if marked(node, vm, lvm.RESTORING, lvm.RESTORING_THERE)]
 
 
 def healthy(node: NodeState, vm: str) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pmc import backup, drbd, lvm, pipeline, virsh
+from pmc import backing, backup, drbd, lvm, pipeline, virsh
 from pmc.backup import Backup, Stored
 from pmc.command import Command, bash, command
 from pmc.errors import Refused
-from pmc.model import ClusterState
+from pmc.model import ClusterState, NodeState, Volume
 from pmc.plan import Fetch, Plan, Step, Watch, plan
 from pmc.plans import asleep, covered, make, refuse, still
 from pmc.plans.add import check_new
@@ -128,17 +128,21 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
             f"{name}: its disk has {size} bytes, that of {old.id} {old.size}; restore it as a new VM: --as NEW"
         )
     node, device, group = homes[0], drbd_device(name, state), settings.volume_group
-    kept, volume = refuse.before(name), state.nodes[node].volumes[name]
+    kept = refuse.before(name)
+    its = {home: refuse.disk(state.nodes[home], name, settings) for home in homes}
+    volume = its[node]
+    for each in (state.nodes[home] for home in homes):
+        refuse.foreign(each, kept, backing.snapshot(each, name, refuse.BEFORE), settings)
     room = volume.size * 65 // 64 // MiB * MiB + 16 * MiB  # all of it may change
     refuse.snapshot_room(state.nodes[node], volume, room)
     for home in homes[1:]:  # what is written there needs room in its pool as well, when snapshots share it
-        if (its := state.nodes[home].volumes[name]).thin:
-            refuse.snapshot_room(state.nodes[home], its, its.size)
+        if its[home].thin:
+            refuse.snapshot_room(state.nodes[home], its[home], its[home].size)
     steps = [
         *[bring(each) for each in dict.fromkeys((found.node, node))],
         prove(found, settings),
         make.promote(node, name),
-        *(_marked(home, group, name, True, _tag(home == node)) for home in homes),
+        *(_marked(home, its[home], True, _tag(home == node)) for home in homes),
         Step(
             node,
             f"keep what is on the disk as the snapshot {group}/{kept}",
@@ -153,7 +157,7 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
             watch=Watch("bytes", name, size),
         ),
         Step(node, f"make {name} secondary until it is started", drbd.secondary(name), undo=drbd.primary(name)),
-        *_unmarked(name, {home: {_tag(home == node)} for home in homes}, state, settings),
+        *_unmarked(name, {home: [(its[home], _tag(home == node))] for home in homes}, state),
         Step(
             node,
             f"remove the snapshot {group}/{kept}",
@@ -182,17 +186,22 @@ def _tag(here: bool) -> str:
     return lvm.RESTORING if here else lvm.RESTORING_THERE
 
 
-def _unmarked(name: str, tags: Mapping[str, set[str]], state: ClusterState, settings: Settings) -> list[Step]:
-    """All marks that the volumes have, and `tags`, which they have by then; that of the node with the snapshot last."""
-    has = {home: {*tag, *state.nodes[home].volumes[name].tags} for home, tag in tags.items()}
-    order = (lvm.RESTORING_THERE, lvm.RESTORING)
-    marks = [(home, tag) for tag in order for home in has if tag in has[home]]
-    return [_marked(home, settings.volume_group, name, False, tag) for home, tag in marks]
+def _unmarked(name: str, marks: Mapping[str, Sequence[tuple[Volume, str]]], state: ClusterState) -> list[Step]:
+    """All marks that the volumes have, and `marks`, which they have by then; that of the node with the snapshot is the
+    last."""
+    order, steps = (lvm.RESTORING_THERE, lvm.RESTORING), list[Step]()
+    for tag in order:
+        for home, will in marks.items():
+            now = {each.name: each for each in refuse.marked(state.nodes[home], name, tag)}
+            has = now | {volume.name: volume for volume, its in will if its == tag}
+            steps += [_marked(home, volume, False, tag) for volume in has.values()]
+    return steps
 
 
-def _marked(node: str, group: str, name: str, on: bool, tag: str) -> Step:
+def _marked(node: str, volume: Volume, on: bool, tag: str) -> Step:
     """On both nodes: should the one with the snapshot die, vm.failover must know on the other what the disk is. Which
     is why a disk that could not be put back keeps its marks."""
+    group, name = volume.group, volume.name
     note = f"{'mark' if on else 'no longer mark'} {group}/{name} as being restored into"
     return Step(node, note, lvm.mark(group, name, on, tag), undo=lvm.mark(group, name, not on, tag), guard=True)
 
@@ -202,7 +211,7 @@ def put_back(group: str, name: str, size: int, device: str) -> Command:
     kept = refuse.before(name)
     reader = pipeline.read_volume(lvm.path(group, kept), size)
     write = f'{pipeline.STREAM} put --size {size} --target "$2" --compare'
-    script = f'lvs "$1" >/dev/null; {reader} | {write}; lvremove --yes "$1"'
+    script = f'{lvm.TAGGED}; {reader} | {write}; lvremove --yes "$1"'
     return bash(script, f"{group}/{kept}", device, long=True)
 
 
@@ -210,8 +219,7 @@ def undo_in_place(name: str, size: int, state: ClusterState, settings: Settings)
     """After an in-place restore that broke off: the disk as it was before. Without a snapshot it is that (the disk was
     not written yet, or is put back already), unless the disk that had the snapshot is another by now."""
     homes = refuse.whole(state, name)
-    kept = refuse.before(name)
-    there = [home for home in homes if kept in state.nodes[home].volumes]
+    there = [home for home in homes if backing.snapshot(state.nodes[home], name, refuse.BEFORE)]
     marked = refuse.restoring(state, name)
     if not there and not marked:
         raise Refused(f"{name}: no restore of it broke off; there is nothing to put back")
@@ -223,6 +231,7 @@ def undo_in_place(name: str, size: int, state: ClusterState, settings: Settings)
     asleep.written(name, "that", state)
     group, device, steps = settings.volume_group, drbd_device(name, state), list[Step]()
     for node in there:
+        _of_the_disk(name, state.nodes[node], settings)
         if len(homes) > 1:
             refuse.healthy(state.nodes[node], name)
         steps += [
@@ -231,9 +240,18 @@ def undo_in_place(name: str, size: int, state: ClusterState, settings: Settings)
             Step(node, f"put the disk of {name} back ({show_size(size)})", put_back(group, name, size, device)),
             Step(node, f"make {name} secondary", drbd.secondary(name)),
         ]
-    return plan(
-        f"vm.restore {name} --put-back", steps, _unmarked(name, {home: set() for home in marked}, state, settings)
-    )
+    return plan(f"vm.restore {name} --put-back", steps, _unmarked(name, {home: [] for home in marked}, state))
+
+
+def _of_the_disk(name: str, node: NodeState, settings: Settings) -> None:
+    """What is put back was on the disk that the VM has now. (A thin snapshot whose origin is gone names none.)"""
+    kept, disk = backing.snapshot(node, name, refuse.BEFORE), refuse.disk(node, name, settings)
+    if kept and kept.origin not in ("", disk.name):
+        raise Refused(
+            f"{name}: {kept.group}/{kept.name} on {node.name} is a snapshot of {kept.group}/{kept.origin}, and its "
+            f"disk is {disk.group}/{disk.name}, so it is not put back; look which is right; when the disk is, there: "
+            f"lvchange --deltag {lvm.RESTORING} {kept.group}/{kept.origin}, lvremove {kept.group}/{kept.name}"
+        )
 
 
 def to_file(found: Found, path: str, settings: Settings) -> Plan:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from pmc import drbd, lvm, sides
+from pmc import backing, drbd, lvm, sides
 from pmc.model import Resource
 from pmc.plan import Step, Wait
 from pmc.plans import asleep, lost, refuse, vm
@@ -58,10 +58,11 @@ def _refusal(case: Case) -> str:
         )
     if not case.wishes.snapshot:
         return ""
-    node, volume = case.node(victim), case.node(victim).volumes.get(name)
+    node, volume = case.node(victim), backing.of(case.node(victim), name)
     if volume is None:
         return (
-            f"{victim}: the volume {case.settings.volume_group}/{name} is not there, so no snapshot of it can be kept"
+            f"{victim}: its disk {backing.path_of(node, name) or 'none'} is not there, or no volume of "
+            f"{case.settings.volume_group}, so no snapshot of it can be kept; without one: --no-snapshot"
         )
     if why := refuse.no_snapshot_room(node, volume, lost.room(differing(case), volume)):
         return f"{why}; make room (vgextend, fab vm.backups shows old ones), or give --no-snapshot"
@@ -84,7 +85,7 @@ def _won(case: Case, text: str) -> Ailment:
         steps.append(Step(victim, f"see that {name} does not run here", look))
     if case.wishes.snapshot:
         kept = lost.name_for(name, case.wishes.now)
-        volume = case.node(victim).volumes[name]
+        volume = refuse.disk(case.node(victim), name, case.settings)
         steps.append(
             Step(
                 victim,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pmc import lvm_attr
+from pmc import backing, lvm_attr
 from pmc.errors import Refused
 from pmc.lvm_attr import Unwell
 from pmc.model import ClusterState, NodeState
@@ -39,7 +39,7 @@ def suspended(vm: str, node: NodeState) -> str:
 
 
 def volume(vm: str, node: NodeState) -> Unwell | None:
-    its = node.volumes.get(vm)
+    its = backing.perhaps(node, vm)
     return lvm_attr.of_vm(its, node.volumes) if its else None
 
 

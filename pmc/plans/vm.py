@@ -277,6 +277,7 @@ def remove(
         refuse.sides(state, name)
     refuse.relied_on(state, *(node.name for node in state if not (holders and node.down)))
     still.lets_go(name, state, [node.name for node in holders])
+    refuse.readable(state, name)  # or it is not known which volume is its disk
     clear.refuse_foreign(name, state, settings)
     clear.refuse_namesakes(name, state)
     if not holders and stored and not backups:

@@ -9,6 +9,7 @@ from pmc.errors import Refused
 from pmc.lock import ALLOCATION
 from pmc.plans import add as adding
 from pmc.plans import asleep, lost, placement, refuse, request
+from pmc.plans import clear as clearing
 from pmc.plans import clone as cloning
 from pmc.plans import evacuate as evacuations
 from pmc.plans import prune as pruning
@@ -204,8 +205,10 @@ def rm(c: Any, name: str = "", backups: bool = False, yes: bool = False, conf: s
         stored = looks.stored(state)
         plan = plans.remove(name, state, cluster.settings, stored, backups)
         left = pruning.lying(name, stored) if stored else ""
-        known = bool(state.knowing(name))
-        going = " and ".join([f"{name} and its disk"] * known + [left] * (backups and bool(left)))
+        holders = state.knowing(name)
+        disks = clearing.going(name, holders, cluster.settings)
+        its = f"{name} and its disk" + (f" ({disks})" if disks else "")
+        going = " and ".join([its] * bool(holders) + [left] * (backups and bool(left)))
         if away := [node.name for node in state if node.down]:
             again = f"fab vm.rm {name}{' --backups' * backups}"
             note(

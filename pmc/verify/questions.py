@@ -32,6 +32,7 @@ class DomainFile:
     macs: tuple[str, ...] = ()
     autostart: bool = False
     disks: tuple[Disk, ...] = ()
+    sources: tuple[str, ...] = ()  # of all its disks, those that are only read too
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,8 @@ def parse_domain_files(text: str) -> dict[str, DomainFile]:
         domain = ET.fromstring(xml)  # noqa: S314 - libvirt wrote it
         macs = tuple(str(mac.get("address")).lower() for mac in domain.iter("mac"))
         name = domain.findtext("name") or ""
-        found[name] = DomainFile(definition.digest(xml), macs, start == "autostart", writable(xml))
+        sources = tuple(path for each in domain.iter("source") if (path := each.get("dev") or each.get("file")))
+        found[name] = DomainFile(definition.digest(xml), macs, start == "autostart", writable(xml), sources)
     return found
 
 

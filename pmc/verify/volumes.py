@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pmc import lvm, lvm_attr
-from pmc.model import Volume
+from pmc import backing, lvm, lvm_attr
+from pmc.model import NodeState, Volume
 from pmc.plans import clone, kept, refuse
 from pmc.units import show_size
 from pmc.verify.facts import FILES, LIBVIRT, STATUS, VOLUMES, Facts
@@ -18,19 +18,24 @@ def orphans(facts: Facts) -> Iterator[Finding]:
         return
     for node in facts.telling(VOLUMES):
         for volume in sorted(node.volumes.values(), key=lambda v: v.name):
-            if lvm.TAG in volume.tags and not _snapshot(volume) and volume.name not in facts.vms and not _kept(volume):
+            if lvm.TAG not in volume.tags or lvm.snapshot_for(volume) or volume.name in facts.vms:
+                continue
+            if not _users(facts, node, volume):
                 text = f"{volume.group}/{volume.name} ({show_size(volume.size)}) is pmc's, and there is no such VM"
-                yield Finding("LV_ORPHAN", text, f"fab vm.rm {volume.name}", node.name, volume.name)
+                advice = f"fab vm.rm {volume.name}"
+                if "." in volume.name:
+                    advice = "no VM has such a name: find out who renamed it, and give it its name again (lvrename)"
+                yield Finding("LV_ORPHAN", text, advice, node.name, volume.name)
 
 
-def _snapshot(volume: Volume) -> bool:
-    """A thin one outlives its origin; no VM's name has a dot."""
-    return bool(volume.origin) or (volume.thin and "." in volume.name)
-
-
-def _kept(volume: Volume) -> bool:
-    """vm.repair names so what it keeps of the losing side of a split brain."""
-    return ".lost-" in volume.name
+def _users(facts: Facts, node: NodeState, volume: Volume) -> list[str]:
+    """The resources and domains whose disk it is."""
+    domains = facts.answers(node).domains.items()
+    split = (volume.group, volume.name)
+    return [
+        *backing.users(node, volume.group, volume.name),
+        *(vm for vm, each in domains if split in map(lvm.split, each.sources)),
+    ]
 
 
 def _for_deltas(facts: Facts, volume: Volume, vm: str) -> bool:
@@ -40,29 +45,38 @@ def _for_deltas(facts: Facts, volume: Volume, vm: str) -> bool:
 
 
 def snapshots(facts: Facts) -> Iterator[Finding]:
-    """Of pmc's making. One that is open (lv_attr, sixth letter: o) is being read by a command."""
+    """Of pmc's making, and nobody's disk. One that is open (lv_attr, sixth letter: o) is being read by a command."""
     for node in facts.telling(VOLUMES):
         for volume in sorted(node.volumes.values(), key=lambda v: v.name):
-            vm, path = volume.origin or volume.name.partition(".")[0], f"{volume.group}/{volume.name}"
-            if lvm.TAG not in volume.tags or _for_deltas(facts, volume, vm):
+            vm, kind = lvm.snapshot_for(volume) or ("", "")
+            path = f"{volume.group}/{volume.name}"
+            if not vm or _for_deltas(facts, volume, vm) or _users(facts, node, volume):
                 continue
-            if _kept(volume):
+            if kind.startswith("lost-"):
                 text = f"{path} is the losing side of a split brain, kept by vm.repair"
                 drop = f"when nothing in it is needed any more: fab vm.repair {vm} --drop {volume.name}"
                 yield Finding("SNAPSHOT_KEPT", text, drop, node.name, vm)
-            elif volume.name == refuse.before(vm):
+            elif kind == refuse.BEFORE:
                 text = f"{path} is the disk of {vm} before a restore into it that broke off, or is under way"
                 yield Finding("RESTORE_BROKEN", text, f"fab vm.restore {vm} --put-back", node.name, vm)
-            elif node.name in refuse.restoring(facts.state, vm) and volume.name == vm:
-                if any(refuse.before(vm) in each.volumes for each in facts.state):
-                    continue  # told of the snapshot
-                text = f"a restore into {path} broke off, or is under way"
-                half = refuse.half_restored(facts.state, vm)
-                mend = "--backup ID --in-place, as what was on it is lost" if half else "--put-back"
-                yield Finding("RESTORE_BROKEN", text, f"fab vm.restore {vm} {mend}", node.name, vm)
-            elif _snapshot(volume) and volume.attributes[5:6] != "o":
+            elif volume.attributes[5:6] != "o":
                 text = f"{path} is a snapshot that a command left when it broke off"
                 yield Finding("SNAPSHOT_LEFT", text, _removal(facts, volume, vm, node.name), node.name, vm)
+
+
+def restoring(facts: Facts) -> Iterator[Finding]:
+    """Disks that are marked, and no snapshot tells of it."""
+    for node in facts.telling(VOLUMES):
+        for volume in sorted(node.volumes.values(), key=lambda v: v.name):
+            if not {lvm.RESTORING, lvm.RESTORING_THERE} & set(volume.tags):
+                continue
+            vm = next(iter(backing.users(node, volume.group, volume.name)), volume.name)
+            if any(backing.snapshot(each, vm, refuse.BEFORE) for each in facts.state):
+                continue
+            text = f"a restore into {volume.group}/{volume.name} broke off, or is under way"
+            half = refuse.half_restored(facts.state, vm)
+            mend = "--backup ID --in-place, as what was on it is lost" if half else "--put-back"
+            yield Finding("RESTORE_BROKEN", text, f"fab vm.restore {vm} {mend}", node.name, vm)
 
 
 def _removal(facts: Facts, volume: Volume, vm: str, node: str) -> str:
@@ -82,8 +96,8 @@ def unwell(facts: Facts) -> Iterator[Finding]:
     """Of a thin one its pool is told of for itself (pools.py)."""
     for vm in facts.whole:
         for node in facts.telling(VOLUMES):
-            its = lvm_attr.unwell(node.volumes[vm]) if vm in node.volumes and vm in node.files else None
-            if its:
+            disk = backing.of(node, vm)
+            if disk and (its := lvm_attr.unwell(disk)):
                 code = "LV_BROKEN" if its.stands else "LV_WEAK"
                 yield Finding(code, str(its), f"on {node.name}: {its.remedy}", node.name, vm)
 
@@ -98,21 +112,20 @@ def missing(facts: Facts) -> Iterator[Finding]:
     group = facts.settings.volume_group
     for vm in facts.whole:
         for node in facts.sides(vm, VOLUMES, FILES):
-            file = node.files.get(vm)
-            if file and file.disk == lvm.path(group, vm) and vm not in node.volumes:
-                yield Finding("LV_MISSING", f"{group}/{vm} is not there", f"fab vm.repair {vm}", node.name, vm)
+            split = lvm.split(backing.path_of(node, vm))
+            if split and split[0] == group and split[1] not in node.volumes:
+                yield Finding("LV_MISSING", f"{group}/{split[1]} is not there", f"fab vm.repair {vm}", node.name, vm)
 
 
 def sizes(facts: Facts) -> Iterator[Finding]:
-    group = facts.settings.volume_group
     for vm in facts.whole:
-        found = {node.name: node.volumes[vm].size for node in facts.sides(vm, VOLUMES) if vm in node.volumes}
-        if len(set(found.values())) > 1:
-            small = min(found, key=lambda name: found[name])
+        found = {node.name: disk for node in facts.sides(vm, VOLUMES, FILES) if (disk := backing.of(node, vm))}
+        if len({disk.size for disk in found.values()}) > 1:
+            small = min(found, key=lambda name: found[name].size)
             yield Finding(
-                "LV_SIZE", " and ".join(f"{size} bytes on {name}" for name, size in found.items()),
-                f"on {small}: lvextend --size {max(found.values())}b {group}/{vm} && drbdadm resize {vm}",
-                small, vm,
+                "LV_SIZE", " and ".join(f"{disk.size} bytes on {name}" for name, disk in found.items()),
+                f"on {small}: lvextend --size {max(disk.size for disk in found.values())}b "
+                f"{found[small].group}/{found[small].name} && drbdadm resize {vm}", small, vm,
             )  # fmt: skip
 
 
@@ -120,13 +133,16 @@ def nearly_full(facts: Facts) -> Iterator[Finding]:
     limit = facts.settings.verify.full_percent
     for node in facts.telling(VOLUMES):
         for volume in sorted(node.volumes.values(), key=lambda v: v.name):
-            # lv_attr, first letter: s or S a snapshot. Of a thin volume (V) being full is normal; its pool: pools.py.
-            classic, used = volume.attributes[:1] in ("s", "S"), volume.data_percent
-            if classic and used is not None and used > limit:
+            # Of a thin volume being full is normal; its pool: pools.py.
+            used = volume.data_percent
+            if volume.classic_snapshot and used is not None and used > limit:
+                made, of = lvm.snapshot_for(volume), node.volumes.get(volume.origin)
+                vms = [made[0]] if made else backing.users(node, of.group, of.name) if of else []
+                path = f"{volume.group}/{volume.name}"
                 yield Finding(
-                    "SNAPSHOT_FULL", f"{volume.group}/{volume.name} is {used:.0f} % full; when it is full it is lost",
-                    f"on {node.name}: lvextend --extents +50%LV {volume.group}/{volume.name}, or remove it",
-                    node.name, volume.origin,
+                    "SNAPSHOT_FULL", f"{path} is {used:.0f} % full; when it is full it is lost",
+                    f"on {node.name}: lvextend --extents +50%LV {path}" + ", or remove it" * bool(made),
+                    node.name, next(iter(vms), volume.origin),
                 )  # fmt: skip
 
 
@@ -142,4 +158,4 @@ def groups(facts: Facts) -> Iterator[Finding]:
             yield Finding("VG_FULL", text, f"vgextend {group} DISK there, or move VMs to another node", node.name)
 
 
-CHECKS = (orphans, snapshots, broken_groups, unwell, missing, sizes, nearly_full, groups)
+CHECKS = (orphans, snapshots, restoring, broken_groups, unwell, missing, sizes, nearly_full, groups)

@@ -11,7 +11,7 @@ import pytest
 
 from lab import guests, paths, witness
 from lab.cluster import Lab
-from pmc import settings
+from pmc import backing, lvm, settings
 from pmc.cluster import Cluster
 from pmc.model import ClusterState
 from pmc.plans import kept
@@ -62,9 +62,9 @@ def broken_invariants(state: ClusterState) -> list[str]:
         if node.trouble:
             broken.append(f"{node.name}: {node.trouble}")
         broken += [f"{node.name}: {r.name} allows two primaries" for r in node.resources.values() if r.two_primaries]
-        left = [v.name for v in node.volumes.values() if v.origin and not kept.base_of(v)]
+        left = [v.name for v in node.volumes.values() if lvm.snapshot_for(v) and not kept.base_of(v)]
         broken += [f"{node.name}: a snapshot is left: {name}" for name in left]
-        broken += [f"{node.name}: {name} has no volume" for name in node.resources if name not in node.volumes]
+        broken += [f"{node.name}: {name} has no volume" for name in node.resources if not backing.of(node, name)]
     return broken
 
 

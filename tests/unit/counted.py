@@ -62,7 +62,9 @@ class Counted(Cluster):
     def _look(self, node: Node, allocating: bool, beside: Beside) -> NodeState:
         self.asked[node.name]["look"] += 1
         seen = self.world._node_state(node.name, self.world.nodes[node.name])
-        active = {name: replace(volume, attributes="-wi-a-----") for name, volume in seen.volumes.items()}
+        active = {
+            name: replace(volume, attributes=volume.attributes or "-wi-a-----") for name, volume in seen.volumes.items()
+        }
         runs = {name: Running(self.kinds.get(name, "kvm")) for name, its in seen.domains.items() if its.active}
         told = {"backups": self.backups(node.name), vm.RUNNING: runs}
         return replace(seen, volumes=active, beside={what: told[what] for what in beside})

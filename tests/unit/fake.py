@@ -181,7 +181,7 @@ def create(world: World, at: str, command: Command, tags: str, size: str, name: 
 def snapshot(world: World, at: str, command: Command, tags: str, size: str, name: str, origin: str) -> None:
     volumes = world.nodes[at].volumes
     need(origin in volumes and name not in volumes, "no origin, or it exists")
-    volumes[name] = Volume(name, "vg", int(size), marks(tags), origin)
+    volumes[name] = Volume(name, "vg", int(size), marks(tags), origin, "swi-a-s---", 0.0)
 
 
 def create_thin(world: World, at: str, command: Command, tags: str, size: str, pool: str, name: str) -> None:
@@ -203,8 +203,36 @@ def remove(world: World, at: str, command: Command, name: str) -> None:
     del machine.volumes[name]
 
 
+def tagged(world: World, at: str, name: str) -> None:
+    """A step that removes a snapshot looks again that it is pmc's."""
+    volume = world.nodes[at].volumes.get(name)
+    need(volume and "pmc" in volume.tags, "has not, or not any more, the tag of pmc")
+
+
+def remove_snapshot(world: World, at: str, command: Command, name: str) -> None:
+    tagged(world, at, name)
+    remove(world, at, command, name)
+
+
+def removable(world: World, at: str, name: str, path: str) -> None:
+    """A step that removes a VM's disk looks again that it is pmc's, or the VM's, and nothing would go with it."""
+    volumes = world.nodes[at].volumes
+    need(name in volumes, "Failed to find logical volume")
+    named = f"/dev/vg/{name}" in world.nodes[at].files.get(path, "")
+    need(named or "pmc" in volumes[name].tags, "has not the tag of pmc")
+    hanging = [v for v in volumes.values() if v.origin == name and not (v.pool and v.pool == volumes[name].pool)]
+    need(not hanging, "depends on it")
+
+
+def remove_disk(world: World, at: str, command: Command, name: str, path: str) -> None:
+    removable(world, at, name, path)
+    remove(world, at, command, name)
+
+
 def discard(world: World, at: str, command: Command, name: str) -> None:
-    world.nodes[at].volumes.pop(name, None)
+    if name in world.nodes[at].volumes:
+        tagged(world, at, name)
+        del world.nodes[at].volumes[name]
 
 
 def discard_marked(world: World, at: str, command: Command, name: str, tag: str) -> None:
@@ -223,7 +251,8 @@ def has_no_volume(world: World, at: str, command: Command, name: str) -> None:
 def keep(world: World, at: str, command: Command, name: str, kept: str, tag: str) -> None:
     volumes = world.nodes[at].volumes
     need(name in volumes, "Failed to find logical volume")
-    volumes.pop(kept, None)
+    if kept in volumes:
+        tagged(world, at, kept)
     volume = volumes.pop(name)
     volumes[kept] = replace(volume, name=kept, tags=(*volume.tags, tag))
 
@@ -446,7 +475,7 @@ def filled(world: World, at: str, command: Command, minor: str) -> None:
 
 
 def put_back(world: World, at: str, command: Command, name: str, minor: str) -> None:
-    need(name in world.nodes[at].volumes, "Failed to find logical volume")
+    tagged(world, at, name)
     filled(world, at, command, minor)
     del world.nodes[at].volumes[name]
 
@@ -499,6 +528,8 @@ def nothing(world: World, at: str, command: Command, *parts: str) -> None:
 VIRSH = "virsh --connect qemu:///system "
 BASH = "bash -euo pipefail -c "
 IDLE = "ionice -c 3 nice -n 19 "
+REMOVE_SNAPSHOT = BASH + r"'tags=[^|]*\|\| \{[^}]*\}; exec lvremove .*' pmc vg/(\S+)"
+REMOVE_DISK = BASH + r"'rows=.* depends on .* exec lvremove .*' pmc vg (\S+) (\S+)"
 EFFECTS: list[tuple[str, Effect]] = [
     (r"lvcreate --yes --wipesignatures n ((?:--addtag \S+ )+)--size (\d+)b --name (\S+) vg", create),
     (
@@ -513,6 +544,8 @@ EFFECTS: list[tuple[str, Effect]] = [
     (r"lvcreate --yes --snapshot ((?:--addtag \S+ )+)--size (\d+)b --name (\S+) vg/(\S+)", snapshot),
     (r"blkdiscard .* /dev/vg/(\S+)", has_volume),
     (r"lvremove --yes vg/(\S+)", remove),
+    (REMOVE_SNAPSHOT, remove_snapshot),
+    (REMOVE_DISK, remove_disk),
     (BASH + r"'lvs .* lvremove .*' pmc vg/(\S+)", discard),
     (BASH + r"'.* flock .* lvremove .*' pmc vg (\S+) (\S+) \S+", discard_marked),
     (BASH + r"'! lvs .*' pmc vg/(\S+)", has_no_volume),
@@ -561,7 +594,7 @@ EFFECTS: list[tuple[str, Effect]] = [
     (BASH + r"'(?:dd if=|\{ \[ -z ).* pmc /dev/drbd(\d+)", filled),
     (BASH + r"'\[ ! -d .*awk .*' pmc /run/pmc/stream-[0-9a-f]{12}", nothing),
     (BASH + r"'.* -m pmc\.stream put --size \d+ --expect .* --target .*' pmc /dev/drbd(\d+)", filled),
-    (BASH + r"'lvs .* put --size .* --compare; lvremove .*' pmc vg/(\S+) /dev/drbd(\d+)", put_back),
+    (BASH + r"'tags=.* put --size .* --compare; lvremove .*' pmc vg/(\S+) /dev/drbd(\d+)", put_back),
     (IDLE + BASH + r"'.* put --size \d+ --expect .*date .*' pmc \S+ \S+", nothing),
     (BASH + r"'umask 077; mkdir .* virsh --connect \S+ domfsfreeze .*' pmc \d+ (\S+) (\S+) (\S+) .*", frozen),
     (BASH + r"'virsh --connect \S+ domfsthaw \"\$2\"; rm -f \"\$1\"' pmc (\S+) (\S+)", thawed),

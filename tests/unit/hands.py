@@ -51,6 +51,16 @@ def remove(world: Cloud, at: str, command: Command, name: str) -> None:
     world.kept.pop((at, name), None)
 
 
+def remove_snapshot(world: Cloud, at: str, command: Command, name: str) -> None:
+    fake.tagged(world, at, name)
+    remove(world, at, command, name)
+
+
+def remove_disk(world: Cloud, at: str, command: Command, name: str, path: str) -> None:
+    fake.removable(world, at, name, path)
+    remove(world, at, command, name)
+
+
 def snapshot(world: Cloud, at: str, command: Command, tags: str, size: str, name: str, origin: str) -> None:
     fake.snapshot(world, at, command, tags, size, name, origin)
     if ".lost-" in name:
@@ -217,6 +227,8 @@ EFFECTS: list[tuple[str, Callable[..., None]]] = [
     (r"vgchange .*", fake.nothing),
     (r"blkdiscard .* /dev/vg/(\S+)", zero),
     (r"lvremove --yes vg/(\S+)", remove),
+    (fake.REMOVE_SNAPSHOT, remove_snapshot),
+    (fake.REMOVE_DISK, remove_disk),
     (r"lvcreate --yes --snapshot ((?:--addtag \S+ )+)--size (\d+)b --name (\S+) vg/(\S+)", snapshot),
     (BASH + r".*; ln -T .*' pmc (\S+)", write_new),
     (r"drbdadm create-md --force (\S+)", metadata),

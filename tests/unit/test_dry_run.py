@@ -73,7 +73,7 @@ CHANGES: list[tuple[str, dict[str, Any], Callable[[], World], str]] = [
     ("vm.restore", {"name": "web", "backup": DELTA.id, "to": "/tmp/never.img"}, with_web, "xdelta3 -D -d"),
     ("vm.restore", {"name": "web", "put_back": True}, half_restored_web, "web.before"),
     ("vm.verify_backup", {"name": "web", "backup": DELTA.id}, with_web, "xdelta3 -D -d"),
-    ("vm.rm", {"name": "web"}, with_web, "lvremove --yes vg/web"),
+    ("vm.rm", {"name": "web"}, with_web, "# 8. pm-1: remove the volume vg/web"),
     ("vm.rm", {"name": "web", "backups": True}, backed_up_web, DELTA.id),
     ("vm.start", {"name": "web"}, stopped_web, "virsh --connect qemu:///system start --force-boot web"),
     ("vm.stop", {"name": "web"}, with_web, "virsh --connect qemu:///system shutdown web"),

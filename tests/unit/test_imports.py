@@ -42,6 +42,7 @@ LAYERS = [
         "pmc.definition",
         "pmc.memory",
         "pmc.balance",
+        "pmc.backing",
     },
     {"pmc.plan", "pmc.look"},
     {"pmc.plans", "pmc.plans.*", "pmc.checks", "pmc.checks.*", "pmc.trust", "pmc.rows", "pmc.verify", "pmc.verify.*"},

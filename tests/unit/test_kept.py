@@ -97,7 +97,7 @@ def test_a_delta_reads_what_the_pool_says_has_changed_since_the_base() -> None:
 def test_without_that_very_snapshot_all_is_read_and_the_plan_says_why(begin: Callable[[], World], why: str) -> None:
     world = begin()
     if not why:  # not made by pmc, or not as one of a base: it is not touched
-        with pytest.raises(Refused, match=r"pm-2: the volume vg/web.base was not made by pmc"):
+        with pytest.raises(Refused, match=r"pm-2: the volume vg/web.base is no snapshot that pmc made"):
             taken(world.state(), STORED)
         return
     _, plan = taken(world.state(), STORED)

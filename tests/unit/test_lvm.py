@@ -94,20 +94,28 @@ def test_a_snapshot_is_of_its_volumes_kind() -> None:
 
 
 @pytest.mark.parametrize(
-    ("volume", "is_one"),
+    ("volume", "made"),
     [
-        (Volume("web.backup", "vg", MiB, ("pmc",), "web", "swi-a-s---"), True),
-        (Volume("mine", "vg", MiB, (), "web", "swi-a-s---"), True),
-        (Volume("web.backup", "vg", MiB, ("pmc",), "web", "Vri-a-tz--"), True),
-        (Volume("web.backup", "vg", MiB, ("pmc",), "", "Vri-a-tz--"), True),  # its origin is gone
-        (Volume("web.backup", "vg", MiB, (), "", "Vri-a-tz--"), False),
-        (Volume("web-2.backup", "vg", MiB, ("pmc",), "", "Vri-a-tz--"), False),
-        (Volume("web.backup", "vg", MiB, ("pmc",), "", "-wi-a-----"), False),
-        (THIN, False),
+        (Volume("web.backup", "vg", MiB, ("pmc",), "web", "swi-a-s---"), ("web", "backup")),
+        (Volume("web.backup", "vg", MiB, ("pmc",), "web", "swi-I-s---"), ("web", "backup")),
+        (Volume("web.before", "vg", MiB, ("pmc",), "web", "Vri-a-tz--"), ("web", "before")),
+        (
+            Volume("3cx.lost-20260102T030405Z", "vg", MiB, ("x", "pmc"), "", "Vri---tz-k"),
+            ("3cx", "lost-20260102T030405Z"),
+        ),
+        (Volume("web.base", "vg", MiB, ("pmc", "pmc.of.X"), "db_disk0", "Vri-a-tz--"), ("web", "base")),
+        (Volume("mine", "vg", MiB, (), "web", "swi-a-s---"), None),
+        (Volume("mine", "vg", MiB, ("pmc",), "web", "Vwi-a-tz--"), None),  # a thin clone
+        (Volume("web.backup", "vg", MiB, (), "web", "Vri-a-tz--"), None),
+        (Volume("web.backup", "vg", MiB, ("pmc",), "", "-wi-a-----"), None),  # a disk that was renamed
+        (Volume("web.backup", "vg", MiB, ("pmc",), "", "Vwi-a-tz--"), None),
+        (Volume("web.lost-1", "vg", MiB, ("pmc",), "web", "swi-a-s---"), None),
+        (Volume("web.other.base", "vg", MiB, ("pmc",), "web", "swi-a-s---"), None),
+        (THIN, None),
     ],
 )
-def test_a_thin_snapshot_outlives_its_origin(volume: Volume, is_one: bool) -> None:
-    assert lvm.is_snapshot_of(volume, "web") == is_one
+def test_a_snapshot_of_ours_is_known_by_its_name_and_tag(volume: Volume, made: tuple[str, str] | None) -> None:
+    assert lvm.snapshot_for(volume) == made
 
 
 @pytest.mark.parametrize(

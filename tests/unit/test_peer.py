@@ -254,7 +254,7 @@ def test_what_a_person_must_agree_to() -> None:
     assert choose(changed(dead, "pm-2", down=DOWN, domains={}, resources={}, files={}, volumes={})).ask == ""
     assert "the copy of web on pm-2 is removed when" in choose(dead).ask
     assert choose(alone(active=True)).ask == ""
-    lost = Volume("web.lost-20260102T030405Z", "vg", GiB, ("pmc",), "web")
+    lost = Volume("web.lost-20260102T030405Z", "vg", GiB, ("pmc",), "web", "swi-a-s---")
     with_lost = changed(running(), "pm-2", volumes={**running().nodes["pm-2"].volumes, lost.name: lost})
     assert f"is removed; so is {lost.name} on pm-2, a kept side of a split brain" in choose(with_lost).ask
     assert choose(half_made_peer().state()).ask == ""

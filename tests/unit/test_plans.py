@@ -228,12 +228,12 @@ def test_removing_removes_all() -> None:
 
 
 def test_removing_takes_the_vms_snapshots_first() -> None:
-    snapshot = Volume("web.backup", "vg", GiB, ("pmc",), "web")
+    snapshot = Volume("web.backup", "vg", GiB, ("pmc",), "web", "swi-a-s---")
     state = changed(
         stopped(), "pm-2", volumes={**home("pm-2", active=False, primary=False).volumes, "web.backup": snapshot}
     )
-    lines = [str(step.do) for step in vm.remove("web", state, SETTINGS).steps]
-    assert lines.index("lvremove --yes vg/web.backup") < len(lines) - 1 - lines[::-1].index("lvremove --yes vg/web")
+    notes = [f"{step.node}: {step.note}" for step in vm.remove("web", state, SETTINGS).steps]
+    assert notes.index("pm-2: remove the volume vg/web.backup") < notes.index("pm-1: remove the volume vg/web")
 
 
 def test_stopping_what_is_off_does_nothing() -> None:
@@ -325,6 +325,12 @@ def thin_web(pool: Volume, used: float = 10 * GiB) -> ClusterState:
     return changed(state, "pm-2", group_free=0, volumes={"web": volume, pool.name: pool})
 
 
+def with_volume(name: str, tags: tuple[str, ...], attributes: str) -> ClusterState:
+    """web runs; on pm-1 its volume is the origin of another one."""
+    there = running().nodes["pm-1"].volumes
+    return changed(running(), "pm-1", volumes={**there, name: Volume(name, "vg", GiB, tags, "web", attributes)})
+
+
 def without_domain(state: ClusterState, place: str) -> ClusterState:
     return changed(state, place, domains={})
 
@@ -360,8 +366,8 @@ def without_domain(state: ClusterState, place: str) -> ClusterState:
         (lambda: settle(TWICE), "virsh shutdown web; then fab vm.repair web"),
         (lambda: settle(with_resource(stopped(), "pm-1", role="Primary")), "else uses its disk: fab vm.stop web"),
         (lambda: remove(FOREIGN), "was not made by pmc"),
-        (lambda: remove(changed(running(), "pm-1", volumes={**running().nodes["pm-1"].volumes,
-                                "own": Volume("own", "vg", GiB, (), "web")})), "snapshot own that pmc did not make"),
+        (lambda: remove(with_volume("own", (), "swi-a-s---")), "vg/own, which pmc did not make, depends on vg/web and "
+         "would go with it"),
         (lambda: remove(cluster()), "no such VM"),
         (lambda: make(running()), "there is such a VM already, on pm-1, pm-2"),
         (lambda: make(cluster(node("pm-2", drbd=""))), "fab pm.ready_drbd --node pm-2"),
@@ -457,7 +463,7 @@ def test_a_thin_snapshot_whose_volume_is_gone_goes_with_the_vm() -> None:
     state = done(story.world, story.plan).state()
     volumes = {**state.nodes["pm-2"].volumes, "web.backup": left}
     plan = vm.remove("web", changed(state, "pm-2", volumes=volumes), SETTINGS)
-    assert ("pm-2", "lvremove --yes vg/web.backup") in [(step.node, str(step.do)) for step in plan.steps]
+    assert ("pm-2", "remove the volume vg/web.backup") in [(step.node, step.note) for step in plan.steps]
     assert "vg/pool" not in str(plan)
 
 
@@ -627,16 +633,17 @@ def test_a_clone_reads_the_side_that_no_guest_waits_for() -> None:
 
 
 def test_a_snapshot_that_a_broken_command_left_is_removed_first_and_anothers_is_not() -> None:
-    left = Volume("web.backup", "vg", GiB, ("pmc",), "web")
+    left = Volume("web.backup", "vg", GiB, ("pmc",), "web", "swi-a-s---")
     state = running()
     state = changed(state, "pm-1", volumes={**state.nodes["pm-1"].volumes, "web.backup": left})
     _, plan = taken(state, size=10 * GiB, base=True)
     notes = [f"{step.node}: {step.note}" for step in plan.steps]
     removed = "pm-1: remove the snapshot vg/web.backup of a command that broke off"
     assert notes.index(removed) < notes.index("pm-2: take the snapshot vg/web.backup")
-    for foreign in (replace(left, tags=()), replace(left, origin="db")):
+    renamed = (replace(left, attributes=each) for each in ("-wi-a-----", "Vwi-a-tz--"))
+    for foreign in (replace(left, tags=()), *renamed):
         state = changed(running(), "pm-2", volumes={**running().nodes["pm-2"].volumes, "web.backup": foreign})
-        with pytest.raises(Refused, match="was not made by pmc"):
+        with pytest.raises(Refused, match=r"vg/web\.backup is no snapshot that pmc made"):
             taken(state, size=10 * GiB, base=True)
 
 

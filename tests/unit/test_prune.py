@@ -289,14 +289,14 @@ def test_a_vm_goes_and_its_backups_stay(site: Site) -> None:
         "web is removed; what stays: 3 backups of web on pm-1 and pm-2 (4 GiB), see fab vm.backups web\n"
     )
     assert site.files() == before
-    assert site.asked == ["removed for good: web and its disk; it RUNS on pm-1 [web]"]
+    assert site.asked == ["removed for good: web and its disk (vg/web on pm-1 and pm-2); it RUNS on pm-1 [web]"]
     assert not any(node.knows("web") for node in site.world.state())
     assert site.looked == [{"web"}]
 
 
 def test_a_vm_goes_with_its_backups(site: Site) -> None:
     said = site.call("vm.rm", name="web", backups=True)[1]
-    words = "web and its disk and 3 backups of web on pm-1 and pm-2 (4 GiB)"
+    words = "web and its disk (vg/web on pm-1 and pm-2) and 3 backups of web on pm-1 and pm-2 (4 GiB)"
     assert site.asked == [f"removed for good: {words}; it RUNS on pm-1 [web]"]
     assert said == f"removed: {words}\n"
     assert site.files() == set()
@@ -307,7 +307,10 @@ def test_a_vm_without_backups(site: Site) -> None:
     site.world = with_web()
     assert site.call("vm.rm", name="web", yes=True)[1] == "web is removed\n"
     site.world = with_web()
-    assert site.call("vm.rm", name="web", backups=True, yes=True)[1] == "removed: web and its disk\n"
+    assert (
+        site.call("vm.rm", name="web", backups=True, yes=True)[1]
+        == "removed: web and its disk (vg/web on pm-1 and pm-2)\n"
+    )
     assert site.asked == []
 
 

@@ -540,7 +540,8 @@ def test_what_is_no_such_snapshot_is_not_listed(state: ClusterState) -> None:
 
 def test_dropping_removes_that_snapshot_only() -> None:
     plan = lost.drop("web", KEPT, with_kept(), SETTINGS)
-    assert [(step.node, str(step.do)) for step in plan.steps] == [("pm-2", f"lvremove --yes vg/{KEPT}")]
+    [step] = plan.steps
+    assert (step.node, str(step.do).rpartition(" ")[2]) == ("pm-2", f"vg/{KEPT}")
 
 
 @pytest.mark.parametrize("name", ["web", "", "web.backup", "db.lost-20260102T030405Z", f"{KEPT};id", "../web"])

@@ -315,7 +315,7 @@ CASES: list[tuple[str, tuple[Change, ...]]] = [
     ("RESTORE_BROKEN", (volumes("pm-2", replace(SNAPSHOT, name="web.before")),)),
     ("RESTORE_BROKEN", (restoring,)),
     ("SNAPSHOT_KEPT", (volumes("pm-2", replace(SNAPSHOT, name="web.lost-20260101T000000Z")),)),
-    ("SNAPSHOT_KEPT", (volumes("pm-2", replace(SNAPSHOT, name="web.lost-1", origin="", attributes="-wi-a-----")),)),
+    ("LV_ORPHAN", (volumes("pm-2", replace(SNAPSHOT, name="web.old", origin="", attributes="-wi-a-----")),)),
     ("SNAPSHOT_FULL", (volumes("pm-2", replace(UNTAGGED, data_percent=90.5)),)),
     # A thin snapshot outlives its origin.
     ("SNAPSHOT_LEFT", (volumes("pm-2", Volume("db.backup", "vg", GiB, ("pmc",), "", "Vri-a-tz--")),)),
@@ -437,7 +437,7 @@ def test_memory_counts_all_vms_that_would_come_together() -> None:
          ["fab vm.peer web --cleanup"]),
         ((volumes("pm-3", Volume("web", "vg", GiB)),),
          ["fab vm.peer web --cleanup, which does not yet remove it: pm-3: the volume vg/web was not made by pmc and "
-          "belongs to no DRBD resource, so it is not touched; if it is to go: lvremove vg/web there"]),
+          "belongs to no DRBD resource, so it is not touched; rename or remove it there by hand"]),
     ],
 )  # fmt: skip
 def test_remedies(changes: tuple[Change, ...], remedies: list[str]) -> None:

@@ -133,7 +133,7 @@ class Cloud(Linked):
             seen,
             drbd="" if name in self.unloaded else seen.drbd,
             resources={vm: self._seen(name, vm, resource) for vm, resource in seen.resources.items()},
-            volumes={n: replace(v, attributes="-wi-a-----") for n, v in seen.volumes.items()},
+            volumes={n: replace(v, attributes=v.attributes or "-wi-a-----") for n, v in seen.volumes.items()},
             macs=frozenset(macs),
         )
 
