@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import threading
 import time
@@ -17,10 +18,10 @@ from typing import Any, TypeVar
 from pmc import audit, drbd, lock, reached
 from pmc import plan as planning
 from pmc.command import Command, Query
-from pmc.errors import CommandFailed, Interrupted, NodeDown, PmcError
+from pmc.errors import CommandFailed, Interrupted, NodeDown, PmcError, Refused
 from pmc.fetch import fetched
-from pmc.lock import Holder
-from pmc.locks import Lock
+from pmc.lock import Holder, Proof
+from pmc.locks import Lock, proved
 from pmc.look import node_state, state_queries
 from pmc.model import ClusterState, NodeState
 from pmc.node import WORKERS, Node
@@ -70,7 +71,7 @@ class Cluster:
         if not wanted:
             yield mine[names[0]]
             return
-        holder = Holder(audit.who(), os.getpid(), audit.now(), what[:200])
+        holder = Holder(audit.who(), os.getpid(), audit.now(), what[:200], secrets.token_hex(8))
         with Lock(wanted, holder).taken(partial(self.on_all, names=on), self.settings.deadlines.lock) as taken:
             self.locked.append(taken)
             try:
@@ -132,9 +133,14 @@ class Cluster:
         self, plan: Plan, to_the_end: bool = False, prefix: str = "", under: Sequence[Lock] | None = None
     ) -> None:
         """Carries the plan out, shows progress (lines that begin with `prefix`), undoes it on failure and on Ctrl-C;
-        `to_the_end`: Ctrl-C waits. Before each step the node must hold the locks `under` which it is done: all that
-        this command has."""
+        `to_the_end`: Ctrl-C waits. For each step the node must hold the locks `under` which it is done: all that
+        this command has. None at all is refused, unless `under` says so: then the steps are fit to run beside any other
+        command."""
         held = list(self.locked) if under is None else under
+        if not held and under is None:
+            raise Refused(
+                f"{plan.title}: nothing is locked; lock what it changes before looking at it (tasks.base.lock)"
+            )
         self.begin(plan)
         claimed = max((number for number, step in enumerate(plan.steps) if step.claims), default=-1)
         with Progress(prefix) as progress, self.interruptible():
@@ -202,26 +208,37 @@ class Cluster:
         if isinstance(action, Wait):
             self._wait(node, action, stopped)
             return
-        for each in held:
-            each.ensure(node)
-        busy = [name for each in held for name in each.names if name != lock.ALLOCATION]
-        run = partial(node.run, stopped=stopped, locks=busy)
+        proved(node, held, lambda: self._act(node, action, watch, progress, stopped, held))
+
+    def _act(
+        self,
+        node: Node,
+        action: Command | Transfer | Fetch | Relay,
+        watch: Watch | None,
+        progress: Progress,
+        stopped: Callable[[], bool],
+        held: Sequence[Lock],
+    ) -> None:
+        proofs = [proof for each in held for proof in each.proofs]
+        run = partial(node.run, stopped=stopped, locks=proofs)
         if isinstance(action, Transfer):
             with open(action.source, "rb") as source, progress.bytes(watch, action.size) as bar:
                 run(action.target, source=source, on_sent=bar.add)
                 if source.tell() != action.size:
                     said = f"{action.source} has changed: {source.tell()} bytes, not {action.size}"
-                    raise CommandFailed(name, str(action), 1, said)
+                    raise CommandFailed(node.name, str(action), 1, said)
         elif isinstance(action, Fetch):
-            with fetched(name, action) as sink, progress.bytes(watch, action.size) as bar:
+            with fetched(node.name, action) as sink, progress.bytes(watch, action.size) as bar:
                 run(action.source, sink=lambda block: bar.add(sink(block)))
         elif isinstance(action, Relay):
-            run(replace(action.target, stdin=self.nodes[action.source].run(action.reader)))
+            there, reader = self.nodes[action.source], action.reader
+            said = proved(there, held, lambda: there.run(reader, locks=proofs))
+            run(replace(action.target, stdin=said))
         elif watch is not None and watch.kind == "migration":
             from pmc import hypervisor  # here: to load libvirt takes 15 of the 210 ms that pmc needs to start
 
             with hypervisor.watch(node, watch.subject, progress), self._linked(node, watch.subject) as lost:
-                self._migrate(node, action, stopped, lost, busy)
+                self._migrate(node, action, stopped, lost, proofs)
         elif watch is not None:
             with progress.bytes(watch, watch.total) as bar:
                 run(action, on_stderr=bar.dd)
@@ -234,7 +251,7 @@ class Cluster:
         action: Command,
         stopped: Callable[[], bool],
         lost: threading.Event,
-        locks: Sequence[str] = (),
+        locks: Sequence[Proof] = (),
     ) -> None:
         """Ctrl-C and a lost link both end it as Ctrl-C at a terminal would: virsh aborts the job. When libvirt hangs,
         as it does for minutes while it logs in over a dead link, virsh is killed 20 s later."""

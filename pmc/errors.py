@@ -6,6 +6,7 @@
     │   └── NodeDown       2  a node that is needed does not answer
     ├── CommandFailed      1  a command ran on a node and failed
     ├── InDoubt            1  it is not known whether a command ran to its end
+    ├── Fenced             1  a step came to its node too late: another command may have the lock; nothing ran
     ├── Interrupted        1  Ctrl-C or SIGTERM
     └── StepFailed         1  a step of a plan failed; tells what was undone and what was not
 
@@ -61,6 +62,14 @@ class InDoubt(PmcError):
     def __init__(self, node: str, line: str, why: str) -> None:
         self.node, self.line, self.why = node, line, why
         super().__init__(f"{node}: '{_short(line.splitlines()[0])}': {why}; it may or may not have run")
+
+
+class Fenced(PmcError):
+    """Nothing ran. `token` is of the latest lock that the node knows."""
+
+    def __init__(self, node: str, line: str, why: str, token: str = "") -> None:
+        self.node, self.line, self.why, self.token = node, line, why, token
+        super().__init__(f"{node}: '{_short(line.splitlines()[0])}': {why}")
 
 
 class Interrupted(PmcError):

@@ -8,17 +8,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import paramiko
 
 from pmc import lock
-from pmc.errors import CommandFailed, InDoubt, NodeDown, PmcError, Refused
+from pmc.errors import CommandFailed, Fenced, InDoubt, NodeDown, PmcError, Refused
 from pmc.lock import Holder, Refusal
 from pmc.node import WORKERS, Node, command_line
 from pmc.ssh import begin
 from pmc.view import note
 
+MOST = 1 << 16  # bytes of an answer: a line
+LETTING_GO = 5.0  # seconds
+
+T = TypeVar("T")
 OnAll = Callable[[Callable[[Node], Any]], list[Any]]
 
 
@@ -36,16 +40,19 @@ class Hold:
             self.channel.settimeout(seconds)
             argv = lock.hold(holder, names, again).argv
             begin(self.channel, command_line(argv, sudo=node.connection.user != "root"), seconds)
-            said = b""
-            while not said.endswith(b"\n") and (block := self.channel.recv(4096)):
-                said += block
+            said = received(self.channel, seconds, until=b"\n")
             if not said:
                 raise ValueError(self.channel.recv_stderr(4096).decode(errors="replace").strip() or "it said nothing")
             self.refusal = lock.parse(said.decode(errors="replace"))
         except (paramiko.SSHException, OSError, EOFError, ValueError) as error:
-            self.channel.close()
+            self.close()
             raise CommandFailed(node.name, f"flock {lock.FOLDER}/{names[0]}.lock", 255, str(error)) from None
         if self.refusal:
+            self.close()
+
+    def close(self) -> None:
+        """The node lets go, whenever it hears of it."""
+        with suppress(paramiko.SSHException, OSError, EOFError):
             self.channel.close()
 
     @property
@@ -61,10 +68,26 @@ class Hold:
         """Returns when the node has let go, so that the next command finds it free."""
         with suppress(paramiko.SSHException, OSError, EOFError):
             self.channel.shutdown_write()
-            self.channel.settimeout(5)
-            while self.channel.recv(4096):
-                pass
-        self.channel.close()
+            received(self.channel, LETTING_GO)
+        self.close()
+
+
+def received(channel: paramiko.Channel, seconds: float, until: bytes = b"") -> bytes:
+    """What the node says up to `until` or its end. Raises OSError when that takes longer than `seconds`, or it says too
+    much: a node that drips would hold pmc for ever."""
+    deadline, said = time.monotonic() + seconds, b""
+    while not (until and said.endswith(until)):
+        channel.settimeout(max(0.01, deadline - time.monotonic()))
+        try:
+            block = channel.recv(4096)
+        except TimeoutError:
+            raise OSError(f"no end of its answer within {seconds:g} s") from None
+        if not block:
+            break
+        said += block
+        if len(said) > MOST:
+            raise OSError("it says too much")
+    return said
 
 
 class Lock:
@@ -126,10 +149,16 @@ class Lock:
             for hold in list(self.holds.values()):
                 hold.beat()
 
+    @property
+    def proofs(self) -> tuple[lock.Proof, ...]:
+        """What a step that is done under it shows to its node; nothing once it is let go."""
+        return () if self._over.is_set() else tuple((name, self.holder.token) for name in self.names)
+
     def ensure(self, node: Node) -> None:
-        """Before each step: the node holds the locks still. A connection that was lost gave them away; they are taken
-        again unless somebody else has them by now, or had them meanwhile. The command that the connection was lost with
-        may run on: its end is waited for, or what one sees would not be what it leaves. Raises InDoubt."""
+        """Before each step: the node holds the locks still, as far as is known here (the step proves it there). A
+        connection that was lost gave them away; they are taken again unless somebody else has them by now, or had them
+        meanwhile. The command that the connection was lost with may run on: its end is waited for, or what one sees
+        would not be what it leaves. Raises Fenced, InDoubt."""
         deadline = time.monotonic() + node.settings.deadlines.command
         with self._one:
             while True:
@@ -140,10 +169,24 @@ class Lock:
                 if not again.refusal:
                     self.holds[node.name] = again
                     return
-                if again.refusal.kind != "busy" or time.monotonic() > deadline:
-                    told = lock.told(again.refusal, node.name)
-                    raise InDoubt(node.name, f"flock {self.names[0]}", told)
+                # Held by the session that was lost: the node is about to hear of it.
+                mine = again.refusal.kind == "held" and again.refusal.token == self.holder.token != ""
+                busy, line = again.refusal.kind == "busy", f"flock {self.names[0]}"
+                if not (mine or busy):
+                    raise Fenced(node.name, line, lock.told(again.refusal, node.name), again.refusal.token)
+                if time.monotonic() > deadline:
+                    raise InDoubt(node.name, line, lock.told(again.refusal, node.name))
                 time.sleep(0.3)
+
+    def lose(self, node: Node, error: Fenced) -> bool:
+        """A step was told that the node has let go of these locks, which is not known here yet: they are taken again
+        before the next step. False: they are not these, or somebody else had them since."""
+        with self._one:
+            if error.token != self.holder.token or not error.token or self._over.is_set():
+                return False
+            if (hold := self.holds.get(node.name)) is not None:
+                hold.close()
+            return True
 
     def release(self) -> None:
         if not self._over.is_set():
@@ -155,3 +198,18 @@ class Lock:
         holds, self.holds = list(self.holds.values()), {}
         with ThreadPoolExecutor(max_workers=max(1, min(WORKERS, len(holds)))) as pool:
             list(pool.map(lambda hold: hold.release(), holds))
+
+
+def proved(node: Node, held: Sequence[Lock], work: Callable[[], T]) -> T:
+    """A step of these locks, which refuses to run where they are not ours. One that the node let go of while the link
+    was cut, and that nobody had since, is taken again, once: nothing ran until then."""
+    for each in held:
+        each.ensure(node)
+    try:
+        return work()
+    except Fenced as error:
+        if not [each for each in held if each.lose(node, error)]:
+            raise
+    for each in held:
+        each.ensure(node)
+    return work()

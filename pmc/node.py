@@ -16,7 +16,7 @@ import paramiko
 
 from pmc import lock
 from pmc.command import ENVIRONMENT, Answer, Command, Query, frame, masked, unframe
-from pmc.errors import CommandFailed, InDoubt, Interrupted, PmcError
+from pmc.errors import CommandFailed, Fenced, InDoubt, Interrupted, PmcError
 from pmc.sessions import Sessions
 from pmc.settings import NodeSettings, Settings
 from pmc.ssh import Connection, Pulse, begin
@@ -24,6 +24,11 @@ from pmc.ssh import Connection, Pulse, begin
 # How many nodes are asked at the same time: on a busy machine more threads only fight for the interpreter; measured: 32
 # are as good as 100.
 WORKERS = 32
+
+# Bytes of an answer that is kept in memory; the largest real one, all manifests of a node, is some MiB.
+MOST = 64 << 20
+
+GRACE = 30.0  # seconds that a node has beyond a command's deadline, which timeout(1) sees to there
 
 Show = Callable[[str], None]
 Sink = Callable[[bytes], object]
@@ -96,19 +101,22 @@ class Node:
         source: IO[bytes] | None = None,
         on_sent: Callable[[int], None] | None = None,
         sink: Sink | None = None,
-        locks: Sequence[str] = (),
+        locks: Sequence[lock.Proof] = (),
     ) -> str:
         """Its stdout. Raises CommandFailed, InDoubt (connection or deadline lost), Interrupted (a `long` command was
         ended because `stopped()` turned true). The deadline holds on the node too: timeout(1) ends the command there,
         whatever becomes of the manager. `source` is streamed to its stdin in place of `command.stdin`,
-        its stdout to `sink`; `locks` are busy until it ends."""
+        its stdout to `sink`. It runs only when the node knows these `locks` for its manager's, else raises Fenced; they
+        are busy until it ends."""
         limit = seconds or (self.settings.deadlines.long if command.long else self.settings.deadlines.command)
-        line = command_line(("sh", "-c", WRAPPER, "pmc", f"{limit:g}", *lock.busy(locks), *command.argv), self._sudo())
+        line = command_line(("sh", "-c", WRAPPER, "pmc", f"{limit:g}", *lock.fence(locks), *command.argv), self._sudo())
         data = (command.stdin or "").encode()
         got = self._exchange(
-            line, str(command), limit + 30, data=data, source=source, on_sent=on_sent, on_stderr=on_stderr, sink=sink,
-            stopped=stopped if command.long else lambda: False,
+            line, str(command), limit + GRACE, data=data, source=source, on_sent=on_sent, on_stderr=on_stderr,
+            sink=sink, stopped=stopped if command.long else lambda: False,
         )  # fmt: skip
+        if locks and got.exit == lock.FENCED and (lost := lock.fenced(got.stderr)):
+            raise Fenced(self.name, str(command), lock.told(lost, self.name), lost.token)
         if got.exit != 0:
             raise CommandFailed(self.name, str(command), got.exit, masked(got.stderr, command))
         return got.stdout
@@ -135,7 +143,7 @@ class Node:
         out: list[bytes] = []
         err: list[bytes] = []
         pid = ""
-        ending = False
+        ending, kept = False, 0
         deadline, pulse = time.monotonic() + limit, Pulse(channel.get_transport())
         try:
             begin(channel, line, self.settings.deadlines.command)
@@ -144,7 +152,11 @@ class Node:
             while True:
                 # The exit status may overtake the last output: only the end of the stream says that all is there.
                 ended = channel.exit_status_ready() and (channel.eof_received or channel.closed)
+                before = len(out)
                 quiet = _drain(channel, out, err, on_stderr, sink)
+                kept += sum(map(len, out[before:]))
+                if kept > MOST:
+                    raise CommandFailed(self.name, shown, 255, f"it says too much: more than {MOST >> 20} MiB")
                 if ended and quiet:
                     break
                 if channel.closed and quiet:
@@ -223,7 +235,9 @@ def _drain(
         block = channel.recv(65536)
         sink(block) if sink else out.append(block)
         quiet = False
-    while channel.recv_stderr_ready():
+    for _ in range(64):
+        if not channel.recv_stderr_ready():
+            break
         block = channel.recv_stderr(65536)
         # dd reports once a second for hours: keep the end, which says how it ended.
         if sum(map(len, err)) > 1 << 20:

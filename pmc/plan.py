@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from pmc.command import Command, Query
-from pmc.errors import CommandFailed, InDoubt, Interrupted, PmcError, StepFailed
+from pmc.errors import CommandFailed, Fenced, InDoubt, Interrupted, PmcError, StepFailed
 
 
 @dataclass(frozen=True)
@@ -185,6 +185,7 @@ def _walk_back(plan: Plan, failed: list[tuple[int, PmcError]], done: list[Step],
     by_hand: list[str] = []
     undone: list[str] = []
     no_return = any(each.pivot for each in done)
+    late = False  # another command may have the lock by now
     for number, error in failed:
         step = plan.steps[number]
         lines += [
@@ -211,13 +212,17 @@ def _walk_back(plan: Plan, failed: list[tuple[int, PmcError]], done: list[Step],
             run(each.node, each.undo, None)
             undone.append(f"{each.note} ({each.node})")
         except Exception as failure:
+            late = late or isinstance(failure, Fenced)
             by_hand += [f"# {each.node}: {failure}", str(each.undo)]
     if undone:
         lines.append("  Undone: " + ", ".join(undone) + ".")
     elif not by_hand:
         lines.append("  Nothing was changed by the steps before it that would have to be undone.")
     if by_hand:
-        lines += ["  NOT undone; run by hand on the node named:", *(f"    {row}" for row in by_hand)]
+        advice = "NOT undone; run by hand on the node named"
+        if late:
+            advice = "NOT undone; see first what the other command did, then run by hand what is still right"
+        lines += [f"  {advice}:", *(f"    {row}" for row in by_hand)]
     return "\n".join(lines)
 
 

@@ -18,6 +18,7 @@ from invoke.tasks import task as invoke_task
 from pmc import audit, looks, settings
 from pmc.cluster import Cluster
 from pmc.errors import Interrupted, PmcError, Refused
+from pmc.locks import Lock
 from pmc.model import ClusterState
 from pmc.plan import Plan
 from pmc.tasks import near
@@ -153,13 +154,14 @@ def located_with_backups(c: Any, cluster: Cluster, dry_run: bool, name: str, *mo
     return located(c, cluster, dry_run, name, first=first, also=also, beside=beside)
 
 
-def carry_out(c: Any, cluster: Cluster, plan: Plan, dry_run: bool) -> bool:
-    """Applies the plan, or prints it (--dry-run, or fab's own --dry). True when it was applied."""
+def carry_out(c: Any, cluster: Cluster, plan: Plan, dry_run: bool, under: Sequence[Lock] | None = None) -> bool:
+    """Applies the plan (`under`: see Cluster.apply), or prints it (--dry-run, or fab's own --dry). True when it was
+    applied."""
     if dry_run or c.config.run.dry:
         show(str(plan))
         return False
     if plan.steps:
-        cluster.apply(plan)
+        cluster.apply(plan, under=under)
     return True
 
 

@@ -141,6 +141,8 @@ def ready_drbd(c: Any, node: str = "", json: bool = False, conf: str = "", dry_r
             # Somebody may be making or removing one of these VMs right now: look again when that is over.
             asleep = sorted({vm for name in names for vm in plans.asleep(state.nodes[name])})
             state = located(c, cluster, dry_run, *asleep, first=state)
+            if not asleep:  # only the node itself is made ready
+                lock(c, cluster, dry_run, INIT)
             # What fell asleep since then is not locked: the next run's.
             todo = plans.ready_all(names, state, cluster.settings, asleep)
         if dry_run or c.config.run.dry:

@@ -95,7 +95,7 @@ def _proved(c: Any, cluster: Cluster, id: str, stored: Sequence[Stored], directo
             if directory:
                 done = _read_here(c, cluster, found, directory, dry_run)
             else:
-                done = carry_out(c, cluster, restore.verified(found, cluster.settings), dry_run)
+                done = carry_out(c, cluster, restore.verified(found, cluster.settings), dry_run, under=())
             if not done:
                 continue
             result = RIGHT

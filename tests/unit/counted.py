@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,13 +18,14 @@ from pmc.cluster import Beside, Cluster
 from pmc.command import Command, Query
 from pmc.disks import Running
 from pmc.errors import CommandFailed, NodeDown
+from pmc.lock import Holder
 from pmc.model import NodeState
 from pmc.node import Node
 from pmc.plans import vm
 from pmc.settings import Settings, parse
 from pmc.tasks import base
 from pmc.units import GiB
-from tests.unit.fake import Machine, World
+from tests.unit.fake import Machine, Unknown, World
 from tests.unit.samples import XML
 from tests.unit.stories import stored_in
 
@@ -49,13 +51,22 @@ def widened(world: World) -> World:
     return world
 
 
+# What runs under no lock, since nothing that another command may do at the same time is harmed: the program that reads
+# disks, under a name of its version, and a backup that is read back (tasks/proof.py); DRBD's own comparison, which
+# writes nothing (pm.verify --deep).
+BESIDE = ("pmc /run/pmc/stream-", ".verified", "drbdadm verify")
+
+
 class Counted(Cluster):
-    """`asked` counts, for each node, its looks, locks, questions and commands: each of them is a round trip."""
+    """`asked` counts, for each node, its looks, locks, questions and commands: each of them is a round trip. `tokens`:
+    the locks that each node gave. A command that does not prove that it has some there is an error of the test, and so
+    is one that names a VM and proves only that it has others."""
 
     def __init__(self, settings: Settings, world: World) -> None:
         super().__init__(settings)
         self.world = world
         self.asked: dict[str, Counter[str]] = {name: Counter() for name in self.nodes}
+        self.tokens: dict[str, dict[str, str]] = {name: {} for name in self.nodes}
         self.nodes = {name: CountedNode(self, node) for name, node in self.nodes.items()}
         self.kinds: dict[str, str] = {}  # what a running VM runs on, if not on KVM
 
@@ -68,6 +79,11 @@ class Counted(Cluster):
         runs = {name: Running(self.kinds.get(name, "kvm")) for name, its in seen.domains.items() if its.active}
         told = {"backups": self.backups(node.name), vm.RUNNING: runs}
         return replace(seen, volumes=active, beside={what: told[what] for what in beside})
+
+    def named(self, line: str) -> set[str]:
+        """The VMs that a command is about."""
+        known = {vm for m in self.world.nodes.values() for vm in (*m.domains, *m.resources, *m.volumes)}
+        return {vm for vm in known if re.search(rf"(?<![\w-]){vm}(?![\w-])", line)}
 
     def backups(self, node: str) -> list[Stored]:
         return [each for each in stored_in(self.world) if each.node == node]
@@ -110,9 +126,20 @@ class CountedNode(Node):
 
     def run(self, command: Command, **how: Any) -> str:
         self.cluster.asked[self.name]["run"] += 1
+        self.see_locked(str(command), dict(how.get("locks", ())))
         if not how.get("sink"):  # what is fetched is not in this world
             self.cluster.world.carry_out(self.name, command)
         return ""
+
+    def see_locked(self, line: str, proofs: Mapping[str, str]) -> None:
+        given = self.cluster.tokens[self.name]
+        if wrong := [name for name, token in proofs.items() if given.get(name) != token]:
+            raise Unknown(f"{self.name} has given no lock of {wrong} to: {line}")
+        if not proofs and not any(word in line for word in BESIDE):
+            raise Unknown(f"{self.name}: without a lock: {line}")
+        named = self.cluster.named(line)
+        if proofs and named and not named & set(proofs):
+            raise Unknown(f"{self.name}: under the lock of {list(proofs)}: {line}")
 
     def reach(self) -> bool:
         return self.name not in self.cluster.world.dead
@@ -131,17 +158,22 @@ class Held:
     refusal = None
     lost = False
 
-    def __init__(self, node: CountedNode, *what: Any) -> None:
-        self.node = node
+    def __init__(self, node: CountedNode, names: Sequence[str], holder: Holder, again: bool = False) -> None:
+        self.node, self.names = node, names
         if node.name in node.cluster.world.dead:
             raise NodeDown(f"{node.name}: no ssh")
         node.cluster.asked[node.name]["lock"] += 1
+        node.cluster.tokens[node.name] |= dict.fromkeys(names, holder.token)
 
     def beat(self) -> None:
         pass
 
-    def release(self) -> None:
+    def close(self) -> None:
         pass
+
+    def release(self) -> None:
+        for name in self.names:
+            self.node.cluster.tokens[self.node.name].pop(name, None)
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, world: World) -> Counted:

@@ -10,10 +10,10 @@ from invoke.config import Config
 from invoke.context import Context
 
 from pmc.command import Command, Query, command
-from pmc.errors import Interrupted, StepFailed
+from pmc.errors import Fenced, InDoubt, Interrupted, Refused, StepFailed
 from pmc.lock import ALLOCATION
 from pmc.node import _drain
-from pmc.plan import Step, Wait, plan
+from pmc.plan import Relay, Step, Wait, plan
 from pmc.tasks import ns
 from tests.unit.counted import CountedNode, counted
 from tests.unit.stories import with_web
@@ -41,9 +41,77 @@ def test_ctrl_c_does_not_end_what_undoes(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(CountedNode, "run", run)
     steps = Step("pm-1", "keep it", command("keep"), undo=command("back")), Step("pm-1", "write", command("write"))
-    with pytest.raises(StepFailed, match=r"Undone: keep it"):
+    with cluster.lock("test", "web"), pytest.raises(StepFailed, match=r"Undone: keep it"):
         cluster.apply(plan("restore", *steps))
     assert ran == [("keep", False), ("write", False), ("back", False)]
+
+
+def test_each_step_its_question_and_its_undo_show_their_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers' lock only until they are claimed; the VM's to the end."""
+    cluster, ran = counted(monkeypatch, with_web()), dict[str, list[str]]()
+
+    def run(node: CountedNode, given: Command, **how: Any) -> str:
+        ran[str(given)] = [name for name, token in how["locks"] if cluster.tokens[node.name][name] == token]
+        assert len(ran[str(given)]) == len(how["locks"])
+        if given.argv[0] == "lost":
+            raise InDoubt(node.name, "lost", "the connection was lost")
+        return ""
+
+    monkeypatch.setattr(CountedNode, "run", run)
+    steps = (
+        Step("pm-1", "claim", command("claim"), undo=command("unclaim"), claims=True),
+        Step("pm-2", "more", command("more")),
+        Step("pm-2", "relay", Relay("pm-1", command("read"), command("write"))),
+        Step("pm-1", "lost", command("lost"), undo=command("back"), check=command("check")),
+    )
+    with cluster.lock("test", "web"), cluster.lock("test", ALLOCATION), pytest.raises(StepFailed):
+        cluster.apply(plan("claims", *steps))
+    both, one = ["web", ALLOCATION], ["web"]
+    assert ran == {"claim": both, **dict.fromkeys(("more", "read", "write <<'EOF'\n\nEOF"), one), "lost": one,
+                   "check": one, "back": one, "unclaim": one}  # fmt: skip
+
+
+def test_the_lock_is_seen_to_before_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, seen = counted(monkeypatch, with_web()), list[str]()
+    monkeypatch.setattr("pmc.locks.Lock.ensure", lambda lock, node: seen.append(f"ensure {node.name}"))
+    monkeypatch.setattr(CountedNode, "run", lambda node, given, **how: seen.append(str(given)))
+    steps = Step("pm-1", "one", command("one")), Step("pm-2", "two", command("two"))
+    with cluster.lock("test", "web"):
+        cluster.apply(plan("two", *steps))
+    assert seen == ["ensure pm-1", "one", "ensure pm-2", "two"]
+
+
+def test_without_a_lock_nothing_is_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = counted(monkeypatch, with_web())
+    with pytest.raises(Refused, match=r"one: nothing is locked; lock what it changes"):
+        cluster.apply(plan("one", Step("pm-1", "one", command("one"))))
+
+
+def test_another_ones_lock_stops_a_plan_and_its_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was done stays, and whoever reads it is told to look first."""
+    cluster, ran = counted(monkeypatch, with_web()), list[str]()
+
+    def run(node: CountedNode, given: Command, **how: Any) -> str:
+        ran.append(str(given))
+        if len(ran) > 1:
+            raise Fenced(node.name, str(given), "nothing ran: web is not locked for this command any more", "b2")
+        return ""
+
+    monkeypatch.setattr(CountedNode, "run", run)
+    steps = (
+        Step("pm-1", "one", command("one"), undo=command("un-one")),
+        Step("pm-1", "two", command("two"), undo=command("un-two"), check=command("check")),
+    )
+    with cluster.lock("test", "web"), pytest.raises(StepFailed) as caught:
+        cluster.apply(plan("both", *steps))
+    assert ran == ["one", "two", "un-one"], "nothing is in doubt of the second: it did not run"
+    assert str(caught.value).splitlines() == [
+        "both: step 2 of 2 failed: two, on pm-1",
+        "  pm-1: 'two': nothing ran: web is not locked for this command any more",
+        "  NOT undone; see first what the other command did, then run by hand what is still right:",
+        "    # pm-1: pm-1: 'un-one': nothing ran: web is not locked for this command any more",
+        "    un-one",
+    ]
 
 
 def interrupted_by(monkeypatch: pytest.MonkeyPatch, word: str) -> list[str]:
@@ -64,6 +132,7 @@ def test_ctrl_c_in_the_last_step_is_too_late_but_nothing_begins_after_it(monkeyp
     cluster = counted(monkeypatch, with_web())
     ran = interrupted_by(monkeypatch, "secondary")
     close = plan("close", Step("pm-2", "make web secondary", command("drbdadm", "secondary", "web")))
+    cluster.until_closed(cluster.lock("test", "web"))
     cluster.apply(close)
     with pytest.raises(StepFailed, match=r"step 1 of 1 failed: .*\n  interrupted\n  Nothing was changed"):
         cluster.apply(close)
@@ -77,7 +146,7 @@ def test_ctrl_c_does_not_end_a_wait_that_goes_to_the_end(monkeypatch: pytest.Mon
     cluster.stop.set()
     wait = Wait(Query(command("true"), lambda text: True), 60, "never", "true")
     monkeypatch.setattr(CountedNode, "ask", lambda node, query: [answers.pop()])
-    cluster.apply(plan("close", Step("pm-1", "wait", wait)), to_the_end=True)
+    cluster.apply(plan("close", Step("pm-1", "wait", wait)), to_the_end=True, under=())
     assert answers == []
 
 

@@ -53,8 +53,8 @@ def test_a_first_line_is_on_the_disk_before_the_first_step(tmp_path: Path, monke
     with opened(str(conf)) as cluster:
         carry_out(Context(Config()), cluster, Plan("vm.stop web", ()), False)
         assert not path.exists(), "a plan without steps is in the audit log"
-        carry_out(Context(Config()), cluster, PLAN, False)
-        carry_out(Context(Config()), cluster, plan("more", *PLAN.steps), False)
+        carry_out(Context(Config()), cluster, PLAN, False, under=())
+        carry_out(Context(Config()), cluster, plan("more", *PLAN.steps), False, under=())
     begun, end = lines(path)
     assert seen == [begun, begun], "each of the two steps finds that one line"
     assert begun | {"result": "done", "plan": begun["plan"] * 2, "seconds": end["seconds"]} == end

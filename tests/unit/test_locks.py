@@ -11,14 +11,15 @@ import pytest
 
 from pmc import locks
 from pmc.cluster import Cluster
-from pmc.errors import InDoubt, NodeDown, PmcError, Refused
+from pmc.errors import Fenced, InDoubt, NodeDown, PmcError, Refused
 from pmc.lock import Holder, Refusal
-from pmc.locks import Lock
+from pmc.locks import Lock, proved
 from tests.unit.samples import SETTINGS
 
-ME = Holder("ann@here", 1, "2026-01-01T00:00:00+00:00", "vm.mv web")
+ME = Holder("ann@here", 1, "2026-01-01T00:00:00+00:00", "vm.mv web", "m1")
 BOB = "bob@there (process 7) since 2026-01-01T00:00:00+00:00 for: vm.rm web"
 HELD, BUSY = Refusal("held", "web", BOB), Refusal("busy", "web", BOB)
+MINE = Refusal("held", "web", str(ME), "m1")
 
 
 class Session:
@@ -39,6 +40,9 @@ class Session:
             self.open.append(self)
 
     def beat(self) -> None: ...
+
+    def close(self) -> None:
+        self.lost = True
 
     def release(self) -> None:
         self.open.remove(self)
@@ -135,5 +139,59 @@ def test_a_lock_that_somebody_else_has_by_now_stops_the_command(sessions: type[S
         sessions.answers[first.node.name] = [HELD]
         lock.ensure(first.node)
 
-    with pytest.raises(InDoubt, match=r"locked on pm-\d by bob@there"):
+    with pytest.raises(Fenced, match=r"locked on pm-\d by bob@there"):
         hold(1, work)
+
+
+def late(token: str, times: int) -> tuple[Callable[[], int], list[int]]:
+    """A step that its node turns away so often: it knows the lock of `token` as the latest."""
+    tried: list[int] = []
+
+    def work() -> int:
+        tried.append(len(tried))
+        if len(tried) <= times:
+            raise Fenced("pm-1", "drbdadm primary web", "nothing ran", token)
+        return 7
+
+    return work, tried
+
+
+def test_a_step_that_came_after_its_node_let_go_takes_the_lock_again_and_runs(sessions: type[Session]) -> None:
+    """That the node let go is not known here yet; its old session may be about to end."""
+
+    def work(lock: Lock, cluster: Cluster) -> None:
+        (first,) = [each for each in sessions.open if each.node.name == "pm-1"]
+        sessions.answers["pm-1"] = [MINE, MINE]
+        step, tried = late(ME.token, 1)
+        assert proved(first.node, [lock], step) == 7
+        assert (first.lost, len(tried), sessions.answers["pm-1"]) == (True, 2, [])
+        sessions.open.remove(first)
+        assert [each.again for each in sessions.open if each.node.name == "pm-1"] == [True]
+
+    hold(1, work)
+
+
+@pytest.mark.parametrize(("token", "times", "most"), [("b2", 1, 1), ("", 1, 1), (ME.token, 9, 2)])
+def test_a_step_that_another_ones_lock_turned_away_stays_so(
+    sessions: type[Session], token: str, times: int, most: int
+) -> None:
+    step, tried = late(token, times)
+
+    def work(lock: Lock, cluster: Cluster) -> None:
+        with pytest.raises(Fenced):
+            proved(cluster.nodes["pm-1"], [lock], step)
+        sessions.open[:] = [each for each in sessions.open if not each.lost]
+
+    hold(1, work)
+    assert len(tried) == most
+
+
+def test_a_lock_that_is_over_proves_nothing(sessions: type[Session]) -> None:
+    """The numbers for new VMs are let go while the VM's own lock is held on."""
+
+    def work(lock: Lock, cluster: Cluster) -> None:
+        assert list(lock.proofs) == [("web", ME.token)]
+        lock.release()
+        assert not lock.proofs
+
+    hold(1, work)

@@ -124,7 +124,7 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capture
         yield
         site.held -= set(names)
 
-    def apply(self: Any, plan: Plan) -> None:
+    def apply(self: Any, plan: Plan, **how: Any) -> None:
         assert site.held == {"web"}, "the VM is not locked"
         planning.apply(plan, site.world.carry_out)
 
