@@ -71,7 +71,11 @@ def unused(connection: Connection) -> None:
 
 def log_in(connection: Connection, node: NodeSettings, settings: Settings) -> None:
     with _told(node, settings):
-        connection.open()
+        try:
+            connection.open()
+        except BaseException:
+            connection.client.close()  # or paramiko goes on to read what a node without end says
+            raise
         transport = connection.client.get_transport()
         if transport is None:
             raise paramiko.SSHException("the connection closed at once")

@@ -30,4 +30,11 @@ def taken(nodes: Sequence[Node], work: Callable[[Node], Any]) -> list[Any]:
             told = pool.map(turn, nodes)
         finally:  # once all are waited for: among busy threads another one is slow to begin
             busy.release(WORKERS)
-        return list(told)
+        try:
+            return list(told)
+        except KeyboardInterrupt:
+            # Whatever a thread waits for ends with its connection; else Ctrl-C would wait for the deadlines, too.
+            pool.shutdown(wait=False, cancel_futures=True)
+            for node in nodes:
+                node.close()
+            raise
