@@ -20,25 +20,41 @@ QUIET = "-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=10 -o Serv
 IDLE = ("ionice", "-c", "3", "nice", "-n", "19")
 
 
+# As __init__.py on the node: what of the program is not whole does not run. (Cut before its last lines stream.py would
+# define things, do nothing, and end well: a proof that proves nothing.)
+_SEEN_WHOLE = """import hashlib
+import pathlib
+
+for name, sum in {sums}.items():
+    if hashlib.sha256(pathlib.Path(__file__).with_name(name).read_bytes()).hexdigest() != sum:
+        raise SystemExit(__file__ + ": " + name + " is not whole; remove this folder")
+"""
+
+
 def _program() -> str:
     """What a node needs to run stream.py, each file under a line with its name."""
     here = Path(__file__).parent
-    files = [here / name for name in ("blocks.py", "vcdiff.py", "manifest.py", "stream.py")]
-    return "#== __init__.py\n" + "".join(f"#== {path.name}\n{path.read_text()}" for path in files)
+    files = {name: (here / name).read_text() for name in ("blocks.py", "vcdiff.py", "manifest.py", "stream.py")}
+    sums = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()}
+    whole = {"__init__.py": _SEEN_WHOLE.format(sums=sums), **files}
+    return "".join(f"#== {name}\n{text}" for name, text in whole.items())
 
 
 PROGRAM = _program()
-FOLDER = f"/run/pmc/stream-{hashlib.sha256(PROGRAM.encode()).hexdigest()[:12]}"  # its version is in its name
+# Its version is in its name, which also tells whether it came whole.
+FOLDER = f"/run/pmc/stream-{hashlib.sha256(PROGRAM.encode()).hexdigest()[:12]}"
 STREAM = f"PYTHONPATH={FOLDER} python3 -m pmc.stream"
 
 
 def bring() -> Command:
     """The program onto the node, unless it is there."""
     script = (
-        '[ ! -d "$1" ] || exit 0; umask 077; p=$1.$$; mkdir -p "$p/pmc"; cd "$p/pmc"; '
-        """awk '/^#== /{f = $2; printf "" >f; next} {print >f}'; cd /; mv -T "$p" "$1" 2>/dev/null || rm -rf "$p" """
+        '[ ! -d "$1" ] || exit 0; umask 077; p=$1.$$; trap \'rm -rf "$p"\' EXIT; mkdir -p "$p/pmc"; cat >"$p/all"; '
+        '[ "$(sha256sum <"$p/all" | cut -c1-12)" = "${1##*-}" ] || { echo "it did not come whole" >&2; exit 1; }; '
+        """cd "$p/pmc"; awk '/^#== /{f = $2; printf "" >f; next} {print >f}' ../all; rm ../all; cd /; """
+        'mv -T "$p" "$1" 2>/dev/null || [ -d "$1" ]'
     )
-    return replace(bash(script.strip(), FOLDER, stdin=PROGRAM), printer="python3 -m pmc.pipeline")
+    return replace(bash(script, FOLDER, stdin=PROGRAM), printer="python3 -m pmc.pipeline")
 
 
 def read_volume(path: str, size: int, ssh: str = "") -> str:

@@ -169,7 +169,7 @@ def from_image(request: Add, settings: Settings, device: str) -> list[Step]:
     return [
         make.folder(node, settings.image_dir, "755"),
         Step(node, f"copy {image.path} ({show_size(image.stored)})",
-             Transfer(image.path, image.stored, receive(kept, "600")),
+             Transfer(image.path, image.stored, receive(kept, "600", size=image.stored)),
              undo=remove, check=command("test", "-e", kept), watch=watch),
         Step(node, "unpack it",
              command("qemu-img", "convert", "-n", "--target-is-zero", "-f", "qcow2", "-O", "raw", kept, device,
@@ -178,13 +178,15 @@ def from_image(request: Add, settings: Settings, device: str) -> list[Step]:
     ]  # fmt: skip
 
 
-def receive(path: str, mode: str, reader: str = "cat") -> Command:
-    """What `reader` prints (shell text; its stdin is the command's). Under another name until it is whole."""
+def receive(path: str, mode: str, reader: str = "cat", size: int = 0) -> Command:
+    """What `reader` prints (shell text; its stdin is the command's). Under another name until it is whole: `size`
+    bytes, since a manager that dies ends the stdin of its last command; 0 when the reader itself fails then."""
+    whole = '[ "$(stat -c %s "$1.part")" = "$3" ] || { echo "it did not come whole" >&2; exit 1; }; ' if size else ""
     script = (
         "umask 077; trap 'rm -f \"$1.part\"' EXIT; "
-        f'{reader} >"$1.part"; sync "$1.part"; chmod "$2" "$1.part"; mv "$1.part" "$1"'
+        f'{reader} >"$1.part"; {whole}sync "$1.part"; chmod "$2" "$1.part"; mv "$1.part" "$1"'
     )
-    return bash(script, path, mode, long=True)
+    return bash(script, path, mode, *([str(size)] if size else []), long=True)
 
 
 def copy_iso(request: Add, settings: Settings) -> list[Step]:
@@ -198,7 +200,7 @@ def copy_iso(request: Add, settings: Settings) -> list[Step]:
             lambda node: Step(
                 node,
                 f"copy {source} ({show_size(size)})",
-                Transfer(source, size, receive(path, "644")),
+                Transfer(source, size, receive(path, "644", size=size)),
                 undo=command("rm", "-f", path),
                 check=command("test", "-e", path),
                 watch=Watch("bytes", node, size),

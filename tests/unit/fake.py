@@ -599,7 +599,7 @@ EFFECTS: list[tuple[str, Effect]] = [
     (BASH + r"'umask 077; mkdir .* virsh --connect \S+ domfsfreeze .*' pmc \d+ (\S+) (\S+) (\S+) .*", frozen),
     (BASH + r"'virsh --connect \S+ domfsthaw \"\$2\"; rm -f \"\$1\"' pmc (\S+) (\S+)", thawed),
     (BASH + r"'late=; .* virsh --connect \S+ domfsthaw .*' pmc (\S+) (\S+) \S+", thawed),
-    (BASH + r"'umask 077; trap .* pmc (\S+) 6..", write),
+    (BASH + r"'umask 077; trap .* pmc (\S+) 6..(?: \d+)?", write),
     (IDLE + BASH + r"'umask 077; .* qemu-img convert .*' pmc (\S+)", has_file),
     (IDLE + BASH + r"'umask 077; .* pmc\.stream (?:base|delta) .*--ranges .*' pmc (\S+)", store_thin),
     (IDLE + BASH + r"'umask 077; trap .*rm -f .* pmc (\S+)(?: .*)?", store),

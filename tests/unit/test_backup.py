@@ -154,9 +154,50 @@ def test_the_line_of_the_documentation_gives_the_checksum(disk: Path) -> None:
 UNHEX = f"{sys.executable} -c 'import sys; sys.stdout.buffer.write(bytes.fromhex(sys.stdin.read()))'"
 
 
+def brought(folder: Path) -> Command:
+    """Into that folder, whose name ends as the real one's: in the program's sum."""
+    given = pipeline.bring()
+    return replace(given, argv=tuple(word.replace(pipeline.FOLDER, str(folder)) for word in given.argv))
+
+
+def program_in(folder: Path) -> Path:
+    return folder / "run" / Path(pipeline.FOLDER).name
+
+
+def put(there: Path, expected: str) -> int:
+    argv = [sys.executable, "-I", "-c", f"import runpy, sys; sys.path[:0] = [{str(there)!r}]; "
+            f"sys.argv[1:] = ['put', '--size', '{len(DISK)}', '--expect', {expected!r}]; "
+            "runpy.run_module('pmc.stream', run_name='__main__', alter_sys=True)"]  # fmt: skip
+    return subprocess.run(argv, input=DISK, check=False, capture_output=True).returncode
+
+
+@pytest.mark.parametrize("left", [0, 1, 2000, -60, -1])
+def test_a_program_that_does_not_come_whole_is_not_there(tmp_path: Path, left: int) -> None:
+    """The manager dies before its stdin is sent, or while; the next one brings it."""
+    there = program_in(tmp_path)
+    bring = brought(there)
+    cut = run(replace(bring, stdin=pipeline.PROGRAM[:left]))
+    assert cut.returncode != 0
+    assert "did not come whole" in cut.stderr
+    assert list(there.parent.iterdir()) == []
+    fine(bring)
+    assert [put(there, tree(DISK)), put(there, "wrong")] == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["__init__.py", "blocks.py", "stream.py"])
+@pytest.mark.parametrize("left", [0, 100, -60, -1])
+def test_a_program_that_is_not_whole_proves_nothing(tmp_path: Path, name: str, left: int) -> None:
+    """However it became so; an older pmc's was there for good when nothing of it had come."""
+    there = program_in(tmp_path)
+    fine(brought(there))
+    path = there / "pmc" / name
+    path.write_bytes(path.read_bytes()[:left])
+    assert put(there, "wrong") != 0
+
+
 def test_the_program_is_brought_once_and_runs(disk: Path, tmp_path: Path) -> None:
-    there = tmp_path / "run/stream-1"
-    bring = replace(pipeline.bring(), argv=tuple(w.replace(pipeline.FOLDER, str(there)) for w in pipeline.bring().argv))
+    there = program_in(tmp_path)
+    bring = brought(there)
     for _ in range(2):
         fine(bring)
     assert {path.name for path in (there / "pmc").iterdir()} == {

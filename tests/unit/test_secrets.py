@@ -217,6 +217,17 @@ def test_a_file_that_may_hold_a_secret_is_for_its_owner_only(made: Any, tmp_path
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("came", ["", "ISO", "ISO9660, and more"])
+def test_an_upload_that_does_not_come_whole_is_not_there(came: str, tmp_path: Path) -> None:
+    """The manager died: its stdin ends early."""
+    target = tmp_path / "web.iso"
+    for text, there in ((came, False), ("ISO9660", True)):
+        each = receive(str(target), "644", size=7)
+        done = subprocess.run(each.argv, input=text, text=True, check=False, capture_output=True)
+        assert (done.returncode == 0, target.exists()) == (there, there)
+        assert list(tmp_path.iterdir()) == [target] * there
+
+
 def test_a_backup_is_for_its_owner_only_with_all_that_lies_beside_it(tmp_path: Path) -> None:
     part, kept = tmp_path / "disk.part", tmp_path / "kept"
     kept.mkdir()
