@@ -81,14 +81,16 @@ def migrate(
 
     The guest's memory travels by `transport` (virsh(1), migrate): tcp is QEMU's own connection, in the clear;
     tunnelled goes through the ssh connection of the libvirtd, which takes no address of its own; tls is QEMU's
-    connection in TLS, the certificate being that of `node`. It takes `bandwidth` bytes a second at most, and suspends
-    the guest after `pause` seconds, so that the rest can be copied; libvirt resumes it on the target (0: neither). Not
-    `live`: it is suspended first (and `pause` says nothing more)."""
+    connection in TLS, the certificate being that of `node`. The target's QEMU listens on `address` only: by itself it
+    would on all that the node has, and takes the memory of whoever comes first. A migration takes `bandwidth` bytes a
+    second at most, and suspends the guest after `pause` seconds, so that the rest can be copied; libvirt resumes it on
+    the target (0: neither). Not `live`: it is suspended first (and `pause` says nothing more)."""
     host = f"[{address}]" if ":" in address else address
+    own = ("--migrateuri", f"tcp://{host}", "--listen-address", address)
     way = {
-        "tcp": ("--migrateuri", f"tcp://{host}"),
+        "tcp": own,
         "tunnelled": ("--tunnelled",),
-        "tls": ("--tls", "--tls-destination", node, "--migrateuri", f"tcp://{host}"),
+        "tls": ("--tls", "--tls-destination", node, *own),
     }[transport]
     return virsh(
         "migrate", *(("--live",) if live else ()), "--p2p", "--persistent", *(("--auto-converge",) if live else ()),

@@ -83,3 +83,16 @@ def test_secrets_addresses_and_a_tunnelled_migration(lab: Pmc, clean: Clean, tmp
     assert "web runs on pm-2" in moved.stderr
     assert guest.ticking(tick.counter).boots == 1
     assert broken_invariants(lab.state()) == []
+
+
+def test_a_migration_is_taken_on_the_replication_address_only(lab: Pmc, clean: Clean) -> None:
+    """By itself QEMU would listen on all that the node has, and take a guest's memory from whoever comes first."""
+    guest = lab.add("web")
+    tick = guest.ticking(5)
+    watch = "while [ -e /run/watching ]; do ss -Hltn; done >/run/listening"
+    lab.ssh("pm-2", f"touch /run/watching; setsid bash -c '{watch}' </dev/null >/dev/null 2>&1 &")
+    lab.ok("vm.mv", "web")
+    lines = lab.ssh("pm-2", "rm /run/watching; cat /run/listening; rm /run/listening").splitlines()
+    ends = {line.split()[3] for line in lines if re.search(r":49(15[2-9]|1[6-9].|20.|21[0-5])$", line.split()[3])}
+    assert {end.rpartition(":")[0] for end in ends} == {ADDRESS["pm-2"]}, ends
+    assert guest.ticking(tick.counter).boots == 1

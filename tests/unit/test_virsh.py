@@ -244,6 +244,15 @@ def test_the_ways_of_a_migration() -> None:
     assert ["--migrateuri tcp://10.0.0.2" in line for line in lines.values()] == [True, False, True]
 
 
+def test_the_targets_port_is_on_the_replication_address_only() -> None:
+    """virsh(1): --listen-address, an address without brackets. Without it QEMU listens on all that the node has."""
+    for way in ("tcp", "tls"):
+        for address in ("10.0.0.2", "2001:db8::2"):
+            words = virsh.migrate("web", "pm-2", address, way).argv
+            assert words[words.index("--listen-address") + 1] == address
+    assert "--listen-address" not in virsh.migrate("web", "pm-2", "10.0.0.2", "tunnelled").argv
+
+
 def test_what_a_migration_may_take() -> None:
     """virsh(1): --bandwidth in MiB a second, --timeout suspends the guest."""
     assert not {"--bandwidth", "--timeout"} & set(virsh.migrate("web", "pm-2", "10.0.0.2").argv)
