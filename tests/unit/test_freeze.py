@@ -13,9 +13,10 @@ import pytest
 from pmc import freeze
 from pmc.command import Command
 
-# Says what it was called for; `broken` makes it fail so many times.
+# Says what it was called for; `broken` makes it fail so many times, `slow` makes it take so many seconds.
 VIRSH = """#!/bin/bash
 echo "$3" >>{folder}/log
+sleep $(cat {folder}/slow 2>/dev/null || echo 0)
 n=$(cat {folder}/broken 2>/dev/null || echo 0)
 [ "$n" = 0 ] || {{ echo $((n - 1)) >{folder}/broken; exit 1; }}
 """
@@ -92,6 +93,20 @@ def test_the_watch_over_one_freeze_leaves_the_next_alone(node: Node) -> None:
     assert node.frozen
     assert node.run(freeze.thaw_in_time("web", "two")).returncode == 0
     assert node.log == ["domfsfreeze", "domfsthaw", "domfsfreeze", "domfsthaw"]
+
+
+def test_a_watch_that_thaws_right_then_is_waited_for(node: Node) -> None:
+    """Else the next snapshot may be of a guest that writes, and nobody knows."""
+    node.run(freeze.freeze("web", "one"), seconds=1)
+    (node.folder / "slow").write_text("2")
+    deadline = time.monotonic() + 60
+    while "domfsthaw" not in node.log:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    node.run(freeze.freeze("web", "two"))
+    assert node.log == ["domfsfreeze", "domfsthaw", "domfsfreeze"]
+    assert node.frozen
+    assert node.run(freeze.thaw_in_time("web", "two")).returncode == 0
 
 
 def test_one_that_cannot_be_frozen_fails_and_is_thawed_all_the_same(node: Node) -> None:
