@@ -212,10 +212,28 @@ class Lab:
         first, second = self.need(one, other)
         self.ask_hub(f"cut {first.node} {second.node}")
 
+    def unplug(self, *nodes: str) -> None:
+        """The managers (and ssh from the host) do not reach these nodes any more; the nodes reach each other."""
+        for machine in self.need(*nodes):
+            machine.plug(False)
+
+    @contextmanager
+    def unplugged(self, *nodes: str) -> Iterator[None]:
+        try:
+            self.unplug(*nodes)
+            yield
+        finally:
+            for machine in self.need(*nodes):
+                if machine.process() is not None:
+                    machine.plug(True)
+
     def heal(self) -> None:
         """All links work again."""
-        self.need()
+        machines = self.need()
         self.ask_hub("heal")
+        for machine in machines:
+            if machine.process() is not None:
+                machine.plug(True)
 
     def ask_hub(self, text: str, deadline: float = 5) -> list[list[int]]:
         end = time.monotonic() + deadline

@@ -169,6 +169,12 @@ class Machine:
                     raise LabError(f"{self.name}: QEMU's monitor does not answer; see {self.file('log')}") from None
                 time.sleep(0.02)
 
+    def plug(self, plugged: bool) -> None:
+        """The cable of the NIC that leads to the host. Out: nothing passes, and nobody is told; whoever is connected
+        waits, and what they send arrives when it is in again."""
+        with self.monitor() as monitor:
+            monitor.ask("set_link", name="host", up=plugged)
+
     def resume(self, deadline: float = 30) -> None:
         """Let a machine run that `start(state)` brought back."""
         end = time.monotonic() + deadline

@@ -91,6 +91,13 @@ def cut(_: Context, one: str, other: str) -> None:
 
 
 @task
+def unplug(_: Context, node: str) -> None:
+    """Cut the link between a node and this host, where the managers are."""
+    Lab().unplug(node)
+    print(f"no manager reaches {node} any more; undo it with: inv lab.heal")
+
+
+@task
 def heal(_: Context) -> None:
     """Mend all links."""
     Lab().heal()
@@ -112,4 +119,4 @@ def clean(_: Context) -> None:
     print("\n".join(["removed:", *cluster.clean()]))
 
 
-ns = Collection("lab", up, down, status, ssh, kill, start, cut, heal, conf, clean)
+ns = Collection("lab", up, down, status, ssh, kill, start, cut, unplug, heal, conf, clean)
