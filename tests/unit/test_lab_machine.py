@@ -203,3 +203,26 @@ def test_clean_removes_images_and_keeps_keys() -> None:
     assert str(folder) in cluster.clean()
     assert not folder.exists()
     assert (kept / "id_ed25519").exists()
+
+
+def test_the_cable_to_the_host_is_taken_out_and_put_in_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the test that took it out fails; a node that lost its power meanwhile has none."""
+    asked: list[str] = []
+    dead: set[str] = set()
+    monkeypatch.setattr(Machine, "plug", lambda self, plugged: asked.append(f"{self.name} {plugged}"))
+    monkeypatch.setattr(Machine, "process", lambda self: None if self.name in dead else object())
+    monkeypatch.setattr(
+        Lab, "need", lambda self, *names: [machine(int(name[-1])) for name in names or ("pm-1", "pm-2")]
+    )
+    monkeypatch.setattr(Lab, "ask_hub", lambda self, text: [])
+
+    def fail() -> None:
+        with Lab("test").unplugged("pm-1", "pm-2"):
+            dead.add("pm-2")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert asked == ["pm-1 False", "pm-2 False", "pm-1 True"]
+    Lab("test").heal()
+    assert asked[3:] == ["pm-1 True"]
