@@ -39,7 +39,8 @@ def measured(size: int, rounds: int) -> dict[str, Any]:
     lab = Lab()
     do(lab, "pm.init", "pm-1,pm-2", "--fix")
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
-        image = guests.build(Path(folder)).disk
+        image = Path(folder, "tick.img")
+        guests.build_disk(image, stride=1)
         subprocess.run([sys.executable, "-c", CONTENT + FILL, image, str(size), str(SIZE)], check=True)
         do(lab, "vm.add", NAME, "--primary", "pm-1", "--secondary", "pm-2", "--memory", "16M", "--image", str(image))
     try:

@@ -42,13 +42,15 @@ def build(folder: Path) -> Guests:
     return guests
 
 
-def build_disk(path: Path, size: int = DISK_SIZE) -> None:
-    """Write a raw disk image of so many bytes: the guest's program, a head with zeros, no data."""
+def build_disk(path: Path, size: int = DISK_SIZE, stride: int = 0) -> None:
+    """Write a raw disk image of so many bytes: the guest's program, a head with zeros, no data.
+
+    With a stride the guest keeps to the first 2048 * stride sectors of its disk; with 0 it uses all of it."""
     if size < tick.SIZE or size % tick.SECTOR:
         raise GuestError(f"{path}: {size} bytes; must be whole sectors of 512 and at least {tick.SIZE} bytes")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tick-") as name:
         image = Path(name) / "image"
-        image.write_bytes(_payload(Path(name)))
+        image.write_bytes(_payload(Path(name), stride))
         os.truncate(image, size)
         image.replace(path)
 
@@ -57,7 +59,8 @@ def build_iso(path: Path) -> None:
     """Write the CD that installs the guest."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tick-") as name:
         work = Path(name)
-        (work / "payload.bin").write_bytes(_payload(work))
+        # The installer clears what the guest uses, which is little with this stride.
+        (work / "payload.bin").write_bytes(_payload(work, stride=1))
         code = _assemble("tick_install.asm", work)
         content = work / "content"
         content.mkdir()
@@ -72,12 +75,12 @@ def build_iso(path: Path) -> None:
         (work / "iso").replace(path)
 
 
-def _payload(work: Path) -> bytes:
+def _payload(work: Path, stride: int) -> bytes:
     """The first 8 sectors of the disk: the program and the head."""
     code = _assemble("tick.asm", work)
     if len(code) != _CODE:
         raise GuestError(f"tick.asm: gave {len(code)} bytes, not {_CODE}")
-    return code.ljust(tick.HEAD * tick.SECTOR, b"\0") + tick.head_sector(0, 0)
+    return code.ljust(tick.HEAD * tick.SECTOR, b"\0") + tick.head_sector(0, 0, stride)
 
 
 def _assemble(source: str, work: Path) -> bytes:

@@ -5,8 +5,11 @@
 ; Disk, in sectors of 512 bytes, all numbers 32 bits, little-endian:
 ;   0, 1       this program
 ;   2..6       unused
-;   7          head: 32 times the record "PMCTICK1", boots, counter
-;   8..2055    data: slot s = counter mod 2048 is sector 8 + s and holds its counter 128 times
+;   7          head: 32 times the record "TCK2", stride, boots, counter
+;   8..        data: slot s = counter mod 2048 is sector 8 + (s * 977 mod 2048) * stride, holds its counter 128 times
+;
+; So the writes jump to and fro over the whole disk. The stride is what the head has; where that is 0, as in a new
+; image, it is what fits: (sectors - 8) / 2048, and stays so.
 ;
 ; Each tick writes the data sector, then the head, and only then prints "tick <boots> <counter>" on COM1.
 ; The whole sector is patterned both times, so that a torn one shows. The BIOS never offers the disk a
@@ -25,6 +28,8 @@
 HEAD_LBA equ    7
 DATA_LBA equ    8
 SLOTS   equ     2048            ; a power of two, main masks with it
+JUMP    equ     977             ; odd: each slot is met once in SLOTS ticks
+SHIFT   equ     11              ; SLOTS is 1 << SHIFT
 
 COM1    equ     0x3f8
 TICKS   equ     0x46c           ; BIOS data area: timer ticks, 18.2 a second
@@ -44,6 +49,7 @@ buffer  equ     0x8000          ; what goes to the disk
 found   equ     0x8200          ; the head as read at the start
 
         absolute 0x8400         ; variables, each set before it is read
+stride:         resd    1
 boots:          resd    1
 counter:        resd    1
 last:           resw    1       ; the timer at the last pause; any value will do at the start
@@ -69,16 +75,16 @@ start:
         xor     dx, dx
         int     0x14
         mov     bx, main
-        mov     cx, 1
+        mov     ecx, 1
         mov     ah, 0x42
         call    disk
         jmp     main
 
-; AH 0x42 read, 0x43 write: one sector, number CX, memory at BX. Tries until it succeeds.
+; AH 0x42 read, 0x43 write: one sector, number ECX, memory at BX. Tries until it succeeds.
 disk:
         mov     [command], ah
         mov     [packet.memory], bx
-        mov     [packet.lba], cx
+        mov     [packet.lba], ecx
 .again: mov     word [packet.count], 1  ; the BIOS stores here how many it did
         mov     ah, [command]
         mov     al, 0
@@ -188,7 +194,7 @@ pm              dw      0       ; base of the ACPI ports, 0: none
 packet:         db      16, 0   ; disk address packet of int 13h
 .count          dw      0
 .memory         dw      0, 0
-.lba            dw      0, 0, 0, 0
+.lba            dd      0, 0
 
         times   510 - ($ - $$) db 0
         dw      0xaa55
@@ -209,9 +215,11 @@ main:
         call    line
 
 .head:  mov     bx, found
-        mov     cx, HEAD_LBA
+        mov     ecx, HEAD_LBA
         mov     ah, 0x42
         call    disk
+        mov     eax, [found + 4]
+        mov     [stride], eax
         mov     eax, [found + 8]
         mov     [boots], eax
         mov     eax, [found + 12]
@@ -229,7 +237,18 @@ main:
 .stop:  call    pause
         jmp     .stop
 
-.boot:  inc     dword [boots]
+.boot:  cmp     dword [stride], 0
+        jne     .count
+        mov     ah, 0x48        ; how large the disk is
+        mov     dl, [drive]
+        mov     si, parameters
+        int     0x13
+        jc      .boot
+        mov     eax, [parameters.sectors]
+        sub     eax, DATA_LBA
+        shr     eax, SHIFT
+        mov     [stride], eax
+.count: inc     dword [boots]
         mov     eax, [counter]
         call    write_head
 
@@ -238,9 +257,10 @@ main:
         mov     di, buffer
         mov     cx, 128
         rep     stosd
-        mov     cx, ax
-        and     cx, SLOTS - 1
-        add     cx, DATA_LBA
+        imul    ecx, eax, JUMP
+        and     ecx, SLOTS - 1
+        imul    ecx, [stride]
+        add     ecx, DATA_LBA
         call    write
         mov     eax, [counter]
         inc     eax
@@ -254,8 +274,8 @@ main:
 ; Write the head, with [boots] and the counter in EAX.
 write_head:
         call    compose_head
-        mov     cx, HEAD_LBA
-; Write the buffer to sector CX.
+        mov     ecx, HEAD_LBA
+; Write the buffer to sector ECX.
 write:
         mov     bx, buffer
         mov     ah, 0x43
@@ -269,7 +289,8 @@ compose_head:
 .record:
         mov     si, magic
         movsd
-        movsd
+        mov     eax, [stride]
+        stosd
         mov     eax, [boots]
         stosd
         mov     eax, edx
@@ -302,6 +323,11 @@ pci:
         in      eax, dx
         ret
 
-magic   db      'PMCTICK1'
+magic   db      'TCK2'
+
+parameters:     dw      26      ; drive parameters of int 13h, version 1
+                times   14 db 0
+.sectors        dd      0, 0
+                dw      0
 
         times   1024 - ($ - $$) db 0

@@ -5,10 +5,13 @@ The disk, in sectors of 512 bytes, all numbers 32 bits, little-endian:
 
 ======= ========================================================================================
 0..6    the guest's program, not looked at
-7       head: 32 times the record ``PMCTICK1``, boots, counter
-8..2055 data: slot s is sector 8 + s and holds 128 times the largest counter v with v mod 2048 = s;
-        zero where none was yet (counters start at 1)
+7       head: 32 times the record ``TCK2``, stride, boots, counter
+8..     data: slot s is sector 8 + (s * 977 mod 2048) * stride and holds 128 times the largest
+        counter v with v mod 2048 = s; zero where none was yet (counters start at 1)
 ======= ========================================================================================
+
+So the writes jump to and fro over the whole disk, of which the guest takes the stride when it first starts; in an
+image that was never started it is 0. (An image may come with a stride, and then the guest keeps to its beginning.)
 
 The guest writes the data of a counter, then the head, and then prints ``tick <boots> <counter>``.
 An image taken at any moment has thus all data up to the head's counter and at most the one after it.
@@ -29,9 +32,9 @@ SECTOR = 512  # bytes
 HEAD = 7  # sector
 DATA = 8  # first sector
 SLOTS = 2048  # sectors of data
-SECTORS = DATA + SLOTS
-SIZE = SECTORS * SECTOR  # bytes: the part of the disk that the guest uses
-MAGIC = b"PMCTICK1"
+JUMP = 977  # between two writes, in slots; odd, so that all are met
+SIZE = (DATA + SLOTS) * SECTOR  # bytes: the smallest disk
+MAGIC = b"TCK2"
 
 _LINE = re.compile(r"tick (\d+) (\d+)\r?\n")
 
@@ -47,9 +50,17 @@ class TickError(Exception):
     """The image, or the serial output, is not what a guest without lost writes leaves."""
 
 
-def head_sector(boots: int, counter: int) -> bytes:
+class Head(NamedTuple):
+    """What the head says; the stride in sectors, 0 before the first start."""
+
+    stride: int
+    boots: int
+    counter: int
+
+
+def head_sector(boots: int, counter: int, stride: int = 0) -> bytes:
     """The head as the guest writes it, 512 bytes."""
-    return struct.pack("<8sII", MAGIC, boots, counter) * (SECTOR // 16)
+    return struct.pack("<4sIII", MAGIC, stride, boots, counter) * (SECTOR // 16)
 
 
 def data_sector(counter: int) -> bytes:
@@ -57,17 +68,24 @@ def data_sector(counter: int) -> bytes:
     return struct.pack("<I", counter) * (SECTOR // 4)
 
 
-def check(head_and_data: bytes) -> Tick:
-    """Check the first 2056 sectors (1,052,672 bytes) of an image; what follows them is ignored.
+def place(counter: int, stride: int) -> int:
+    """The sector in which the guest writes this counter."""
+    return DATA + counter * JUMP % SLOTS * stride
+
+
+def check(disk: bytes) -> Tick:
+    """Check an image of the disk, from its first byte; what no slot is in is ignored.
 
     TickError names the sector and what is wrong with it.
     """
-    if len(head_and_data) < SIZE:
-        raise TickError(f"image too short: {len(head_and_data)} bytes, the tick guest uses {SIZE}")
-    tick = read_head(_sector(head_and_data, HEAD))
-    for slot in range(SLOTS):
-        _slot(slot, _sector(head_and_data, DATA + slot), tick.counter)
-    return tick
+    head = _head(_sector(disk, HEAD))
+    needed = (DATA + (SLOTS - 1) * head.stride + 1) * SECTOR
+    if len(disk) < needed:
+        raise TickError(f"image too short: {len(disk)} bytes, the tick guest uses {needed}")
+    for slot in range(SLOTS if head.stride else 0):
+        sector = place(slot, head.stride)
+        _slot(slot, sector, _sector(disk, sector), head.counter)
+    return Tick(head.boots, head.counter)
 
 
 def _sector(image: bytes, number: int) -> bytes:
@@ -75,26 +93,34 @@ def _sector(image: bytes, number: int) -> bytes:
 
 
 def read_head(sector: bytes) -> Tick:
-    magic, boots, counter = struct.unpack_from("<8sII", sector)
+    """What the head sector says, if it is whole."""
+    head = _head(sector)
+    return Tick(head.boots, head.counter)
+
+
+def _head(sector: bytes) -> Head:
+    if len(sector) != SECTOR:
+        raise TickError(f"head (sector {HEAD}): {len(sector)} bytes, not {SECTOR}")
+    magic, stride, boots, counter = struct.unpack_from("<4sIII", sector)
     if not any(sector):
         raise TickError(f"head (sector {HEAD}): empty, no tick guest was installed or its head was lost")
     if magic != MAGIC:
         raise TickError(f"head (sector {HEAD}): begins with {magic!r}, not {MAGIC!r}")
-    expected = head_sector(boots, counter)
+    expected = head_sector(boots, counter, stride)
     if sector != expected:
         at = _first_difference(sector, expected) // 16 * 16
         record = sector[at : at + 16].hex()
         begin = f"boots {boots} counter {counter}"
         raise TickError(f"head (sector {HEAD}): torn, begins with {begin}, at byte {at} has {record}")
-    if counter and not boots:
-        raise TickError(f"head (sector {HEAD}): counter {counter} with 0 boots")
-    return Tick(boots, counter)
+    if (counter and not boots) or (boots and not stride):
+        raise TickError(f"head (sector {HEAD}): counter {counter} with {boots} boots and stride {stride}")
+    return Head(stride, boots, counter)
 
 
-def _slot(slot: int, sector: bytes, head: int) -> None:
-    """Check the slot's sector for the head's counter."""
+def _slot(slot: int, number: int, sector: bytes, head: int) -> None:
+    """Check the slot's sector, which has this number, for the head's counter."""
     (found,) = struct.unpack_from("<I", sector)
-    where = f"slot {slot} (sector {DATA + slot})"
+    where = f"slot {slot} (sector {number})"
     if sector != data_sector(found):
         at = _first_difference(sector, data_sector(found)) // 4 * 4
         (other,) = struct.unpack_from("<I", sector, at)
@@ -147,7 +173,7 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         with open(arguments[0], "rb") as file:
-            tick = check(file.read(SIZE))
+            tick = check(file.read())
     except (OSError, TickError) as error:
         print(f"{arguments[0]}: {error}" if isinstance(error, TickError) else error, file=sys.stderr)
         return 1

@@ -3,7 +3,7 @@
 ; The installer of the tick guest: the boot image of a CD (El Torito, no emulation), loaded as a whole
 ; to 0x7c00. It writes the tick guest onto the first hard disk and restarts the machine.
 ;
-; The include path must have payload.bin, the first 8 sectors of the disk as tick.asm describes it.
+; The include path must have payload.bin, the first 8 sectors of the disk as tick.asm describes it, with stride 1.
 ;
 ; Lines on COM1: "install", then "install-done" and the restart, or "install-error <why>" and nothing more.
 ;

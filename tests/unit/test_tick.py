@@ -22,12 +22,12 @@ from lab import guests, tick
 DEADLINE = 120.0  # seconds for any one event; it takes one or two on a quiet machine
 
 
-def image(boots: int, counter: int, ahead: bool = False) -> bytearray:
+def image(boots: int, counter: int, ahead: bool = False, stride: int = 1) -> bytearray:
     """What the guest leaves at this counter; ahead: the next data is written, its head not yet."""
-    content = bytearray(tick.SIZE)
-    put(content, tick.HEAD, tick.head_sector(boots, counter))
+    content = bytearray((tick.DATA + tick.SLOTS * stride) * tick.SECTOR)
+    put(content, tick.HEAD, tick.head_sector(boots, counter, stride))
     for value in range(max(1, counter - tick.SLOTS + 1), counter + 1 + ahead):
-        put(content, tick.DATA + value % tick.SLOTS, tick.data_sector(value))
+        put(content, tick.place(value, stride), tick.data_sector(value))
     return content
 
 
@@ -47,6 +47,22 @@ def test_good(counter: int, ahead: bool) -> None:
     assert tick.check(bytes(image(3, counter, ahead))) == (3, counter)
 
 
+def test_the_writes_jump_over_the_whole_disk() -> None:
+    """A disk of 64 MiB: neighbours are far apart, each 4 MiB (an extent of DRBD's activity log) is soon met, none twice."""
+    places = [tick.place(counter, 63) for counter in range(1, tick.SLOTS + 1)]
+    assert len(set(places)) == tick.SLOTS
+    assert 120_000 < max(places) < 131_072
+    assert {place // 8192 for place in places[:24]} == set(range(16))
+    assert tick.check(bytes(image(2, 3000, stride=63))) == (2, 3000)
+
+
+def test_a_lost_sector_is_seen_at_the_end_of_the_disk() -> None:
+    content = image(1, 3000, stride=63)
+    (last,) = [counter for counter in range(tick.SLOTS) if tick.place(counter, 63) == tick.DATA + 63 * 2047]
+    put(content, tick.DATA + 63 * 2047, bytes(tick.SECTOR))
+    assert f"slot {last} (sector 128969): lost write" in error(content)
+
+
 def test_installed_and_never_started() -> None:
     assert tick.check(bytes(image(0, 0))) == (0, 0)
 
@@ -55,7 +71,14 @@ def test_the_rest_of_the_image_is_ignored() -> None:
     assert tick.check(bytes(image(1, 5)) + b"rest") == (1, 5)
 
 
+def test_a_disk_that_was_started_has_a_stride() -> None:
+    content = image(0, 0)
+    put(content, tick.HEAD, tick.head_sector(1, 0, 0))
+    assert error(content) == "head (sector 7): counter 0 with 1 boots and stride 0"
+
+
 def test_too_short() -> None:
+    assert error(bytes(tick.SECTOR * 7)) == "head (sector 7): 0 bytes, not 512"
     assert error(image(1, 5)[:-1]) == "image too short: 1052671 bytes, the tick guest uses 1052672"
 
 
@@ -63,81 +86,81 @@ def test_no_head() -> None:
     assert error(bytes(tick.SIZE)).startswith("head (sector 7): empty")
     content = image(1, 5)
     put(content, tick.HEAD, b"something else" * 36)
-    assert error(content).startswith("head (sector 7): begins with b'somethin', not b'PMCTICK1'")
+    assert error(content).startswith("head (sector 7): begins with b'some', not b'TCK2'")
 
 
 def test_torn_head() -> None:
     content = image(1, 5)
-    put(content, tick.HEAD, tick.head_sector(1, 6)[:256])
-    record = "504d435449434b310100000005000000"
+    put(content, tick.HEAD, tick.head_sector(1, 6, 1)[:256])
+    record = "54434b32010000000100000005000000"
     expected = f"head (sector 7): torn, begins with boots 1 counter 6, at byte 256 has {record}"
     assert error(content) == expected
 
 
 def test_head_of_no_boot() -> None:
-    assert error(image(0, 5)) == "head (sector 7): counter 5 with 0 boots"
+    assert error(image(0, 5)) == "head (sector 7): counter 5 with 0 boots and stride 1"
 
 
 def test_lost_first_write() -> None:
     content = image(1, 10)
-    put(content, tick.DATA + 4, bytes(tick.SECTOR))
-    expected = "slot 4 (sector 12): lost write, has 0, expected 4 as the head's counter is 10"
+    put(content, tick.place(4, 1), bytes(tick.SECTOR))
+    expected = "slot 4 (sector 1868): lost write, has 0, expected 4 as the head's counter is 10"
     assert error(content) == expected
 
 
 def test_lost_write_past_the_ring() -> None:
     content = image(1, 5000)
-    put(content, tick.DATA + 904, tick.data_sector(5000 - 2048))
-    expected = "slot 904 (sector 912): lost write, has 2952, expected 5000 as the head's counter is 5000"
+    put(content, tick.place(904, 1), tick.data_sector(5000 - 2048))
+    expected = "slot 904 (sector 528): lost write, has 2952, expected 5000 as the head's counter is 5000"
     assert error(content) == expected
 
 
 def test_lost_write_of_the_ring_before() -> None:
     content = image(1, 5000)
-    put(content, tick.DATA + 905, tick.data_sector(2953 - 2048))
-    expected = "slot 905 (sector 913): lost write, has 905, expected 2953 as the head's counter is 5000"
+    put(content, tick.place(905, 1), tick.data_sector(2953 - 2048))
+    expected = "slot 905 (sector 1505): lost write, has 905, expected 2953 as the head's counter is 5000"
     assert error(content) == expected
 
 
 def test_stale_head() -> None:
     content = image(1, 5000)
-    put(content, tick.HEAD, tick.head_sector(1, 4998))
-    expected = "slot 904 (sector 912): stale head or disordered write, has 5000, expected 2952"
+    put(content, tick.HEAD, tick.head_sector(1, 4998, 1))
+    expected = "slot 904 (sector 528): stale head or disordered write, has 5000, expected 2952"
     assert error(content) == f"{expected} as the head's counter is 4998"
 
 
 def test_the_write_after_next_without_the_next() -> None:
     content = image(1, 10)
-    put(content, tick.DATA + 12, tick.data_sector(12))
-    assert "slot 12 (sector 20): stale head or disordered write" in error(content)
+    put(content, tick.place(12, 1), tick.data_sector(12))
+    assert "slot 12 (sector 1492): stale head or disordered write" in error(content)
 
 
 def test_misplaced_write() -> None:
     content = image(1, 10)
-    put(content, tick.DATA + 20, tick.data_sector(7))
-    expected = "slot 20 (sector 28): misplaced write, has 7, expected 0 as the head's counter is 10"
+    put(content, tick.place(20, 1), tick.data_sector(7))
+    expected = "slot 20 (sector 1116): misplaced write, has 7, expected 0 as the head's counter is 10"
     assert error(content) == expected
-    put(content, tick.DATA + 20, tick.data_sector(11))  # the counter that may be ahead, in a wrong slot
-    assert "slot 20 (sector 28): misplaced write, has 11" in error(content)
+    put(content, tick.place(20, 1), tick.data_sector(11))  # the counter that may be ahead, in a wrong slot
+    assert "slot 20 (sector 1116): misplaced write, has 11" in error(content)
 
 
 def test_torn_data() -> None:
     content = image(1, 5000)
-    put(content, tick.DATA + 900, tick.data_sector(4996)[:100] + tick.data_sector(2948)[100:])
-    assert error(content) == "slot 900 (sector 908): torn, begins with 4996, at byte 100 has 2948"
+    put(content, tick.place(900, 1), tick.data_sector(4996)[:100] + tick.data_sector(2948)[100:])
+    assert error(content) == "slot 900 (sector 716): torn, begins with 4996, at byte 100 has 2948"
 
 
 def test_torn_data_ahead_of_the_head() -> None:
     content = image(1, 5000)
-    put(content, tick.DATA + 905, tick.data_sector(5001)[:256])
-    assert error(content) == "slot 905 (sector 913): torn, begins with 5001, at byte 256 has 2953"
+    put(content, tick.place(905, 1), tick.data_sector(5001)[:256])
+    assert error(content) == "slot 905 (sector 1505): torn, begins with 5001, at byte 256 has 2953"
 
 
 def test_a_lost_sector_is_seen_anywhere() -> None:
     good = image(1, 3000)
     for slot in [*range(0, tick.SLOTS, 31), 951, 952, 953, 2047]:
         content = good.copy()
-        put(content, tick.DATA + slot, bytes(tick.SECTOR))
+        put(content, tick.place(slot, 1), bytes(tick.SECTOR))
         assert f"slot {slot} " in error(content)
 
 
@@ -165,7 +188,7 @@ def test_command(tmp_path: Path) -> None:
         return done.returncode, done.stdout, done.stderr.replace(str(file), "FILE")
 
     assert run(image(1, 512)) == (0, "boots=1 counter=512 ok\n", "")
-    assert run(image(0, 512)) == (1, "", "FILE: head (sector 7): counter 512 with 0 boots\n")
+    assert run(image(0, 512)) == (1, "", "FILE: head (sector 7): counter 512 with 0 boots and stride 1\n")
     assert tick.main([str(tmp_path / "missing")]) == 1
     assert tick.main([]) == 2
 
@@ -418,7 +441,7 @@ def test_resumes_from_a_saved_state(machine: str, disk: Path, tmp_path: Path) ->
 
 def test_torn_head_is_not_written_over(disk: Path) -> None:
     content = bytearray(disk.read_bytes())
-    put(content, tick.HEAD, tick.head_sector(1, 5)[:256] + tick.head_sector(1, 4)[256:])
+    put(content, tick.HEAD, tick.head_sector(1, 5, 3)[:256] + tick.head_sector(1, 4, 3)[256:])
     disk.write_bytes(content)
     with qemu("pc", *disk_option(disk)) as guest:
         guest.wait("tick-head\r\n")
@@ -432,7 +455,7 @@ def test_no_acpi(disk: Path) -> None:
         assert guest.ticks(2) == (1, 2)
 
 
-@pytest.mark.parametrize("sector", [tick.HEAD, tick.DATA + 1])
+@pytest.mark.parametrize("sector", [tick.HEAD, tick.place(1, 3)])
 def test_failed_write_is_repeated(sector: int, disk: Path) -> None:
     with qemu("pc", *failing_disk_options(disk, sector, once=True)) as guest:
         guest.wait("tick-error\r\n")
