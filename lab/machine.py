@@ -19,6 +19,7 @@ from lab.qmp import Monitor
 from lab.run import missing, run
 
 MEMORY = 512  # MB
+EARS = 8  # guests of a node that are heard at a time
 
 
 @functools.cache
@@ -115,6 +116,11 @@ class Machine:
         argv += ["-device", "virtio-rng-pci"]
         argv += ["-chardev", f"file,id=console,path={self.file('console')},append=on"]
         argv += ["-serial", "chardev:console"]
+        # What guests say: lab/ears.py, and rootfs/usr/local/bin/qemu-system-x86_64.
+        argv += ["-device", "virtio-serial-pci"]
+        for number in range(1, EARS + 1):
+            argv += ["-chardev", f"file,id=heard{number},path={self.file(f'heard{number}')},append=on"]
+            argv += ["-device", f"virtserialport,chardev=heard{number},name=heard{number}"]
         argv += ["-qmp", f"unix:{self.file('qmp')},server=on,wait=off"]
         if state:
             argv += ["-S", "-incoming", f"exec:cat < {shlex.quote(str(state))}"]

@@ -11,6 +11,7 @@ import pytest
 
 from lab import guests, paths, witness
 from lab.cluster import Lab
+from lab.ears import ears
 from pmc import backing, lvm, settings
 from pmc.cluster import Cluster
 from pmc.model import ClusterState
@@ -23,8 +24,10 @@ class Pmc:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.conf = lab.conf().pmc
-        built = guests.build(paths.cache() / "iso")
-        self.tick_image, self.tick_iso = built.disk, built.iso
+        self.tick_iso = guests.build(paths.cache() / "iso").iso
+        # Of this lab alone: another checkout's tests may put theirs into the cache meanwhile.
+        self.tick_image = lab.run / "tick.img"
+        guests.build_disk(self.tick_image)
 
     def fab(self, *argv: str) -> CompletedProcess[str]:
         return witness.fab(self.lab, *argv)
@@ -35,9 +38,16 @@ class Pmc:
         assert done.returncode == 0, f"fab {' '.join(argv)}\n{done.stderr}{done.stdout}"
         return done.stdout
 
-    def add(self, name: str, *argv: str, primary: str = "pm-1", secondary: str = "pm-2") -> witness.Guest:
-        """A small VM with the tick guest on it, running."""
-        source = argv or ("--size", "64M", "--image", str(self.tick_image))
+    def add(
+        self, name: str, *argv: str, primary: str = "pm-1", secondary: str = "pm-2", stride: int = 0
+    ) -> witness.Guest:
+        """A small VM with the tick guest on it, running. It writes all over the disk; with a `stride`, over so many MiB
+        at its beginning."""
+        image = self.tick_image
+        if stride:
+            image = image.with_name(f"tick-{stride}.img")
+            guests.build_disk(image, stride=stride)
+        source = argv or ("--size", "64M", "--image", str(image))
         second = ("--secondary", secondary) if secondary else ()
         self.ok("vm.add", name, "--primary", primary, *second, "--memory", "16M", *source)
         return witness.Guest(self.lab, name)
@@ -96,9 +106,41 @@ def ready(name: str, nodes: int) -> Iterator[Pmc]:
         made.down()
 
 
+def judged(lab: Pmc) -> None:
+    """Whatever happened: no guest ever went on without what it had said, both copies of each disk are the same to the
+    last byte, and the guest's writes are on them."""
+    ears(lab.lab.run).check()
+    state = lab.state()
+    pairs = [name for name in state.vm_names() if len(state.homes(name)) > 1]
+    if not all(healthy(state, name) for name in pairs):
+        lab.fab("pm.ready_drbd")  # what a fault that was the test's last left; its status is not what is judged here
+        state = lab.state()
+    for name in state.vm_names():
+        if name in pairs and not healthy(state, name):
+            print(f"{name}: its copies are apart, they are not compared")
+            nodes = state.active_on(name)
+        else:
+            nodes = [node for node in state.homes(name) if state.nodes[node].resources.get(name)]
+        if nodes:
+            witness.Guest(lab.lab, name).whole(*nodes)
+
+
+def healthy(state: ClusterState, name: str) -> bool:
+    sides = [state.nodes[node].resources.get(name) for node in state.homes(name)]
+    return all(side is not None and side.healthy for side in sides)
+
+
 def left_clean(lab: Pmc) -> Iterator[Callable[[], list[str]]]:
-    """For a test that makes VMs: after it the invariants hold, and `vm.rm` leaves nothing for the next."""
+    """For a test that makes VMs: after it the witness is content and the invariants hold, and `vm.rm` leaves nothing
+    for the next."""
     yield lambda: things(lab.state())
+    try:
+        judged(lab)
+    finally:
+        removed(lab)
+
+
+def removed(lab: Pmc) -> None:
     state = lab.state()
     assert broken_invariants(state) == []
     volumes = (each.name.partition(".")[0] for node in state for each in node.volumes.values() if not each.is_pool)

@@ -195,6 +195,7 @@ def test_a_restore_in_place(lab: Pmc, clean: Clean) -> None:
     assert broken_invariants(lab.state()) == []
 
     lab.ok(*back)
+    guest.restored()
     assert guest.checked("pm-1").counter < new.counter
     assert hashed(lab, "pm-2", "web", base["disk"]) == hashed(lab, "pm-1", "web", base["disk"]) != disk
     lab.ok("vm.start", "web")

@@ -69,14 +69,14 @@ def back(lab: Pmc, guest: Guest, *nodes: str) -> None:
     assert (guest.facts()["connection"], guest.facts()["peer_disk"]) == ("Connected", "UpToDate")
     amounts = resynced(lab, "pm-2")
     assert len(amounts) >= max(1, before)
-    # The activity log at most (4 MiB an extent), of a disk of 64 MiB.
+    # The activity log at most (4 MiB an extent; the guest writes into four), of a disk of 64 MiB.
     assert all(0 < amount < 24 * 1024 for amount in amounts), amounts
     assert broken_invariants(lab.state()) == []
 
 
 @pytest.mark.fault("primary killed while idle: vm.failover, and the node comes back")
 def test_a_dead_nodes_vm_starts_on_the_other(lab: Pmc, clean: Clean, tmp_path: Path) -> None:
-    guest = lab.add("web")
+    guest = lab.add("web", stride=15)
     tick = guest.ticking(5)
 
     # It lives: ssh answers. With the link cut it still does.
@@ -168,7 +168,7 @@ def test_a_fence_command_is_the_proof(lab: Pmc, clean: Clean, tmp_path: Path) ->
 @pytest.mark.long
 @pytest.mark.fault("a node that hangs and still answers its peer is fenced: vm.failover --dead")
 def test_one_that_still_answers_is_fenced_when_a_person_says_so(lab: Pmc, clean: Clean, tmp_path: Path) -> None:
-    guest = lab.add("web")
+    guest = lab.add("web", stride=15)
     tick = guest.ticking(5)
     fenced, text = fencing(lab, tmp_path)
     fenced.write_text(text.replace("NODE", "pm-1"))

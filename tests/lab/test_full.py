@@ -19,7 +19,7 @@ BACKUPS = "/var/lib/pmc/backups"
 
 @pytest.fixture
 def web(lab: Pmc, clean: Clean) -> Iterator[witness.Guest]:
-    guest = lab.add("web")
+    guest = lab.add("web", stride=15)  # these tests write further behind
     tick = guest.ticking(5)
     yield guest
     assert guest.ticking(tick.counter).boots == 1

@@ -178,7 +178,7 @@ def test_ready_drbd_does_not_wait_for_a_split_brain(lab: Pmc, clean: Clean) -> N
     for node in ("pm-1", "pm-2"):
         lab.ssh(node, "drbdadm disconnect web")
     for node in ("pm-1", "pm-2"):
-        write = "dd if=/dev/zero of=/dev/drbd1 bs=4k count=1 oflag=direct status=none"
+        write = "dd if=/dev/zero of=/dev/drbd1 bs=4k seek=1 count=1 oflag=direct status=none"
         lab.ssh(node, f"drbdadm primary web; {write}; drbdadm secondary web")
     for node in ("pm-1", "pm-2"):
         lab.ssh(node, "drbdadm connect web")

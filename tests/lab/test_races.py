@@ -116,5 +116,6 @@ def test_random_sequences(lab: Pmc, clean: Clean, seed: int) -> None:
         assert broken_invariants(lab.state()) == [], what
         before, tick = tick, guest.ticking(tick.counter, boots)
         assert tick.boots == boots, what
-        for node in ("pm-1", "pm-2"):
-            assert guest.checked(node).counter >= before.counter, what
+        found = guest.whole("pm-1", "pm-2")
+        assert found is not None
+        assert found.counter >= before.counter, what

@@ -61,7 +61,7 @@ def used(lab: Pmc, node: str, name: str) -> int:
 def test_a_vm_and_its_backups_on_thin_volumes(pools: Thin, clean: Clean, tmp_path: Path) -> None:
     """From an empty pool to an empty pool."""
     before = clean()
-    guest = pools.add("web")
+    guest = pools.add("web", stride=1)
     tick = guest.ticking(20)
     for node in pools.state():
         assert (node.volumes["web"].thin, node.volumes["web"].pool) == (True, "pool")
@@ -82,7 +82,7 @@ def test_a_vm_and_its_backups_on_thin_volumes(pools: Thin, clean: Clean, tmp_pat
             assert made.disk(base) == made.seen != base.seen
     changed, all_of_it = backups
     assert (changed.source, all_of_it.source) == ("pm-2", "pm-1")
-    assert 0 < changed.read <= 2 * MiB, "the guest writes into one"
+    assert 0 < changed.read <= 2 * MiB, "the guest writes into the first"
     assert "see that vg/web.base is what" in changed.told
     assert all_of_it.read == all_of_it.size >= 64 * MiB
     assert "all of it, since the base lies on pm-2" in all_of_it.told
@@ -167,7 +167,7 @@ def grown(lab: Thin) -> Callable[[], list[int]]:
 def test_copies_stay_thin(pools: Thin, clean: Clean) -> None:
     """A clone holds what there is. What is discarded on one side, when the other is away, is copied there as zeros;
     what is discarded again is given back. A new disk gets nothing but what there is."""
-    pools.add("web").ticking(20)
+    pools.add("web", stride=1).ticking(20)
     assert pools.add("copy", "--clone", "web", secondary="").ticking(20, boots=2).boots == 2
     assert broken_invariants(pools.state()) == [], "the clone's snapshot is gone"
     pools.ok("vm.stop", "web")

@@ -48,7 +48,7 @@ def test_good(counter: int, ahead: bool) -> None:
 
 
 def test_the_writes_jump_over_the_whole_disk() -> None:
-    """A disk of 64 MiB: neighbours are far apart, each 4 MiB (an extent of DRBD's activity log) is soon met, none twice."""
+    """A disk of 64 MiB: each 4 MiB of it (an extent of DRBD's activity log) is soon met, no slot twice."""
     places = [tick.place(counter, 63) for counter in range(1, tick.SLOTS + 1)]
     assert len(set(places)) == tick.SLOTS
     assert 120_000 < max(places) < 131_072
