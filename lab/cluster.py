@@ -173,12 +173,13 @@ class Lab:
 
     # -- accidents --
 
-    def kill(self, node: str) -> None:
-        """Power loss: what the node had not written is gone, its disks stay."""
+    def kill(self, node: str, seed: str = "") -> None:
+        """Power loss: what the node had not written is gone. Its disks stay, but for some of what was not flushed."""
         with self.alone():
             machine = self.need(node)[0]
-            if not machine.kill():
+            if not machine.kill(seed):
                 raise LabError(f"{node} is not running; boot it with: inv lab.start {node}")
+        print("\n".join(machine.losses()), flush=True)
 
     def start(self, node: str) -> None:
         """Boot a node that lost power from its own disks."""

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import secrets
 import shlex
 import subprocess
 import time
@@ -20,6 +22,8 @@ from lab.run import missing, run
 
 MEMORY = 512  # MB
 EARS = 8  # guests of a node that are heard at a time
+ROOM = 8 << 30  # bytes: of each disk; files are as large as what is in them
+SETTLED = 60.0  # seconds: until what a power loss does to the disks is done, which takes one
 
 
 @functools.cache
@@ -56,7 +60,7 @@ class Machine:
 
     @property
     def vg(self) -> Path:
-        return self.disks / f"{self.name}-vg.qcow2"
+        return self.disks / f"{self.name}-vg.raw"
 
     def file(self, kind: str) -> Path:
         return self.run / f"{self.name}.{kind}"
@@ -86,7 +90,8 @@ class Machine:
         """QEMU's command line; with `state`, one that wakes up from it, stopped."""
         # No discard: QEMU 7.2's qcow2 then frees clusters that a write is still on its way to, and under load a guest's
         # write was seen 64 KiB (one cluster) off. Zeroing is as quick: clusters are marked, not written.
-        drive = "if=none,format=qcow2,cache=unsafe,discard=ignore,detect-zeroes=off"
+        # Flushes reach the disks' server, which loses what was not flushed when QEMU is killed (lab/nbd.py).
+        drive = "if=none,cache=writeback,discard=ignore,detect-zeroes=off"
         socket_pair = (
             f"local.type=unix,local.path={self.run / f'node{self.node}'},"
             f"remote.type=unix,remote.path={self.run / f'hub{self.node}'}"
@@ -104,8 +109,10 @@ class Machine:
             "-append",
             self.append(),
         ]
-        argv += ["-drive", f"id=root,file={self.root},{drive}", "-device", "virtio-blk-pci,drive=root"]
-        argv += ["-drive", f"id=vg,file={self.vg},{drive}", "-device", "virtio-blk-pci,drive=vg"]
+        for kind, form in (("root", "qcow2"), ("vg", "raw")):
+            file = f"nbd+unix:///{kind}?socket={self.file(kind)}"
+            argv += ["-drive", f"id={kind},format={form},{drive},file={file}"]
+            argv += ["-device", f"virtio-blk-pci,drive={kind}"]
         argv += ["-netdev", f"user,id=host,restrict=on,ipv6=off,{forward}"]
         argv += ["-device", f"virtio-net-pci,netdev=host,mac=52:54:00:4c:01:0{self.node},romfile="]
         argv += ["-netdev", f"dgram,id=private,{socket_pair}"]
@@ -129,15 +136,13 @@ class Machine:
     # -- disks --
 
     def make_disks(self, saved: Path | None = None) -> None:
-        """New overlays: over the image, or over what belongs to a saved state."""
+        """New ones: those of the image, or those that belong to a saved state."""
+        form, base = ("qcow2", saved / self.root.name) if saved else ("raw", self.image.root)
+        run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", form, "-b", str(base), str(self.root)])
         if saved:
-            for disk in (self.root, self.vg):
-                base = saved / disk.name
-                run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(base), str(disk)])
-            return
-        raw = str(self.image.root)
-        run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", raw, str(self.root)])
-        run(["qemu-img", "create", "-q", "-f", "qcow2", str(self.vg), recipe.VG_SIZE])
+            run(["cp", "--sparse=always", str(saved / self.vg.name), str(self.vg)])
+        else:
+            run(["qemu-img", "create", "-q", "-f", "raw", str(self.vg), recipe.VG_SIZE])
 
     # -- process --
 
@@ -147,16 +152,42 @@ class Machine:
         return found if found and process.ours(found, str(self.run)) else None
 
     def start(self, state: Path | None = None) -> None:
+        self.serve()
         self.file("qmp").unlink(missing_ok=True)
         started = process.spawn(self.command(state), self.file("log"))
         process.save(started, self.file("pid"))
 
-    def kill(self) -> bool:
-        """What a power loss does."""
+    def serve(self, deadline: float = 60) -> None:
+        """Start the server of its disks."""
+        argv = [str(self.file("seed"))]
+        for kind, disk in (("root", self.root), ("vg", self.vg)):
+            self.file(kind).unlink(missing_ok=True)
+            argv += [str(self.file(kind)), str(disk), str(ROOM)]
+        started = process.spawn_module("lab.nbd", *argv, log=self.file("disks.log"))
+        process.save(started, self.file("disks.pid"))
+        end = time.monotonic() + deadline
+        while not (self.file("root").exists() and self.file("vg").exists()):
+            if not process.ours(started, str(self.run)) or time.monotonic() > end:
+                raise LabError(f"{self.name}: its disks' server does not start; see {self.file('disks.log')}")
+            time.sleep(0.02)
+
+    def kill(self, seed: str = "") -> bool:
+        """What a power loss does, also to the disks: by this seed, or that of PMC_LAB_SEED, or a new one."""
+        self.file("seed").write_text(seed or os.environ.get("PMC_LAB_SEED") or str(secrets.randbits(32)))
         found = process.load(self.file("pid"))
         killed = found is not None and process.kill(found, str(self.run))
         self.file("pid").unlink(missing_ok=True)
+        if server := process.load(self.file("disks.pid")):
+            # It ends with QEMU. One to which QEMU never came is ended.
+            if not (killed and process.ended(server, SETTLED)):
+                process.kill(server, str(self.run))
+            self.file("disks.pid").unlink(missing_ok=True)
         return killed
+
+    def losses(self) -> list[str]:
+        """What the latest power loss did to its disks, a line for each."""
+        said = self.file("disks.log").read_text().splitlines() if self.file("disks.log").exists() else []
+        return [line for line in said if "power loss" in line][-2:]
 
     def check(self) -> None:
         """Raise, with what QEMU said, if it is gone."""
@@ -206,6 +237,8 @@ class Machine:
             monitor.ask("quit")
         while self.process() is not None and time.monotonic() < end:
             time.sleep(0.02)
+        if (server := process.load(self.file("disks.pid"))) and not process.ended(server, deadline):
+            raise LabError(f"{self.name}: its disks' server does not end; see {self.file('disks.log')}")
         self.kill()
 
 

@@ -5,7 +5,8 @@ The protocol: https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md
 negotiation with NBD_OPT_GO, simple replies).
 
 A client that says NBD_CMD_DISC has stopped in order: then all is written. One that is gone without it has lost power.
-So a server lives as long as its QEMU. It says on stdout what a power loss did, with the seed that repeats its choices.
+So a server lives as long as its QEMU. It says on stdout what a power loss did, and with which seed it chose; that is
+what the file SEED says then.
 
 ``python -m lab.nbd SEED SOCKET FILE SIZE [SOCKET FILE SIZE ...]``
 """
@@ -121,7 +122,7 @@ class Client:
         return 0, b""
 
 
-def serve(place: Path, file: Path, size: int, seed: str) -> None:
+def serve(place: Path, file: Path, size: int, seed_file: Path) -> None:
     """One client at this socket, from its coming to its end."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         place.unlink(missing_ok=True)
@@ -137,6 +138,7 @@ def serve(place: Path, file: Path, size: int, seed: str) -> None:
         if Client(connection, disk).serve():
             print(f"{file.name}: stopped", flush=True)
         else:
+            seed = seed_file.read_text() if seed_file.exists() else ""
             loss = disk.lose_power(random.Random(f"{seed} {file.name}"))  # noqa: S311 - accidents, no secrets
             print(f"{file.name}: power loss with seed {seed}: {loss}", flush=True)
     finally:
@@ -147,7 +149,7 @@ def main(arguments: list[str]) -> None:
     seed, rest = arguments[0], arguments[1:]
     threads = []
     for place, file, size in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
-        threads.append(threading.Thread(target=serve, args=(Path(place), Path(file), int(size), seed)))
+        threads.append(threading.Thread(target=serve, args=(Path(place), Path(file), int(size), Path(seed))))
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -122,6 +122,16 @@ def kill(process: Process, mark: str, deadline: float = 10) -> bool:
     return alive
 
 
+def ended(process: Process, deadline: float) -> bool:
+    """Wait until it has ended by itself; False when it has not by then."""
+    end = time.monotonic() + deadline
+    while arguments(process) and time.monotonic() < end:
+        time.sleep(0.02)
+    with suppress(ChildProcessError):
+        os.waitpid(process.pid, os.WNOHANG)
+    return not arguments(process)
+
+
 def wait(process: Process, handle: int, deadline: float) -> None:
     """Until it has ended (its pidfd can then be read, pidfd_open(2)); if it is a child of ours, reap it."""
     if not select.select([handle], [], [], deadline)[0]:

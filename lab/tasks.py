@@ -70,10 +70,10 @@ def ssh(_: Context, node: str, command: str = "") -> None:
         raise Exit(code=done.returncode)
 
 
-@task
-def kill(_: Context, node: str) -> None:
+@task(help={"seed": "repeats what an earlier one chose to keep of what was not flushed"})
+def kill(_: Context, node: str, seed: str = "") -> None:
     """Take a node's power away."""
-    Lab().kill(node)
+    Lab().kill(node, seed)
     print(f"{node} lost power; boot it with: inv lab.start {node}")
 
 

@@ -137,7 +137,9 @@ def test_zeroing_leaves_the_file_sparse(tmp_path: Path, fd: int) -> None:
 
 @contextmanager
 def served(folder: Path, size: int = SIZE, seed: str = "7") -> Iterator[subprocess.Popen[str]]:
-    argv = [sys.executable, "-m", "lab.nbd", seed, str(folder / "s"), str(folder / "file"), str(size)]
+    (folder / "seed").write_text(seed)
+    places = (str(folder / name) for name in ("seed", "s", "file"))
+    argv = [sys.executable, "-m", "lab.nbd", *places, str(size)]
     with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             while not (folder / "s").exists():

@@ -52,10 +52,12 @@ def test_command_line() -> None:
         "dgram,id=private,local.type=unix,local.path=/r/lab/node2,remote.type=unix,remote.path=/r/lab/hub2"
     )
     assert "host_mtu=9000" in value(argv, "-device", "virtio-net-pci,netdev=private")
-    for disk in ("root", "vg"):
+    for disk, form in (("root", "qcow2"), ("vg", "raw")):
         drive = value(argv, "-drive", f"id={disk}")
-        assert f"file=/c/disks/lab/pm-2-{disk}.qcow2" in drive
-        assert drive.endswith("cache=unsafe,discard=ignore,detect-zeroes=off")
+        assert drive.endswith(f"file=nbd+unix:///{disk}?socket=/r/lab/pm-2.{disk}")
+        # Not unsafe: flushes must reach the disk, which forgets what is not flushed.
+        assert f"format={form},if=none,cache=writeback,discard=ignore,detect-zeroes=off," in drive
+    assert value(argv, "-chardev", "file,id=heard3") == "file,id=heard3,path=/r/lab/pm-2.heard3,append=on"
     assert "systemd.hostname=pm-2 " in value(argv, "-append")
     assert value(argv, "-append").endswith("lab.node=2")
     assert "-incoming" not in argv
