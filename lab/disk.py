@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 SECTOR = 512  # bytes
 CACHE = 32 << 20  # bytes: beyond that the disk writes the oldest by itself, as real ones do
+SHARES = (0.0, 0.2, 0.5, 0.8, 1.0)  # of the writes, kept at a loss: one of these
 TORN = 0.25  # of the writes that are longer than a sector
 
 
@@ -81,7 +82,7 @@ class Disk:
         an earlier one to the same place with it."""
         for write in reversed(self.writes):
             self._put(write.offset, write.old)
-        share, kept, torn = chance.choice((0.0, 0.2, 0.5, 0.8, 1.0)), 0, 0
+        share, kept, torn = chance.choice(SHARES), 0, 0
         for write in self.writes:
             if chance.random() >= share:
                 continue

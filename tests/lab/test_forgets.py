@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from lab.disk import SHARES
 from lab.tick import TickError
 
 from .conftest import Pmc, judged
@@ -18,8 +19,7 @@ FLUSH = "python3 -c 'import os; os.fsync(os.open(\"{}\", os.O_RDWR))'"
 
 def losing(disk: str) -> str:
     """A seed with which this disk loses all that was not flushed (lab/disk.py)."""
-    shares = (0.0, 0.2, 0.5, 0.8, 1.0)
-    return next(seed for seed in map(str, range(99)) if random.Random(f"{seed} {disk}").choice(shares) == 0.0)
+    return next(seed for seed in map(str, range(99)) if random.Random(f"{seed} {disk}").choice(SHARES) == 0.0)
 
 
 @pytest.mark.fault("power loss: what was flushed is there, what was not is lost")
