@@ -106,7 +106,7 @@ def test_a_disk_from_before_all_that_was_heard(one: Node, two: Node, heard: Ears
 
 
 def test_a_disk_that_went_back_under_a_running_guest(one: Node, heard: Ears) -> None:
-    one.starts().ticks(1, 1, 100).ticks(2, 41, 42)
+    one.starts().ticks(2, 50, 100).ticks(1, 41, 42)
     with pytest.raises(TickError, match=r"pm-1\.heard1/1"):
         last(heard)
 
