@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Pmc, broken_invariants
+from .conftest import Pmc, broken_invariants, judged
 from .rig import BACKUPS, HANG_UP, die_at, instead, read_until, started, until, whole_backups
 
 Clean = Callable[[], list[str]]
@@ -45,6 +45,7 @@ def test_a_manager_that_dies(lab: Pmc, clean: Clean, record_property: Any) -> No
     assert broken_invariants(lab.state()) == []
     assert [row["kind"] for row in whole_backups(lab)] == ["base"]
     assert guest.ticking(tick.counter).boots == 1
+    guest.whole("pm-1", "pm-2")
 
     assert die_at(lab, "take down web", "vm.rm", "web", "--yes")
     lab.ok("vm.rm", "web", "--yes")
@@ -83,6 +84,7 @@ def test_a_manager_that_dies_between_every_two_steps(lab: Pmc, clean: Clean, ver
             assert guest is not None
             assert broken_invariants(lab.state()) == []
             assert guest.ticking(guest.now().counter).boots == 1
+            guest.whole("pm-1", "pm-2")
             assert bool(whole_backups(lab)) == (verb == "vm.backup")
         elif verb == "vm.rm":
             guest = lab.add("web")
@@ -121,6 +123,7 @@ def test_a_node_that_dies_while_a_vm_is_made(lab: Pmc, clean: Clean, step: str, 
     # The last steps need pm-1 only: then the VM is there, whole, once pm-2 is back.
     if status == 0:
         lab.ok("pm.ready_drbd")
+        judged(lab)
     else:
         assert status == 1, said
         assert "Traceback" not in said

@@ -154,7 +154,7 @@ def test_a_manager_that_dies_between_any_two_steps(three: Pmc, clean: Clean, sec
         paired(three, "pm-1", "pm-3")
         tick = guest.ticking(tick.counter)
         assert tick.boots == 1
-        guest.checked("pm-3")
+        guest.whole("pm-1", "pm-3")
         three.ok("vm.rm", "web", "--yes")
         assert clean() == []
         guest = three.add("web", secondary=secondary)
