@@ -82,7 +82,7 @@ def test_the_second_copy_is_made_while_the_vm_runs(lab: Pmc, clean: Clean) -> No
 
 @pytest.mark.long
 def test_one_node_and_a_reused_volume(lab: Pmc, clean: Clean) -> None:
-    guest = lab.add("solo", secondary="")
+    guest = lab.add("solo", secondary="", stride=15)  # its disk is a little larger than the copy
     tick = guest.ticking(10)
     assert lab.fab("vm.mv", "solo").returncode == 2
     lab.ok("vm.stop", "solo")
