@@ -15,6 +15,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pmc.plain import escaped
 from pmc.plan import Plan
 from pmc.view import note
 
@@ -100,7 +101,7 @@ class Record:
         try:
             # Appended in one write, so that two commands' lines do not mix. Other users need not read it. A pipe that
             # nobody reads is no reason to wait.
-            text = json.dumps(line, ensure_ascii=False).encode("utf-8", errors="replace") + b"\n"
+            text = escaped(json.dumps(line, ensure_ascii=False)).encode() + b"\n"
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
             path = Path(self.path).expanduser()
             handle = os.open(path, flags, 0o600)

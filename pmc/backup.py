@@ -16,12 +16,18 @@ from datetime import UTC, datetime, timedelta
 
 from pmc.command import Query, bash
 from pmc.manifest import manifest_sum
+from pmc.plain import plain
+from pmc.units import count
 
 ID = re.compile(r"(?P<vm>[A-Za-z0-9][A-Za-z0-9_-]*)\.(?P<time>\d{8}T\d{6}Z)\.(?P<kind>base|delta)", re.ASCII)
 FORMAT = 2
 NOTES = ("verified", "damaged")  # of what reading it back has shown; of that copy only
 AHEAD = timedelta(days=1)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[0-9:.+Z-]{0,16}", re.ASCII)
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+LARGEST = 1 << 60  # bytes of a disk
+LONGEST = 1 << 20  # bytes of a manifest; a longer one is read as empty
 
 
 @dataclass(frozen=True)
@@ -92,8 +98,15 @@ def to_json(backup: Backup) -> str:
 
 
 def from_json(text: str) -> Backup:
-    """Raises ValueError when it is not a manifest of ours, or a damaged one: what is read here ends in commands."""
-    table = json.loads(text)
+    """Raises ValueError when it is not a manifest of ours, or a damaged one: what is read here ends in commands, and on
+    terminals."""
+    try:
+        return _from_table(json.loads(text))
+    except RecursionError:
+        raise ValueError("not a manifest of pmc: it is nested too deeply") from None
+
+
+def _from_table(table: object) -> Backup:
     if not isinstance(table, dict) or table.get("pmc") != FORMAT:
         raise ValueError("not a manifest of pmc, or of another version")
     if table.get("manifest_sha256") != manifest_sum(table):
@@ -102,24 +115,31 @@ def from_json(text: str) -> Backup:
     try:
         backup = Backup(**{**values, "nodes": tuple(table["nodes"])})
     except (TypeError, KeyError) as error:
-        raise ValueError(f"not a manifest of pmc: {error}") from None
+        raise ValueError(f"not a manifest of pmc: {plain(str(error))[:200]}") from None
     texts = [value for key, value in asdict(backup).items() if key not in ("size", "stored", "read", "nodes")]
     if not all(isinstance(text, str) for text in [*texts, *backup.nodes]):
         raise ValueError("not a manifest of pmc: a field that must be text is not")
+    # Of the XML only what no command can be given: NUL, and lone surrogates.
+    others = [text for text in texts if text is not backup.xml]
+    if any(text != plain(text) for text in others) or re.search("[\0\ud800-\udfff]", backup.xml):
+        raise ValueError("not a manifest of pmc: a field has characters that are none")
     match = ID.fullmatch(backup.id)
     base = ID.fullmatch(backup.base) if backup.kind == "delta" else None
     if not match or match["vm"] != backup.vm or match["kind"] != backup.kind:
-        raise ValueError(f"manifest of {backup.id!r} contradicts itself")
+        raise ValueError(f"manifest of {backup.id[:90]!r} contradicts itself")
     if not _SHA256.fullmatch(backup.image_sha256) or backup.compression not in ("zstd", "none"):
         raise ValueError(f"manifest of {backup.id}: its checksum or compression is not right")
     if (backup.kind == "delta" or backup.base) and (not base or base["kind"] != "base" or base["vm"] != backup.vm):
-        raise ValueError(f"manifest of {backup.id}: its base {backup.base!r} is no base")
+        raise ValueError(f"manifest of {backup.id}: its base {backup.base[:90]!r} is no base")
     if backup.kind == "delta" and not _SHA256.fullmatch(backup.file_sha256):
         raise ValueError(f"manifest of {backup.id}: the checksum of its file is not right")
-    sizes = all(type(number) is int and number > 0 for number in (backup.size, backup.stored))
-    sizes = sizes and type(backup.read) is int and backup.read >= 0
+    sizes = all(type(number) is int and 0 < number <= LARGEST for number in (backup.size, backup.stored))
+    sizes = sizes and type(backup.read) is int and 0 <= backup.read <= LARGEST
     if not sizes or not re.fullmatch(r"/dev/[\w/.-]+", backup.device, re.ASCII):
         raise ValueError(f"manifest of {backup.id}: size or device is not right")
+    words = (backup.source, backup.role, backup.consistency, *backup.nodes)
+    if not _TIME.fullmatch(backup.time) or not all(map(_WORD.fullmatch, words)):
+        raise ValueError(f"manifest of {backup.id}: its time, or a node's name, is none")
     return backup
 
 
@@ -160,25 +180,33 @@ def listing(folder: str, node: str, vm: str = "") -> Query[list[Stored]]:
         '[ -f "$m" ] || continue; case $m in *[!a-zA-Z0-9.-]*) continue;; esac; n=${m%.json}; '
         'for f in "$n".img.zst "$n".img "$n".xd3; do [ -e "$f" ] && break; done; names+=("$n") file[$n]=$f; done; '
         "[ ${#names[@]} -gt 0 ] || exit 0; "
-        'while read -r f s; do size[$f]=$s; done < <(stat -c "%n %b %B %s" "${file[@]}" 2>/dev/null); '
+        "while read -r f s; do size[$f]=$s; done < "
+        '<(stat -L -c "%n %b %B %s" "${file[@]}" "${names[@]/%/.json}" 2>/dev/null); '
         'for n in "${names[@]}"; do v= d=; for e in verified damaged; do [ ! -e "$n.$e" ] || '
         '{ [ $e = verified ] || d=!; read -r -N 25 v <"$n.$e" || :; }; done; v=${v//[!0-9TZ:-]/}; '
-        'echo -n "$n ${size[${file[$n]}]:-0 0 0} $d${v:--} "; base64 -w0 "$n.json" || :; echo; done'
+        'echo -n "$n ${size[${file[$n]}]:-0 0 0} $d${v:--} "; s=${size[$n.json]:-0}; '
+        f'[ "${{s##* }}" -gt {LONGEST} ] || base64 -w0 "$n.json" || :; echo; done'
     )
     return Query(bash(script, folder, vm), lambda text: parse_listing(text, node))
+
+
+_NAME = re.compile(r"[a-zA-Z0-9.-]{1,255}", re.ASCII)
+_WHEN = re.compile(r"!?[0-9TZ:-]{1,25}", re.ASCII)
 
 
 def parse_listing(text: str, node: str) -> list[Stored]:
     found = []
     for line in text.splitlines():
-        name, blocks, unit, size, verified, *rest = line.split(" ")
-        stored, when = int(blocks) * int(unit), verified.lstrip("!").strip("-")
+        name, blocks, unit, bytes_, verified, *rest = line.split(" ")
+        if not _NAME.fullmatch(name) or not _WHEN.fullmatch(verified):
+            raise ValueError("not a listing of backups")  # our own script prints no such thing
+        stored, size, when = count(blocks) * count(unit), count(bytes_), verified.lstrip("!").strip("-")
         notes = ("", when or "a time not known") if verified.startswith("!") else (when, "")
         try:
             backup = from_json(base64.b64decode(rest[0] if rest else "").decode())
             if backup.id != name:
                 raise ValueError("its manifest is that of another backup")
-            found.append(Stored(node, name, stored, backup, _broken(backup, int(size)), *notes))
+            found.append(Stored(node, name, stored, backup, _broken(backup, size), *notes))
         except ValueError as error:  # binascii's and Unicode's errors are ValueErrors, too
             found.append(Stored(node, name, stored, None, str(error), *notes))
     return found

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import xml.etree.ElementTree as ET
 
+from pmc.domain_xml import parsed
+
 # What may differ between two nodes that are both right: where the emulator is installed, which file of UEFI
 # variables libvirt made there.
 _LOCAL = ("domain/devices/emulator", "domain/os/nvram")
@@ -30,13 +32,13 @@ def digest(xml: str) -> str:
 
 
 def uuid(xml: str) -> str:
-    return (ET.fromstring(xml).findtext("uuid") or "").strip()  # noqa: S314 - from our own nodes' libvirt
+    return (parsed(xml).findtext("uuid") or "").strip()
 
 
 def _settings(xml: str) -> dict[str, str]:
     """Each attribute and text by its path; elements of the same name that have siblings are numbered."""
     found: dict[str, str] = {}
-    _walk(ET.fromstring(xml), "domain", found)  # noqa: S314
+    _walk(parsed(xml), "domain", found)
     return found
 
 

@@ -14,7 +14,7 @@ from pmc.drbd_files import DIRECTORY
 from pmc.drbd_files import query as files
 from pmc.events2 import parse_status
 from pmc.model import Resource
-from pmc.units import MiB
+from pmc.units import MiB, count
 
 __all__ = ["DIRECTORY", "files", "parse_status"]  # of its satellites, which are asked for here
 
@@ -175,7 +175,7 @@ def two_primaries(name: str, allowed: bool) -> Command:
 def size_of(minor: int) -> Query[int]:
     """Bytes that DRBD exposes: the volume without the metadata. From sysfs (sectors), since a secondary's device cannot
     be opened."""
-    return Query(command("cat", f"/sys/block/drbd{minor}/size"), lambda text: int(text) * 512)
+    return Query(command("cat", f"/sys/block/drbd{minor}/size"), lambda text: count(text) * 512)
 
 
 def version() -> Query[str]:

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from invoke.exceptions import Exit
 
+from pmc.plain import one_line, plain
+
 
 class PmcError(Exit):
     """Base of all; `code` is the exit status of the program."""
@@ -24,7 +26,8 @@ class PmcError(Exit):
     status = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, code=self.status)
+        # Here, since invoke prints it: what nodes and tools say is in it.
+        super().__init__(plain(message), code=self.status)
 
     def __str__(self) -> str:
         return str(self.message)
@@ -47,13 +50,13 @@ class NodeDown(Refused):
 
 
 class CommandFailed(PmcError):
-    """`node`, `line` (the command as one could paste it), `exit` and the tool's own `stderr`."""
+    """`node`, `line` (the command as one could paste it), `exit`, the tool's own `stderr`, and of that the last line,
+    fit to be shown (`said`), empty when it said nothing."""
 
     def __init__(self, node: str, line: str, exit: int, stderr: str) -> None:
         self.node, self.line, self.exit, self.stderr = node, line, exit, stderr.strip()
-        first = line.splitlines()[0]
-        said = self.stderr.splitlines()[-1] if self.stderr else "it said nothing"
-        super().__init__(f"{node}: '{_short(first)}' ended with status {exit}: {said}")
+        self.said = one_line(self.stderr.split("\n")[-1])
+        super().__init__(f"{node}: '{_first(line)}' ended with status {exit}: {self.said or 'it said nothing'}")
 
 
 class InDoubt(PmcError):
@@ -61,7 +64,7 @@ class InDoubt(PmcError):
 
     def __init__(self, node: str, line: str, why: str) -> None:
         self.node, self.line, self.why = node, line, why
-        super().__init__(f"{node}: '{_short(line.splitlines()[0])}': {why}; it may or may not have run")
+        super().__init__(f"{node}: '{_first(line)}': {one_line(why)}; it may or may not have run")
 
 
 class Fenced(PmcError):
@@ -81,5 +84,6 @@ class StepFailed(PmcError):
     pass
 
 
-def _short(line: str) -> str:
+def _first(line: str) -> str:
+    line = one_line(line.partition("\n")[0])
     return line if len(line) <= 120 else line[:117] + "..."

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pmc.model import Resource
+from pmc.units import count
 
 # Each from the best to the worst; a word that is not here is worse than all.
 CONNECTIONS = (
@@ -70,8 +71,8 @@ def _resource(name: str, seen: _Seen) -> Resource:
     disks = [fact["peer-disk"] for _, fact in copies] + ["DUnknown" for peer in seen.connections if peer not in told]
     behind = {peer: 0 for peer in told}
     for peer, fact in copies:
-        behind[peer] += int(fact.get("out-of-sync", 0)) * 1024
-    minors = sorted(int(device["minor"]) for device in seen.devices)
+        behind[peer] += count(fact.get("out-of-sync", "0")) * 1024
+    minors = sorted(count(device["minor"]) for device in seen.devices)
     return Resource(
         name,
         minor=minors[0] if minors else -1,
@@ -81,7 +82,7 @@ def _resource(name: str, seen: _Seen) -> Resource:
         replication=_worst(REPLICATIONS, (fact["replication"] for _, fact in copies), "Off"),
         peer_role=_worst(ROLES, (fact.get("role", "Unknown") for fact in seen.connections.values()), "Unknown"),
         peer_disk=_worst(DISKS, disks, "DUnknown"),
-        size=sum(int(device.get("size", 0)) for device in seen.devices) * 1024,
+        size=sum(count(device.get("size", "0")) for device in seen.devices) * 1024,
         out_of_sync=max(behind.values(), default=0),
         more_minors=tuple(minors[1:]),
         suspended=seen.suspended,

@@ -51,7 +51,7 @@ def run(
                     break
                 text = data.decode(errors="replace")
                 on_stderr(text)
-                said += text
+                said = (said + text)[-65536:]
     if ended and process.returncode:
         raise Interrupted
     if process.returncode:

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pmc.command import Command, bash
+from pmc.plain import one_line
 
 FOLDER = "/run/pmc"
 # A VM's name begins with a letter, so no VM's lock has these names.
@@ -142,10 +143,10 @@ def _refusal(kind: str, name: str, said: str) -> Refusal:
     try:
         table = json.loads(said.removeprefix("-"))
         token = str(table.get("token", ""))
-        holder = str(Holder(str(table["who"]), int(table["pid"]), str(table["since"]), str(table["what"])))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        holder = one_line(str(Holder(str(table["who"]), int(table["pid"]), str(table["since"]), str(table["what"]))))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         holder = "somebody who has not yet said who"
-    return Refusal(kind, name, holder, token)
+    return Refusal(kind, one_line(name), holder, token)
 
 
 def twice(node: str, source: str) -> str:

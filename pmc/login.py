@@ -13,6 +13,7 @@ import paramiko
 
 from pmc.errors import NodeDown
 from pmc.lock import SILENCE
+from pmc.plain import one_line
 from pmc.settings import NodeSettings, Settings
 from pmc.ssh import Connection
 
@@ -107,7 +108,8 @@ def _told(node: NodeSettings, settings: Settings) -> Iterator[None]:
             answered=True,
         ) from None
     except paramiko.AuthenticationException as error:
-        raise NodeDown(f"{node.name}: ssh login refused ({error}); try: ssh {host} true", answered=True) from None
+        said = one_line(str(error))
+        raise NodeDown(f"{node.name}: ssh login refused ({said}); try: ssh {host} true", answered=True) from None
     except paramiko.SSHException as error:
         if "not found in known_hosts" in str(error):
             raise NodeDown(
@@ -120,11 +122,12 @@ def _told(node: NodeSettings, settings: Settings) -> Iterator[None]:
             error = paramiko.SSHException(
                 f"it took the connection and then said nothing for {seconds:g} s; does it hang?"
             )
-        raise NodeDown(f"{node.name}: no ssh: {error}; try: ssh {host} true") from None
+        raise NodeDown(f"{node.name}: no ssh: {one_line(str(error))}; try: ssh {host} true") from None
     except paramiko.hostkeys.InvalidHostKey as error:
         raise NodeDown(f"{node.name}: a line of known_hosts is not right: {str(error)[:200]}", answered=True) from None
     except (ConnectionResetError, BrokenPipeError):
         raise NodeDown(f"{node.name}: no ssh: {_CLOSED}; try: ssh {host} true") from None
     except (OSError, EOFError, ValueError, KeyError) as error:
         why = "no answer" if isinstance(error, socket.timeout) else getattr(error, "strerror", None) or str(error)
+        why = one_line(why)
         raise NodeDown(f"{node.name}: no ssh within {seconds:g} s ({why}); is it up? try: ssh {host} true") from None

@@ -13,6 +13,7 @@ from pmc.errors import CommandFailed
 from pmc.lvm import Group
 from pmc.model import Domain, NodeState, Odd, Resource, ResourceFile, Volume, shown
 from pmc.settings import Settings
+from pmc.units import count
 
 
 def state_queries(settings: Settings, allocating: bool = False) -> dict[str, Query[Any]]:
@@ -37,13 +38,13 @@ def state_queries(settings: Settings, allocating: bool = False) -> dict[str, Que
 
 def parse_meminfo(text: str) -> tuple[int, int]:
     """(total, available) in bytes, of /proc/meminfo."""
-    rows = {name: int(rest.split()[0]) * 1024 for name, _, rest in (row.partition(":") for row in text.splitlines())}
+    rows = {name: count(rest.split()[0]) * 1024 for name, _, rest in (row.partition(":") for row in text.splitlines())}
     return rows["MemTotal"], rows["MemAvailable"]
 
 
 def parse_ports(text: str) -> frozenset[int]:
     """Of `ss -Hltn`: the fourth column is address:port."""
-    return frozenset(int(row.split()[3].rpartition(":")[2]) for row in text.splitlines())
+    return frozenset(count(row.split()[3].rpartition(":")[2]) for row in text.splitlines())
 
 
 def node_state(name: str, settings: Settings, answers: Mapping[str, Any], beside: Iterable[str] = ()) -> NodeState:
@@ -141,4 +142,4 @@ def _unfit(file: ResourceFile) -> str:
 
 
 def said_by(error: CommandFailed) -> str:
-    return error.stderr.splitlines()[-1] if error.stderr else f"status {error.exit}"
+    return error.said or f"status {error.exit}"

@@ -87,8 +87,11 @@ def new_domain(cluster: Cluster, request: Add, given: Given) -> str:
     xml: str = cluster.ask(request.primary, query)[0]
     if virsh.name_of(xml) != request.name:
         raise Refused(f"--virt-install: virt-install did not answer with a domain {request.name}, but: {xml[:120]!r}")
-    xml = virsh.with_disk(xml, given.device, iso_path(settings, request.name) if request.iso else "")
-    return virsh.with_cpu(xml, cpu) if cpu else xml
+    try:
+        xml = virsh.with_disk(xml, given.device, iso_path(settings, request.name) if request.iso else "")
+        return virsh.with_cpu(xml, cpu) if cpu else xml
+    except ValueError as error:
+        raise Refused(f"--virt-install: virt-install's answer cannot be used: {error}") from None
 
 
 def size_for(cluster: Cluster, request: Add, state: ClusterState) -> int:
@@ -147,15 +150,16 @@ def backups(cluster: Cluster, vm: str = "") -> Beside:
     return {"backups": lambda node: backup.listing(cluster.settings.backup_dir, node, vm)}
 
 
-def stored(state: ClusterState) -> list[Stored]:
-    """The backups over the nodes that answer, of a look that asked for `backups`."""
+def stored(state: ClusterState, partly: bool = False) -> list[Stored]:
+    """The backups over the nodes that answer, of a look that asked for `backups`. Raises PmcError when one of them
+    cannot list its own; `partly`: those of the others, for who only shows them and says which node does not tell."""
     for node in state:
-        if "backups" in node.failures:
+        if "backups" in node.failures and not partly:
             raise PmcError(
                 f"{node.name}: its backups are not known: {node.failures['backups']}; "
                 f"fab pm.init {node.name} tells what is missing"
             )
-    return backup.dated((each for node in state.answering for each in node.beside["backups"]), now())
+    return backup.dated((each for node in state for each in node.beside.get("backups", ())), now())
 
 
 def stored_on(cluster: Cluster, node: str, vm: str) -> list[Stored]:
@@ -175,7 +179,10 @@ def kept(directory: str, vm: str = "") -> list[Stored]:
     done = subprocess.run(query.command.argv, capture_output=True, text=True)
     if done.returncode:
         raise Refused(f"--from {directory[:200]!r}: cannot be read: {done.stderr.strip()[:200]}")
-    return backup.dated(query.parse(done.stdout), now())
+    try:
+        return backup.dated(query.parse(done.stdout), now())
+    except ValueError as error:
+        raise Refused(f"--from {directory[:200]!r}: cannot be listed: {error}") from None
 
 
 def sides(cluster: Cluster, state: ClusterState, vm: str, homes: Sequence[str]) -> dict[str, About]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pmc.command import Command, Query, bash, command
 from pmc.model import Volume
+from pmc.units import count, finite
 
 # On every volume that pmc makes, so that it never takes another's volume of the same name for its own.
 TAG = "pmc"
@@ -245,19 +246,27 @@ def group(name: str) -> Query[Group]:
     )
 
 
+def _rows(text: str, part: str) -> list[dict[str, str]]:
+    """LVM puts every value into quotes. Raises ValueError."""
+    rows: list[dict[str, str]] = json.loads(text)["report"][0][part]
+    if not all(isinstance(value, str) for row in rows for value in row.values()):
+        raise ValueError("not a report of LVM")
+    return rows
+
+
 def parse_volumes(text: str) -> dict[str, Volume]:
     """By 'GROUP/NAME'."""
     found = {}
-    for row in json.loads(text)["report"][0]["lv"]:
+    for row in _rows(text, "lv"):
         volume = Volume(
             row["lv_name"],
             row["vg_name"],
-            int(row["lv_size"]),
+            count(row["lv_size"]),
             tuple(filter(None, row["lv_tags"].split(","))),
             row["origin"],
             row["lv_attr"],
-            float(row["data_percent"]) if row["data_percent"] else None,
-            float(row["metadata_percent"]) if row["metadata_percent"] else None,
+            finite(row["data_percent"]) if row["data_percent"] else None,
+            finite(row["metadata_percent"]) if row["metadata_percent"] else None,
             row["pool_lv"],
         )
         found[f"{volume.group}/{volume.name}"] = volume
@@ -265,5 +274,5 @@ def parse_volumes(text: str) -> dict[str, Volume]:
 
 
 def parse_group(text: str) -> Group:
-    row = json.loads(text)["report"][0]["vg"][0]
-    return Group(int(row["vg_size"]), int(row["vg_free"]), row["vg_attr"])
+    row = _rows(text, "vg")[0]
+    return Group(count(row["vg_size"]), count(row["vg_free"]), row["vg_attr"])

@@ -82,13 +82,15 @@ class Node:
         return [self._parsed(query, answer) for query, answer in zip(queries, answers, strict=True)]
 
     def _parsed(self, query: Query[Any], answer: Answer) -> Any:
+        """Whatever a node says is understood, or is a CommandFailed of its own."""
         if answer.exit not in query.fine:
             return CommandFailed(self.name, str(query.command), answer.exit, masked(answer.stderr, query.command))
         try:
             return query.parse(answer.stdout)
-        except (ValueError, KeyError, IndexError, TypeError, SyntaxError) as error:
+        except Exception as error:  # a parser may stumble over it in any way
             shown = masked(answer.stdout, query.command)[:200]
-            said = masked(f"its answer is not understood ({type(error).__name__}: {error}): {shown!r}", query.command)
+            why = " ".join(masked(f"{type(error).__name__}: {error}", query.command)[:200].split())
+            said = f"its answer is not understood ({why}): {shown!r}"
             return CommandFailed(self.name, str(query.command), answer.exit, said)
 
     def run(

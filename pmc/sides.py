@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 from pmc.command import Command, Query, bash, command
+from pmc.units import count, finite
 
 # The lowest bit of an identifier says that the side was primary, and is no part of it.
 _FLAG = 1
@@ -93,7 +94,7 @@ def parse_past(text: str) -> Past:
         found = re.match(r"(\d+\.\d+) \S+ kernel: (.*)", line)
         if found is None:
             continue
-        time, said = float(found[1]), found[2]
+        time, said = finite(found[1]), found[2]
         if time < before - 1:
             now["stepped"] = True
         before = time
@@ -106,7 +107,7 @@ def parse_past(text: str) -> Past:
         elif "Split-Brain detected" in said:
             now["split"] = time
         elif amount := re.search(r"Began resync as \w+ \(will sync (\d+) KB", said):
-            now["resync"] = int(amount[1]) * 1024
+            now["resync"] = count(amount[1]) * 1024
     return Past(**now)  # type: ignore[arg-type]
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from pmc.command import Command, Query, bash
 from pmc.lock import FOLDER
+from pmc.units import count
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def parse(text: str) -> Iterator[Range]:
     """Raises ValueError for what is no such list."""
     end = -1
     for line in text.splitlines():
-        start, length = map(int, line.split(" "))
+        start, length = map(count, line.split(" "))
         if start <= end or length <= 0:
             raise ValueError(f"not a rising list of ranges: {line!r} after {end}")
         end = start + length

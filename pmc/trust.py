@@ -19,6 +19,7 @@ from pmc.checks import Finding, Verdict, bad, good
 from pmc.command import Command, Query, bash, command
 from pmc.plan import Relay, Step
 from pmc.settings import NodeSettings, Settings
+from pmc.units import count
 
 AUTHORIZED, KNOWN, KEY = "/root/.ssh/authorized_keys", "/root/.ssh/known_hosts", "/root/.ssh/id_ed25519"
 _PUBLIC = re.compile(r"((?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[a-z0-9@.-]+) ([A-Za-z0-9+/]+={0,3})(?= |$)", re.ASCII)
@@ -90,7 +91,7 @@ def parse(text: str) -> Keys:
             known[who] = known.get(who, frozenset()) | set(public(rest))
         elif kind == "tried":
             peer, status, said = f"{rest} ".split(" ", 2)
-            tried[peer] = (int(status), said.strip())
+            tried[peer] = (count(status), said.strip())
         elif kind == "comes":
             peer, _, said = rest.partition(" ")
             if address := _address(said.strip().removeprefix("src ")):

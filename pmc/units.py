@@ -33,6 +33,21 @@ def parse_rate(text: str) -> int:
     raise ValueError(f"{text[:40]!r:.60}: bytes a second with a unit, such as 50M; 1T at most")
 
 
+def count(text: str) -> int:
+    """A number as a tool prints it, of bytes, blocks, a minor, a port: under 10^19. Raises ValueError for all else,
+    also for what int() takes: a sign, 1_000, digits of other scripts, and so many that nothing can be made of them."""
+    if not re.fullmatch(r"[0-9]{1,19}", text := text.strip(" \t\n"), re.ASCII):
+        raise ValueError(f"{text[:40]!r:.60} is not a number of that kind")
+    return int(text)
+
+
+def finite(text: str) -> float:
+    """As `count`, for percents and seconds: with a sign and digits after the point, not nan and not for ever."""
+    if not re.fullmatch(r"-?[0-9]{1,19}(?:\.[0-9]{1,19})?", text := text.strip(" \t\n"), re.ASCII):
+        raise ValueError(f"{text[:40]!r:.60} is not a number of that kind")
+    return float(text)
+
+
 def show_size(size: int) -> str:
     """'50 GiB', '1.5 GiB', '64 MiB': one digit at most after the point."""
     for unit, factor in (("TiB", 1 << 40), ("GiB", GiB), ("MiB", MiB), ("KiB", KiB)):

@@ -13,6 +13,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from pmc.plain import one_line, plain
 from pmc.plan import Plan, Watch
 
 
@@ -21,16 +22,22 @@ def table(rows: Sequence[dict[str, Any]], as_json: bool, columns: Sequence[str] 
     if as_json:
         return json.dumps(list(rows), indent=2)
     return tabulate(
-        [[row.get(name, "") for name in columns] for row in rows],
+        [[_cell(row.get(name, "")) for name in columns] for row in rows],
         headers=list(columns),
         disable_numparse=True,
     )
 
 
+def _cell(value: Any) -> Any:
+    return one_line(value) if isinstance(value, str) else value
+
+
 def show(text: str) -> None:
-    """On stdout. A reader that has seen enough (`fab vm.ls | head -1`) is no error."""
+    """On stdout, fit for a terminal. A reader that has seen enough (`fab vm.ls | head -1`) is no error, nor is one that
+    has no letter for what a node says."""
+    text, letters = plain(text), getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
-        print(text, flush=True)
+        print(text.encode(letters, "replace").decode(letters), flush=True)
     except BrokenPipeError:
         nobody_reads()
 
@@ -45,7 +52,8 @@ def note(text: str) -> None:
     # A closed terminal or pipe must not end a command that has begun to change nodes.
     if sys.stderr is not None:
         with suppress(OSError, ValueError):
-            print(f"{text}\n", end="", file=sys.stderr, flush=True)  # one write: several threads may note at once
+            # One write: several threads may note at once.
+            print(f"{plain(text)}\n", end="", file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -85,7 +93,7 @@ class Bar:
         from tqdm import tqdm
 
         self._bar = tqdm(
-            total=self.total or None, desc=f"  {self.subject}", unit="B", unit_scale=True, unit_divisor=1024,
+            total=self.total or None, desc=f"  {one_line(self.subject)}", unit="B", unit_scale=True, unit_divisor=1024,
             leave=False, mininterval=0.5, disable=self.hidden or sys.stderr is None or not sys.stderr.isatty(),
         )  # fmt: skip
         return self
@@ -105,5 +113,5 @@ class Bar:
     def dd(self, text: str) -> None:
         """Takes what dd with status=progress prints: '123456 bytes (123 kB, 121 KiB) copied, ...'."""
         self._text = (self._text + text)[-400:]
-        if found := re.findall(r"(\d+) bytes", self._text):
+        if found := re.findall(r"(?<!\d)(\d{1,18}) bytes", self._text):
             self.at(int(found[-1]), self.total)

@@ -9,14 +9,15 @@ import html
 import json
 import re
 import shlex
-import xml.etree.ElementTree as ET
+import xml.etree.ElementTree as ET  # to make some; what comes from elsewhere is read by domain_xml
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
 from pmc.command import Command, Query, bash, command
+from pmc.domain_xml import checked, parsed
 from pmc.model import Domain
-from pmc.units import KiB, MiB
+from pmc.units import KiB, MiB, count
 
 CONNECT = ("virsh", "--connect", "qemu:///system")
 # virDomainState of libvirt's domain.h; "blocked" is a running guest that is idle.
@@ -121,7 +122,7 @@ def macs() -> Query[frozenset[str]]:
 
 
 def dumpxml(name: str) -> Query[str]:
-    return Query(virsh("dumpxml", "--inactive", "--security-info", name), str)
+    return Query(virsh("dumpxml", "--inactive", "--security-info", name), checked)
 
 
 def host_cpu(virt_type: str) -> Query[str]:
@@ -134,7 +135,7 @@ def baseline(cpus: Sequence[str], virt_type: str) -> Query[str]:
     # One after the other without a root element: virsh puts its own around them.
     text = "".join(cpus)
     argv = ("hypervisor-cpu-baseline", "--virttype", virt_type, "--migratable", "/dev/stdin")
-    return Query(virsh(*argv, stdin=text), str)
+    return Query(virsh(*argv, stdin=text), checked)
 
 
 def can_run(xml: str, virt_type: str) -> Query[bool | None]:
@@ -171,7 +172,7 @@ def virt_install(
 def with_disk(xml: str, device: str, iso: str = "") -> str:
     """The domain with `device` as its first disk: no host cache (live migration demands it), discards passed on; and
     with `iso` (a path on the node) as a CD."""
-    domain = ET.fromstring(xml)  # noqa: S314 - from our own node's virt-install
+    domain = parsed(xml)
     devices = domain.find("devices")
     if devices is None:
         raise ValueError("the domain has no <devices>")
@@ -195,17 +196,17 @@ def with_disk(xml: str, device: str, iso: str = "") -> str:
 
 def with_cpu(xml: str, cpu: str) -> str:
     """The domain with this <cpu> in place of its own."""
-    domain = ET.fromstring(xml)  # noqa: S314
+    domain = parsed(xml)
     for old in domain.findall("cpu"):
         domain.remove(old)
-    domain.append(ET.fromstring(cpu))  # noqa: S314
+    domain.append(parsed(cpu))
     return _text(domain)
 
 
 def renamed(xml: str, *, name: str, uuid: str, mac: str, old_device: str, device: str) -> str:
     """A copy for a new VM: own name, UUID, MAC and disk. Its other disks (an installer's CD) are left out, so that
     the two VMs share nothing; further network cards get no MAC, so that libvirt makes new ones."""
-    domain = ET.fromstring(xml)  # noqa: S314
+    domain = parsed(xml)
     for tag, text in (("name", name), ("uuid", uuid)):
         element = domain.find(tag)
         if element is None:
@@ -238,14 +239,14 @@ def renamed(xml: str, *, name: str, uuid: str, mac: str, old_device: str, device
 def name_of(xml: str) -> str:
     """Empty when this is not the XML of one domain."""
     try:
-        return ET.fromstring(xml).findtext("name") or ""  # noqa: S314
-    except ET.ParseError:
+        return parsed(xml).findtext("name") or ""
+    except ValueError:
         return ""
 
 
 def memory_of(xml: str) -> int:
     """Bytes; libvirt prints KiB."""
-    return int(str(ET.fromstring(xml).findtext("memory", "0"))) * KiB  # noqa: S314
+    return count(str(parsed(xml).findtext("memory", "0"))) * KiB
 
 
 def downtime(name: str) -> Query[float | None]:
@@ -258,7 +259,7 @@ def parse_downtime(text: str) -> float | None:
     if not text.startswith("Job type:"):
         raise ValueError("not the output of virsh domjobinfo")
     found = re.search(r"^Total downtime:\s+(\d+)\s+ms", text, re.M)
-    return int(found[1]) / 1000 if found else None
+    return count(found[1]) / 1000 if found else None
 
 
 def parse_domstats(text: str) -> dict[str, Domain]:
@@ -272,16 +273,16 @@ def parse_domstats(text: str) -> dict[str, Domain]:
         name = title.strip().removeprefix("'").removesuffix("'")
         found[name] = Domain(
             name,
-            STATES[int(fact["state.state"])],
-            int(fact["balloon.maximum"]) * KiB,
-            int(fact["vcpu.maximum"]),
+            STATES[count(fact["state.state"])],
+            count(fact["balloon.maximum"]) * KiB,
+            count(fact["vcpu.maximum"]),
         )
     return found
 
 
 def parse_host_cpu(text: str) -> str:
     """The host-model of `virsh domcapabilities` as the <cpu> element that hypervisor-cpu-baseline takes."""
-    mode = ET.fromstring(text).find("cpu/mode[@name='host-model'][@supported='yes']")  # noqa: S314
+    mode = parsed(text).find("cpu/mode[@name='host-model'][@supported='yes']")
     if mode is None:
         return ""
     cpu = ET.Element("cpu")

@@ -13,6 +13,7 @@ from pmc.checks import drbd, libvirt, lvm, machine, network, saving
 from pmc.checks.finding import About, Check, Finding, Seen, Verdict, bad, good
 from pmc.command import Query
 from pmc.errors import CommandFailed
+from pmc.plain import one_line
 
 _NO_UTILS = "Debian: apt install drbd-utils"
 _NO_LIBVIRT = "systemctl status libvirtd tells why (Debian: apt install libvirt-daemon-system libvirt-clients)"
@@ -66,7 +67,10 @@ def judge(check: Check, answer: Any, about: About) -> Verdict:
             said[:200] or f"status {answer.exit}",
             check.missing.format(group=about.settings.volume_group, pool=about.settings.thin_pool),
         )
-    return check.judge(answer, about)
+    try:
+        return check.judge(answer, about)
+    except Exception as error:  # understood by itself, and yet nothing that can be: it costs this check alone
+        return bad(f"its answer makes no sense ({type(error).__name__})", "")
 
 
 def findings(seen: Iterable[Seen]) -> list[Finding]:
@@ -83,7 +87,7 @@ def line(finding: Finding) -> str:
     extent = "part of it" if verdict.partly else "it"
     fix = f"fab pm.init {finding.node} --fix does {extent}" if verdict.steps else ""
     text = "; ".join(filter(None, (verdict.text, verdict.advice, fix)))
-    return f"{finding.node}  {'✓' if verdict.ok else '✗'} {finding.check}: {text}"
+    return one_line(f"{finding.node}  {'✓' if verdict.ok else '✗'} {finding.check}: {text}")
 
 
 __all__ = [

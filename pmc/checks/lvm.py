@@ -114,7 +114,19 @@ def parse_filter(text: str) -> Filter:
         raise ValueError("not a global_filter")
     patterns = json.loads(value)
     several = [patterns] if isinstance(patterns, str) else patterns
+    if not isinstance(several, list):
+        raise ValueError("not a global_filter")
+    for pattern in several:
+        _refuse_wild(pattern[2:-1])
     return Filter(tuple(several), given == "given", tuple(path.strip() for path in physical))
+
+
+def _refuse_wild(expression: str) -> None:
+    """One that Python does not take, or that it would try for ever: what is repeated in something that is repeated."""
+    repeats = len(re.findall(r"[*+?{]", expression))
+    if repeats > 8 or len(expression) > 500 or (repeats > 1 and re.search(r"\)[*+?{]", expression)):
+        raise ValueError("a global_filter that is too involved to be tried")
+    re.compile(expression)
 
 
 def rejects(patterns: Iterable[str], path: str) -> bool:

@@ -9,7 +9,7 @@ from pmc.checks.finding import About, Check, Verdict, bad, good, parse_yes
 from pmc.command import Query, bash, command
 from pmc.plan import Step
 from pmc.plans import make
-from pmc.units import show_size
+from pmc.units import finite, show_size
 
 # In seconds. Logs of two nodes cannot be compared when their clocks differ by more.
 CLOCK_FINE, CLOCK_BAD = 2.0, 30.0
@@ -95,7 +95,7 @@ def parse_folder(text: str) -> Folder:
         return Folder("none")
     first, writable, free, *shared = text.strip().splitlines()
     kind, _, mode = first.partition("|")
-    return Folder(kind, mode, parse_yes(writable), int(free), bool(shared))
+    return Folder(kind, mode, parse_yes(writable), int(finite(free)), bool(shared))
 
 
 def judge_folder(found: Folder, about: About) -> Verdict:
@@ -158,7 +158,7 @@ def judge_kvm(found: Kvm, about: About) -> Verdict:
 
 
 def query_clock(about: About) -> Query[float]:
-    return Query(command("date", "+%s.%N"), float)
+    return Query(command("date", "+%s.%N"), finite)
 
 
 def judge_clock(found: float, about: About) -> Verdict:

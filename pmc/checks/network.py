@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pmc import drbd, drbd_files
 from pmc.checks.finding import About, Verdict, bad, good
 from pmc.command import Query, bash, command
+from pmc.units import count
 
 
 def query_bridge(about: About) -> Query[str]:
@@ -36,7 +37,10 @@ def query_replication(about: About) -> Query[frozenset[str]]:
 
 
 def parse_addresses(text: str) -> frozenset[str]:
-    return frozenset(re.findall(r"\sinet6?\s+([0-9a-fA-F.:]+)/", text))
+    found = frozenset(re.findall(r"\sinet6?\s+([0-9a-fA-F.:]+)/", text))
+    for address in found:
+        ipaddress.ip_address(address)  # raises ValueError
+    return found
 
 
 def judge_replication(found: frozenset[str], about: About) -> Verdict:
@@ -64,7 +68,7 @@ def parse_ports(text: str) -> Ports:
     listening, mark, rest = text.partition("--\n")
     if not mark:
         raise ValueError("cut short")
-    heard = (int(row.rpartition(":")[2]) for row in listening.split())
+    heard = (count(row.rpartition(":")[2]) for row in listening.split())
     files = drbd_files.parse(rest)
     taken = {port for file in files.resources.values() for port in file.ports}
     return Ports(frozenset(heard), frozenset(taken | files.ports))

@@ -47,7 +47,10 @@ def snapshots(state: ClusterState, vm: str = "") -> list[Lost]:
             if not match or vm not in ("", match["vm"]) or not lvm.snapshot_for(volume):
                 continue
             origin = volume if volume.thin else node.volumes.get(volume.origin)
-            time = datetime.strptime(match["time"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+            try:
+                time = datetime.strptime(match["time"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+            except ValueError:  # a name by hand
+                continue
             found.append(Lost(node.name, match["vm"], time, volume, origin.size if origin else 0))
     return sorted(found, key=lambda each: (each.volume.name, each.node))
 

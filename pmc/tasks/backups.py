@@ -184,7 +184,7 @@ def backups(c: Any, name: str = "", from_: str = "", json: bool = False, conf: s
             return
         state = cluster.state(beside=looks.backups(cluster, name))
         kept = lost.snapshots(state, name)
-        rows = backup_rows(looks.stored(state), text=not json) + lost.rows(kept, text=not json)
+        rows = backup_rows(looks.stored(state, partly=True), text=not json) + lost.rows(kept, text=not json)
         show(table(rows, json, BACKUP_COLUMNS))
         for each in kept:
             note(lost.advice(each, cluster.settings))

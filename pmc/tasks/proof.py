@@ -44,7 +44,7 @@ def verify_backup(
             raise Refused("--backup and --all: choose one")
         directory = str(here(from_)) if from_ else ""
         state = None if directory else cluster.state(beside=looks.backups(cluster, name))
-        stored = looks.stored(state) if state else looks.kept(directory, name)
+        stored = looks.stored(state, partly=True) if state else looks.kept(directory, name)
         ids = [backup] if backup else sorted({each.id for each in stored}, key=lambda id: id.split(".")[:2])
         newest = [id for id in ids if not any(each.id == id and each.ahead for each in stored)][-1:]
         if not ids:

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from pmc.command import Command, Query, bash, command
+from pmc.units import count, finite
 from pmc.verify.facts import Facts
 from pmc.verify.finding import Finding
 from pmc.verify.resources import resync
@@ -61,7 +62,7 @@ def done(vm: str, minor: int) -> Query[float]:
 
 def parse_done(text: str) -> float:
     found = re.search(r"(?:verified: *|done:)(\d+(?:\.\d+)?)", text)
-    return float(found[1]) if found else 0.0
+    return finite(found[1]) if found else 0.0
 
 
 def newest() -> Query[float]:
@@ -71,7 +72,7 @@ def newest() -> Query[float]:
 
 def parse_newest(text: str) -> float:
     found = re.match(r"\[ *(\d+\.\d+)\]", text)
-    return float(found[1]) if found else 0.0
+    return finite(found[1]) if found else 0.0
 
 
 def log(minor: int, since: float) -> Query[Log]:
@@ -87,12 +88,12 @@ def parse_log(text: str, since: float) -> Log:
     ended, ranges = False, set()
     for line in text.splitlines():
         found = _LINE.match(line)
-        if found is None or float(found[1]) <= since:
+        if found is None or finite(found[1]) <= since:
             continue
         if found[2]:
             ended = True
         else:
-            ranges.add((int(found[3]), int(found[3]) + int(found[4])))
+            ranges.add((count(found[3]), count(found[3]) + count(found[4])))
     return Log(ended, tuple(sorted(ranges)))
 
 

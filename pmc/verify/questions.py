@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +15,10 @@ from pmc.checks.finding import About
 from pmc.checks.lvm import Filter
 from pmc.command import Query, bash
 from pmc.disks import Disk, writable
+from pmc.domain_xml import parsed
 from pmc.model import NodeState
 from pmc.settings import Settings
+from pmc.units import finite
 from pmc.verify import options
 from pmc.verify.options import Said
 
@@ -108,7 +109,7 @@ def _each_file(text: str, otherwise: str) -> Iterator[tuple[str, str]]:
 def parse_domain_files(text: str) -> dict[str, DomainFile]:
     found = {}
     for start, xml in _each_file(text, "not the definitions of libvirt"):
-        domain = ET.fromstring(xml)  # noqa: S314 - libvirt wrote it
+        domain = parsed(xml)
         macs = tuple(str(mac.get("address")).lower() for mac in domain.iter("mac"))
         name = domain.findtext("name") or ""
         sources = tuple(path for each in domain.iter("source") if (path := each.get("dev") or each.get("file")))
@@ -155,7 +156,13 @@ def generations(names: list[str]) -> Query[dict[str, tuple[int, ...]]]:
 def parse_generations(text: str) -> dict[str, tuple[int, ...]]:
     rows = [row.split() for row in text.splitlines()]
     # The lowest bit says that the side was primary; it is not part of the identifier.
-    return {row[0]: tuple(int(part, 16) & ~1 for part in row[1].split(":")[:4]) for row in rows if len(row) == 2}
+    return {row[0]: tuple(_identifier(part) for part in row[1].split(":")[:4]) for row in rows if len(row) == 2}
+
+
+def _identifier(text: str) -> int:
+    if not re.fullmatch(r"[0-9A-Fa-f]{1,16}", text):
+        raise ValueError("not a generation identifier")
+    return int(text, 16) & ~1
 
 
 def folder_used(path: str) -> Query[float | None]:
@@ -167,7 +174,7 @@ def folder_used(path: str) -> Query[float | None]:
 def parse_used(text: str) -> float | None:
     if not text.strip():
         return None
-    used, available = map(int, text.split())
+    used, available = map(finite, text.split())
     return 100.0 * used / max(used + available, 1)
 
 

@@ -101,7 +101,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
 
     def call(task: str, world: World, **given: Any) -> str:
         monkeypatch.setattr("pmc.cluster.Cluster.state", lambda *args, **kwargs: world.state())
-        monkeypatch.setattr("pmc.looks.stored", lambda *args: stored_in(world) or list(STORED))
+        monkeypatch.setattr("pmc.looks.stored", lambda *_, **how: stored_in(world) or list(STORED))
         monkeypatch.setattr("pmc.looks.sides", lambda *args: PARTED if world == parted_web() else ALIKE)
         ns[task](Context(Config()), conf=str(tmp_path / "pmc.conf"), **given)
         assert not (tmp_path / "audit").exists(), "what changed nothing is in the audit log"

@@ -16,7 +16,7 @@ FILES = {
 
 # From the bottom up; a module imports from its own layer and those before it. One that is new belongs in a layer.
 LAYERS = [
-    {"pmc", "pmc.units", "pmc.errors", "pmc.command", "pmc.manifest", "pmc.vcdiff"},
+    {"pmc", "pmc.plain", "pmc.units", "pmc.errors", "pmc.command", "pmc.manifest", "pmc.vcdiff", "pmc.domain_xml"},
     {"pmc.model", "pmc.settings"},
     {"pmc.events2"},
     {
@@ -126,8 +126,8 @@ def test_libvirt_is_imported_in_one_place() -> None:
     assert [module for module, path in FILES.items() if "libvirt" in imports(path)] == ["pmc.hypervisor"]
 
 
-def test_errors_import_invoke_only() -> None:
-    assert imports(FILES["pmc.errors"]) == {"__future__", "invoke.exceptions"}
+def test_errors_import_invoke_and_text_only() -> None:
+    assert imports(FILES["pmc.errors"]) == {"__future__", "invoke.exceptions", "pmc.plain"}
 
 
 @pytest.mark.parametrize("module", sorted(FILES))

@@ -224,7 +224,7 @@ def test_space() -> None:
     assert questions.parse_used("") is None
     assert questions.parse_used(" 25 75\n") == 25.0
     assert questions.parse_used("0 0\n") == 0.0
-    with pytest.raises(ValueError, match="invalid literal"):
+    with pytest.raises(ValueError, match="not a number"):
         questions.parse_used("Used Avail\n1 2\n")
 
 

@@ -1,0 +1,34 @@
+"""Text that comes from nodes, guests, files and other people, made fit for a terminal. Pure."""
+
+from __future__ import annotations
+
+import re
+
+# Control characters but tab and newline, DEL, those of ISO 6429 (C1), lone surrogates, which no terminal can be sent,
+# and what turns or breaks a line: a node must not draw another screen than the true one, nor write the clipboard.
+_UNFIT = re.compile(
+    "[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]|[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+MOST = 1000  # characters of what one node, tool or file says in one line
+
+
+def plain(text: str) -> str:
+    """Keeps its lines and tabs; what a terminal would act on is �."""
+    return text if text.isascii() and text.isprintable() else _UNFIT.sub("�", text)
+
+
+def one_line(text: str) -> str:
+    """As `plain`, in one line, no longer than MOST."""
+    line = plain(text).replace("\n", " ").replace("\t", " ")
+    return line if len(line) <= MOST else f"{line[: MOST - 3]}..."
+
+
+def escaped(text: str) -> str:
+    """JSON text in which what is unfit stands as JSON's own escapes, so that nothing of it is lost."""
+    return _UNFIT.sub(lambda found: "".join(f"\\u{ord(half):04x}" for half in _halves(found[0])), text)
+
+
+def _halves(letter: str) -> list[str]:
+    """UTF-16, as JSON writes it."""
+    code = ord(letter)
+    return [letter] if code < 0x10000 else [chr(0xD7C0 + (code >> 10)), chr(0xDC00 + (code & 0x3FF))]

@@ -1,0 +1,128 @@
+"""Every question that pmc asks a node, with good answers: for tests that try them all. Which functions make questions
+is read from the source, so that a new one cannot be left out."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+from pmc import backup, drbd, drbd_files, freeze, look, lvm, sides, thin, trust, virsh
+from pmc.checks import CHECKS
+from pmc.checks.finding import About
+from pmc.command import Query
+from pmc.plans import failover, make, vm
+from pmc.verify import deep, questions
+from tests.unit.samples import SETTINGS, data, node
+from tests.unit.test_imports import FILES
+
+ABOUT = About("pm-1", SETTINGS)
+DOMAIN = data("virsh-9.0.0-dumpxml.txt")
+EVENTS = tuple(data(f"drbdsetup-{name}.txt") for name in (
+    "9.22.0-module-8.4.11-events2", "9-handwritten-events2", "9-published-events2-three-nodes",
+))  # fmt: skip
+RESOURCES = tuple(data(f"{name}.txt") for name in (
+    "drbd-8.4.11-resource-files", "drbd-utils-9-published-resource-files",
+))  # fmt: skip
+CONFIGS = tuple(f"==\nweb.res\n{text}\n" for text in (
+    *RESOURCES, data("drbd-handwritten-every-form.res"), data("drbd-published-linstor-include-only.res"),
+))  # fmt: skip
+GENERATIONS = tuple(data(f"drbdadm-9.22.0-module-8.4.11-get-gi-{what}.txt") for what in (
+    "disconnected-primary", "split-primary", "split-secondary",
+))  # fmt: skip
+JOURNAL = tuple(data(f"journalctl-252-module-8.4.11-split-{side}.txt") for side in ("primary", "secondary"))
+VOLUMES, LISTING = data("lvm-2.03.16-fullreport-json.txt"), data("pmc-0.1.0-backup-listing.txt")
+PEER = (
+    "life it answers ping\nssh 255 ssh: connect to host 10.0.0.1 port 22: Connection timed out\n"
+    "now 2026-11-23T09:00:01+00:00\nkernel 2026-11-23T08:20:31+0000 pm-2 kernel: drbd web: peer( Primary -> Unknown ) "
+    "conn( Connected -> NetworkFailure ) pdsk( UpToDate -> DUnknown )\n"
+)
+HEAD = f"== 600 {'a' * 64}\n"
+KERNEL = """\
+[  900.000001] block drbd1: Out of sync: start=8, size=8 (sectors)
+[ 1001.000000] block drbd1: Out of sync: start=138000, size=16 (sectors)
+[ 1002.000000] block drbd1: Online verify done (total 9 sec; paused 0 sec; 7732 K/sec)
+"""
+
+Sample = tuple[Query[Any], tuple[str, ...]]  # a question, and good answers to it
+
+# By 'module:function'.
+SAMPLES: dict[str, list[Sample]] = {
+    "pmc.backup:listing": [(backup.listing("/b", "pm-1"), (LISTING,))],
+    "pmc.drbd:size_of": [(drbd.size_of(1), ("20971520\n",))],
+    "pmc.drbd:version": [(drbd.version(), ("8.4.11\n", ""))],
+    "pmc.drbd:status": [(drbd.status(), EVENTS)],
+    "pmc.drbd:open_resources": [(drbd.open_resources(), tuple(data(f"drbdsetup-{name}-show-filtered.txt") for name in (
+        "9.22.0-module-8.4.11", "9-handwritten")))],
+    "pmc.drbd_files:query": [(drbd_files.query(), CONFIGS)],
+    "pmc.freeze:agent": [(freeze.agent("web"), ('{"return":{}}\n',))],
+    "pmc.look:state_queries": [(query, {
+        "hostname": ("pm-1\n",), "memory": (data("linux-6.1.0-meminfo.txt"),),
+        "libvirt": (data("virsh-9.0.0-domstats.txt"),), "drbd version": ("8.4.11\n",), "drbd status": EVENTS,
+        "drbd two-primaries": (data("drbdsetup-9-handwritten-show-filtered.txt"),), "drbd files": CONFIGS,
+        "volumes": (VOLUMES,), "macs": (data("libvirt-9.0.0-macs.txt"),), "ports": (data("ss-6.1.0-listening.txt"),),
+    }[what]) for what, query in look.state_queries(SETTINGS, allocating=True).items()],
+    "pmc.lvm:volumes": [(lvm.volumes("vg"), (VOLUMES,))],
+    "pmc.lvm:group": [(lvm.group("vg"), (data("vgs-2.03.16-json.txt"),))],
+    "pmc.sides:generation": [(sides.generation("web"), GENERATIONS)],
+    "pmc.sides:went_on": [(sides.went_on("web", "pm-2", "8.4.11"), GENERATIONS)],
+    "pmc.sides:past": [(sides.past("web", 1), JOURNAL)],
+    "pmc.thin:ranges": [(thin.ranges(thin.mapped("vg", "web", 1)), ("0 65536\n131072 65536\n",))],
+    "pmc.trust:query": [(trust.query([SETTINGS.nodes["pm-2"]]), tuple(data(f"pm/ssh{what}.txt") for what in (
+        "", "-wrong", "-bare")))],
+    "pmc.virsh:domains": [(virsh.domains(), (data("virsh-9.0.0-domstats.txt"),))],
+    "pmc.virsh:state_of": [(virsh.state_of("web"), ("running\n",))],
+    "pmc.virsh:macs": [(virsh.macs(), (data("libvirt-9.0.0-macs.txt"),))],
+    "pmc.virsh:kinds": [(virsh.kinds(), ("/run/libvirt/qemu/web.xml:<domain type='kvm'\n",))],
+    "pmc.virsh:dumpxml": [(virsh.dumpxml("web"), (DOMAIN,))],
+    "pmc.virsh:host_cpu": [(virsh.host_cpu("kvm"), (data("virsh-9.0.0-domcapabilities.txt"),))],
+    "pmc.virsh:baseline": [(virsh.baseline(["<cpu/>"], "kvm"), ("<cpu><model>qemu64</model></cpu>\n",))],
+    "pmc.virsh:can_run": [(virsh.can_run(DOMAIN, "kvm"), ("CPU described in x is incompatible\n",))],
+    "pmc.virsh:virt_install": [(virsh.virt_install(
+        name="web", memory=1 << 30, cpus=1, bridge="br0", mac="52:54:00:77:00:01", virt_type="kvm", boot="", extra=""
+    ), (data("virt-install-4.1.0-print-xml.txt"),))],
+    "pmc.virsh:downtime": [(virsh.downtime("web"), (
+        data("virsh-9.0.0-domjobinfo-none.txt"), data("virsh-handwritten-domjobinfo-completed.txt")))],
+    "pmc.plans.failover:peer": [(failover.peer("pm-1", SETTINGS), (PEER,))],
+    "pmc.plans.failover:see_silent": [(failover.see_silent("pm-1", "pm-2", SETTINGS).do.query, (PEER,))],  # type: ignore[union-attr]
+    "pmc.plans.make:when": [(make.when("web", lambda resource: resource.healthy), EVENTS)],
+    "pmc.plans.vm:is_off": [(vm.is_off("web"), ("shut off\n",))],
+    "pmc.verify.questions:domain_files": [(questions.domain_files(), (f"== manual\n{DOMAIN}== autostart\n{DOMAIN}",))],
+    "pmc.verify.questions:resource_files": [(questions.resource_files(), tuple(HEAD + text for text in RESOURCES))],
+    "pmc.verify.questions:common": [(questions.common(), (data("drbd-utils-9.22.0-global_common.txt"),))],
+    "pmc.verify.questions:generations": [
+        (questions.generations(["web"]), (f"web {GENERATIONS[0].splitlines()[-1]}\n",))],
+    "pmc.verify.questions:folder_used": [(questions.folder_used("/b"), ("  1000 2000\n", ""))],
+    "pmc.verify.questions:parts": [(questions.parts(SETTINGS), ("/b/.web.20260101T000000Z.base.part\n",))],
+    "pmc.verify.questions:questions": [
+        (query, ()) for query in questions.questions(node("pm-1"), SETTINGS).values()],
+    "pmc.verify.deep:done": [(deep.done("web", 1), (" verified: 12.5", "done:12.50\n"))],
+    "pmc.verify.deep:newest": [(deep.newest(), (KERNEL.splitlines()[-1],))],
+    "pmc.verify.deep:log": [(deep.log(1, 900.5), (KERNEL,))],
+}  # fmt: skip
+
+# Those of pm.init, each with what was captured for it.
+CHECKED: list[Sample] = [
+    (check.query(ABOUT), tuple(
+        data(f"pm/{path.name}") for path in sorted((FILES["pmc"].parents[1] / "tests/data/pm").glob("*.txt"))
+        if path.stem.removesuffix("-bare").removesuffix("-wrong").removesuffix("-thin").removesuffix("-down")
+        == check.name.replace(" ", "-")
+    ))
+    for check in CHECKS
+]  # fmt: skip
+
+
+def factories() -> set[str]:
+    """The functions that make a question, or say so: 'module:function'."""
+    found = set[str]()
+    for module, path in FILES.items():
+        for part in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(part, ast.ClassDef) and part.name == "Query":
+                continue
+            makes = any(
+                isinstance(each, ast.Call) and getattr(each.func, "id", getattr(each.func, "attr", "")) == "Query"
+                for each in ast.walk(part)
+            )
+            says = isinstance(part, ast.FunctionDef) and part.returns and "Query[" in ast.unparse(part.returns)
+            if makes or says:
+                found.add(f"{module}:{getattr(part, 'name', part.lineno)}")
+    return found

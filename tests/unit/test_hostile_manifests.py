@@ -1,0 +1,111 @@
+"""A directory of backups into which a stranger has written: each entry costs itself, and no other."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given
+from hypothesis import settings as profile
+from hypothesis import strategies as st
+
+from pmc import backup, looks, retention, rows, view
+from pmc.manifest import manifest_sum
+from pmc.plain import plain
+from pmc.settings import Keep
+from tests.unit.stories import BASE
+from tests.unit.test_hostile_answers import NASTY
+from tests.unit.test_plain import EVIL, fit
+from tests.unit.test_tasks import Pmc, pmc  # noqa: F401
+
+OTHER = "web.20260909T000000Z.base"
+GOOD = backup.to_table(BASE)
+
+
+def sealed(**changes: Any) -> str:
+    table = {**GOOD, **changes}
+    return json.dumps({**table, "manifest_sha256": manifest_sum(table)})
+
+
+ODD = {
+    "deep": "[" * 5000, "deep object": '{"a":' * 100_000, "empty": "", "null": "null", "number": "9" * 5000,
+    "infinite": '{"pmc": 2, "size": 1e999}', "nan": '{"pmc": NaN}', "text": '"x"', "nul": "\0", "list": "[1]",
+    "twice": '{"pmc": 1, "pmc": 2}', "half": sealed()[:100], "deep inside": sealed()[:-1] + ', "x": ' + "[" * 3000,
+    "escapes": sealed(time=EVIL), "two lines": sealed(time="2026-01-01T00:00:00\n+00:00"), "role": sealed(role=EVIL),
+    "source": sealed(source=EVIL), "consistency": sealed(consistency="\x1b[2J"), "node": sealed(nodes=[EVIL]),
+    "nodes": sealed(nodes="\x1b["), "key": sealed(**{EVIL: 1}), "surrogate": sealed(xml="\ud800"),
+    "nul in xml": sealed(xml="\0"), "huge size": sealed(size=10**400), "huge": sealed(stored=10**4000),
+    "negative": sealed(stored=-1), "exponent": sealed(size=1e3), "float": sealed(read=1.5), "true": sealed(size=True),
+    "date": sealed(time="2026-99-99"), "no date": sealed(time=""), "id": sealed(id=EVIL * 1000),
+    "sum": sealed(image_sha256=5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_one_that_is_none_is_listed_as_unusable(odd: str, tmp_path: Path, pmc: Pmc) -> None:  # noqa: F811
+    """As vm.backups --from lists it; beside it one that is right."""
+    (tmp_path / f"{OTHER}.json").write_bytes(ODD[odd].encode(errors="surrogatepass"))
+    (tmp_path / f"{BASE.id}.json").write_text(sealed())
+    (tmp_path / BASE.file).write_bytes(bytes(BASE.stored))
+    listed = {each.id: each for each in looks.kept(str(tmp_path))}
+    assert not listed[BASE.id].broken
+    assert listed[OTHER].broken
+    assert listed[OTHER].backup is None
+    for words in ((), ("--json",)):
+        status, out, err = pmc("vm.backups", "--from", str(tmp_path), *words)
+        assert (status, err) == (0, "")
+        fit(out)
+    assert {row["id"] for row in json.loads(out)} == set(listed)
+
+
+def test_one_that_has_no_end_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "web.20260101T000000Z.base.json").open("w") as file:
+        file.truncate(1 << 40)
+    [listed] = looks.kept(str(tmp_path))
+    assert listed.broken
+
+
+ROW = f"{BASE.id} 8 512 {BASE.stored} -"
+
+
+def parsed(text: str) -> list[backup.Stored]:
+    return backup.parse_listing(f"{ROW} {base64.b64encode(text.encode(errors='surrogatepass')).decode()}\n", "pm-1")
+
+
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), NASTY),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(), inner, max_size=3)), max_leaves=5,
+)  # fmt: skip
+
+
+@given(st.one_of(
+    NASTY, st.text(), VALUES.map(json.dumps), st.binary().map(lambda some: some.decode(errors="replace")),
+    st.dictionaries(st.sampled_from(sorted(asdict(BASE))), VALUES, max_size=2).map(lambda table: sealed(**table)),
+    st.tuples(st.integers(0, 3000), NASTY).map(lambda cut: sealed()[: cut[0]] + cut[1] + sealed()[cut[0] :]),
+))  # fmt: skip
+@example(sealed())
+@profile(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_any_text_in_place_of_one(text: str) -> None:
+    found = parsed(text)
+    assert len(found) == 1
+    retention.decide(found, Keep(last=1))
+    for as_text in (True, False):
+        shown = view.table(rows.backup_rows(found, as_text), not as_text, rows.BACKUP_COLUMNS)
+        assert shown == plain(shown)
+        if as_text:
+            assert len(shown.splitlines()) == 3
+        else:
+            json.loads(shown, parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("row", [
+    f"\x1b[2J {ROW}", ROW.replace("8", "9" * 5000, 1), ROW.replace("8", "-8", 1), f"{ROW[:-1]}\x1b[2J",
+    ROW.replace(BASE.id, f"../{BASE.id}"), "", "\0", ROW.replace(" ", "\t"),
+])  # fmt: skip
+def test_a_row_that_our_own_script_never_prints(row: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        backup.parse_listing(f"{row}\n", "pm-1")
