@@ -19,7 +19,7 @@ from pmc import audit, drbd, lock, reached
 from pmc import plan as planning
 from pmc.command import Command, Query
 from pmc.errors import CommandFailed, Interrupted, NodeDown, PmcError, Refused
-from pmc.fetch import fetched
+from pmc.fetch import fetched, given
 from pmc.lock import Holder, Proof
 from pmc.locks import Lock, proved
 from pmc.look import node_state, state_queries
@@ -222,11 +222,8 @@ class Cluster:
         proofs = [proof for each in held for proof in each.proofs]
         run = partial(node.run, stopped=stopped, locks=proofs)
         if isinstance(action, Transfer):
-            with open(action.source, "rb") as source, progress.bytes(watch, action.size) as bar:
+            with given(node.name, action) as source, progress.bytes(watch, action.size) as bar:
                 run(action.target, source=source, on_sent=bar.add)
-                if source.tell() != action.size:
-                    said = f"{action.source} has changed: {source.tell()} bytes, not {action.size}"
-                    raise CommandFailed(node.name, str(action), 1, said)
         elif isinstance(action, Fetch):
             with fetched(node.name, action) as sink, progress.bytes(watch, action.size) as bar:
                 run(action.source, sink=lambda block: bar.add(sink(block)))

@@ -3,6 +3,7 @@ given `run`, which carries out one action on one node."""
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,14 +13,24 @@ from typing import Any
 from pmc.command import Command, Query
 from pmc.errors import CommandFailed, Fenced, InDoubt, Interrupted, PmcError, StepFailed
 
+# Of a file, as fstat(2) tells: device, inode, size, and the times of its last change in nanoseconds (ctime among them,
+# which nobody can set back).
+Identity = tuple[int, ...]
+
+
+def identity(about: os.stat_result) -> Identity:
+    return (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+
 
 @dataclass(frozen=True)
 class Transfer:
-    """A file of the manager given to a command on the node, as its stdin."""
+    """A file of the manager given to a command on the node, as its stdin. `file`, when not empty, is what `identity`
+    said of it when it was checked: another file in its place, or a change, is an error."""
 
     source: str
     size: int
     target: Command
+    file: Identity = ()
 
     def __str__(self) -> str:
         return f"{self.target} < {self.source}"
@@ -27,11 +38,17 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Fetch:
-    """What a command on the node prints, kept as a file of the manager (mode 600); `size` bytes, 0 when not known."""
+    """What a command on the node prints, kept as a file of the manager (mode 600); `size` bytes. 0 when that is not
+    known, and then no more than `most`: a node must not fill the manager's disk."""
 
     source: Command
     target: str
     size: int
+    most: int = 0
+
+    def __post_init__(self) -> None:
+        if not (self.size or self.most):
+            raise ValueError(f"{self.target}: nobody says how large it may be")
 
     def __str__(self) -> str:
         return f"{self.source} > {shlex.quote(self.target)}"

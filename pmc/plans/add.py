@@ -13,7 +13,7 @@ from pmc.plans import make, refuse
 from pmc.plans.make import Given
 from pmc.plans.request import Add
 from pmc.settings import Settings
-from pmc.units import show_size
+from pmc.units import GiB, MiB, show_size
 
 
 def iso_path(settings: Settings, name: str) -> str:
@@ -160,7 +160,7 @@ def from_image(request: Add, settings: Settings, device: str) -> list[Step]:
             Step(
                 node,
                 f"copy {image.path} ({show_size(image.stored)})",
-                Transfer(image.path, image.stored, target),
+                Transfer(image.path, image.stored, target, image.file),
                 watch=watch,
             )
         ]
@@ -169,13 +169,32 @@ def from_image(request: Add, settings: Settings, device: str) -> list[Step]:
     return [
         make.folder(node, settings.image_dir, "755"),
         Step(node, f"copy {image.path} ({show_size(image.stored)})",
-             Transfer(image.path, image.stored, receive(kept, "600", size=image.stored)),
+             Transfer(image.path, image.stored, receive(kept, "600", size=image.stored), image.file),
              undo=remove, check=command("test", "-e", kept), watch=watch),
-        Step(node, "unpack it",
-             command("qemu-img", "convert", "-n", "--target-is-zero", "-f", "qcow2", "-O", "raw", kept, device,
-                     long=True)),
+        Step(node, "unpack it", unpack(kept, device, image.size)),
         Step(node, "remove the copy", remove),
     ]  # fmt: skip
+
+
+MEMORY = 2 * GiB  # of addresses, for qemu-img; a quarter of that is enough for 20 GiB
+
+# The image may have been exchanged since its header was read, so that of the copy is read again: qcow2, of the size
+# that the disk has, without a backing file (offset 8) and without an external data file (bit 2 of the features at 72,
+# which version 2 has not). Then qemu-img reads no file but this one. What it takes is bounded: a header may claim
+# anything.
+_UNPACK = (
+    'h=$(od -A n -v -t x1 -N 104 "$1" | tr -d " \\n"); '
+    '[[ $h = 514649fb0000000[23]0000000000000000* && ${h:48:16} = "$3" && '
+    "( ${h:15:1} = 2 || ${h:159:1} = [012389ab] ) ]] || "
+    '{ echo "$1 is not the image that was looked at: its header is another" >&2; exit 1; }; '
+    'exec prlimit --as="$4" --cpu="$5" qemu-img convert -n --target-is-zero -f qcow2 -O raw "$1" "$2"'
+)
+
+
+def unpack(image: str, device: str, size: int) -> Command:
+    """`size` is that of the disk in bytes."""
+    seconds = 300 + size // (4 * MiB)
+    return bash(_UNPACK, image, device, f"{size:016x}", str(MEMORY), str(seconds), long=True)
 
 
 def receive(path: str, mode: str, reader: str = "cat", size: int = 0) -> Command:
@@ -191,7 +210,7 @@ def receive(path: str, mode: str, reader: str = "cat", size: int = 0) -> Command
 
 def copy_iso(request: Add, settings: Settings) -> list[Step]:
     assert request.iso is not None  # noqa: S101
-    source, size = request.iso.path, request.iso.size
+    source, size, file = request.iso.path, request.iso.size, request.iso.file
     path = iso_path(settings, request.name)
     return [
         *on_each(request.nodes, lambda node: make.folder(node, settings.image_dir, "755")),
@@ -200,7 +219,7 @@ def copy_iso(request: Add, settings: Settings) -> list[Step]:
             lambda node: Step(
                 node,
                 f"copy {source} ({show_size(size)})",
-                Transfer(source, size, receive(path, "644", size=size)),
+                Transfer(source, size, receive(path, "644", size=size), file),
                 undo=command("rm", "-f", path),
                 check=command("test", "-e", path),
                 watch=Watch("bytes", node, size),

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from pmc import pipeline
-from pmc.backup import NOTES, Backup
+from pmc.backup import LONGEST, NOTES, Backup
 from pmc.command import bash, command
 from pmc.errors import Refused
 from pmc.plan import Fetch, Plan, Step, Transfer, Watch, plan
@@ -53,13 +53,13 @@ def to_manager(found: Found, directory: str, there: Collection[str], settings: S
         for name in files(each):
             path, size = f"{settings.backup_dir}/{name}", each.stored if name == each.file else 0
             # An index has 32 bytes for each block of 64 KiB.
-            most = size or (-(-each.size // (64 * KiB)) * 32 if name.endswith(".index") else 0)
-            source = pipeline.passed(path, most, limit) if limit and most else command("cat", path, long=True)
+            known = size or (-(-each.size // (64 * KiB)) * 32 if name.endswith(".index") else 0)
+            source = pipeline.passed(path, known, limit) if limit and known else command("cat", path, long=True)
             steps.append(
                 Step(
                     found.node,
                     f"copy {name} to {directory}",
-                    Fetch(source, f"{directory}/{name}", size),
+                    Fetch(source, f"{directory}/{name}", size, known or LONGEST),
                     watch=Watch("bytes", name, each.stored) if size else None,
                 )
             )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ipaddress
 import os
 import shlex
+import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pmc.errors import Refused
+from pmc.plan import Identity, identity
 from pmc.plans.refuse import check_name, check_new
 from pmc.settings import Settings
 from pmc.units import MiB, parse_size
@@ -18,12 +20,13 @@ from pmc.units import MiB, parse_size
 
 @dataclass(frozen=True)
 class Image:
-    """A disk image on the manager: `size` is the disk's in bytes, `stored` the file's."""
+    """A disk image on the manager: `size` is the disk's in bytes, `stored` the file's; `file` is which one it was."""
 
     path: str
     format: str  # raw, qcow2, iso
     size: int
     stored: int
+    file: Identity = ()
 
 
 @dataclass(frozen=True)
@@ -158,8 +161,8 @@ def _iso(settings: Settings, name: str) -> Image:
         there = sorted(path.name for path in folder.glob("*.iso"))
         for path in (folder / name, folder / f"{name}.iso"):
             if "/" not in name and path.is_file() and os.access(path, os.R_OK):
-                size = path.stat().st_size
-                return Image(str(path), "iso", size, size)
+                about = path.stat()
+                return Image(str(path), "iso", about.st_size, about.st_size, identity(about))
     except (OSError, ValueError, RuntimeError):
         pass  # a name that no file can have, a folder that cannot be read: not there
     raise Refused(f"--iso {name[:70]!r}: no such file in {folder}; there: {', '.join(there) or 'nothing'}")
@@ -169,7 +172,11 @@ def _image(name: str) -> Image:
     path = Path(name)
     try:
         path = path.expanduser()
-        with path.open("rb") as file:
+        # A pipe would be waited for.
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            about = os.fstat(file.fileno())
+            if not (stat.S_ISREG(about.st_mode) or stat.S_ISBLK(about.st_mode)):
+                raise ValueError("is no file")
             head = file.read(104)
             stored = file.seek(0, os.SEEK_END)
     except (OSError, ValueError, RuntimeError) as error:
@@ -177,7 +184,7 @@ def _image(name: str) -> Image:
     if stored == 0:
         raise Refused(f"--image {name}: is empty; copy it again")
     if not head.startswith(b"QFI\xfb"):
-        return Image(str(path), "raw", stored, stored)
+        return Image(str(path), "raw", stored, stored, identity(about))
     # qcow2's header (QEMU, docs/interop/qcow2.txt): big-endian; version, backing file, ..., size, ..., features.
     if len(head) < 80:
         raise Refused(f"--image {name}: is cut short; copy it again")
@@ -188,4 +195,4 @@ def _image(name: str) -> Image:
     if backing or features & 4:
         # Such an image names another file, which qemu-img on the node would then read: any file of the node.
         raise Refused(f"--image {name}: needs another file beside it; first: qemu-img convert -O qcow2 {name} NEW")
-    return Image(str(path), "qcow2", size, stored)
+    return Image(str(path), "qcow2", size, stored, identity(about))

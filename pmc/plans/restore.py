@@ -91,7 +91,7 @@ def as_new(
     covered.manifest(old.id, old.vm, old.device, old.xml)
     try:
         xml = virsh.renamed(old.xml, name=name, uuid=uuid, mac=given.mac, old_device=old.device, device=given.device)
-    except (ValueError, SyntaxError) as error:
+    except ValueError as error:
         raise Refused(f"--backup {old.id}: its domain cannot be used: {error}") from None
     steps = [
         *make.disk(settings, nodes, name, old.size, given, state.nodes[nodes[0]].drbd),
@@ -266,6 +266,8 @@ def to_file(found: Found, path: str, settings: Settings) -> Plan:
         note = f"copy the disk ({show_size(old.size)}) of {old.id} to {path} and compare its checksum"
         return plan(title, [bring(node), Step(node, note, Fetch(raw, path, old.size), watch=watch)])
     folder = settings.backup_dir
+    # What describes it takes ten bytes for each 64 KiB of it (QEMU, docs/interop/qcow2.txt), and some tables.
+    most = old.size + old.size // 1000 + 16 * MiB
     part = f"{folder}/.{old.id}.part.qcow2"
     remove = command("rm", "-f", part, f"{part}.raw")
     convert = bash(
@@ -278,7 +280,7 @@ def to_file(found: Found, path: str, settings: Settings) -> Plan:
         bring(node),
         Step(node, f"begin {part}", command("install", "-m", "600", "/dev/null", part), undo=remove),
         Step(node, f"make a qcow2 file of {old.id} there", pipeline.idle(convert), watch=watch),
-        Step(node, f"copy it to {path}", Fetch(command("cat", part, long=True), path, 0), watch=watch),
+        Step(node, f"copy it to {path}", Fetch(command("cat", part, long=True), path, 0, most), watch=watch),
         Step(node, f"remove {part}", remove),
     ]
     return plan(title, steps)

@@ -590,7 +590,7 @@ EFFECTS: list[tuple[str, Effect]] = [
     (BASH + r"'virsh .* list --name .*' pmc (\S+)", runs),
     (VIRSH + r"migrate .* (\S+) qemu\+ssh://root@(\S+)/system .*", migrate),
     (r"dd of=/dev/drbd(\d+) .*", filled),
-    (r"qemu-img convert .* /dev/drbd(\d+)", filled),
+    (BASH + r"'h=\$\(od .* qemu-img convert .*' pmc \S+ /dev/drbd(\d+) \S+ \d+ \d+", filled),
     (BASH + r"'(?:dd if=|\{ \[ -z ).* pmc /dev/drbd(\d+)", filled),
     (BASH + r"'\[ ! -d .*awk .*' pmc /run/pmc/stream-[0-9a-f]{12}", nothing),
     (BASH + r"'.* -m pmc\.stream put --size \d+ --expect .* --target .*' pmc /dev/drbd(\d+)", filled),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pmc.errors import Refused
+from pmc.plan import identity
 from pmc.plans import request
 from pmc.plans.request import Add, Image
 from pmc.units import GiB, MiB
@@ -139,7 +140,7 @@ def test_a_raw_image(tmp_path: Path) -> None:
     path = tmp_path / "disk image.raw"
     path.write_bytes(bytes(3 * MiB))
     found = add(image=str(path), size="")
-    assert found.image == Image(str(path), "raw", 3 * MiB, 3 * MiB)
+    assert found.image == Image(str(path), "raw", 3 * MiB, 3 * MiB, identity(path.stat()))
     assert found.size == 3 * MiB
     assert add(image=str(path)).size == 50 * GiB
     assert f"--size 2M: the image {path} needs 3M" in refused(image=str(path), size="2M")
@@ -149,7 +150,7 @@ def test_a_raw_image(tmp_path: Path) -> None:
 def test_a_qcow2_image(tmp_path: Path, version: int) -> None:
     path = tmp_path / "disk.qcow2"
     path.write_bytes(qcow2(version))
-    assert add(image=str(path), size="").image == Image(str(path), "qcow2", 10 * GiB, 504)
+    assert add(image=str(path), size="").image == Image(str(path), "qcow2", 10 * GiB, 504, identity(path.stat()))
     assert add(image=str(path), size="").size == 10 * GiB
     assert "the image" in refused(image=str(path), size="9G")
 
@@ -170,7 +171,9 @@ def test_isos_by_name(tmp_path: Path) -> None:
     (tmp_path / "debian.iso").write_bytes(b"cd")
     with_isos = replace(SETTINGS, iso_dir=str(tmp_path))
     for name in ("debian", "debian.iso"):
-        assert request.add(with_isos, {**GOOD, "iso": name}).iso == Image(str(tmp_path / "debian.iso"), "iso", 2, 2)
+        assert request.add(with_isos, {**GOOD, "iso": name}).iso == Image(
+            str(tmp_path / "debian.iso"), "iso", 2, 2, identity((tmp_path / "debian.iso").stat())
+        )
     for name in ("ubuntu", str(tmp_path / "debian.iso"), ".", ".."):
         with pytest.raises(Refused, match=r"there: debian\.iso"):
             request.add(with_isos, {**GOOD, "iso": name})
