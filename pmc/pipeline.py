@@ -129,8 +129,8 @@ def _base(size: int, how: How) -> str:
 
 def store_delta(disk: Disk, base: Backup, folder: str, target: str, how: How) -> Command:
     """What differs from the base, as `target`."""
-    program = disk.to(_delta(disk.size, base, folder, how), f'--old {_image(base, folder)} >"$1"')
-    script = f'{_BEGIN}rm -f "$1".*; {program}; sync "$1"'
+    program = disk.to(_delta(disk.size, base, folder, how), f'--old <({_unpacked(base, folder)}) >"$1"')
+    script = f'{_BEGIN}{_NOBODY}rm -f "$1".*; {program}; sync "$1"'
     return idle(bash(script, target, long=True))
 
 
@@ -151,10 +151,18 @@ def _delta(size: int, base: Backup, folder: str, how: How) -> str:
     )
 
 
-def _image(base: Backup, folder: str) -> str:
-    """Shell text (bash): a file name under which the base's image is read from its begin to its end."""
-    path = shlex.quote(f"{folder}/{base.file}")
-    return f"<(zstd -dcq {path})" if base.compression == "zstd" else path
+# The shell's word for what decodes files that a stranger may have made: it runs without any rights of root's, who opens
+# the files for it (setpriv(1), of util-linux). Who is not root, on the manager, has none to give up.
+_NOBODY = (
+    "nobody() { [ $EUID != 0 ] || set -- setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs -- "
+    '"$@"; "$@"; }; '
+)
+
+
+def _unpacked(backup: Backup, folder: str) -> str:
+    """Shell text (bash) behind _NOBODY: the image of a base on stdout, from its begin to its end."""
+    path = shlex.quote(f"{folder}/{backup.file}")
+    return f"nobody zstd -dcq <{path}" if backup.compression == "zstd" else f"cat {path}"
 
 
 def passed(path: str, size: int, limit: int) -> Command:
@@ -180,16 +188,18 @@ def seal(folder: str, target: str, backup: Backup) -> Command:
 def decoded(backup: Backup, base: Backup | None, folder: str, ssh: str = "") -> str:
     """Shell text (bash): the disk of a backup on stdout. xdelta3 reads a base from a pipe as long as the delta's copies
     go forward, which ours do, so it needs no space to unpack it; -B holds two of its windows. -D: a
-    disk that begins as a gzip file does is not to be unpacked."""
+    disk that begins as a gzip file does is not to be unpacked. It opens the pipe by name, so that is nobody's, too."""
     path = shlex.quote(f"{folder}/{backup.file}")
     if base is not None:
         whole = f'[ "$(sha256sum <{path} | cut -c1-64)" = {backup.file_sha256} ]'
         reader = (
-            f'{{ {whole} || {{ echo "{backup.file} is damaged" >&2; exit 1; }}; '
-            f"xdelta3 -D -d -c -B 16777216 -s {_image(base, folder)} {path}; }}"
+            f'{{ {_NOBODY}{whole} || {{ echo "{backup.file} is damaged" >&2; exit 1; }}; '
+            f"exec 9< <({_unpacked(base, folder)}); [ $EUID != 0 ] || chown 65534 /proc/self/fd/9 || exit 126; "
+            f"nobody xdelta3 -D -d -c -B 16777216 -s /proc/self/fd/9 <{path}; }}"
         )
     else:
-        reader = f"zstd -dcq {path}" if backup.compression == "zstd" else f"cat {path}"
+        word = _NOBODY if backup.compression == "zstd" else ""
+        reader = f"{{ {word}{_unpacked(backup, folder)}; }}"
     return remotely(ssh, f"bash -o pipefail -c {shlex.quote(reader)}") if ssh else reader
 
 

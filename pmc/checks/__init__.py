@@ -37,7 +37,7 @@ CHECKS = (
     Check("xdelta3", machine.query_xdelta3, machine.judge_xdelta3),
     machine.has("virt-install", "virt-install"),
     machine.has("tools", "timeout", "base64", "sha256sum", "ssh", "ssh-keygen", "blkdiscard", "qemu-img", "ss",
-                "python3", "zstd", "ionice", "awk"),
+                "python3", "zstd", "ionice", "awk", "prlimit", "setpriv"),
     Check("backup directory", machine.query_folder, machine.judge_folder),
     Check("replication address", network.query_replication, network.judge_replication, "Debian: apt install iproute2"),
     Check("ports", network.query_ports, network.judge_ports, "Debian: apt install iproute2"),

@@ -32,7 +32,8 @@ def judge_hostname(found: str, about: About) -> Verdict:
 PACKAGES = {
     "virt-install": "virtinst", "ssh": "openssh-client", "ssh-keygen": "openssh-client", "timeout": "coreutils",
     "base64": "coreutils", "install": "coreutils", "sha256sum": "coreutils", "blkdiscard": "util-linux",
-    "flock": "util-linux", "qemu-img": "qemu-utils", "ss": "iproute2", "ionice": "util-linux",
+    "flock": "util-linux", "prlimit": "util-linux", "setpriv": "util-linux",
+    "qemu-img": "qemu-utils", "ss": "iproute2", "ionice": "util-linux",
     "awk": "gawk",
 }  # fmt: skip
 

@@ -123,7 +123,9 @@ def captured(settings: Settings, name: str) -> dict[str, bytes]:
     queries: list[Query[Any]] = [
         *state_queries(settings, True).values(), *questions(node(name), settings).values(),
     ]  # fmt: skip
-    by_name = {shlex.join(each.command.argv): known[str(each.command)] for each in queries if str(each.command) in known}
+    by_name = {
+        shlex.join(each.command.argv): known[str(each.command)] for each in queries if str(each.command) in known
+    }
     by_name[shlex.join(backup.listing(settings.backup_dir, name).command.argv)] = SAMPLES["pmc.backup:listing"][0][1][0]
     return {line: text.encode() for line, text in by_name.items()}
 
@@ -199,7 +201,7 @@ def hung(channel: paramiko.Channel, script: str) -> None:
 
 def gone(channel: paramiko.Channel, script: str) -> None:
     channel.sendall(b"half an an")
-    channel.get_transport().close()  # type: ignore[union-attr]
+    channel.get_transport().close()
 
 
 WAYS: dict[str, Say] = {

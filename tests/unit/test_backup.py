@@ -762,3 +762,52 @@ def test_a_directory_that_is_full_is_said_to_be(tmp_path: Path, monkeypatch: pyt
     done = subprocess.run(command.argv, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert done.stderr.splitlines()[-1] == "No space left on device: /dev/full is full"
+
+
+# Says on stderr what it may do, then does what it is for.
+STUB = """\
+#!/bin/sh
+{ id -u; id -G; sed -n 's/^NoNewPrivs://p; s/^CapEff://p' /proc/self/status; cat "$SECRET"; } >"$TOLD/$$" 2>&1
+exec /usr/bin/NAME "$@"
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="who is not root has no rights to give up")
+@pytest.mark.parametrize("kind", ["base", "delta", "a delta of a raw base"])
+def test_what_a_stranger_may_have_made_is_decoded_without_roots_rights(
+    disk: Path, folder: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The decoders' own words say so; and all is given back as before."""
+    whole = made(disk, folder, compress=kind != "a delta of a raw base")
+    new = DISK if kind == "base" else written(disk)
+    part = made(disk, folder, base=whole) if kind != "base" else None
+    with tempfile.TemporaryDirectory() as name:  # nobody gets into pytest's own
+        tools = Path(name)
+        tools.chmod(0o755)
+        for tool in ("zstd", "xdelta3"):
+            (tools / tool).write_text(STUB.replace("NAME", tool))
+            (tools / tool).chmod(0o755)
+        (tools / "told").mkdir()
+        (tools / "told").chmod(0o777)
+        (tmp_path / "secret").write_text("ROOT-SECRET")
+        monkeypatch.setenv("PATH", name, prepend=":")
+        monkeypatch.setenv("TOLD", str(tools / "told"))
+        monkeypatch.setenv("SECRET", str(tmp_path / "secret"))
+        device = tmp_path / "device"
+        device.write_bytes(bytes(len(DISK)))
+        each, base = (part, whole) if part else (whole, None)
+        fine(given_back(each, base, folder, device))
+        fine(pipeline.prove(each, pipeline.decoded(each, base, str(folder)), str(folder)))
+        told = "".join(path.read_text() for path in (tools / "told").iterdir())
+    assert device.read_bytes() == new
+    runs = {"base": 2, "delta": 4, "a delta of a raw base": 2}[kind]
+    assert [told.count(f"{word}\n") for word in ("65534\n65534", "\t1", "Permission denied")] == [runs] * 3, told
+    assert "ROOT-SECRET" not in told
+    assert told.count("\t0000000000000000\n") >= runs, "no capability is in effect"
+
+
+def test_a_new_delta_decodes_its_base_without_roots_rights(disk: Path, folder: Path) -> None:
+    """It may be a copy from a stranger's directory."""
+    whole = made(disk, folder)
+    line = str(pipeline.store_delta(pipeline.Disk(str(disk), len(DISK)), whole, str(folder), "x", How()))
+    assert line.count("zstd -dcq") == line.count("nobody zstd -dcq") == 1
