@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pmc.command import Query, bash
+from pmc.domain_xml import parsed
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Disk:
 
 def writable(xml: str) -> tuple[Disk, ...]:
     """In their order. A CD, an empty drive and what is read only hold nothing that could be lost."""
-    return tuple(disk for each in ET.fromstring(xml).iter("disk") if (disk := _disk(each)))  # noqa: S314
+    return tuple(disk for each in parsed(xml).iter("disk") if (disk := _disk(each)))
 
 
 def _disk(disk: ET.Element) -> Disk | None:

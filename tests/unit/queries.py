@@ -6,7 +6,7 @@ from __future__ import annotations
 import ast
 from typing import Any
 
-from pmc import backup, drbd, drbd_files, freeze, look, lvm, sides, thin, trust, virsh
+from pmc import backup, disks, drbd, drbd_files, freeze, look, lvm, saved, sides, thin, trust, virsh
 from pmc.checks import CHECKS
 from pmc.checks.finding import About
 from pmc.command import Query
@@ -33,9 +33,11 @@ JOURNAL = tuple(data(f"journalctl-252-module-8.4.11-split-{side}.txt") for side 
 VOLUMES, LISTING = data("lvm-2.03.16-fullreport-json.txt"), data("pmc-0.1.0-backup-listing.txt")
 PEER = (
     "life it answers ping\nssh 255 ssh: connect to host 10.0.0.1 port 22: Connection timed out\n"
-    "now 2026-11-23T09:00:01+00:00\nkernel 2026-11-23T08:20:31+0000 pm-2 kernel: drbd web: peer( Primary -> Unknown ) "
-    "conn( Connected -> NetworkFailure ) pdsk( UpToDate -> DUnknown )\n"
+    'kernel {"_MONOTONIC_TIMESTAMP":"7200000000","_SOURCE_MONOTONIC_TIMESTAMP":"7199990000","__REALTIME_TIMESTAMP":"1",'
+    '"MESSAGE":"drbd web: peer( Primary -> Unknown ) conn( Connected -> NetworkFailure )"}\n'
+    "now 9000.25 1795000000\n"
 )
+SAVED = ".\n..\nweb.save\n"
 HEAD = f"== 600 {'a' * 64}\n"
 KERNEL = """\
 [  900.000001] block drbd1: Out of sync: start=8, size=8 (sectors)
@@ -48,6 +50,7 @@ Sample = tuple[Query[Any], tuple[str, ...]]  # a question, and good answers to i
 # By 'module:function'.
 SAMPLES: dict[str, list[Sample]] = {
     "pmc.backup:listing": [(backup.listing("/b", "pm-1"), (LISTING,))],
+    "pmc.backup:of_the_future": [(backup.of_the_future("/b"), ("web.20260101T000000Z.base\n", ""))],
     "pmc.drbd:size_of": [(drbd.size_of(1), ("20971520\n",))],
     "pmc.drbd:version": [(drbd.version(), ("8.4.11\n", ""))],
     "pmc.drbd:status": [(drbd.status(), EVENTS)],
@@ -56,7 +59,7 @@ SAMPLES: dict[str, list[Sample]] = {
     "pmc.drbd_files:query": [(drbd_files.query(), CONFIGS)],
     "pmc.freeze:agent": [(freeze.agent("web"), ('{"return":{}}\n',))],
     "pmc.look:state_queries": [(query, {
-        "hostname": ("pm-1\n",), "memory": (data("linux-6.1.0-meminfo.txt"),),
+        "hostname": ("pm-1\n",), "saved memory": (SAVED,), "memory": (data("linux-6.1.0-meminfo.txt"),),
         "libvirt": (data("virsh-9.0.0-domstats.txt"),), "drbd version": ("8.4.11\n",), "drbd status": EVENTS,
         "drbd two-primaries": (data("drbdsetup-9-handwritten-show-filtered.txt"),), "drbd files": CONFIGS,
         "volumes": (VOLUMES,), "macs": (data("libvirt-9.0.0-macs.txt"),), "ports": (data("ss-6.1.0-listening.txt"),),
@@ -72,7 +75,10 @@ SAMPLES: dict[str, list[Sample]] = {
     "pmc.virsh:domains": [(virsh.domains(), (data("virsh-9.0.0-domstats.txt"),))],
     "pmc.virsh:state_of": [(virsh.state_of("web"), ("running\n",))],
     "pmc.virsh:macs": [(virsh.macs(), (data("libvirt-9.0.0-macs.txt"),))],
-    "pmc.virsh:kinds": [(virsh.kinds(), ("/run/libvirt/qemu/web.xml:<domain type='kvm'\n",))],
+    "pmc.disks:running": [(disks.running(), (
+        "./web.xml\n  <domain type='kvm' id='1'>\n<disk type='block' device='disk'>\n<source dev='/dev/drbd1'/>\n"
+        "<target dev='vda' bus='virtio'/>\n</disk>\n./db.xml\n<domain type='qemu' id='2'>\n",))],
+    "pmc.saved:query": [(saved.query(), (SAVED,))],
     "pmc.virsh:dumpxml": [(virsh.dumpxml("web"), (DOMAIN,))],
     "pmc.virsh:host_cpu": [(virsh.host_cpu("kvm"), (data("virsh-9.0.0-domcapabilities.txt"),))],
     "pmc.virsh:baseline": [(virsh.baseline(["<cpu/>"], "kvm"), ("<cpu><model>qemu64</model></cpu>\n",))],
