@@ -90,7 +90,7 @@ def parse_past(text: str) -> Past:
     before = 0.0
     for line in text.splitlines():
         if clock := re.fullmatch(r"now (\d{1,18})", line, re.ASCII):
-            now["now"] = float(clock[1])
+            now["now"] = finite(clock[1])
         found = re.match(r"(\d+\.\d+) \S+ kernel: (.*)", line)
         if found is None:
             continue

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from pmc import checks, looks, rows, view
+from pmc import checks, domain_xml, looks, rows, view
 from pmc.checks.finding import Seen
 from pmc.command import Query
 from pmc.errors import CommandFailed, PmcError
@@ -222,3 +222,14 @@ def test_a_snapshot_whose_name_has_no_time_is_not_ours() -> None:
     volume = Volume("web.lost-20269999T999999Z", "vg", GiB, ("pmc",), "web")
     state = ClusterState({"pm-1": node("pm-1", volumes={volume.name: volume})})
     assert lost.snapshots(state) == []
+
+
+@pytest.mark.parametrize("xml", [
+    "<a>" * 5000 + "</a>" * 5000, "<a>" * 65 + "</a>" * 65, "<a>" * 5000, "", "\0", "<a>\ud800</a>", "<a/><b/>",
+    "<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>", "<!DOCTYPE a SYSTEM 'file:///etc/passwd'><a/>", "<a>&#x1b;</a>",
+], ids=range(10))  # fmt: skip
+def test_xml_that_is_not_read(xml: str) -> None:
+    """What walks it, or writes it again, calls itself for each level."""
+    with pytest.raises(ValueError, match=r"XML|surrogates"):
+        domain_xml.parsed(xml)
+    assert domain_xml.parsed("<a>" * 64 + "</a>" * 64).tag == "a"

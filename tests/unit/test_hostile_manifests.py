@@ -31,17 +31,22 @@ def sealed(**changes: Any) -> str:
     return json.dumps({**table, "manifest_sha256": manifest_sum(table)})
 
 
+def odd_(**changes: Any) -> str:
+    """Nothing else is wrong with it."""
+    return sealed(**{"id": OTHER, **changes})
+
+
 ODD = {
     "deep": "[" * 5000, "deep object": '{"a":' * 100_000, "empty": "", "null": "null", "number": "9" * 5000,
     "infinite": '{"pmc": 2, "size": 1e999}', "nan": '{"pmc": NaN}', "text": '"x"', "nul": "\0", "list": "[1]",
-    "twice": '{"pmc": 1, "pmc": 2}', "half": sealed()[:100], "deep inside": sealed()[:-1] + ', "x": ' + "[" * 3000,
-    "escapes": sealed(time=EVIL), "two lines": sealed(time="2026-01-01T00:00:00\n+00:00"), "role": sealed(role=EVIL),
-    "source": sealed(source=EVIL), "consistency": sealed(consistency="\x1b[2J"), "node": sealed(nodes=[EVIL]),
-    "nodes": sealed(nodes="\x1b["), "key": sealed(**{EVIL: 1}), "surrogate": sealed(xml="\ud800"),
-    "nul in xml": sealed(xml="\0"), "huge size": sealed(size=10**400), "huge": sealed(stored=10**4000),
-    "negative": sealed(stored=-1), "exponent": sealed(size=1e3), "float": sealed(read=1.5), "true": sealed(size=True),
-    "date": sealed(time="2026-99-99"), "no date": sealed(time=""), "id": sealed(id=EVIL * 1000),
-    "sum": sealed(image_sha256=5),
+    "twice": '{"pmc": 1, "pmc": 2}', "half": odd_()[:100], "deep inside": odd_()[:-1] + ', "x": ' + "[" * 3000,
+    "escapes": odd_(time=EVIL), "two lines": odd_(time="2026-01-01T00:00:00\n+00:00"), "role": odd_(role=EVIL),
+    "source": odd_(source=EVIL), "consistency": odd_(consistency="\x1b[2J"), "node": odd_(nodes=[EVIL]),
+    "nodes": odd_(nodes="\x1b["), "key": odd_(**{EVIL: 1}), "surrogate": odd_(xml="\ud800"),
+    "nul in xml": odd_(xml="\0"), "huge size": odd_(size=10**400), "huge": odd_(stored=10**4000),
+    "negative": odd_(stored=-1), "exponent": odd_(size=1e3), "float": odd_(read=1.5), "true": odd_(size=True),
+    "date": odd_(time="2026-99-99"), "no date": odd_(time=""), "id": odd_(id=EVIL * 1000),
+    "sum": odd_(image_sha256=5),
 }  # fmt: skip
 
 
