@@ -72,7 +72,7 @@ class Fenced(PmcError):
 
     def __init__(self, node: str, line: str, why: str, token: str = "") -> None:
         self.node, self.line, self.why, self.token = node, line, why, token
-        super().__init__(f"{node}: '{_short(line.splitlines()[0])}': {why}")
+        super().__init__(f"{node}: '{_first(line)}': {one_line(why)}")
 
 
 class Interrupted(PmcError):

@@ -173,7 +173,7 @@ def test_an_image_that_is_changed_after_it_was_checked_is_not_taken(
 
     monkeypatch.setattr("pmc.node.Node.run", run)
     with Cluster(SETTINGS) as cluster, pytest.raises(StepFailed, match=r"has changed|No such file"):
-        cluster.apply(Plan("x", (step,)))
+        cluster.apply(Plan("x", (step,)), under=[])
 
 
 def test_a_file_that_ends_early_is_not_taken_for_whole(tmp_path: Path) -> None:
