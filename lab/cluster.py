@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from lab import accel, hub, image, paths, process, reach, recipe, saved
 from lab.errors import LabError
+from lab.hub import Report
 from lab.machine import Machine, each
 from lab.ports import free_ports
 from lab.progress import phase
@@ -87,11 +88,10 @@ class Lab:
 
     def status(self) -> list[NodeStatus]:
         machines = self.need()
-        cuts = self.ask_hub("show")
+        report = self.ask_hub("show")
         rows = []
         for machine in machines:
             running = machine.process()
-            others = sorted({one for link in cuts if machine.node in link for one in link} - {machine.node})
             rows.append(
                 NodeStatus(
                     machine.name,
@@ -100,7 +100,7 @@ class Lab:
                     machine.port,
                     machine.accel,
                     process.memory(running) if running else 0,
-                    tuple(f"pm-{one}" for one in others),
+                    tuple(f"pm-{one}" for one in hub.cut_from(report, machine.node)),
                 )
             )
         return rows
@@ -206,12 +206,22 @@ class Lab:
             with machine.monitor() as monitor:
                 monitor.ask("cont")
 
-    def cut(self, one: str, other: str) -> None:
-        """No frame passes between these two any more; the links to other nodes and ssh from the host stay."""
+    def cut(self, one: str, other: str, one_way: bool = False) -> None:
+        """No frame passes between these two any more; the links to other nodes and ssh from the host stay. `one_way`:
+        the first still hears the other."""
+        self.ask_hub(f"cut {self.way(one, other, one_way)}")
+
+    def link(self, one: str, other: str, one_way: bool = False, **weather: float) -> None:
+        """Their link is bad: loss, dup, reorder, corrupt (shares, 0 to 1), delay, jitter (seconds); seed."""
+        words = " ".join(f"{name}={value:g}" for name, value in weather.items())
+        self.ask_hub(f"link {self.way(one, other, one_way)} {words}")
+
+    def way(self, one: str, other: str, one_way: bool) -> str:
+        """In the hub's words."""
         if one == other:
             raise LabError(f"{one} has no link to itself; name two nodes")
         first, second = self.need(one, other)
-        self.ask_hub(f"cut {first.node} {second.node}")
+        return f"{first.node}{'>' if one_way else ' '}{second.node}"
 
     def unplug(self, *nodes: str) -> None:
         """The managers (and ssh from the host) do not reach these nodes any more; the nodes reach each other."""
@@ -236,7 +246,7 @@ class Lab:
             if machine.process() is not None:
                 machine.plug(True)
 
-    def ask_hub(self, text: str, deadline: float = 5) -> list[list[int]]:
+    def ask_hub(self, text: str, deadline: float = 5) -> Report:
         end = time.monotonic() + deadline
         while True:
             try:
@@ -245,6 +255,8 @@ class Lab:
                 if time.monotonic() > end:
                     raise LabError(f"the hub does not answer: {error}; see {self.run / 'hub.log'}") from error
                 time.sleep(0.02)
+            except ValueError as error:
+                raise LabError(str(error)) from None
 
     # -- convenience --
 

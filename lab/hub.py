@@ -3,24 +3,36 @@
 
 QEMU (-netdev dgram) binds RUN/node1 and sends every Ethernet frame as one datagram to RUN/hub1, and so on.
 The hub learns behind which port a MAC address lives, and floods what it does not know. Because it is ours it
-can cut the link between two ports: their frames to each other are then dropped, and nothing else changes.
+can make the way from one port to another as bad as wanted (lab/weather.py), and nothing else changes.
 
-RUN/hub takes one command a connection, `cut 1 2`, `heal` or `show`, and answers with the cuts, as JSON.
+RUN/hub takes one command a connection and answers, as JSON, how each way is that is not well:
+
+    cut 1 2                        nothing passes between these two;  cut 1>2: from 1 to 2 only
+    link 1 2 loss=.1 delay=.05     weather both ways;  link 1>2 ...: one way;  seed=N: other misfortunes (1)
+    heal                           all is well again
+    show
 """
 
 from __future__ import annotations
 
+import heapq
 import json
+import random
 import selectors
 import socket
 import sys
+import time
 from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-Link: TypeAlias = frozenset[int]
+from lab.weather import CUT, Weather, parse
+
+Way: TypeAlias = tuple[int, int]  # from a port to another
+Report: TypeAlias = dict[str, dict[str, float]]  # "1>2": what is not well there
 
 LARGEST = 65536  # bytes of a frame
 BURST = 64  # frames taken from one port before the others get their turn
@@ -29,14 +41,15 @@ QUEUE = 1024  # frames that wait for a node that is slow to take them; a real sw
 
 @dataclass
 class Switch:
-    """Where a frame goes; knows nothing of sockets."""
+    """Where a frame goes and when; knows nothing of sockets."""
 
     ports: tuple[int, ...]
-    cuts: set[Link] = field(default_factory=set)
+    ways: dict[Way, Weather] = field(default_factory=dict)
     places: dict[bytes, int] = field(default_factory=dict)
+    chance: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311 - misfortunes, to be repeated
 
-    def forward(self, source: int, frame: bytes) -> list[int]:
-        """The ports that shall get this frame."""
+    def forward(self, source: int, frame: bytes) -> list[tuple[float, int, bytes]]:
+        """What arrives of this frame: after how many seconds, at which port, and the frame as it is then."""
         if len(frame) < 14:
             return []
         target, sender = frame[:6], frame[6:12]
@@ -44,19 +57,44 @@ class Switch:
             self.places[sender] = source
         known = None if target[0] & 1 else self.places.get(target)
         wanted = self.ports if known is None else (known,)
-        return [port for port in wanted if port != source and frozenset((source, port)) not in self.cuts]
+        arriving = []
+        for port in wanted:
+            weather = self.ways.get((source, port))
+            if port != source:
+                came = weather.arrivals(frame, self.chance) if weather else [(0.0, frame)]
+                arriving += [(after, port, each) for after, each in came]
+        return arriving
 
     def command(self, text: str) -> str:
-        match text.split():
-            case ["cut", one, other] if one.isdigit() and other.isdigit() and one != other:
-                self.cuts.add(frozenset((int(one), int(other))))
+        try:
+            self._do(text.split())
+        except ValueError as error:
+            return json.dumps({"error": f"not understood: {text} ({error})"})
+        return json.dumps({f"{one}>{other}": its.told() for (one, other), its in sorted(self.ways.items())})
+
+    def _do(self, words: list[str]) -> None:
+        match words:
+            case ["cut", *ends]:
+                self._set(ends, CUT)
+            case ["link", *rest]:
+                ends, settings = ([w for w in rest if ("=" in w) is given] for given in (False, True))
+                numbers = dict(each.split("=", 1) for each in settings)
+                seed = int(numbers.pop("seed", "1"))
+                self._set(ends, parse(numbers))
+                self.chance.seed(seed)
             case ["heal"]:
-                self.cuts.clear()
+                self.ways.clear()
             case ["show"]:
                 pass
             case _:
-                return json.dumps({"error": f"not understood: {text}"})
-        return json.dumps({"cuts": sorted(sorted(link) for link in self.cuts)})
+                raise ValueError("no such command")
+
+    def _set(self, ends: list[str], weather: Weather) -> None:
+        both = len(ends) == 2
+        one, other = map(int, ends if both else " ".join(ends).split(">"))
+        if one == other:
+            raise ValueError("a port has no way to itself")
+        self.ways |= {way: weather for way in (((one, other), (other, one)) if both else ((one, other),))}
 
 
 class Port:
@@ -115,6 +153,8 @@ class Hub:
         self.switch = Switch(tuple(self.ports))
         self.selector = selectors.DefaultSelector()
         self.waiting: dict[int, socket.socket] = {}
+        self.under_way: list[tuple[float, int, int, bytes]] = []  # a heap: when, in which order, to which port, what
+        self.taken = 0
         for number, port in self.ports.items():
             self.selector.register(port.receiver, selectors.EVENT_READ, number)
         path = run / "hub"
@@ -127,13 +167,28 @@ class Hub:
     def serve(self) -> None:
         """Until `stop`."""
         while not self.stopped:
-            for key, events in self.selector.select():
+            for key, events in self.selector.select(self.patience()):
                 if key.fileobj is self.control:
                     self.answer()
                 elif events & selectors.EVENT_WRITE:
                     self.send(key.data)
                 else:
                     self.receive(key.data)
+            self.deliver()
+
+    def patience(self) -> float | None:
+        """Seconds until the next frame is due; None when none is under way."""
+        return max(0.0, self.under_way[0][0] - time.monotonic()) if self.under_way else None
+
+    def deliver(self) -> None:
+        """What is due."""
+        touched: set[int] = set()
+        while self.under_way and self.under_way[0][0] <= time.monotonic():
+            _, _, target, frame = heapq.heappop(self.under_way)
+            self.ports[target].queue.append(frame)
+            touched.add(target)
+        for target in touched:
+            self.send(target)
 
     def stop(self) -> None:
         """From another thread; every event wakes `serve`, an unfinished question too."""
@@ -155,9 +210,13 @@ class Hub:
                 frame = self.ports[source].receiver.recv(LARGEST)
             except BlockingIOError:
                 break
-            for target in self.switch.forward(source, frame):
-                self.ports[target].queue.append(frame)
-                touched.add(target)
+            for after, target, arriving in self.switch.forward(source, frame):
+                if after > 0:
+                    self.taken += 1
+                    heapq.heappush(self.under_way, (time.monotonic() + after, self.taken, target, arriving))
+                else:
+                    self.ports[target].queue.append(arriving)
+                    touched.add(target)
         for target in touched:
             self.send(target)
 
@@ -182,8 +241,8 @@ class Hub:
                 pass
 
 
-def ask(run: Path, text: str) -> list[list[int]]:
-    """Send one command to the hub of RUN; the links that are cut. OSError when there is no hub."""
+def ask(run: Path, text: str) -> Report:
+    """Send one command to the hub of RUN; how the ways are that are not well. OSError when there is no hub."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(5)
         connection.connect(str(run / "hub"))
@@ -191,8 +250,14 @@ def ask(run: Path, text: str) -> list[list[int]]:
         answer = json.loads(connection.recv(LARGEST))
     if "error" in answer:
         raise ValueError(answer["error"])
-    cuts: list[list[int]] = answer["cuts"]
-    return cuts
+    report: Report = answer
+    return report
+
+
+def cut_from(report: Mapping[str, Mapping[str, float]], port: int) -> list[int]:
+    """The ports that cannot reach this one, or cannot be reached by it."""
+    ways = [tuple(map(int, way.split(">"))) for way, its in report.items() if its.get("loss") == 1]
+    return sorted({end for way in ways if port in way for end in way} - {port})
 
 
 if __name__ == "__main__":

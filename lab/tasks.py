@@ -83,11 +83,31 @@ def start(_: Context, node: str) -> None:
     Lab().start(node)
 
 
-@task
-def cut(_: Context, one: str, other: str) -> None:
+@task(help={"one_way": "nothing from ONE to OTHER; what OTHER sends still arrives"})
+def cut(_: Context, one: str, other: str, one_way: bool = False) -> None:
     """Cut the private link between two nodes."""
-    Lab().cut(one, other)
-    print(f"{one} and {other} do not reach each other any more; undo it with: inv lab.heal")
+    Lab().cut(one, other, one_way)
+    told = f"{other} does not hear {one}" if one_way else f"{one} and {other} do not reach each other"
+    print(f"{told} any more; undo it with: inv lab.heal")
+
+
+@task(
+    help={
+        "weather": "words of loss=.1 delay=.2 jitter=.05 dup=.01 reorder=.1 corrupt=.1 (shares 0 to 1, seconds) seed=7",
+        "one_way": "from ONE to OTHER only",
+    }
+)
+def link(_: Context, one: str, other: str, weather: str, one_way: bool = False) -> None:
+    """Make the private link between two nodes bad: loss, delay, frames twice, out of order, or with a wrong bit."""
+    Lab().link(one, other, one_way, **numbers(weather))
+    print(f"the link between {one} and {other} has {weather}; undo it with: inv lab.heal")
+
+
+def numbers(weather: str) -> dict[str, float]:
+    try:
+        return {name: float(value) for name, value in (word.split("=") for word in weather.split())}
+    except ValueError:
+        raise LabError(f"--weather={weather}: words like loss=.1 delay=.2") from None
 
 
 @task
@@ -119,4 +139,4 @@ def clean(_: Context) -> None:
     print("\n".join(["removed:", *cluster.clean()]))
 
 
-ns = Collection("lab", up, down, status, ssh, kill, start, cut, unplug, heal, conf, clean)
+ns = Collection("lab", up, down, status, ssh, kill, start, cut, link, unplug, heal, conf, clean)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.hub import Hub, Switch, ask
+from lab.hub import Hub, Switch, ask, cut_from
 
 A, B, C = (bytes([0x52, 0x54, 0, 0, 0, number]) for number in (1, 2, 3))
 ALL = b"\xff" * 6
@@ -19,15 +19,19 @@ def frame(target: bytes, source: bytes, load: bytes = b"") -> bytes:
     return target + source + b"\x08\x00" + load
 
 
+def goes(switch: Switch, source: int, data: bytes) -> list[int]:
+    return [port for _, port, _ in switch.forward(source, data)]
+
+
 def test_unknown_target_is_flooded_and_known_one_is_not() -> None:
     switch = Switch((1, 2, 3))
-    assert switch.forward(1, frame(B, A)) == [2, 3]
-    assert switch.forward(2, frame(A, B)) == [1]
-    assert switch.forward(1, frame(B, A)) == [2]
+    assert goes(switch, 1, frame(B, A)) == [2, 3]
+    assert goes(switch, 2, frame(A, B)) == [1]
+    assert goes(switch, 1, frame(B, A)) == [2]
 
 
 def test_broadcast_goes_to_all_others() -> None:
-    assert Switch((1, 2, 3)).forward(2, frame(ALL, B)) == [1, 3]
+    assert goes(Switch((1, 2, 3)), 2, frame(ALL, B)) == [1, 3]
 
 
 def test_an_address_that_moves_is_followed() -> None:
@@ -35,7 +39,7 @@ def test_an_address_that_moves_is_followed() -> None:
     switch = Switch((1, 2, 3))
     switch.forward(1, frame(ALL, C))
     switch.forward(2, frame(ALL, C))
-    assert switch.forward(3, frame(C, A)) == [2]
+    assert goes(switch, 3, frame(C, A)) == [2]
 
 
 def test_group_address_is_not_learned() -> None:
@@ -47,28 +51,53 @@ def test_group_address_is_not_learned() -> None:
 def test_nothing_returns_to_where_it_came_from() -> None:
     switch = Switch((1, 2))
     switch.forward(1, frame(ALL, A))
-    assert switch.forward(1, frame(A, B)) == []
+    assert goes(switch, 1, frame(A, B)) == []
 
 
 def test_runt_is_dropped() -> None:
-    assert Switch((1, 2)).forward(1, b"short") == []
+    assert goes(Switch((1, 2)), 1, b"short") == []
 
 
 def test_cut_drops_both_ways_and_only_between_these_two() -> None:
     switch = Switch((1, 2, 3))
-    assert json.loads(switch.command("cut 1 2")) == {"cuts": [[1, 2]]}
-    assert switch.forward(1, frame(ALL, A)) == [3]
-    assert switch.forward(2, frame(A, B)) == []
-    assert switch.forward(3, frame(ALL, C)) == [1, 2]
-    assert json.loads(switch.command("heal")) == {"cuts": []}
-    assert switch.forward(2, frame(A, B)) == [1]
+    assert json.loads(switch.command("cut 1 2")) == {"1>2": {"loss": 1.0}, "2>1": {"loss": 1.0}}
+    assert goes(switch, 1, frame(ALL, A)) == [3]
+    assert goes(switch, 2, frame(A, B)) == []
+    assert goes(switch, 3, frame(ALL, C)) == [1, 2]
+    assert json.loads(switch.command("heal")) == {}
+    assert goes(switch, 2, frame(A, B)) == [1]
 
 
-@pytest.mark.parametrize("text", ["", "cut", "cut 1", "cut 1 1", "cut one two", "heal 1", "stop"])
+def test_a_one_way_cut_drops_one_way() -> None:
+    switch = Switch((1, 2))
+    report = json.loads(switch.command("cut 1>2"))
+    assert report == {"1>2": {"loss": 1.0}}
+    assert goes(switch, 1, frame(B, A)) == []
+    assert goes(switch, 2, frame(A, B)) == [1]
+    assert (cut_from(report, 1), cut_from(report, 2), cut_from(report, 3)) == ([2], [1], [])
+
+
+NONSENSE = [
+    "",
+    "cut",
+    "cut 1",
+    "cut 1 1",
+    "cut 1>1",
+    "cut one two",
+    "cut 1 2 3",
+    "heal 1",
+    "stop",
+    "link",
+    "link 1 2 3",
+]
+BAD_WEATHER = ["loss", "loss=x", "loss=2", "loss=-1", "delay=61", "wind=1", "loss=nan", "seed=x"]
+
+
+@pytest.mark.parametrize("text", [*NONSENSE, *(f"link 1 2 {each}" for each in BAD_WEATHER)])
 def test_nonsense_is_refused(text: str) -> None:
     switch = Switch((1, 2))
     assert "error" in json.loads(switch.command(text))
-    assert not switch.cuts
+    assert not switch.ways
 
 
 @pytest.fixture
@@ -117,7 +146,7 @@ def test_a_node_may_die_and_come_back(run: Path) -> None:
         assert two.take().endswith(b"first")
         two.socket.close()
         one.send(frame(B, A, b"lost"))
-        assert ask(run, "show") == []  # answered, so the hub has dealt with the frame
+        assert ask(run, "show") == {}  # answered, so the hub has dealt with the frame
         two = Node(run, 2)
         with two.socket:
             one.send(frame(B, A, b"again"))
@@ -127,13 +156,24 @@ def test_a_node_may_die_and_come_back(run: Path) -> None:
 def test_cut_and_heal_over_the_control_socket(run: Path) -> None:
     one, two, three = Node(run, 1), Node(run, 2), Node(run, 3)
     with one.socket, two.socket, three.socket:
-        assert ask(run, "cut 1 2") == [[1, 2]]
+        assert set(ask(run, "cut 1 2")) == {"1>2", "2>1"}
         one.send(frame(B, A, b"cut"))
         # Not before the hub has dealt with it: the control socket could overtake it.
         assert three.take().endswith(b"cut")
-        assert ask(run, "heal") == []
+        assert ask(run, "heal") == {}
         one.send(frame(B, A, b"healed"))
         assert two.take().endswith(b"healed")
+
+
+def test_what_is_late_comes_late_and_nothing_is_forgotten(run: Path) -> None:
+    """Frames under way are delivered although nothing else happens, and those that are not delayed overtake them."""
+    one, two = Node(run, 1), Node(run, 2)
+    with one.socket, two.socket:
+        ask(run, "link 1 2 delay=.5")
+        one.send(frame(B, A, b"late"))
+        assert ask(run, "heal") == {}
+        one.send(frame(B, A, b"soon"))
+        assert [two.take()[14:], two.take()[14:]] == [b"soon", b"late"]
 
 
 def test_control_socket_refuses_nonsense(run: Path) -> None:
