@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,12 @@ def reliability(c: Context) -> None:
         found |= json.loads(latest_runs.read_text())
     kept.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
     head = Path("docs/reliability.head.md").read_text()
-    rows = lab_reliability.rows(found, lab_reliability.marked(Path("tests")))
+
+    def current(commit: str) -> bool:
+        same = ("git", "diff", "--quiet", commit, "HEAD", "--", "pmc", "fabfile")
+        return bool(commit) and subprocess.run(same, stderr=subprocess.DEVNULL).returncode == 0
+
+    rows = lab_reliability.rows(found, lab_reliability.marked(Path("tests")), current)
     table = tabulate(rows, headers=lab_reliability.HEADERS, tablefmt="github")
     Path("docs/reliability.md").write_text(f"{head}\n{table}\n")
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-HEADERS = ("fault", "tried", "result", "latest", "tests")
-Row = dict[str, Any]  # fault, rounds, passed, date: of one test
+HEADERS = ("fault", "tried", "result", "bound", "latest", "tests")
+Row = dict[str, Any]  # fault, rounds, passed, date, commit: of one test
 
 
 def marked(folder: Path) -> dict[str, str]:
@@ -28,25 +28,38 @@ def _faults(test: ast.FunctionDef) -> Iterator[str]:
             yield ast.literal_eval(each.args[0])
 
 
-def rows(found: Mapping[str, Row], marks: Mapping[str, str]) -> list[list[str]]:
-    """By fault. `found` has a test once for each of its parameters."""
+def rows(found: Mapping[str, Row], marks: Mapping[str, str], current: Callable[[str], bool]) -> list[list[str]]:
+    """By fault. `found` has a test once for each of its parameters. `current` says of a commit whether what it tested
+    is what is there now."""
     tried = {test.partition("[")[0] for test in found}
     untried = {test: fault for test, fault in marks.items() if test not in tried}
-    return [_row(fault, found, untried) for fault in sorted({*(r["fault"] for r in found.values()), *untried.values()})]
+    faults = sorted({*(row["fault"] for row in found.values()), *untried.values()})
+    return [_row(fault, found, untried, current) for fault in faults]
 
 
-def _row(fault: str, found: Mapping[str, Row], untried: Mapping[str, str]) -> list[str]:
+def bound(rounds: int) -> str:
+    """When so many rounds in a row held: the share of failures that would show none of them in one case of twenty."""
+    return f"{100 * (1 - 0.05 ** (1 / rounds)):.0f} %" if rounds else ""
+
+
+def _row(fault: str, found: Mapping[str, Row], untried: Mapping[str, str], current: Callable[[str], bool]) -> list[str]:
     tests = {test: row for test, row in sorted(found.items()) if row["fault"] == fault}
     failed = [test for test, row in tests.items() if not row["passed"]]
     never = sorted(test for test, its in untried.items() if its == fault)
+    rounds = sum(row["rounds"] for row in tests.values())
+    latest = max(tests.values(), key=lambda row: (row["date"], row.get("commit", "")), default=Row())
+    old = sorted(test for test, row in tests.items() if not current(row.get("commit", "")))
     held = f"FAILED: {', '.join(failed)}" if failed else "held each time" if tests else "not tried"
     if tests and never:
         held += f"; not tried: {', '.join(never)}"
+    if old:
+        held += "; on older code" + ("" if len(old) == len(tests) else f": {', '.join(old)}")
     return [
         fault,
-        str(sum(row["rounds"] for row in tests.values())),
+        str(rounds),
         held,
-        max((row["date"] for row in tests.values()), default=""),
+        "" if failed else bound(rounds),
+        f"{latest.get('date', '')} {latest.get('commit', '')}".strip(),
         "<br>".join(
             f"`{name.removeprefix('tests/')}`" for name in sorted({*(t.partition("[")[0] for t in tests), *never})
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lab.reliability import marked, rows
+from lab.reliability import bound, marked, rows
 
 TESTS = Path(__file__).parents[1]
 SOURCE = """
@@ -34,25 +34,33 @@ def test_no_mark_of_ours_is_missed() -> None:
     assert len(marked(TESTS)) == sum(path.read_text().count("mark.fault(") for path in files) > 20
 
 
-def ran(fault: str, passed: bool = True, rounds: int = 1, date: str = "2026-01-02") -> dict[str, Any]:
-    return {"fault": fault, "passed": passed, "rounds": rounds, "date": date}
+def ran(fault: str, passed: bool = True, rounds: int = 1, date: str = "2026-01-02", on: str = "new") -> dict[str, Any]:
+    return {"fault": fault, "passed": passed, "rounds": rounds, "date": date, "commit": on}
 
 
 def test_what_ran_and_what_did_not() -> None:
     found = {
-        "tests/lab/test_x.py::test_one[1]": ran("node killed", rounds=3, date="2026-01-01"),
+        "tests/lab/test_x.py::test_one[1]": ran("node killed", rounds=3, date="2026-01-01", on="old"),
         "tests/lab/test_x.py::test_one[2]": ran("node killed"),
         "tests/lab/test_y.py::test_old": ran("disk full", passed=False),
+        "tests/lab/test_y.py::test_once": {**ran("disk slow"), "commit": ""},
     }
     marks = {
         "tests/lab/test_x.py::test_one": "node killed",
         "tests/lab/test_x.py::test_two": "link cut",
         "tests/lab/test_y.py::test_more": "node killed",
     }
-    assert rows(found, marks) == [
-        ["disk full", "1", "FAILED: tests/lab/test_y.py::test_old", "2026-01-02", "`lab/test_y.py::test_old`"],
-        ["link cut", "0", "not tried", "", "`lab/test_x.py::test_two`"],
-        ["node killed", "4", "held each time; not tried: tests/lab/test_y.py::test_more", "2026-01-02",
+    more = "not tried: tests/lab/test_y.py::test_more; on older code: tests/lab/test_x.py::test_one[1]"
+    assert rows(found, marks, lambda commit: commit == "new") == [
+        ["disk full", "1", "FAILED: tests/lab/test_y.py::test_old", "", "2026-01-02 new", "`lab/test_y.py::test_old`"],
+        ["disk slow", "1", "held each time; on older code", "95 %", "2026-01-02", "`lab/test_y.py::test_once`"],
+        ["link cut", "0", "not tried", "", "", "`lab/test_x.py::test_two`"],
+        ["node killed", "4", f"held each time; {more}", "53 %", "2026-01-02 new",
          "`lab/test_x.py::test_one`<br>`lab/test_y.py::test_more`"],
     ]  # fmt: skip
-    assert rows({}, {}) == []
+    assert rows({}, {}, bool) == []
+
+
+def test_what_held_so_often_may_fail_so_often() -> None:
+    """0.86 to the power of 20 is one in twenty."""
+    assert (bound(0), bound(1), bound(20), bound(400)) == ("", "95 %", "14 %", "1 %")
