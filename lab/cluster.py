@@ -11,7 +11,7 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -211,7 +211,7 @@ class Lab:
         the first still hears the other."""
         self.ask_hub(f"cut {self.way(one, other, one_way)}")
 
-    def link(self, one: str, other: str, one_way: bool = False, **weather: float) -> None:
+    def link(self, one: str, other: str, weather: Mapping[str, float], one_way: bool = False) -> None:
         """Their link is bad: loss, dup, reorder, corrupt (shares, 0 to 1), delay, jitter (seconds); seed."""
         words = " ".join(f"{name}={value:g}" for name, value in weather.items())
         self.ask_hub(f"link {self.way(one, other, one_way)} {words}")

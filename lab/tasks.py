@@ -99,7 +99,7 @@ def cut(_: Context, one: str, other: str, one_way: bool = False) -> None:
 )
 def link(_: Context, one: str, other: str, weather: str, one_way: bool = False) -> None:
     """Make the private link between two nodes bad: loss, delay, frames twice, out of order, or with a wrong bit."""
-    Lab().link(one, other, one_way, **numbers(weather))
+    Lab().link(one, other, numbers(weather), one_way)
     print(f"the link between {one} and {other} has {weather}; undo it with: inv lab.heal")
 
 

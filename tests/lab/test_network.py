@@ -1,0 +1,115 @@
+"""A network that is bad and not dead: it loses, delays, doubles and mixes frames, works one way only, or turns bits of
+what DRBD sends so that TCP does not notice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from lab.tick import TickError
+from lab.witness import Guest
+
+from .conftest import Pmc, broken_invariants
+from .rig import until
+
+Clean = Callable[[], list[str]]
+
+
+def well_again(lab: Pmc, guest: Guest, boots: int = 1) -> None:
+    """The link is healed: both sides find each other without a choice between them, and hold all that was written."""
+    lab.lab.heal()
+    lab.ok("pm.ready_drbd")
+    facts = guest.facts()
+    assert (facts["connection"], facts["disk"], facts["peer_disk"]) == ("Connected", "UpToDate", "UpToDate")
+    for node in ("pm-1", "pm-2"):
+        assert lab.ssh(node, "dmesg | grep -i split-brain || :") == ""
+    tick = guest.ticking(guest.now().counter, boots=boots)
+    assert tick.boots == boots
+    for node in ("pm-1", "pm-2"):
+        assert guest.checked(node).counter >= tick.counter
+    assert broken_invariants(lab.state()) == []
+
+
+def apart(lab: Pmc, node: str) -> bool:
+    return lab.ssh(node, "drbdadm cstate web").strip() != "Connected"
+
+
+BAD = {
+    "lossy": {"loss": 0.03, "delay": 0.01, "jitter": 0.01, "dup": 0.02, "reorder": 0.1},
+    "slow": {"delay": 0.3, "jitter": 0.1},
+    "very lossy": {"loss": 0.3, "dup": 0.1},
+    "very slow": {"delay": 2.0, "jitter": 1.0},
+}
+
+
+@pytest.mark.parametrize(
+    "weather", ["lossy", *(pytest.param(name, marks=pytest.mark.long) for name in BAD if name != "lossy")]
+)
+@pytest.mark.fault("a link that loses, delays, doubles and mixes frames, while a VM moves there and back")
+def test_moves_over_a_bad_link(lab: Pmc, clean: Clean, weather: str) -> None:
+    """A move ends well, or is aborted and closed, or is refused as the sides have lost each other."""
+    guest = lab.add("web")
+    tick = guest.ticking(5)
+    lab.lab.link("pm-1", "pm-2", BAD[weather])
+    try:
+        for _ in range(2):
+            done = lab.fab("vm.mv", "web")
+            print(f"vm.mv over a link that is {weather}: {done.returncode}\n{done.stderr}")
+            assert done.returncode in (0, 1, 2), done.stderr
+            assert "Traceback" not in done.stderr
+            state = lab.state()
+            assert len(state.active_on("web")) == 1
+            assert state.primaries("web") == state.active_on("web")
+            assert broken_invariants(state) == []
+            tick = guest.ticking(tick.counter)
+    finally:
+        lab.lab.heal()
+    well_again(lab, guest)
+
+
+@pytest.mark.parametrize("deaf", ["pm-2", pytest.param("pm-1", marks=pytest.mark.long)])
+@pytest.mark.fault("a link that works one way only: no failover, both sides find each other again")
+def test_a_link_that_works_one_way(lab: Pmc, clean: Clean, deaf: str) -> None:
+    guest = lab.add("web")
+    tick = guest.ticking(5)
+    other = "pm-1" if deaf == "pm-2" else "pm-2"
+    lab.lab.cut(other, deaf, one_way=True)
+    try:
+        for node in ("pm-1", "pm-2"):
+            until(partial(apart, lab, node), f"{node} does not notice")
+        done = lab.fab("vm.failover", "web")
+        assert (done.returncode, "is running on pm-1" in done.stderr) == (2, True), done.stderr
+        tick = guest.ticking(tick.counter)
+        assert lab.ssh("pm-2", "drbdadm role web").startswith("Secondary")
+    finally:
+        lab.lab.heal()
+    well_again(lab, guest)
+
+
+@pytest.mark.long
+@pytest.mark.fault("bits that are turned between the nodes, with a checksum that fits: pm.verify --deep finds them")
+def test_bits_that_are_turned_on_the_way(lab: Pmc, clean: Clean) -> None:
+    """DRBD stores what TCP gives it. The side that the guest writes is right, so that vm.repair copies from there."""
+    guest = lab.add("web")
+    tick = guest.ticking(5)
+    for node in ("pm-1", "pm-2"):  # by default DRBD compares slowly, so as not to disturb
+        lab.ssh(node, "drbdadm disk-options --c-plan-ahead=0 --resync-rate=100M web")
+    lab.lab.link("pm-1", "pm-2", {"corrupt": 0.3}, one_way=True)
+    try:
+        for _ in range(3):
+            tick = guest.ticking(tick.counter + 20)
+    finally:
+        lab.lab.heal()
+    lab.ok("pm.ready_drbd")
+    with pytest.raises(TickError):
+        guest.checked("pm-2")
+    assert guest.checked("pm-1").counter >= tick.counter
+    done = lab.fab("pm.verify", "--deep", "--json")
+    assert [row["code"] for row in json.loads(done.stdout)] == ["VERIFY_DIFFERS"], done.stdout
+    refused = lab.fab("vm.mv", "web")
+    assert refused.returncode == 2, refused.stderr
+    lab.ok("vm.repair", "web")
+    well_again(lab, guest)
