@@ -165,11 +165,27 @@ def skip_initial_sync(name: str) -> Command:
     return command("drbdadm", "new-current-uuid", "--clear-bitmap", name)
 
 
-def two_primaries(name: str, allowed: bool) -> Command:
-    """Without disconnecting. The kernel refuses to take it back while both sides are primary."""
-    return command(
-        "drbdadm", "net-options", "--protocol=C", f"--allow-two-primaries={'yes' if allowed else 'no'}", name
+def two_primaries(name: str, allowed: bool, version: str) -> Command:
+    """Without disconnecting. The kernel refuses to take it back while both sides are primary.
+
+    Should the sides lose each other meanwhile, both hold their writes until they meet again, or `resume_io`: a guest
+    that goes on at the other side would else lack the last ones that were acknowledged to it here. (drbd.conf(5),
+    fencing resource-and-stonith: without a handler that says what became of the peer, I/O stays suspended. A policy or
+    a handler of the administrator's own is left as it is. `version`: of the module, 9 has this in another section.)"""
+    answer, policy = ("yes", "resource-and-stonith") if allowed else ("no", "dont-care")
+    net = f'drbdadm net-options --protocol=C --allow-two-primaries={answer} "$1"'
+    # A side without a disk has no such option, and holds nothing.
+    hold = (
+        f'[[ $(drbdadm dump "$1") = *fenc* ]] || drbdadm "$2" --fencing={policy} "$1" || '
+        '[[ $(drbdadm dstate "$1") = Diskless* ]]'
     )
+    section = "net-options" if version and not version.startswith("8.") else "disk-options"
+    return bash(f"{net}; {hold}" if allowed else f"{hold}; {net}", name, section)
+
+
+def resume_io(name: str) -> Command:
+    """What is held, as `two_primaries` says, is written: to this side alone while it has no peer."""
+    return command("drbdadm", "resume-io", name)
 
 
 def size_of(minor: int) -> Query[int]:

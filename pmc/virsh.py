@@ -74,6 +74,16 @@ def is_active(name: str) -> Command:
     return bash('virsh --connect qemu:///system list --name | grep -Fx -- "$1" >/dev/null', name)
 
 
+def drop_incoming(name: str) -> Command:
+    """Only what a migration is bringing here, and while it has not begun to run here. Fine when it is gone."""
+    script = (
+        'r=$(virsh --connect qemu:///system domstate --reason "$1" || :); case $r in '
+        '"paused (migrating)") virsh --connect qemu:///system destroy "$1";; "shut off"*|"") ;; '
+        '*) echo "$1 is $r here" >&2; exit 1;; esac'
+    )
+    return bash(script, name)
+
+
 def migrate(
     name: str, node: str, address: str, transport: str = "tcp", bandwidth: int = 0, pause: int = 0, live: bool = True
 ) -> Command:
@@ -109,6 +119,12 @@ def domains() -> Query[dict[str, Domain]]:
 
 def state_of(name: str) -> Query[str]:
     return Query(virsh("domstate", name), lambda text: text.strip())
+
+
+def without_job(name: str) -> Query[bool]:
+    """Nothing goes on with the domain; a guest that does not answer libvirt has not come to an end."""
+    query = virsh("domjobinfo", name)
+    return Query(query, lambda text: bool(re.search(r"^Job type:\s+None", text, re.M)), fine=(0, 1))
 
 
 def macs() -> Query[frozenset[str]]:

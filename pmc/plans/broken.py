@@ -8,7 +8,7 @@ before, an older copy, and a bitmap resync brings it up to date.
 
 from __future__ import annotations
 
-from pmc import backing
+from pmc import backing, virsh
 from pmc.command import Command, bash, command
 from pmc.model import ClusterState
 from pmc.plan import Plan, Step, plan
@@ -18,7 +18,20 @@ def unsettled(name: str, state: ClusterState) -> bool:
     """Two of it, or one that stands still: a migration that broke off is still being ended by libvirt, which drops
     the one and lets the other go on when it finds that its peer is gone (keepalive: 30 s)."""
     active = state.active_on(name)
+    if len(active) == 1 and (its := state.nodes[active[0]].resources.get(name)) and "fencing" in its.suspended:
+        return False  # nothing of it can go on before its writes do
     return len(active) > 1 or any(state.nodes[node].domains[name].state != "running" for node in active)
+
+
+def half_received(name: str, source: str, state: ClusterState) -> Plan:
+    """The sides lost each other while the guest was about to go on at the other one, and its last writes are held here:
+    QEMU waits for them, and libvirt for QEMU. What came to the other side is not whole and has never run; without it
+    the guest can only stay here."""
+    active = state.active_on(name)
+    held = source in active and (its := state.nodes[source].resources.get(name)) and "fencing" in its.suspended
+    waiting = [node for node in active if node != source and state.nodes[node].domains[name].state == "paused"]
+    steps = [Step(node, f"end what came of {name}", virsh.drop_incoming(name)) for node in waiting if held]
+    return plan(f"vm.mv {name}: end what was received", steps)
 
 
 def rejoin(name: str, state: ClusterState) -> Plan:

@@ -19,7 +19,7 @@ from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, Resource
 from pmc.plan import Plan, Step, Wait, plan
 from pmc.plans import asleep, make, refuse, still
-from pmc.plans.vm import one_primary
+from pmc.plans.vm import one_primary, writing
 from pmc.settings import Settings
 
 FRESH = 900  # seconds; a node that was alive longer after the link was lost may have written much alone
@@ -238,7 +238,8 @@ def failover(
     if resource is None:
         raise Refused(f"{name}: its DRBD resource is not up on {survivor}; fab pm.ready_drbd --node {survivor}")
     _complete(name, dead, survivor, resource)
-    still.flows(name, state, [survivor])
+    if "fencing" not in resource.suspended:  # held since the dead node was lost in the middle of a move
+        still.flows(name, state, [survivor])
     if not discard:
         asleep.start(name, f"fab vm.failover {name}", state)
     if room:
@@ -248,8 +249,9 @@ def failover(
         f"vm.failover {name}",
         see_silent(dead, survivor, settings),
         make.see_apart(survivor, name),
-        [replace(step, pivot=False) for step in one_primary(name, opened)],
+        [replace(step, pivot=False) for step in one_primary(opened, name, state)],
         [make.promote(survivor, name)] if resource.role != "Primary" else [],
+        [replace(step, pivot=False) for step in writing([survivor], name, state)],
         asleep.discarded(name, state),
         make.started(survivor, name),
     )

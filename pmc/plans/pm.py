@@ -81,7 +81,9 @@ def ready_all(
     its other node died is closed: DRBD does not connect two sides of which only one allows two primaries."""
     sleeping = sorted({vm for name in names for vm in asleep(state.nodes[name]) if only is None or vm in only})
     opened = {vm: [n.name for n in state if vm in n.resources and n.resources[vm].two_primaries] for vm in sleeping}
-    closing = [plan(f"pm.ready_drbd: close {vm}", one_primary(vm, where)) for vm, where in opened.items() if where]
+    closing = [
+        plan(f"pm.ready_drbd: close {vm}", one_primary(where, vm, state)) for vm, where in opened.items() if where
+    ]
     return Ready(tuple(closing), tuple(tuple(ready(state.nodes[name], settings, state, only)) for name in names))
 
 

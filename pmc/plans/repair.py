@@ -183,7 +183,7 @@ def open_apart(case: Case) -> list[Ailment]:
     if not opened or (len(up) == len(case.homes) and all(r.connection == "Connected" for r in up.values())):
         return []
     text = f"two primaries are allowed ({', '.join(opened)}), and the two sides are apart"
-    return [Ailment("two-primaries", text, tuple(vm.one_primary(case.name, opened)))]
+    return [Ailment("two-primaries", text, tuple(vm.one_primary(opened, case.name, case.state)))]
 
 
 def two_primaries(case: Case) -> list[Ailment]:
@@ -198,4 +198,4 @@ def two_primaries(case: Case) -> list[Ailment]:
     idle = [home for home in primaries if home != case.active] if len(primaries) > 1 else []
     steps = [Step(home, f"make {case.name} secondary", drbd.secondary(case.name), pivot=True) for home in idle]
     text = f"two primaries are {'there' if idle else 'allowed'} ({', '.join(idle or opened)})"
-    return [Ailment("two-primaries", text, (*steps, *vm.one_primary(case.name, opened)))]
+    return [Ailment("two-primaries", text, (*steps, *vm.one_primary(opened, case.name, case.state)))]

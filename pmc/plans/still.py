@@ -53,4 +53,5 @@ def remedy(vm: str, node: str, why: str) -> str:
         return f"{good}; or give the guest errors in its place: {resume}"
     if "quorum" in why:
         return "bring its other nodes back: fab pm.ready_drbd"
-    return f"see that its other node is really off, then {resume}"
+    cleanup = f"if a move of it broke off: fab vm.mv {vm} --cleanup"
+    return f"{cleanup}; else see that its other node is really off, then {resume}"

@@ -46,7 +46,7 @@ def start(name: str, on: str, state: ClusterState, settings: Settings, discard: 
         asleep.start(name, f"fab vm.start {name}{f' --on {on}' if on else ''}", state)
     there, advice = state.nodes[node], "move another VM away first, or start it with --on another node"
     refuse.memory(there, name, there.domains[name].memory, advice)
-    closing = one_primary(name, _opened(name, homes, state))
+    closing = one_primary(_opened(name, homes, state), name, state)
     promoting = [] if primaries else [make.promote(node, name)]
     return plan(f"vm.start {name}", closing, promoting, asleep.discarded(name, state), make.started(node, name))
 
@@ -159,8 +159,8 @@ def move(name: str, to: str, state: ClusterState, settings: Settings, room: bool
         lambda node: Step(
             node,
             f"allow two primaries of {name}",
-            drbd.two_primaries(name, True),
-            undo=drbd.two_primaries(name, False),
+            drbd.two_primaries(name, True, state.nodes[node].drbd),
+            undo=drbd.two_primaries(name, False, state.nodes[node].drbd),
             check=command("true"),  # taking it back does no harm when it was not given
         ),
     )
@@ -206,10 +206,12 @@ def settle(name: str, state: ClusterState) -> Plan:
     active = state.active_on(name)
     if len(active) == 1 and any(home in state.nodes and state.nodes[home].down for home in state.homes(name)):
         # The other node is gone, and whatever it had open with it; this side must not stay open until it is back.
-        return plan(f"vm.mv {name}: close", one_primary(name, _opened(name, active, state)))
+        opened = _opened(name, active, state)
+        ended = [_ended(node, name) for node in opened if _holds(state.nodes[node], name)]
+        return plan(f"vm.mv {name}: close", ended, one_primary(opened, name, state), writing(opened, name, state))
     homes = refuse.whole(state, name)
     if not active and not state.primaries(name):
-        return plan(f"vm.mv {name}: close", one_primary(name, _opened(name, homes, state)))
+        return plan(f"vm.mv {name}: close", one_primary(_opened(name, homes, state), name, state))
     refuse.once(name, active)
     if not active:
         primaries = " and ".join(state.primaries(name))
@@ -224,7 +226,29 @@ def settle(name: str, state: ClusterState) -> Plan:
         and name in state.nodes[node].resources
         and state.nodes[node].resources[name].role == "Primary"
     ]
-    return plan(f"vm.mv {name}: close", steps, one_primary(name, _opened(name, homes, state)))
+    closing = one_primary(_opened(name, homes, state), name, state)
+    return plan(f"vm.mv {name}: close", steps, closing, writing(active, name, state))
+
+
+def writing(nodes: Sequence[str], name: str, state: ClusterState) -> list[Step]:
+    """Where its writes are held, since the sides lost each other while it moved, they go on. Only where it runs, or is
+    about to: the other side must stay as it was."""
+    return [
+        Step(node, f"let {name} write again", drbd.resume_io(name), pivot=True)
+        for node in nodes
+        if _holds(state.nodes[node], name)
+    ]
+
+
+def _holds(node: NodeState, name: str) -> bool:
+    return name in node.resources and "fencing" in node.resources[name].suspended
+
+
+def _ended(node: str, name: str) -> Step:
+    """The other node is silent, so only libvirt here can tell that the guest will not go on there after all."""
+    otherwise = "libvirt still tries to move it"
+    line = f"sh -c 'until virsh domjobinfo {name} | grep \"Job type: *None\"; do sleep 1; done'"
+    return Step(node, f"see that {name} stays here", Wait(virsh.without_job(name), 60, otherwise, line))
 
 
 def standing(name: str, state: ClusterState) -> str:
@@ -249,9 +273,16 @@ def _opened(name: str, homes: Sequence[str], state: ClusterState) -> list[str]:
     return [home for home in homes if (r := state.nodes[home].resources.get(name)) and r.two_primaries]
 
 
-def one_primary(name: str, nodes: Sequence[str]) -> list[Step]:
-    close = drbd.two_primaries(name, False)
-    return on_each(nodes, lambda node: Step(node, f"allow one primary of {name} only", close, pivot=True))
+def one_primary(nodes: Sequence[str], name: str, state: ClusterState) -> list[Step]:
+    return on_each(
+        nodes,
+        lambda node: Step(
+            node,
+            f"allow one primary of {name} only",
+            drbd.two_primaries(name, False, state.nodes[node].drbd),
+            pivot=True,
+        ),
+    )
 
 
 def closing(name: str, state: ClusterState) -> Plan:
@@ -261,7 +292,7 @@ def closing(name: str, state: ClusterState) -> Plan:
     return plan(
         f"vm.mv {name}: close",
         Step(source, f"make {name} secondary", drbd.secondary(name), pivot=True),
-        one_primary(name, homes),
+        one_primary(homes, name, state),
     )
 
 

@@ -155,7 +155,7 @@ def closed(
     `broken_off`: the migration failed, and libvirt may take its time to end what is left of it. Returns that node, and
     what could not be seen."""
     try:
-        state = _ended(cluster, name, before) if broken_off else near.again_of(cluster, before, name)
+        state = _ended(cluster, name, before, held, prefix) if broken_off else near.again_of(cluster, before, name)
         plan = plans.settle(name, state)
         if plan.steps:
             cluster.apply(plan, to_the_end=True, prefix=prefix, under=[held])
@@ -169,11 +169,14 @@ def closed(
         ) from None
 
 
-def _ended(cluster: Cluster, name: str, before: ClusterState) -> ClusterState:
+def _ended(cluster: Cluster, name: str, before: ClusterState, held: Lock, prefix: str) -> ClusterState:
     """The state once no second, half-born domain is left, or as it is at the deadline."""
     deadline = time.monotonic() + cluster.settings.deadlines.peer
     while True:
         state = near.again_of(cluster, before, name)
+        if (half := broken.half_received(name, before.active_on(name)[0], state)).steps:
+            cluster.apply(half, to_the_end=True, prefix=prefix, under=[held])
+            state = near.again_of(cluster, before, name)
         if not broken.unsettled(name, state) or time.monotonic() > deadline:
             return state
         time.sleep(0.5)

@@ -36,6 +36,8 @@ class Kernel:
     split: bool = False  # written without the other, as the other was without it
     hosts: tuple[str, ...] = ()  # what its resource file named when it was brought up
     marked: int = 0  # bytes that a verify found to differ
+    holds: bool = False  # when it loses its peer, it holds its writes
+    held: bool = False  # and does so now: suspended:fencing
 
 
 @dataclass
@@ -154,6 +156,7 @@ class World:
                 vm, kernel.minor, kernel.role, kernel.disk, connection, "Established",
                 peer.role if peer else "Unknown", peer.disk if peer else "DUnknown", GiB,
                 two_primaries=kernel.two_primaries, out_of_sync=kernel.marked,
+                suspended="fencing" if kernel.held else "",
             )  # fmt: skip
         texts = "".join(text for path, text in machine.files.items() if path.endswith(".res"))
         domains = {vm: Domain(vm, state, GiB, 1) for vm, state in machine.domains.items()}
@@ -386,7 +389,12 @@ def allow_two(world: World, at: str, command: Command, answer: str, vm: str) -> 
     kernel, peer = world.nodes[at].resources[vm], world.peer(at, vm)
     closing = kernel.two_primaries and answer == "no"
     need(not (closing and peer and kernel.role == peer.role == "Primary"), "Can not be changed: both are primary")
-    kernel.two_primaries = answer == "yes"
+    kernel.two_primaries = kernel.holds = answer == "yes"
+
+
+def resume(world: World, at: str, command: Command, vm: str) -> None:
+    need(vm in world.nodes[at].resources, "no such resource")
+    world.nodes[at].resources[vm].held = False
 
 
 def disconnect(world: World, at: str, command: Command, vm: str) -> None:
@@ -573,7 +581,8 @@ EFFECTS: list[tuple[str, Effect]] = [
     (r"drbdadm primary (--force )?(\S+)", promote),
     (r"drbdadm secondary (\S+)", demote),
     (r"drbdadm new-current-uuid --clear-bitmap (\S+)", declare_equal),
-    (r"drbdadm net-options --protocol=C --allow-two-primaries=(yes|no) (\S+)", allow_two),
+    (BASH + r".*--allow-two-primaries=(yes|no) .*pmc (\S+) (?:disk|net)-options", allow_two),
+    (r"drbdadm resume-io (\S+)", resume),
     (BASH + r"'.*StandAlone .* drbdadm disconnect .*' pmc (\S+)", disconnect),
     (r"drbdadm connect (--discard-my-data )?(\S+)", connect),
     (BASH + r"'.*StandAlone .* drbdadm connect .*'( )pmc (\S+)", connect_again),

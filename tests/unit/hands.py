@@ -113,6 +113,13 @@ def allow_two(world: Cloud, at: str, command: Command, answer: str, vm: str) -> 
     fake.allow_two(world, at, command, answer, vm)
 
 
+def resume(world: Cloud, at: str, command: Command, vm: str) -> None:
+    kernel = world.nodes[at].resources[vm]
+    if kernel.held and kernel.role == "Primary" and not world.other(at, vm):
+        world.disks[at, vm].lose_peer(world.generation())
+    fake.resume(world, at, command, vm)
+
+
 def disconnect(world: Cloud, at: str, command: Command, vm: str) -> None:
     kernel = world.nodes[at].resources[vm]
     kernel.alone, kernel.two_primaries, kernel.discard = True, False, False
@@ -241,7 +248,8 @@ EFFECTS: list[tuple[str, Callable[..., None]]] = [
     (r"drbdadm detach (\S+)", detach),
     (r"drbdadm primary (--force )?(\S+)", promote),
     (r"drbdadm new-current-uuid --clear-bitmap (\S+)", declare_equal),
-    (r"drbdadm net-options --protocol=C --allow-two-primaries=(yes|no) (\S+)", allow_two),
+    (BASH + r".*--allow-two-primaries=(yes|no) .*pmc (\S+) (?:disk|net)-options", allow_two),
+    (r"drbdadm resume-io (\S+)", resume),
     (BASH + r"'.*StandAlone .* drbdadm disconnect .*' pmc (\S+)", disconnect),
     (r"drbdadm connect (--discard-my-data )?(\S+)", connect),
     (BASH + r"'.*StandAlone .* drbdadm connect .*' pmc (\S+)", connect_if_alone),

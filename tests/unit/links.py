@@ -6,7 +6,7 @@ Each side of a DRBD resource has a `Disk` (metadata.py) that outlives its node's
 data as DRBD 8.4 does. One followed the other, and is copied; or both went on alone, which is a split brain: pmc sets
 every after-sb policy to disconnect, so then both stand alone until a person decides. (Real sides need not find that out
 both: one may go on looking for its peer.) A primary that loses its peer begins a new generation at once, written or
-not. What must never be, is noted in `broken`.
+not; one that holds its writes then does so when it is let go. What must never be, is noted in `broken`.
 """
 
 from __future__ import annotations
@@ -158,7 +158,9 @@ class Linked(World):
         entry = {"MESSAGE": said, "__MONOTONIC_TIMESTAMP": f"{since}", "__REALTIME_TIMESTAMP": f"{clock}"}
         self.journal.setdefault(side, []).append(json.dumps(entry))
         if kernel.role == "Primary" and (side, vm) not in self.detached:
-            self.disks[side, vm].lose_peer(self.generation())
+            kernel.held = kernel.holds
+            if not kernel.held:
+                self.disks[side, vm].lose_peer(self.generation())
 
     def detach(self, side: str, vm: str) -> None:
         """As after an I/O error. What is written from now on is on the other side only, which begins a new generation
@@ -202,6 +204,7 @@ class Linked(World):
             return
         self.linked[vm] = frozenset((one, two))
         self.stood -= {(one, vm), (two, vm)}
+        a.held = b.held = False
         a.discard = b.discard = False
         if behind:
             source = self.disks[one if behind == two else two, vm]
@@ -215,7 +218,7 @@ class Linked(World):
             self.part(one, two, vm)
             return
         self.linked[vm] = frozenset((one, two))
-        a.discard = b.discard = False
+        a.discard = b.discard = a.held = b.held = False
         self.show(vm)
 
     def part(self, one: str, two: str, vm: str) -> None:

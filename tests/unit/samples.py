@@ -6,13 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pmc import drbd_files
+from pmc import drbd, drbd_files
 from pmc.command import Answer
 from pmc.model import ClusterState, Domain, NodeState, Resource, ResourceFile, Volume
 from pmc.settings import Settings, parse
 from pmc.units import GiB
 
 DATA = Path(__file__).parent.parent / "data"
+
+CLOSE = str(drbd.two_primaries("web", False, "8.4.11"))  # what closes two primaries, as a line
 
 SETTINGS: Settings = parse(
     """

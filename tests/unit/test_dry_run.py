@@ -62,7 +62,7 @@ CHANGES: list[tuple[str, dict[str, Any], Callable[[], World], str]] = [
     ("vm.failover", {"name": "web"}, orphaned_web, "drbdadm primary web"),
     ("vm.mv", {"names": "web"}, with_web, "virsh --connect qemu:///system migrate"),
     ("vm.mv", {"all_from": "pm-1"}, with_web, "virsh --connect qemu:///system migrate"),
-    ("vm.mv", {"names": "web", "cleanup": True}, changed_web(two_primaries=True), "--allow-two-primaries=no web"),
+    ("vm.mv", {"names": "web", "cleanup": True}, changed_web(two_primaries=True), "--allow-two-primaries=no"),
     ("vm.peer", {"name": "web", "secondary": "pm-3"}, with_web, "drbdadm adjust"),
     ("vm.peer", {"name": "web", "cleanup": True}, with_stray, "lvremove"),
     ("vm.prune", {"name": "web", "keep_last": "1"}, backed_up_web, DELTA.id),

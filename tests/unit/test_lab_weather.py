@@ -62,6 +62,15 @@ def test_only_drbd_is_spoiled(port: int) -> None:
     assert corrupted(good, random.Random(1)) == good
 
 
+def test_only_drbds_frames_are_lost() -> None:
+    """The short ones, too: acknowledgements, and the pings by which it knows that its peer is there."""
+    chance, weather = random.Random(1), Weather(drbd=1.0)
+    for lost in (segment(b""), segment(bytes(8)), segment(bytes(1000))):
+        assert weather.arrivals(lost, chance) == []
+    for other in (segment(bytes(1000), 49152), segment(b"", 22), b"short", bytes(2000)):
+        assert weather.arrivals(other, chance) == [(0.0, other)]
+
+
 @pytest.mark.parametrize("frame", [b"", b"x" * 13, segment(bytes(100)), segment(bytes(600))[:50], bytes(2000)])
 def test_what_carries_no_sector_is_left_alone(frame: bytes) -> None:
     assert corrupted(frame, random.Random(1)) == frame

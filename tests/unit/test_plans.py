@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pmc import pipeline
+from pmc import drbd, pipeline
 from pmc.disks import Running
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, Domain, NodeState, ResourceFile, Volume
@@ -24,6 +24,7 @@ from pmc.settings import Settings
 from pmc.units import GiB, MiB
 from tests.unit.fake import done
 from tests.unit.samples import (
+    CLOSE,
     DATA,
     SETTINGS,
     XML,
@@ -118,7 +119,8 @@ def test_only_migration_opens_two_primaries_and_each_opening_has_the_undo_that_c
             if "--allow-two-primaries=yes" in str(step.do):
                 assert name == "vm.mv"
                 assert step.undo is not None
-                assert str(step.undo) == str(step.do).replace("=yes", "=no")
+                assert step.do == drbd.two_primaries("web", True, "8.4.11")
+                assert step.undo == drbd.two_primaries("web", False, "8.4.11")
 
 
 def test_a_backup_reads_a_snapshot_of_the_standby_cut_to_the_disks_size() -> None:
@@ -252,7 +254,7 @@ def test_starting_closes_what_a_migration_left_open_also_where_drbd_is_primary_a
     for primary in (False, True):
         state = with_resource(stopped(), "pm-1", two_primaries=True, role="Primary" if primary else "Secondary")
         lines = [str(step.do) for step in vm.start("web", "", state, SETTINGS).steps]
-        assert lines[0] == "drbdadm net-options --protocol=C --allow-two-primaries=no web"
+        assert lines[0] == CLOSE
         assert ("drbdadm primary web" in lines) != primary
 
 
@@ -650,9 +652,7 @@ def test_a_snapshot_that_a_broken_command_left_is_removed_first_and_anothers_is_
 def test_when_the_other_node_is_gone_this_side_is_closed_all_the_same() -> None:
     state = with_resource(running(), "pm-1", two_primaries=True, connection="Connecting")
     state = ClusterState({**state.nodes, "pm-2": node("pm-2", down="no ssh within 10 s")})
-    assert [(step.node, str(step.do)) for step in vm.settle("web", state).steps] == [
-        ("pm-1", "drbdadm net-options --protocol=C --allow-two-primaries=no web")
-    ]
+    assert [(step.node, str(step.do)) for step in vm.settle("web", state).steps] == [("pm-1", CLOSE)]
     with pytest.raises(NodeDown):
         vm.settle("web", ClusterState({**stopped().nodes, "pm-2": node("pm-2", down="no ssh")}))
 

@@ -15,7 +15,7 @@ from pmc.plan import Relay, Step
 from pmc.plans import pm
 from pmc.settings import NodeSettings
 from pmc.trust import Keys, judged
-from tests.unit.samples import SETTINGS, changed, cluster, node, running, with_resource
+from tests.unit.samples import CLOSE, SETTINGS, changed, cluster, node, running, with_resource
 
 WELL = Resource("web", 1, "Secondary", "UpToDate", "Connected", "Established", "Secondary", "UpToDate", size=1 << 30)
 LONELY = replace(WELL, connection="WFConnection", replication="Off", peer_disk="DUnknown")
@@ -227,7 +227,7 @@ def test_what_a_migration_left_open_is_closed_before_the_other_side_comes_up() -
     state = with_resource(running(), "pm-1", two_primaries=True, connection="Connecting")
     state = changed(state, "pm-2", resources={})
     lines = [str(step.do) for each in pm.ready_all(["pm-2"], state, SETTINGS).plans for step in each.steps]
-    assert lines[0] == "drbdadm net-options --protocol=C --allow-two-primaries=no web"
+    assert lines[0] == CLOSE
     assert lines[-1] == "drbdadm up web"
     assert pm.ready_all(["pm-2"], state, SETTINGS, only=["mail"]).plans == (), "web is not locked"
     # A migration that goes on is nobody else's business.

@@ -21,7 +21,19 @@ from pmc.tasks import near
 from pmc.tasks import repair as tasks
 from pmc.units import GiB, MiB
 from tests.unit.fake import done
-from tests.unit.samples import SETTINGS, XML, alone, changed, cluster, data, home, running, stopped, with_resource
+from tests.unit.samples import (
+    CLOSE,
+    SETTINGS,
+    XML,
+    alone,
+    changed,
+    cluster,
+    data,
+    home,
+    running,
+    stopped,
+    with_resource,
+)
 from tests.unit.stories import ALIKE, NOW, PARTED, POOL, STORIES, THIN
 
 AHEAD = {"pm-1": About(Generation(0x20, 0x10), xml=XML), "pm-2": About(Generation(0x10), xml=XML)}
@@ -114,7 +126,7 @@ def test_found(state: ClusterState, about: Mapping[str, About], expected: list[s
 def test_what_one_side_allows_is_taken_back_before_it_meets_the_other() -> None:
     """DRBD would leave both StandAlone, again and again."""
     first, second = found(OPEN_APART)
-    assert lines(first) == [("pm-1", "drbdadm net-options --protocol=C --allow-two-primaries=no web")]
+    assert lines(first) == [("pm-1", CLOSE)]
     assert lines(second) == [("pm-2", "drbdadm connect web")]
 
 

@@ -50,6 +50,8 @@ class Cloud(Linked):
                 self.write(vm, at)
 
     def write(self, vm: str, at: str) -> None:
+        if self.nodes[at].resources[vm].held:
+            return  # it waits, and acknowledges nothing
         number, other = self.next(), self.other(at, vm)
         sides = [side for side in (at, other) if side and (side, vm) not in self.detached]
         if not sides:

@@ -1,0 +1,121 @@
+"""While a VM moves, sides that lose each other hold their writes: where it stays, or has gone, they go on, and nowhere
+else."""
+
+from __future__ import annotations
+
+import pytest
+
+from pmc import drbd, virsh
+from pmc.errors import Refused
+from pmc.model import ClusterState, Domain
+from pmc.plan import Plan
+from pmc.plans import broken, failover, vm
+from pmc.units import GiB
+from tests.unit.samples import CLOSE, SETTINGS, changed, running, with_resource
+
+RESUME = "drbdadm resume-io web"
+
+
+def lines(plan: Plan) -> list[tuple[str, str]]:
+    return [(step.node, str(step.do)) for step in plan.steps]
+
+
+def apart(on: str = "pm-1", why: str = "fencing") -> ClusterState:
+    """In the middle of a move from pm-1; web runs on `on`."""
+    state = running()
+    if on != "pm-1":
+        state = changed(state, "pm-1", domains={"web": Domain("web", "shut off", GiB, 1)})
+        state = changed(state, on, domains={"web": Domain("web", "running", GiB, 1)})
+    for node in ("pm-1", "pm-2"):
+        state = with_resource(
+            state, node, role="Primary", connection="Connecting", peer_role="Unknown", peer_disk="DUnknown",
+            two_primaries=True, suspended=why,
+        )  # fmt: skip
+    return state
+
+
+@pytest.mark.parametrize(("on", "other"), [("pm-1", "pm-2"), ("pm-2", "pm-1")])
+def test_it_writes_again_where_it_runs_once_the_other_side_is_closed(on: str, other: str) -> None:
+    plan = vm.settle("web", apart(on))
+    assert lines(plan)[0] == (other, "drbdadm secondary web")
+    assert sorted(lines(plan)[1:3]) == [("pm-1", CLOSE), ("pm-2", CLOSE)]
+    assert lines(plan)[3:] == [(on, RESUME)]
+    assert all(step.pivot for step in plan.steps)
+
+
+@pytest.mark.parametrize("why", ["", "user", "no-data"])
+def test_what_somebody_else_suspended_is_left(why: str) -> None:
+    assert RESUME not in dict(lines(vm.settle("web", apart(why=why)))).values()
+
+
+def test_with_the_other_node_silent_libvirt_must_have_given_the_move_up() -> None:
+    state = changed(apart(), "pm-2", down="no ssh within 10 s")
+    plan = vm.settle("web", state)
+    assert [step.note for step in plan.steps] == [
+        "see that web stays here", "allow one primary of web only", "let web write again",
+    ]  # fmt: skip
+    assert lines(plan)[1:] == [("pm-1", CLOSE), ("pm-1", RESUME)]
+    # Nothing is held: nothing to wait for.
+    assert lines(vm.settle("web", changed(apart(why=""), "pm-2", down="no ssh within 10 s"))) == [("pm-1", CLOSE)]
+
+
+def test_a_side_that_another_policy_suspends_is_not_let_go_while_its_peer_is_silent() -> None:
+    state = with_resource(apart(), "pm-1", two_primaries=False)
+    assert vm.settle("web", changed(state, "pm-2", down="no ssh within 10 s")).steps == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("Job type:         None        \n", True),
+        ("Job type:         Unbounded   \nOperation:        Outgoing migration\n", False),
+        ("", False),
+    ],
+)
+def test_whether_libvirt_is_done_with_it(text: str, answer: bool) -> None:
+    assert virsh.without_job("web").parse(text) is answer
+
+
+def received(source: str = "running", target: str = "paused", why: str = "fencing") -> ClusterState:
+    state = apart(why=why)
+    for node, its in (("pm-1", source), ("pm-2", target)):
+        state = changed(state, node, domains={"web": Domain("web", its, GiB, 1)})
+    return state
+
+
+def test_what_came_to_the_other_side_is_ended_while_the_writes_are_held() -> None:
+    for source in ("running", "paused"):
+        plan = broken.half_received("web", "pm-1", received(source))
+        assert lines(plan) == [("pm-2", str(virsh.drop_incoming("web")))]
+
+
+@pytest.mark.parametrize(
+    "state", [received("paused", "running"), received(why=""), received("running", "shut off"), apart("pm-2")]
+)
+def test_nothing_is_ended_that_runs_or_that_libvirt_ends_itself(state: ClusterState) -> None:
+    assert broken.half_received("web", "pm-1", state).steps == ()
+
+
+def test_a_guest_whose_writes_are_held_is_not_waited_for() -> None:
+    """QEMU may wait for them itself."""
+    assert broken.unsettled("web", received("running", "paused"))
+    held = changed(apart(), "pm-1", domains={"web": Domain("web", "paused", GiB, 1)})
+    assert not broken.unsettled("web", held)
+    assert broken.unsettled("web", with_resource(held, "pm-1", suspended=""))
+
+
+def test_a_survivor_that_holds_its_writes_starts_it_all_the_same() -> None:
+    state = changed(received(target="shut off"), "pm-1", down="no ssh within 10 s", answers=False, domains={})
+    plan = failover.failover("web", state, SETTINGS)
+    told = [line for _, line in lines(plan)]
+    assert told.index(CLOSE) < told.index(RESUME) < told.index(str(virsh.start("web")))
+    for step in plan.steps:
+        assert not step.pivot
+    with pytest.raises(Refused, match="its I/O is suspended on pm-2"):
+        failover.failover("web", with_resource(state, "pm-2", suspended="user"), SETTINGS)
+
+
+def test_each_kernel_has_the_option_where_it_looks_for_it() -> None:
+    for version, section in (("8.4.11", "disk-options"), ("", "disk-options"), ("9.2.18", "net-options")):
+        for allowed in (True, False):
+            assert drbd.two_primaries("web", allowed, version).argv[-2:] == ("web", section)
