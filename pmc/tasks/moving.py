@@ -159,6 +159,8 @@ def closed(
         plan = plans.settle(name, state)
         if plan.steps:
             cluster.apply(plan, to_the_end=True, prefix=prefix, under=[held])
+            if broken_off:  # libvirt lets a guest go on that could not before its writes did
+                state = _ended(cluster, name, before, held, prefix)
         # Also after a migration that went well: the link may be lost between its end and the close.
         if (rest := broken.rejoin(name, near.again_of(cluster, before, name))).steps:
             cluster.apply(rest, to_the_end=True, prefix=prefix, under=[held])
