@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -165,15 +166,30 @@ def test_cut_and_heal_over_the_control_socket(run: Path) -> None:
         assert two.take().endswith(b"healed")
 
 
-def test_what_is_late_comes_late_and_nothing_is_forgotten(run: Path) -> None:
-    """Frames under way are delivered although nothing else happens, and those that are not delayed overtake them."""
-    one, two = Node(run, 1), Node(run, 2)
+def test_what_is_late_comes_when_it_is_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames under way are not forgotten when the link is healed, and those that are not delayed overtake them."""
+    clock = [100.0]
+    monkeypatch.setattr("lab.hub.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    hub = Hub(tmp_path, 2)
+    one, two = Node(tmp_path, 1), Node(tmp_path, 2)
     with one.socket, two.socket:
-        ask(run, "link 1 2 delay=.5")
+        hub.switch.command("link 1 2 delay=.5")
         one.send(frame(B, A, b"late"))
-        assert ask(run, "heal") == {}
+        hub.receive(1)
+        assert hub.patience() == 0.5
+        hub.switch.command("heal")
         one.send(frame(B, A, b"soon"))
-        assert [two.take()[14:], two.take()[14:]] == [b"soon", b"late"]
+        hub.receive(1)
+        assert two.take().endswith(b"soon")
+        clock[0] += 0.4
+        hub.deliver()
+        assert hub.under_way
+        clock[0] += 0.2
+        assert hub.patience() == 0
+        hub.deliver()
+        assert two.take().endswith(b"late")
+        assert hub.patience() is None
+    hub.close()
 
 
 def test_control_socket_refuses_nonsense(run: Path) -> None:
