@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pmc.command import Command, Query, bash, command
 from pmc.model import Volume
-from pmc.units import count, finite
+from pmc.units import count
 
 # On every volume that pmc makes, so that it never takes another's volume of the same name for its own.
 TAG = "pmc"
@@ -24,7 +24,16 @@ OF = "pmc.of."
 FOR = "pmc.for."
 # What parse_volumes reads.
 _FIELDS = "vg_name,lv_name,lv_size,lv_tags,origin,lv_attr,data_percent,metadata_percent,pool_lv"
-_JSON = ("--reportformat", "json", "--units", "b", "--nosuffix")
+# Whatever lvm.conf or a profile says of reports (lvmreport(7)): with compact_output a field that is empty everywhere is
+# missing, with output_format json a plain report is JSON, report_command_log adds a report of its own.
+_CONFIG = (
+    'report{compact_output=0 compact_output_cols="" output_format="basic" prefixes=0 columns_as_rows=0 separator=" " '
+    'list_item_separator="," aligned=1 buffered=1 binary_values_as_numeric=0} log{report_command_log=0}'
+)
+CONFIG = ("--config", _CONFIG)
+# Shell text: from here on `lvs` reports in that form.
+LVS = f"lvs() {{ command lvs --config '{_CONFIG}' \"$@\"; }}; "
+_JSON = (*CONFIG, "--reportformat", "json", "--units", "b", "--nosuffix")
 REPORT = ("lvs", *_JSON, "-o", _FIELDS)
 
 
@@ -154,7 +163,7 @@ def discard_marked(group: str, name: str, tag: str, lock: str) -> Command:
     """As `discard`, but only while it has this mark, and under the file `lock`: whoever holds that may have made it
     anew. When it is not given soon the snapshot stays."""
     script = (
-        'umask 077; mkdir -p "${4%/*}"; exec 9>>"$4"; flock -w 10 9 || exit 0; '
+        f'{LVS}umask 077; mkdir -p "${{4%/*}}"; exec 9>>"$4"; flock -w 10 9 || exit 0; '
         'tags=$(lvs --noheadings -o lv_tags "$1/$2" 2>/dev/null) || exit 0; '
         '[[ ,${tags// /}, = *",$3,"* ]] || exit 0; lvremove --yes "$1/$2" 9>&-'
     )
@@ -165,6 +174,7 @@ def intact(group: str, name: str) -> Command:
     """Succeeds when the snapshot did not overflow: an overflowed one (5th attribute I) has lost its moment. Of a thin
     one (1st V) neither it nor its pool failed or is out of space (9th: F, D, M; 5th: check needed)."""
     script = (
+        f"{LVS}"
         'well() { [ "${1:4:1}" = a ] && case $1 in [Vt]???????[!-]*) false;; esac; }; '
         'rows=$(lvs --noheadings -o lv_attr,pool_lv "$1/$2"); read -r a pool <<<"$rows"; '
         'well "$a" || { echo "the snapshot overflowed or failed ($a)" >&2; exit 1; }; '
@@ -188,6 +198,7 @@ def is_kept(group: str, kept: str, id: str) -> Command:
     """Succeeds when it is a thin snapshot that nobody could write to (lv_attr begins with Vr), and in use, and the base
     `id` was read from it."""
     script = (
+        f"{LVS}"
         'rows=$(lvs --noheadings -o lv_attr,lv_tags "$1/$2"); read -r a tags <<<"$rows"; '
         '[[ $a = Vr??a* && ,$tags, = *",$3,"* ]] || '
         '{ echo "$1/$2 is not, or not any more, the snapshot of this base ($a $tags)" >&2; exit 1; }'
@@ -246,33 +257,48 @@ def group(name: str) -> Query[Group]:
     )
 
 
+def parse_volumes(text: str) -> dict[str, Volume]:
+    """By 'GROUP/NAME'. A field that is not there is empty; a volume without a name or a size is left out, and so are
+    LVM's own (in brackets: a pool's metadata, its spare, the images of a mirror), which are shown with lvs -a."""
+    found = {}
+    for row in _rows(text, "lv"):
+        name, group, size = (row.get(key, "") for key in ("lv_name", "vg_name", "lv_size"))
+        if not name or name.startswith("[") or not (size.isascii() and size.isdecimal() and len(size) < 20):
+            continue
+        found[f"{group}/{name}"] = Volume(
+            name,
+            group,
+            int(size),
+            tuple(filter(None, row.get("lv_tags", "").split(","))),
+            row.get("origin", ""),
+            row.get("lv_attr", ""),
+            _percent(row.get("data_percent", "")),
+            _percent(row.get("metadata_percent", "")),
+            row.get("pool_lv", ""),
+        )
+    return found
+
+
 def _rows(text: str, part: str) -> list[dict[str, str]]:
     """LVM puts every value into quotes. Raises ValueError."""
-    rows: list[dict[str, str]] = json.loads(text)["report"][0][part]
+    reports = [report[part] for report in json.loads(text)["report"] if part in report]
+    rows: list[dict[str, str]] = [row for rows in reports for row in rows]
+    if not reports or (rows and not any(rows)):
+        raise ValueError("not LVM's report")
     if not all(isinstance(value, str) for row in rows for value in row.values()):
         raise ValueError("not a report of LVM")
     return rows
 
 
-def parse_volumes(text: str) -> dict[str, Volume]:
-    """By 'GROUP/NAME'."""
-    found = {}
-    for row in _rows(text, "lv"):
-        volume = Volume(
-            row["lv_name"],
-            row["vg_name"],
-            count(row["lv_size"]),
-            tuple(filter(None, row["lv_tags"].split(","))),
-            row["origin"],
-            row["lv_attr"],
-            finite(row["data_percent"]) if row["data_percent"] else None,
-            finite(row["metadata_percent"]) if row["metadata_percent"] else None,
-            row["pool_lv"],
-        )
-        found[f"{volume.group}/{volume.name}"] = volume
-    return found
+def _percent(said: str) -> float | None:
+    """Empty where there is none, -1 or a word where LVM cannot tell."""
+    try:
+        number = float(said)
+    except ValueError:
+        return None
+    return number if 0 <= number <= 100 else None
 
 
 def parse_group(text: str) -> Group:
     row = _rows(text, "vg")[0]
-    return Group(count(row["vg_size"]), count(row["vg_free"]), row["vg_attr"])
+    return Group(count(row["vg_size"]), count(row["vg_free"]), row.get("vg_attr", ""))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pmc import lvm
 from pmc.command import Command, Query, bash
 from pmc.lock import FOLDER
 from pmc.units import count
@@ -59,6 +60,7 @@ WRONG = "0.[0-6].*|1.0.[0-5]"
 # Arguments: volume group, bytes, volume, the text of _AWK, the older volume if any, and the file if any.
 _SCRIPT = (
     'say() { echo "$*" >&2; exit 1; }; '
+    f"{lvm.LVS}"
     'rows=$(lvs --noheadings -o lv_name,pool_lv,thin_id "$1/$3" ${5:+"$1/$5"}); declare -A pool id; '
     'while read -r n p i; do pool[$n]=$p; id[$n]=$i; done <<<"$rows"; '
     'for n in "$3" ${5:+"$5"}; do [ "${id[$n]-}" ] || say "$1/$n is no thin volume"; '

@@ -101,7 +101,8 @@ class Filter:
 def query_filter(about: About) -> Query[Filter]:
     script = (
         "lvmconfig --type full devices/global_filter; "
-        "lvmconfig devices/global_filter >/dev/null 2>&1 && echo given || echo default; pvs --noheadings -o pv_name"
+        "lvmconfig devices/global_filter >/dev/null 2>&1 && echo given || echo default; "
+        f"pvs {shlex.join(lvm.CONFIG)} --noheadings -o pv_name"
     )
     return Query(bash(script), parse_filter)
 

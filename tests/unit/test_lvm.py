@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import json
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -174,3 +177,57 @@ def test_what_a_pool_has_left() -> None:
     assert pool.free(POOL) == 6 * GiB
     assert pool.zeroes(POOL)
     assert not pool.zeroes(replace(POOL, attributes="twi-aot---"))
+
+
+def test_a_compact_report_is_the_same() -> None:
+    """report/compact_output = 1 leaves out what is empty in every row; pmc asks without it, and could read it."""
+    found = lvm.parse_volumes(data("lvm-2.03.16-fullreport-compact-json.txt"))
+    assert found == {"vg/web": Volume("web", "vg", 71303168, ("pmc",), "", "-wi-ao----")}
+    group = lvm.parse_group(data("lvm-2.03.16-fullreport-compact-json.txt"))
+    assert (group.size, group.free) == (8585740288, 8514437120)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"vg_name": "vg", "lv_name": "x"}, {"lv_size": "1"}, {"vg_name": "vg", "lv_name": "x", "lv_size": "unknown"},
+        {"vg_name": "vg", "lv_name": "[lvol0_pmspare]", "lv_size": "4194304", "lv_attr": "ewi-------"},
+        {"vg_name": "vg", "lv_name": "[mirror_rimage_0]", "lv_size": "4194304", "lv_attr": "iwi-aor---"},
+    ],
+)  # fmt: skip
+def test_a_volume_that_is_not_understood_costs_only_itself(row: dict[str, str]) -> None:
+    report = json.loads(data("lvm-2.03.16-fullreport-json.txt"))
+    report["report"][0]["lv"].append(row)
+    assert set(lvm.parse_volumes(json.dumps(report))) == {"vg/web", "vg/web2"}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "percent"),
+    [("Vwi-XXtX-X", "-1.00"), ("rwi-aor-r-", "100.00"), ("Cwi-a-C---", "12.5"), ("vwi-a-v---", ""), ("?", "nan")],
+)
+def test_a_volume_in_an_unknown_state_or_of_another_kind_is_listed(attributes: str, percent: str) -> None:
+    report = json.loads(data("lvm-2.03.16-fullreport-json.txt"))
+    report["report"][0]["lv"][0] |= {"lv_attr": attributes, "data_percent": percent}
+    found = lvm.parse_volumes(json.dumps(report))["vg/web"]
+    assert found.attributes == attributes
+    assert found.data_percent in (None, 100.0, 12.5)
+
+
+def test_the_log_of_commands_in_a_report_is_passed_over() -> None:
+    report = {**json.loads(data("lvm-2.03.16-fullreport-json.txt")), "log": [{"log_seq_num": "1"}]}
+    assert set(lvm.parse_volumes(json.dumps(report))) == {"vg/web", "vg/web2"}
+
+
+def test_every_report_is_asked_for_in_the_same_form() -> None:
+    """Whatever lvm.conf says: each place that reads what lvs or pvs print, in a shell's text too."""
+    seen = 0
+    for path in Path(lvm.__file__).parent.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        for part in ast.parse(text).body:
+            source = ast.get_source_segment(text, part) or ""
+            if re.search(r"[lpv][gv]s [^\n]*--noheadings -o", source):
+                seen += 1
+                assert "LVS}" in source or "lvm.CONFIG" in source, f"{path}: reads a report of whatever form\n{source}"
+    assert seen == 5
+    for argv in (lvm.REPORT, lvm.volumes("vg").command.argv, lvm.group("vg").command.argv):
+        assert set(lvm.CONFIG) <= set(argv)
