@@ -11,11 +11,12 @@ from typing import Any
 
 import paramiko
 
+from pmc import known_hosts
 from pmc.errors import NodeDown
 from pmc.lock import SILENCE
 from pmc.plain import one_line
 from pmc.settings import NodeSettings, Settings
-from pmc.ssh import Connection
+from pmc.ssh import REVOKED, Connection
 
 
 def reach(node: NodeSettings, settings: Settings, config: Any) -> Connection:
@@ -71,7 +72,7 @@ def unused(connection: Connection) -> None:
 
 
 def log_in(connection: Connection, node: NodeSettings, settings: Settings) -> None:
-    with _told(node, settings):
+    with _told(node, settings, connection):
         try:
             connection.open()
         except BaseException:
@@ -95,7 +96,7 @@ _CLOSED = (
 
 
 @contextmanager
-def _told(node: NodeSettings, settings: Settings) -> Iterator[None]:
+def _told(node: NodeSettings, settings: Settings, made: Connection | None = None) -> Iterator[None]:
     """Raises NodeDown with what to do next; nothing that a node or a network can cause escapes as another exception."""
     seconds = settings.deadlines.connect
     host = node.host or node.name
@@ -104,13 +105,26 @@ def _told(node: NodeSettings, settings: Settings) -> Iterator[None]:
     except paramiko.BadHostKeyException as error:
         raise NodeDown(
             f"{node.name}: its host key is not the one known for {error.hostname}; if the node was installed anew, "
-            f"check the key at its console, then ssh-keygen -R '{error.hostname}' and log in once",
+            f"check the key at its console, then {_forget(error, made)} and log in once",
             answered=True,
         ) from None
     except paramiko.AuthenticationException as error:
         said = one_line(str(error))
         raise NodeDown(f"{node.name}: ssh login refused ({said}); try: ssh {host} true", answered=True) from None
     except paramiko.SSHException as error:
+        if str(error) == REVOKED:
+            where = " or ".join(f"line {line.number} of {line.path}" for line in _marked(made, known_hosts.REVOKED))
+            raise NodeDown(
+                f"{node.name}: its host key is revoked ({where}): whoever answers there may not be the node; give the "
+                f"node another key at its console",
+                answered=True,
+            ) from None
+        if "not found in known_hosts" in str(error) and _marked(made, known_hosts.AUTHORITY):
+            raise NodeDown(
+                f"{node.name}: its host key is known by a certificate only ({known_hosts.AUTHORITY}), which pmc does "
+                f"not read; add the key itself: ssh-keyscan {host}, compared at its console, to known_hosts",
+                answered=True,
+            ) from None
         if "not found in known_hosts" in str(error):
             raise NodeDown(
                 f"{node.name}: its host key is not known; log in once by hand and compare it: ssh {host} true",
@@ -123,11 +137,23 @@ def _told(node: NodeSettings, settings: Settings) -> Iterator[None]:
                 f"it took the connection and then said nothing for {seconds:g} s; does it hang?"
             )
         raise NodeDown(f"{node.name}: no ssh: {one_line(str(error))}; try: ssh {host} true") from None
-    except paramiko.hostkeys.InvalidHostKey as error:
-        raise NodeDown(f"{node.name}: a line of known_hosts is not right: {str(error)[:200]}", answered=True) from None
     except (ConnectionResetError, BrokenPipeError):
         raise NodeDown(f"{node.name}: no ssh: {_CLOSED}; try: ssh {host} true") from None
     except (OSError, EOFError, ValueError, KeyError) as error:
         why = "no answer" if isinstance(error, socket.timeout) else getattr(error, "strerror", None) or str(error)
         why = one_line(why)
         raise NodeDown(f"{node.name}: no ssh within {seconds:g} s ({why}); is it up? try: ssh {host} true") from None
+
+
+def _forget(error: paramiko.BadHostKeyException, made: Connection | None) -> str:
+    """What takes the entry out as it stands: of a jump host when it is that one's."""
+    for each in made.way() if made else []:
+        if error.hostname in (each.host, f"[{each.host}]:{each.port}"):
+            for line, name in each.lines:
+                if not line.marker and line.blob == error.expected_key.asbytes():
+                    return line.remedy(name)
+    return f"ssh-keygen -R '{error.hostname}'"
+
+
+def _marked(made: Connection | None, marker: str) -> list[known_hosts.Line]:
+    return [line for each in (made.way() if made else []) for line, _ in each.lines if line.marker == marker]

@@ -7,13 +7,13 @@ import resource
 import threading
 import time
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import fabric
 import paramiko
 
+from pmc import known_hosts
 from pmc.errors import Refused, SettingsError
 from pmc.lock import SILENCE
 from pmc.settings import Settings
@@ -31,15 +31,22 @@ class Connection(fabric.Connection):  # type: ignore[misc]
 
     def __init__(self, host: str, **options: Any) -> None:
         super().__init__(host, **options)
-        self.client.set_missing_host_key_policy(paramiko.RejectPolicy())
         if self.ssh_config.get("identitiesonly", "no").lower() == "yes":
             self._only_its_keys()
         name = self.host if self.port == 22 else f"[{self.host}]:{self.port}"
+        names = [each for each in (self.ssh_config.get("hostkeyalias"), name) if each]
+        self.lines = [
+            (line, each)
+            for path in self._known_hosts_files()
+            for each in names
+            for line in known_hosts.known(path).about(each)
+        ]  # of known_hosts, about this host
+        revoked = {line.blob for line, _ in self.lines if line.marker == known_hosts.REVOKED}
+        self.client.set_missing_host_key_policy(Refuse(revoked))
         keys = self.client._system_host_keys
-        for path in reversed(self._known_hosts_files()):  # of one kind the last counts here, the first in ssh
-            for known in filter(None, (name, self.ssh_config.get("hostkeyalias"))):
-                for kind, key in (_known(path).lookup(known) or {}).items():
-                    keys.add(name, kind, key)
+        for line, _ in reversed(self.lines):  # of one kind the last counts here, the first in ssh
+            if not line.marker and line.blob not in revoked and (key := line.key()):
+                keys.add(name, key.get_name(), key)
 
     def _only_its_keys(self) -> None:
         """IdentitiesOnly: the agent's other keys are not offered, nor those that lie in ~/.ssh. One that the agent has,
@@ -85,21 +92,19 @@ def _agents_keys() -> tuple[paramiko.PKey, ...]:
         return ()
 
 
-def _known(path: Path) -> paramiko.HostKeys:
-    """The keys in a known_hosts file; none when there is no such file. Read once for all nodes: paramiko compares each
-    line with all before it, so that reading it for each of N nodes is N times N times N."""
-    if not path.is_file():
-        return paramiko.HostKeys()
-    with _reading:
-        return _read(path, path.stat().st_mtime_ns)
+class Refuse(paramiko.MissingHostKeyPolicy):
+    """A key that no line has; those `revoked` are told as such."""
+
+    def __init__(self, revoked: set[bytes]) -> None:
+        self.revoked = revoked
+
+    def missing_host_key(self, client: Any, hostname: str, key: paramiko.PKey) -> None:
+        if key.asbytes() in self.revoked:
+            raise paramiko.SSHException(REVOKED)
+        paramiko.RejectPolicy().missing_host_key(client, hostname, key)
 
 
-_reading = threading.Lock()  # the first of many threads reads
-
-
-@lru_cache
-def _read(path: Path, changed: int) -> paramiko.HostKeys:
-    return paramiko.HostKeys(str(path))
+REVOKED = "its host key is revoked"
 
 
 def begin(channel: paramiko.Channel, line: str, seconds: float) -> None:

@@ -49,6 +49,7 @@ LAYERS = [
     {"pmc.view"},
     {"pmc.fetch", "pmc.here", "pmc.blocks", "pmc.stream"},
     {
+        "pmc.known_hosts",
         "pmc.ssh",
         "pmc.login",
         "pmc.sessions",
@@ -71,8 +72,8 @@ IMPURE = {
 }  # fmt: skip
 CONNECTIONS = {"fabric", "paramiko", "socket", "threading", "concurrent"}
 OWNERS = {
-    "pmc.ssh", "pmc.login", "pmc.sessions", "pmc.node", "pmc.locks", "pmc.turns", "pmc.reached", "pmc.cluster",
-    "pmc.hypervisor",
+    "pmc.known_hosts", "pmc.ssh", "pmc.login", "pmc.sessions", "pmc.node", "pmc.locks", "pmc.turns", "pmc.reached",
+    "pmc.cluster", "pmc.hypervisor",
 }  # fmt: skip
 ON_NODES = {"pmc.blocks", "pmc.stream"}  # they run there, and nothing here imports them
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pmc import known_hosts
 from pmc.memory import Guest
 from pmc.model import ClusterState, NodeState
 from pmc.rows import vm_rows
@@ -46,14 +47,19 @@ def test_known_hosts_is_read_once_for_all_nodes(tmp_path: Path, monkeypatch: pyt
     known, config = tmp_path / "known_hosts", tmp_path / "config"
     known.write_text("".join(f"10.0.0.{number} {KEY}\n" for number in range(MANY)))
     config.write_text(f"Host *\n    UserKnownHostsFile {known}\n    GlobalKnownHostsFile /dev/null\n")
-    read: list[str] = []
-    monkeypatch.setattr("pmc.ssh.paramiko.HostKeys.load", lambda keys, name: read.append(name))
+    read: list[Path] = []
+
+    def lines(path: Path, text: str) -> Iterator[known_hosts.Line]:
+        read.append(path)
+        yield from ()
+
+    monkeypatch.setattr(known_hosts, "lines", lines)
     nodes = "".join(f'[nodes.pm-{n}]\nhost = "10.0.0.{n}"\nreplication = "10.0.0.{n}"\n' for n in range(MANY))
     settings = parse(f'audit_log = ""\nssh_config = "{config}"\n{nodes}', "pmc.conf")
     made = configuration(settings)
     for node in settings.nodes.values():
         Connection(node.host, config=made.clone())
-    assert read == [str(known)]
+    assert read == [known]
 
 
 def test_the_ssh_configuration_is_read_once_for_all_nodes(tmp_path: Path) -> None:
