@@ -113,7 +113,7 @@ class Cluster:
         except PmcError as error:
             silent = isinstance(error, NodeDown) and not error.answered
             return NodeState(node.name, down=str(error).removeprefix(f"{node.name}: "), answers=not silent)
-        return node_state(node.name, self.settings, answers, beside)
+        return replace(node_state(node.name, self.settings, answers, beside), prints=node.prints)
 
     def ask(self, node: str, *queries: Query[Any]) -> list[Any]:
         return self.nodes[node].ask(*queries)

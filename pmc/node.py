@@ -14,12 +14,12 @@ from typing import IO, Any
 
 import paramiko
 
-from pmc import lock
+from pmc import lock, model
 from pmc.command import ENVIRONMENT, Answer, Command, Query, frame, masked, unframe
 from pmc.errors import CommandFailed, Fenced, InDoubt, Interrupted, PmcError
 from pmc.sessions import Sessions
 from pmc.settings import NodeSettings, Settings
-from pmc.ssh import Connection, Pulse, begin
+from pmc.ssh import Connection, Late, NotRun, Pulse, begin
 
 # How many nodes are asked at the same time: on a busy machine more threads only fight for the interpreter; measured: 32
 # are as good as 100.
@@ -41,6 +41,7 @@ class Node:
     def __init__(self, spec: NodeSettings, settings: Settings, config: Any) -> None:
         self.name, self.spec, self.settings = spec.name, spec, settings
         self._sessions = Sessions(spec, settings, config)
+        self.prints = ""  # what a login script there printed, fit to be shown
 
     def reach(self) -> bool:
         """Whether somebody is there. Until one knows, one only waits."""
@@ -148,7 +149,8 @@ class Node:
         ending, kept = False, 0
         deadline, pulse = time.monotonic() + limit, Pulse(channel.get_transport())
         try:
-            begin(channel, line, self.settings.deadlines.command)
+            if before := begin(channel, line, self.settings.deadlines.command).strip():
+                self.prints = model.shown(before)
             feeder = threading.Thread(target=_feed, args=(channel, data, source, on_sent), daemon=True)
             feeder.start()
             while True:
@@ -181,6 +183,10 @@ class Node:
             transport = channel.get_transport()
             if exit == -1 and (transport is None or not transport.is_active()):
                 raise InDoubt(self.name, shown, "the connection was lost")
+        except NotRun as error:
+            raise CommandFailed(self.name, shown, 255, str(error)) from None
+        except Late as error:
+            raise InDoubt(self.name, shown, str(error)) from None
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise InDoubt(self.name, shown, f"the connection was lost ({error})") from None
         finally:

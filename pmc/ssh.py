@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import resource
+import secrets
 import threading
 import time
 from contextlib import suppress
@@ -14,8 +15,10 @@ import fabric
 import paramiko
 
 from pmc import known_hosts
+from pmc.checks.machine import GUARD
 from pmc.errors import Refused, SettingsError
 from pmc.lock import SILENCE
+from pmc.model import shown
 from pmc.settings import Settings
 
 # What goes wrong is said once, by pmc, in a line; without a handler Python prints paramiko's tracebacks on stderr.
@@ -107,16 +110,60 @@ class Refuse(paramiko.MissingHostKeyPolicy):
 REVOKED = "its host key is revoked"
 
 
-def begin(channel: paramiko.Channel, line: str, seconds: float) -> None:
-    """Runs `line` on the channel. paramiko waits for the answer to that without a deadline: a node that hangs just then
-    would hold pmc for ever. Raises SSHException."""
-    late = threading.Timer(seconds, _close, [channel])
+class NotRun(paramiko.SSHException):
+    """The login shell ended, or went astray, before it came to the command."""
+
+
+class Late(paramiko.SSHException):
+    """It did not come to the command in time, and may yet."""
+
+
+ASIDE = f"root's ~/.bashrc there should begin with: {GUARD}"
+_MOST = 1 << 16  # bytes that a login script may print
+
+
+def begin(channel: paramiko.Channel, line: str, seconds: float) -> str:
+    """Runs `line` in the login shell. Returns what that printed before; from then on all that comes is the command's.
+    paramiko waits for the answer to a request without a deadline, and a login script may wait for something: a node
+    that hangs just then would hold pmc for ever. Raises SSHException, NotRun."""
+    mark = f"pmc-{secrets.token_hex(8)}"
+    over = threading.Event()
+
+    def close() -> None:
+        over.set()
+        _close(channel)
+
+    late = threading.Timer(seconds, close)
     late.daemon = True
     late.start()
     try:
-        channel.exec_command(line)
+        # Words that every shell has, sh, csh and fish alike.
+        channel.exec_command(f"echo; echo {mark}; exec {line}")
+        return _before(channel, f"\n{mark}\n".encode())
+    except NotRun as error:
+        if over.is_set():
+            raise Late(
+                f"nothing came for {seconds:g} s, not even from its login shell; does the node hang, or does a login "
+                f"script wait for something, or start another shell? {ASIDE}"
+            ) from None
+        raise NotRun(f"its login shell {error}; {ASIDE}") from None
     finally:
         late.cancel()
+
+
+def _before(channel: paramiko.Channel, mark: bytes) -> str:
+    """What comes before the mark; nothing behind it is taken."""
+    said = bytearray()
+    while not said.endswith(mark):
+        if not (block := channel.recv(1)):
+            if not (channel.get_transport() and channel.get_transport().is_active()):
+                raise paramiko.SSHException("the connection closed")
+            told = bytes(said).decode(errors="replace") or channel.recv_stderr(2000).decode(errors="replace")
+            raise NotRun(f"did not run the command (it said {shown(told.strip())!r})")
+        said += block
+        if len(said) > _MOST:
+            raise NotRun(f"prints without end before the command ({shown(said[:100].decode(errors='replace'))!r})")
+    return bytes(said[: -len(mark)]).decode(errors="replace")
 
 
 def _close(channel: paramiko.Channel) -> None:

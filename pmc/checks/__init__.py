@@ -21,6 +21,7 @@ _NO_LIBVIRT = "systemctl status libvirtd tells why (Debian: apt install libvirt-
 
 CHECKS = (
     Check("hostname", machine.query_hostname, machine.judge_hostname),
+    Check("login shell", machine.query_shell, machine.judge_shell),
     Check("drbd", drbd.query_module, drbd.judge_module),
     Check("drbd at boot", drbd.query_at_boot, drbd.judge_at_boot),
     Check("drbd utils", drbd.query_utils, drbd.judge_utils, _NO_UTILS),
@@ -57,7 +58,7 @@ def judged(seen: Seen) -> list[Finding]:
     return [
         Finding(node, check.name, judge(check, answer, seen.about))
         for check, answer in zip(CHECKS, seen.answers, strict=True)
-    ]
+    ] + [Finding(node, "login script", machine.prints(seen.prints))]
 
 
 def judge(check: Check, answer: Any, about: About) -> Verdict:

@@ -64,6 +64,7 @@ class Seen:
     about: About
     answers: tuple[Any, ...] = field(default=(), repr=False)
     down: str = ""
+    prints: str = ""  # what a login script printed
 
 
 def parse_yes(text: str) -> bool:

@@ -38,6 +38,31 @@ PACKAGES = {
 }  # fmt: skip
 
 
+def prints(said: str) -> Verdict:
+    """What login scripts print: every command of every tool gets it first, as if it were the answer."""
+    if not said:
+        return good("prints nothing")
+    return bad(
+        f"a login script prints {said!r} for commands too",
+        f"it is mostly in root's ~/.bashrc there, or /etc/bash.bashrc: begin that with: {GUARD}",
+    )
+
+
+# bash reads .bashrc for ssh commands too.
+GUARD = "case $- in *i*) ;; *) return;; esac"
+
+
+def query_shell(about: About) -> Query[str]:
+    return Query(bash('getent passwd "${SUDO_USER:-$(id -un)}" | cut -d: -f7'), str.strip)
+
+
+def judge_shell(found: str, about: About) -> Verdict:
+    """csh takes no argument of several lines, fish knows other quotes."""
+    if found.rpartition("/")[2] in ("sh", "bash", "dash", "zsh", "ksh", "mksh", "ash", "busybox"):
+        return good(found)
+    return bad(f"is {found or 'not known'}", "pmc's commands need one like sh there: chsh -s /bin/bash")
+
+
 def has(name: str, *tools: str) -> Check:
     script = 'for t; do command -v -- "$t" >/dev/null || echo "$t"; done'
     query = Query(bash(script, *tools), str.split)

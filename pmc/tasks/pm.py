@@ -21,7 +21,7 @@ from pmc.plans import pm as plans
 from pmc.rows import PM_COLUMNS, pm_rows
 from pmc.tasks.base import carry_out, located, lock, opened, task
 from pmc.trust import Keys
-from pmc.view import show, table
+from pmc.view import note, show, table
 
 
 @task()
@@ -30,6 +30,9 @@ def ls(c: Any, json: bool = False, conf: str = "") -> None:
     with opened(conf) as cluster:
         state = cluster.state(last=True)
         show(table(pm_rows(state, text=not json), json, PM_COLUMNS))
+        for node in state:
+            if node.prints:
+                note(f"{node.name}: a login script prints {node.prints!r}; fab pm.init {node.name} says what to mend")
         if trouble := [f"{node.name}: {node.trouble}" for node in state if node.trouble]:
             raise PmcError("\n".join(trouble))
 
@@ -106,7 +109,7 @@ def _ask(node: Node, chosen: Sequence[str], up: Sequence[str]) -> tuple[Seen, Ke
     except PmcError as error:
         why = str(error).removeprefix(f"{node.name}: ")
         return Seen(about, down=why), why
-    return Seen(about, tuple(answers)), keys if isinstance(keys, Keys) else str(keys)
+    return Seen(about, tuple(answers), prints=node.prints), keys if isinstance(keys, Keys) else str(keys)
 
 
 def _show(found: Sequence[Finding], json: bool) -> None:

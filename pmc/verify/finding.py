@@ -14,6 +14,7 @@ CODES = {
     # nodes
     "NODE_DOWN": (ERROR, "a node does not answer"),
     "NODE_TOOL": (ERROR, "a tool on a node failed, so what it tells is unknown"),
+    "LOGIN_PRINTS": (WARNING, "a login script prints, for commands too"),
     "FILE_UNREAD": (WARNING, "a resource file that pmc cannot read, so it leaves what is in it alone"),
     "NAME_FOREIGN": (NOTE, "something whose name pmc's commands do not take, or that another tool made: left alone"),
     "DRBD_MODULE": (ERROR, "DRBD's kernel module is not loaded"),

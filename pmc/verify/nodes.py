@@ -45,6 +45,13 @@ def odd(facts: Facts) -> Iterator[Finding]:
             yield Finding("NAME_FOREIGN", text, "nothing, unless pmc made it", node.name)
 
 
+def printing(facts: Facts) -> Iterator[Finding]:
+    for node in facts.state:
+        if node.prints:
+            verdict = machine.prints(node.prints)
+            yield Finding("LOGIN_PRINTS", verdict.text, verdict.advice, node.name)
+
+
 def modules(facts: Facts) -> Iterator[Finding]:
     for node in facts.telling("drbd version"):
         if not node.drbd:
@@ -93,4 +100,4 @@ def _running(facts: Facts) -> Iterator[Guest]:
                 yield Guest(vm, domain.memory, node.name, refuges[0])
 
 
-CHECKS = (answering, odd, modules, filters, clocks, memory)
+CHECKS = (answering, printing, odd, modules, filters, clocks, memory)

@@ -3,13 +3,14 @@ real ssh server that stops answering at the moment that a test names."""
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,9 @@ class Server(paramiko.ServerInterface):
             self.over.wait(60)
         if self.hangs == "lost":
             self.gone.set()
+        elif mark := re.search(rb"echo (pmc-[0-9a-f]+);", command):  # its login shell has begun
+            with suppress(OSError):  # it gave up meanwhile
+                channel.sendall(b"\n" + mark[1] + b"\n")
         return True
 
     def check_global_request(self, kind: str, msg: paramiko.Message) -> bool:

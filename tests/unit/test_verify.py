@@ -225,6 +225,7 @@ CASES: list[tuple[str, tuple[Change, ...]]] = [
     ("NODE_TOOL", (asked("pm-1", failures={"domains": "no"}, domains={}),)),
     ("NODE_TOOL", (asked("pm-1", failures={"files": "no"}, files={}),)),
     ("NODE_TOOL", (asked("pm-1", failures={"backups": "no"}), settings(backup_max_age_days=1))),
+    ("LOGIN_PRINTS", (on("pm-3", prints="Welcome to pm-3."),)),
     ("FILE_UNREAD", (on("pm-3", odd=(Odd("/etc/drbd.d/x.res", "line 1: a quote without its end", "x"),)),)),
     ("NAME_FOREIGN", (on("pm-3", odd=(Odd("the volume a b", "LVM has no such names", named=True),)),)),
     ("NAME_FOREIGN", (on("pm-3", foreign_resources={"vm-101.disk": Resource("vm-101.disk", 1000)}),)),

@@ -1,0 +1,199 @@
+"""Login scripts that print, or that do not let a command run: against a real ssh server with a real shell."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import paramiko
+import pytest
+
+from pmc import checks, verify
+from pmc.checks import About, machine
+from pmc.cluster import Cluster
+from pmc.command import Query, bash, command
+from pmc.errors import CommandFailed, PmcError
+from pmc.fetch import fetched
+from pmc.lock import Holder
+from pmc.locks import Hold
+from pmc.node import Node
+from pmc.plan import Fetch
+from pmc.settings import parse
+from tests.unit import test_sessions
+from tests.unit.samples import SETTINGS, cluster, node
+from tests.unit.test_verify import healthy
+
+BYTES = bytes(range(256)) * 4000
+PRINTING = {
+    "a line": ("echo Welcome to pm-1.", "Welcome to pm-1."),
+    "without an end": ("printf Welcome", "Welcome"),
+    "lines": ("echo; echo a; echo b >&2; echo", "a"),
+    "marks": ("echo pmc-0123456789abcdef 0; echo locked", "pmc-0123456789abcdef 0\\nlocked"),
+    "escape codes": ("printf '\\033[2J\\007x'", "\\x1b[2J\\x07x"),
+    "much": ("head -c 60000 /dev/zero | tr '\\0' x", "x" * 70 + "..."),
+}
+NOT_RUN = {
+    "nologin": ("echo This account is not available.; exit 1", "did not run the command (it said 'This account"),
+    "nothing": ("exit 0", "did not run the command (it said '')"),
+    "an error": ("echo 'fish: Unknown command' >&2; exit 127", "(it said 'fish: Unknown command')"),
+    "another shell": ("exec true", "did not run the command"),
+    "without end": ("yes", "prints without end before the command ('y"),
+}
+
+
+class Shell(paramiko.ServerInterface):
+    """Runs what is asked in bash, after `script`, which stands for .bashrc."""
+
+    def __init__(self, script: str) -> None:
+        self.script = script
+
+    def check_auth_publickey(self, username: str, key: Any) -> int:
+        return paramiko.AUTH_SUCCESSFUL  # type: ignore[attr-defined, no-any-return]
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:
+        return paramiko.OPEN_SUCCEEDED  # type: ignore[attr-defined, no-any-return]
+
+    def check_channel_exec_request(self, channel: paramiko.Channel, line: bytes) -> bool:
+        threading.Thread(target=self._run, args=(channel, line.decode()), daemon=True).start()
+        return True
+
+    def _run(self, channel: paramiko.Channel, line: str) -> None:
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            ["bash", "-c", f"{self.script}\n{line}"], stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0
+        ) as running:
+            assert running.stdin
+            assert running.stdout
+            assert running.stderr
+            threads = [
+                threading.Thread(target=pump, args=pair, daemon=True)
+                for pair in (
+                    (running.stdout.read, channel.sendall, lambda: None),
+                    (running.stderr.read, channel.sendall_stderr, lambda: None),
+                    (channel.recv, running.stdin.write, running.stdin.close),
+                )
+            ]
+            for each in threads:
+                each.start()
+            for each in threads[:2]:
+                each.join(60)
+            if channel.closed:
+                running.kill()
+            with suppress(OSError, EOFError, paramiko.SSHException):
+                channel.send_exit_status(running.wait(60) % 256)
+                channel.close()
+
+
+def pump(read: Any, write: Any, end: Any) -> None:
+    with suppress(OSError, ValueError):
+        while block := read(65536):
+            write(block)
+        end()
+
+
+@pytest.fixture
+def logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A node, with a script for its logins."""
+    hosts: list[test_sessions.Host] = []
+    clusters: list[Cluster] = []
+
+    def made(script: str) -> Node:
+        monkeypatch.setattr(test_sessions, "Sshd", lambda most: Shell(script))
+        host = test_sessions.Host(tmp_path)
+        hosts.append(host)
+        port = host.listener.getsockname()[1]
+        key = " ".join((tmp_path / "host.pub").read_text().split()[:2])
+        (tmp_path / "known").write_text(f"[127.0.0.1]:{port} {key}\n")
+        (tmp_path / "config").write_text(
+            f"Host *\n  User root\n  IdentityFile {tmp_path}/user\n  UserKnownHostsFile {tmp_path}/known\n"
+        )
+        text = f'ssh_config = "{tmp_path}/config"\n[nodes.pm-1]\nreplication = "10.0.0.1"\nhost = "127.0.0.1:{port}"\n'
+        clusters.append(Cluster(parse(text, "pmc.conf")))
+        return clusters[-1].nodes["pm-1"]
+
+    yield made
+    for each in clusters:
+        each.__exit__(None, None, None)
+    for host in hosts:
+        host.close()
+
+
+@pytest.mark.parametrize("kind", ["", *PRINTING])
+def test_what_a_login_script_prints_is_no_part_of_any_answer(kind: str, logged_in: Any, tmp_path: Path) -> None:
+    script, printed = PRINTING.get(kind, ("", ""))
+    there: Node = logged_in(script)
+    assert there.ask(Query(command("echo", "x y"), str), Query(bash("echo a; echo b >&2"), str)) == ["x y\n", "a\n"]
+    assert there.prints == printed
+    assert there.run(command("cat", stdin="given")) == "given"
+    (tmp_path / "disk").write_bytes(BYTES)
+    blocks: list[bytes] = []
+    there.run(command("cat", str(tmp_path / "disk")), sink=blocks.append)
+    assert b"".join(blocks) == BYTES
+    with open(tmp_path / "disk", "rb") as source:
+        there.run(bash('cat >"$1"', str(tmp_path / "copy")), source=source)
+    assert (tmp_path / "copy").read_bytes() == BYTES
+    action = Fetch(command("cat", str(tmp_path / "disk")), str(tmp_path / "fetched"), 0)
+    with fetched("pm-1", action) as take:
+        there.run(action.source, sink=take)
+    assert (tmp_path / "fetched").read_bytes() == BYTES
+    with pytest.raises(CommandFailed, match="status 3: why"):
+        there.run(bash("echo why >&2; exit 3"))
+
+
+def test_a_lock_is_given_where_a_login_script_prints(
+    logged_in: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("pmc.lock.FOLDER", str(tmp_path / "run"))
+    there: Node = logged_in("echo held web; printf Welcome")
+    hold = Hold(there, ["web"], Holder("root@m", 1, "2026-01-01T00:00:00+00:00", "vm.mv web"))
+    assert hold.refusal is None
+    second = Hold(there, ["web"], Holder("root@n", 2, "2026-01-01T00:00:00+00:00", "vm.mv web"))
+    assert second.refusal is not None
+    assert second.refusal.kind == "held"
+    hold.release()
+
+
+@pytest.mark.parametrize("kind", NOT_RUN)
+def test_a_command_that_never_ran_is_no_empty_answer(kind: str, logged_in: Any, tmp_path: Path) -> None:
+    script, said = NOT_RUN[kind]
+    there: Node = logged_in(script)
+    for ask in (
+        lambda: there.ask(Query(command("true"), str)),
+        lambda: there.run(command("touch", str(tmp_path / "ran"))),
+        lambda: there.run(command("true"), sink=lambda block: None),
+        lambda: Hold(there, ["web"], Holder("root@m", 1, "now", "x")),
+    ):
+        with pytest.raises(PmcError) as caught:
+            ask()
+        assert said in str(caught.value)
+        assert "root's ~/.bashrc there should begin with: case $- in *i*) ;; *) return;; esac" in str(caught.value)
+        assert str(caught.value).isprintable()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_it_is_found_and_what_to_mend_is_said() -> None:
+    verdict = machine.prints("Welcome")
+    assert not verdict.ok
+    assert "'Welcome'" in verdict.text
+    assert ".bashrc" in verdict.advice
+    assert machine.prints("").ok
+    answers = tuple(CommandFailed("pm-1", "x", 1, "no") for _ in checks.CHECKS)
+    found = checks.judged(checks.Seen(About("pm-1", SETTINGS), answers, prints="Welcome"))
+    assert [each.verdict for each in found if each.check == "login script"] == [verdict]
+    facts = replace(healthy(), state=cluster(node("pm-1", prints="Welcome")))
+    assert "LOGIN_PRINTS" in {each.code for each in verify.findings(facts)}
+
+
+@pytest.mark.parametrize(("shell", "ok"), [("/bin/bash", True), ("/usr/bin/zsh", True), ("/bin/sh", True),
+                                           ("/usr/bin/fish", False), ("/bin/tcsh", False), ("", False),
+                                           ("/usr/sbin/nologin", False)])  # fmt: skip
+def test_login_shells(shell: str, ok: bool) -> None:
+    check = next(each for each in checks.CHECKS if each.name == "login shell")
+    verdict = check.judge(shell, About("pm-1", SETTINGS))
+    assert verdict.ok is ok
+    assert ok or "chsh -s /bin/bash" in verdict.advice
