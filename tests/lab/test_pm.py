@@ -32,7 +32,7 @@ def broken(lab: Pmc, node: str, how: str, mend: str) -> Iterator[None]:
 
 def test_a_fixed_node_passes_and_fixing_it_again_does_nothing(lab: Pmc) -> None:
     text = lab.ok("pm.init", "all")
-    assert text.count("✓") == 2 * (len(CHECKS) + 1)
+    assert text.count("✓") == 2 * (len(CHECKS) + 2)
     assert "✗" not in text
     done = lab.fab("pm.init", "pm-1", "--fix")
     assert done.returncode == 0
@@ -43,7 +43,7 @@ def test_a_fixed_node_passes_and_fixing_it_again_does_nothing(lab: Pmc) -> None:
 def test_json_tells_each_check(lab: Pmc) -> None:
     rows = json.loads(lab.ok("pm.init", "pm-2", "--json"))
     assert {row["node"] for row in rows} == {"pm-2"}
-    assert [row["check"] for row in rows] == [*(check.name for check in CHECKS), "ssh with pm-1"]
+    assert [row["check"] for row in rows] == [*(check.name for check in CHECKS), "login script", "ssh with pm-1"]
     assert all(row["ok"] for row in rows)
 
 
