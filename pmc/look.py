@@ -12,7 +12,7 @@ from pmc.drbd_files import Files
 from pmc.errors import CommandFailed
 from pmc.lvm import Group
 from pmc.model import Domain, NodeState, Odd, Resource, ResourceFile, Volume, shown
-from pmc.settings import Settings
+from pmc.settings import HOSTNAME, Settings
 from pmc.units import count
 
 
@@ -133,7 +133,7 @@ def _unfit(file: ResourceFile) -> str:
     if why := names.why_not(file.name):
         return f"pmc leaves it alone: {why}"
     for host in file.hosts:
-        if not names.HOST.fullmatch(host):
+        if not HOSTNAME.fullmatch(host):
             return f"it names a host {shown(host)}, which no host is called"
     for disk in (file.disk, *(disk for _, disk in file.own_disks)):
         if disk not in ("", "none") and not names.DISK.fullmatch(disk):

@@ -14,8 +14,6 @@ from pmc import drbd, lock
 NEW = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 # Of one that is there, made by hand or by pmc's forerunner: 3cx, 01-web, Web_1.
 KNOWN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
-# uname -n, and what stands behind `on` in a resource file.
-HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?", re.ASCII)
 # lvm(8). Volumes of pmc's have suffixes.
 VOLUME = re.compile(r"(?!\.\.?$)[A-Za-z0-9+_.][A-Za-z0-9+_.-]{0,127}", re.ASCII)
 DISK = re.compile(r"/[!-~]{1,254}", re.ASCII)

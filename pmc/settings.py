@@ -17,8 +17,9 @@ from pmc.errors import Refused, SettingsError
 from pmc.units import parse_rate
 
 DEFAULT = "/etc/pmc.conf"
-# A node's name is its host name (DRBD looks for `on HOSTNAME`), so RFC 1123's letters.
-HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+# A node's name is its host name (DRBD looks for `on HOSTNAME`, as `uname -n` says it): what Linux, DRBD and libvirt let
+# a host be called, PM-1 and pm_1.example.org too. It is an argument of commands, and stands in lists with commas.
+HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,9 @@ def parse(text: str, source: str) -> Settings:
         if number < 0:
             raise SettingsError(f"{source}: keep.{rule} = {number}: must be 0 or more")
     nodes = {name: _node(name, value, source) for name, value in nodes_table.items()}
+    for name in nodes:
+        if name == "all" or any(other != name and other.lower() == name.lower() for other in nodes):
+            raise SettingsError(f"{source}: node {name!r}: this name is another's too, or means all of them")
     for forbidden in ("nodes", "deadlines", "verify", "keep", "source"):
         if forbidden in table:
             raise SettingsError(f"{source}: unknown key '{forbidden}'")
@@ -186,7 +190,9 @@ def parse(text: str, source: str) -> Settings:
 
 def _node(name: str, value: object, source: str) -> NodeSettings:
     if not HOSTNAME.fullmatch(name):
-        raise SettingsError(f"{source}: node {name[:70]!r}: a node's name is its host name: a-z, 0-9 and '-'")
+        raise SettingsError(
+            f"{source}: node {name[:70]!r}: a node's name is its host name: letters, digits, '-', '_', '.'"
+        )
     node: NodeSettings = _fill(NodeSettings, value, source, f"nodes.{name}.", name=name)
     try:
         if "%" in node.replication:  # an interface's name may follow it, of any letters

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pmc import settings
+from pmc import drbd, settings
 from pmc.errors import Refused, SettingsError
 from pmc.settings import Deadlines, Keep, Verify, load, parse
+from tests.unit.samples import parsed_files
 
 SHIPPED = Path(__file__).parents[2] / "etc" / "pmc.conf"
 NODES = '[nodes.pm-1]\nreplication = "10.0.0.1"\n[nodes.pm-2]\nreplication = "10.0.0.2"\n'
@@ -161,7 +162,11 @@ def test_nor_does_one_that_belongs_to_somebody_else(tmp_path: Path, monkeypatch:
         ('[nodes.pm-1]\nreplication = "pm-1-repl"', "nodes.pm-1.replication = 'pm-1-repl': write an address"),
         ('[nodes.pm-1]\nreplication = "10.0.0.1/24"', "write an address"),
         ('[nodes.pm-1]\nreplication = "fe80::1%eth0;\\n}"', "write an address"),
-        ('[nodes.PM-1]\nreplication = "10.0.0.1"', "node 'PM-1': a node's name is its host name"),
+        ('[nodes.-pm]\nreplication = "10.0.0.1"', "node '-pm': a node's name is its host name"),
+        ('[nodes."a b"]\nreplication = "10.0.0.1"', "node 'a b': a node's name is its host name"),
+        ('[nodes."../x"]\nreplication = "10.0.0.1"', "node '../x': a node's name is its host name"),
+        ('[nodes.all]\nreplication = "10.0.0.1"', "node 'all': this name is another's too, or means all"),
+        ('[nodes.pm]\nreplication = "10.0.0.1"\n[nodes.PM]\nreplication = "10.0.0.2"', "this name is another's too"),
         ('[nodes."a b"]\nreplication = "10.0.0.1"', "node 'a b'"),
         ('[nodes."-a"]\nreplication = "10.0.0.1"', "node '-a'"),
         ('[nodes.a]\nreplication = "10.0.0.1"\nhost = "-oProxyCommand=id"', "nodes.a.host = '-oProxyCommand=id'"),
@@ -238,3 +243,11 @@ def test_a_flag_that_names_no_node() -> None:
     assert found.node("--on", "pm-1").name == "pm-1"
     with pytest.raises(Refused, match=r"--on 'pm-9': no such node; pmc\.conf has pm-1, pm-2"):
         found.node("--on", "pm-9")
+
+
+@pytest.mark.parametrize("name", ["pm-1", "PM-1", "pm_1", "pm-1.example.org", "3cx", "1"])
+def test_nodes_are_called_as_linux_and_drbd_let_them(name: str) -> None:
+    found = parse(f'[nodes."{name}"]\nreplication = "10.0.0.1"\n', "pmc.conf")
+    assert list(found.nodes) == [name]
+    text = drbd.resource_text("web", 1, 7800, "/dev/vg/web", [(name, "10.0.0.1")], "x", "8.4.11")
+    assert parsed_files(text)["web"].hosts == (name,)
