@@ -59,6 +59,7 @@ def homes(name: str, state: ClusterState, settings: Settings, hangs: str = "") -
     """(dead, survivor) of the VM; refused when it is not so that one is silent and the other answers. One that `hangs`
     need not be silent."""
     found = refuse.found(state, name)
+    refuse.readable(state, name)
     refuse.one_truth(state, name)
     for home in found:
         if home not in state.nodes:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pmc.errors import NodeDown, Refused
-from pmc.model import ClusterState, Domain, NodeState
+from pmc.model import ClusterState, Domain, NodeState, Odd
 from pmc.plan import Plan
 from pmc.plans import broken, evacuate, failover, vm
 from pmc.plans.failover import Lost, Seen
@@ -290,6 +290,10 @@ def test_what_is_asked_of_the_journal_is_of_this_boot_and_has_its_clock(tmp_path
         (changed(orphan(), "pm-2", domains={}), "is not defined on pm-2"),
         (changed(orphan(), "pm-2", memory_available=MiB), "pm-2 has 1 MiB free; move another VM away first"),
         (changed(orphan(), "pm-2", failures={"libvirt": "no"}), "libvirt: no"),
+        (
+            changed(orphan(), "pm-2", files={}, odd=(Odd("/etc/drbd.d/web.res", "line 2: a quote", "web"),)),
+            "web: on pm-2, /etc/drbd.d/web.res: line 2: a quote; mend it there",
+        ),
         (dead(cluster(), "pm-1"), "no node that answers knows it"),
         (dead(alone(active=True), "pm-1"), "no node that answers knows it"),
     ],
@@ -314,6 +318,14 @@ def test_after_it_the_vm_runs_on_the_survivor_and_one_primary_is_allowed(name: s
     after = done(story.world, story.plan).nodes["pm-2"]
     assert after.domains["web"] == "running"
     assert (after.resources["web"].role, after.resources["web"].two_primaries) == ("Primary", False)
+
+
+def test_what_is_odd_on_the_survivor_and_of_another_takes_no_failover_away() -> None:
+    """A resource file that cannot be read, a domain whose name no command takes, a login script that prints."""
+    odd = (Odd("/etc/drbd.d/nfs.res", "line 1: a quote without its end", "nfs"), Odd("the volume a b", "x", named=True))
+    foreign = {"Büro (alt)": Domain("Büro (alt)", "running", MiB, 1)}
+    state = changed(orphan(), "pm-2", odd=odd, foreign=foreign, prints="Welcome")
+    assert str(plan(state)) == str(plan(orphan()))
 
 
 def test_it_is_never_forced_and_the_node_is_looked_at_again_first() -> None:
