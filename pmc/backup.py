@@ -19,7 +19,10 @@ from pmc.manifest import manifest_sum
 from pmc.plain import plain
 from pmc.units import count
 
-ID = re.compile(r"(?P<vm>[A-Za-z0-9][A-Za-z0-9_-]*)\.(?P<time>\d{8}T\d{6}Z)\.(?P<kind>base|delta)", re.ASCII)
+ID = re.compile(
+    r"(?P<vm>(?!0-(?:init|allocation)[.])[A-Za-z0-9][A-Za-z0-9_-]*)\.(?P<time>\d{8}T\d{6}Z)\.(?P<kind>base|delta)",
+    re.ASCII,
+)
 FORMAT = 2
 NOTES = ("verified", "damaged")  # of what reading it back has shown; of that copy only
 AHEAD = timedelta(days=1)

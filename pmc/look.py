@@ -109,7 +109,8 @@ class _Found:
         for name, domain in domains.items():
             (found.foreign if names.why_not(name) else found.domains)[name] = domain
         for name, resource in resources.items():
-            if not names.why_not(name) and name not in files.elsewhere:
+            # One whose file lies elsewhere is another tool's, unless it is a domain's disk.
+            if not names.why_not(name) and (name not in files.elsewhere or name in domains):
                 found.resources[name] = resource
                 continue
             found.foreign_resources[name] = resource

@@ -18,7 +18,7 @@ from pmc.drbd_conf import DEEPEST, read
 from pmc.drbd_files import Files
 from pmc.errors import Refused
 from pmc.look import node_state
-from pmc.model import Odd, ResourceFile
+from pmc.model import Domain, Odd, ResourceFile
 from pmc.plans import refuse
 from pmc.verify import options
 from tests.unit.samples import SETTINGS, changed, cluster, data, framed, node, parsed_files, running
@@ -198,6 +198,9 @@ def test_included_files_count_and_are_nobodys_vms(tmp_path: Path) -> None:
     )
     state = node_state("pm-1", SETTINGS, {"drbd files": found, "drbd status": resources})
     assert (set(state.resources), set(state.foreign_resources)) == (set(), {"pvc-1"})
+    domains = {"pvc-1": Domain("pvc-1", "running", 1 << 30, 1)}
+    state = node_state("pm-1", SETTINGS, {"drbd files": found, "drbd status": resources, "libvirt": domains})
+    assert set(state.resources) == {"pvc-1"}, "somebody keeps the files of VMs elsewhere"
 
 
 # -- anything --
