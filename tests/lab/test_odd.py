@@ -21,9 +21,9 @@ Clean = Callable[[], list[str]]
 NODES = ("pm-1", "pm-2")
 OTHER = "Büro Server (alt) v1.0"
 # A resource that LINSTOR has, of the next minor and port; and one more in a form that pmc does not write.
-LINSTOR = """resource "pvc-1" { on pm-1 { volume 0 { device minor 2; disk /dev/vg/x; meta-disk internal; } node-id 0; }
-on pm-2 { volume 0 { device minor 2; disk /dev/vg/x; meta-disk internal; } node-id 1; } net { shared-secret "hunter2"; }
-connection { host pm-1 address 10.77.0.1:7801; host pm-2 address 10.77.0.2:7801; } }
+LINSTOR = """resource "pvc-1" { net { shared-secret "hunter2"; }
+on pm-1 { address 10.77.0.1:7801; volume 0 { device minor 2; disk /dev/vg/x; meta-disk internal; } }
+on pm-2 { address 10.77.0.2:7801; volume 0 { device minor 2; disk /dev/vg/x; meta-disk internal; } } }
 """
 REPORTS = (
     'report { compact_output=1 output_format="json" prefixes=1 columns_as_rows=1 separator="|" list_item_separator=";" '
@@ -78,11 +78,10 @@ def test_what_others_leave_on_nodes_costs_nobody_a_vm(lab: Pmc, clean: Clean, tm
         lab.ok("vm.backup", "web")
         [backup] = json.loads(lab.ok("vm.backups", "web", "--json"))
         lab.ok("vm.restore", "web", "--backup", backup["id"], "--to", str(tmp_path / "web.raw"))
-        lab.ok("vm.verify_backup", "web")
-        lab.add("db")
-        file = lab.state().nodes["pm-1"].files["db"]
-        assert (file.minor, file.ports) == (4, (7803,)), "those of the others are taken"
-        lab.ok("vm.rm", "db", "--yes")
+        new = ("--primary", "pm-1", "--secondary", "pm-2", "--memory", "16M", "--size", "64M")
+        planned = lab.ok("vm.add", "db", *new, "--image", str(lab.tick_image), "--dry-run")
+        assert "device /dev/drbd4 minor 4;" in planned, "those of the others are taken"
+        assert "10.77.0.1:7803;" in planned
         # What drbdadm does not take either: it is named, and all is listed.
         write(lab, "pm-2", "/etc/drbd.d/bad.res", 'resource bad { net { shared-secret "hunter2; } }')
         found = lab.fab("pm.verify", "--json").stdout

@@ -114,7 +114,7 @@ def test_who_does_not_let_the_manager_in_is_not_tried_by_the_others(monkeypatch:
     assert found["pm-2", "answers"].text == "no ssh within 10 s"
     assert found["pm-1", "ssh with pm-2"].text == "pm-2 could not be asked: no ssh within 10 s"
     assert found["pm-1", "ssh with pm-3"].ok
-    assert len([check for node, check in found if node == "pm-1"]) == len(CHECKS) + 3
+    assert len([check for node, check in found if node == "pm-1"]) == len(CHECKS) + 4
 
 
 def test_the_more_peers_the_longer_the_question_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
