@@ -138,7 +138,12 @@ def begin(channel: paramiko.Channel, line: str, seconds: float) -> str:
     late.start()
     try:
         # Words that every shell has, sh, csh and fish alike.
-        channel.exec_command(f"echo; echo {mark}; exec {line}")
+        try:
+            channel.exec_command(f"echo; echo {mark}; exec {line}")
+        except paramiko.SSHException:
+            if over.is_set() or not _alive(channel):
+                raise
+            # Refused, or over before the answer to the request was seen: what it said tells.
         return _before(channel, f"\n{mark}\n".encode())
     except NotRun as error:
         if over.is_set():
@@ -156,7 +161,7 @@ def _before(channel: paramiko.Channel, mark: bytes) -> str:
     said = bytearray()
     while not said.endswith(mark):
         if not (block := channel.recv(1)):
-            if not (channel.get_transport() and channel.get_transport().is_active()):
+            if not _alive(channel):
                 raise paramiko.SSHException("the connection closed")
             told = bytes(said).decode(errors="replace") or channel.recv_stderr(2000).decode(errors="replace")
             raise NotRun(f"did not run the command (it said {shown(told.strip())!r})")
@@ -164,6 +169,11 @@ def _before(channel: paramiko.Channel, mark: bytes) -> str:
         if len(said) > _MOST:
             raise NotRun(f"prints without end before the command ({shown(said[:100].decode(errors='replace'))!r})")
     return bytes(said[: -len(mark)]).decode(errors="replace")
+
+
+def _alive(channel: paramiko.Channel) -> bool:
+    transport = channel.get_transport()
+    return transport is not None and transport.is_active()
 
 
 def _close(channel: paramiko.Channel) -> None:
