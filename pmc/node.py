@@ -149,8 +149,8 @@ class Node:
         ending, kept = False, 0
         deadline, pulse = time.monotonic() + limit, Pulse(channel.get_transport())
         try:
-            if before := begin(channel, line, self.settings.deadlines.command).strip():
-                self.prints = model.shown(before)
+            if printed := begin(channel, line, self.settings.deadlines.command).strip():
+                self.prints = model.shown(printed)
             feeder = threading.Thread(target=_feed, args=(channel, data, source, on_sent), daemon=True)
             feeder.start()
             while True:
