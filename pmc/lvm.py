@@ -121,6 +121,7 @@ def remove(group: str, name: str) -> Command:
 
 # Shell text: the volume $1 has pmc's tag.
 TAGGED = (
+    f"{LVS}"
     'tags=$(lvs --noheadings -o lv_tags "$1"); [[ ,${tags//[[:space:]]/}, = *,pmc,* ]] || '
     '{ echo "$1 has not, or not any more, the tag of pmc" >&2; exit 1; }'
 )
@@ -135,6 +136,7 @@ def remove_disk(group: str, name: str, file: str) -> Command:
     """A VM's own disk. Looked at again: it has pmc's tag, or the resource file still names it; and nothing depends on
     it that LVM would remove with it."""
     script = (
+        f"{LVS}"
         'rows=$(lvs --noheadings --separator "|" -o lv_name,origin,pool_lv,lv_tags "$1"); '
         'rows=${rows// /} pool="" tags=""; '
         'while IFS="|" read -r n o p t; do [ "$n" != "$2" ] || { pool=$p tags=$t; }; done <<<"$rows"; '

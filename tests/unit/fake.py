@@ -536,8 +536,8 @@ def nothing(world: World, at: str, command: Command, *parts: str) -> None:
 VIRSH = "virsh --connect qemu:///system "
 BASH = "bash -euo pipefail -c "
 IDLE = "ionice -c 3 nice -n 19 "
-REMOVE_SNAPSHOT = BASH + r"'tags=[^|]*\|\| \{[^}]*\}; exec lvremove .*' pmc vg/(\S+)"
-REMOVE_DISK = BASH + r"'rows=.* depends on .* exec lvremove .*' pmc vg (\S+) (\S+)"
+REMOVE_SNAPSHOT = BASH + r"'lvs\(\) .*?tags=[^|]*\|\| \{[^}]*\}; exec lvremove .*' pmc vg/(\S+)"
+REMOVE_DISK = BASH + r"'lvs\(\) .*rows=.* depends on .* exec lvremove .*' pmc vg (\S+) (\S+)"
 EFFECTS: list[tuple[str, Effect]] = [
     (r"lvcreate --yes --wipesignatures n ((?:--addtag \S+ )+)--size (\d+)b --name (\S+) vg", create),
     (
@@ -603,7 +603,7 @@ EFFECTS: list[tuple[str, Effect]] = [
     (BASH + r"'(?:dd if=|\{ \[ -z ).* pmc /dev/drbd(\d+)", filled),
     (BASH + r"'\[ ! -d .*awk .*' pmc /run/pmc/stream-[0-9a-f]{12}", nothing),
     (BASH + r"'.* -m pmc\.stream put --size \d+ --expect .* --target .*' pmc /dev/drbd(\d+)", filled),
-    (BASH + r"'tags=.* put --size .* --compare; lvremove .*' pmc vg/(\S+) /dev/drbd(\d+)", put_back),
+    (BASH + r"'lvs\(\) .*tags=.* put --size .* --compare; lvremove .*' pmc vg/(\S+) /dev/drbd(\d+)", put_back),
     (IDLE + BASH + r"'.* put --size \d+ --expect .*date .*' pmc \S+ \S+", nothing),
     (BASH + r"'umask 077; mkdir .* virsh --connect \S+ domfsfreeze .*' pmc \d+ (\S+) (\S+) (\S+) .*", frozen),
     (BASH + r"'virsh --connect \S+ domfsthaw \"\$2\"; rm -f \"\$1\"' pmc (\S+) (\S+)", thawed),
