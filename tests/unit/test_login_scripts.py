@@ -137,7 +137,7 @@ def test_what_a_login_script_prints_is_no_part_of_any_answer(kind: str, logged_i
     with open(tmp_path / "disk", "rb") as source:
         there.run(bash('cat >"$1"', str(tmp_path / "copy")), source=source)
     assert (tmp_path / "copy").read_bytes() == BYTES
-    action = Fetch(command("cat", str(tmp_path / "disk")), str(tmp_path / "fetched"), 0)
+    action = Fetch(command("cat", str(tmp_path / "disk")), str(tmp_path / "fetched"), len(BYTES))
     with fetched("pm-1", action) as take:
         there.run(action.source, sink=take)
     assert (tmp_path / "fetched").read_bytes() == BYTES
