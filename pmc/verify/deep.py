@@ -40,7 +40,8 @@ def candidates(facts: Facts, vm: str = "") -> dict[str, str]:
     chosen = {}
     for name in (vm,) if vm else facts.whole:
         sides = facts.resources(name) if name in facts.whole else []
-        if len(sides) == 2 and all(now.healthy and now.replication == "Established" for _, now in sides):
+        idle = all(now.healthy and now.replication == "Established" and not now.suspended for _, now in sides)
+        if len(sides) == 2 and idle:
             primary = [node.name for node, now in sides if now.role == "Primary"]
             chosen[name] = (primary or [sides[0][0].name])[0]
     return chosen

@@ -363,7 +363,8 @@ def test_what_can_be_verified() -> None:
     assert deep.candidates(healthy()) == {"web": "pm-1"}
     assert deep.candidates(healthy(), "web") == {"web": "pm-1"}
     assert deep.candidates(healthy(), "mail") == {}
-    for changes in ({"disk": "Inconsistent"}, {"connection": "StandAlone"}, {"replication": "VerifyT"}):
+    broken: list[dict[str, str]] = [{"disk": "Inconsistent"}, {"connection": "StandAlone"}, {"replication": "VerifyT"}]
+    for changes in (*broken, {"suspended": "user"}):
         assert deep.candidates(healthy(with_resource(running(), "pm-2", **changes))) == {}
 
 
