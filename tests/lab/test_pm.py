@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -72,6 +73,44 @@ def test_a_changed_host_key_is_told_and_never_replaced(lab: Pmc) -> None:
         assert "another host key of 10.77.0.2" in done.stdout
         assert lab.ssh("pm-1", "md5sum /root/.ssh/known_hosts") == before
     lab.ok("pm.init", "pm-1")
+
+
+def test_a_nodes_key_lets_in_from_that_node_only(lab: Pmc, tmp_path: Path) -> None:
+    """A copy of it, as on a disk that was replaced, is worth nothing elsewhere: here the manager has one."""
+    copy, reached = tmp_path / "key", lab.lab.conf()
+    copy.write_text(lab.ssh("pm-1", "cat /root/.ssh/id_ed25519"))
+    copy.chmod(0o600)
+    theirs = tmp_path / "ssh_config"
+    theirs.write_text(reached.ssh.read_text().replace(str(reached.key), str(copy)))
+
+    def lets_in() -> bool:
+        done = subprocess.run(
+            ["ssh", "-F", theirs, "-o", "BatchMode=yes", "-o", "IdentityAgent=none", "pm-2", "true"],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0 or "Permission denied" in done.stderr, done.stderr
+        return done.returncode == 0
+
+    file = "/root/.ssh/authorized_keys"
+    assert lab.ssh("pm-2", f"grep pmc-pm-1 {file}").startswith('restrict,from="10.77.0.1" ssh-ed25519 ')
+    assert not lets_in()
+    # As pmc wrote it once.
+    lab.ssh("pm-2", f"cp -p {file} {file}.away; sed -i '/ pmc-pm-1$/s/^restrict,from=[^ ]* //' {file}")
+    try:
+        assert lets_in()
+        found = lab.fab("pm.init", "pm-2")
+        assert found.returncode == 1
+        assert "pm-2 lets the key of pm-1 in from more than its addresses, or for more than commands" in found.stdout
+        lab.ok("pm.init", "pm-2", "--fix")
+        assert not lets_in()
+        assert lab.ssh("pm-2", f"sort {file} | md5sum") == lab.ssh("pm-2", f"sort {file}.away | md5sum")
+        assert lab.ssh("pm-2", f"stat -c '%a %U' {file}") == lab.ssh("pm-2", f"stat -c '%a %U' {file}.away")
+    finally:
+        lab.ssh("pm-2", f"mv {file}.away {file}")
+    # What migrations and backups need is a command; a terminal is refused.
+    assert lab.ssh("pm-1", "ssh -o BatchMode=yes root@10.77.0.2 'echo $SSH_CONNECTION'").startswith("10.77.0.1 ")
+    said = lab.ssh("pm-1", "ssh -tt -o BatchMode=yes root@10.77.0.2 true >/dev/null 2>&1 || echo refused")
+    assert said == "refused\n"
 
 
 def test_a_fix_that_fails_is_taken_back(lab: Pmc) -> None:
