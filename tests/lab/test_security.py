@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import re
+import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from pmc import settings
 from pmc.cluster import Cluster
 from pmc.command import bash
 from pmc.errors import CommandFailed
+from pmc.plans import add
 
 from .conftest import Pmc, broken_invariants
 
@@ -96,3 +99,17 @@ def test_a_migration_is_taken_on_the_replication_address_only(lab: Pmc, clean: C
     ends = {line.split()[3] for line in lines if re.search(r":49(15[2-9]|1[6-9].|20.|21[0-5])$", line.split()[3])}
     assert {end.rpartition(":")[0] for end in ends} == {ADDRESS["pm-2"]}, ends
     assert guest.ticking(tick.counter).boots == 1
+
+
+def test_an_image_of_qcow2_becomes_the_disk_and_one_that_names_another_file_does_not(
+    lab: Pmc, clean: Clean, tmp_path: Path
+) -> None:
+    """qemu-img runs within its bounds on a node; and what was put in the place of the copy there is not opened."""
+    image = tmp_path / "tick.qcow2"
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", lab.tick_image, image], check=True)
+    assert lab.add("web", "--size", "64M", "--image", str(image)).ticking(5).boots == 1
+    head = struct.pack(">4sIQIIQ", b"QFI\xfb", 3, 512, 11, 16, 64 << 20) + bytes(472) + b"/etc/shadow"
+    lab.ssh("pm-1", f"echo {base64.b64encode(head).decode()} | base64 -d >/root/odd; truncate -s 64M /root/disk")
+    with Cluster(settings.load(str(lab.conf))) as cluster, pytest.raises(CommandFailed, match="is not the image"):
+        cluster.nodes["pm-1"].run(add.unpack("/root/odd", "/root/disk", 64 << 20))
+    assert lab.ssh("pm-1", "tr -d '\\0' </root/disk | wc -c; rm /root/odd /root/disk").split() == ["0"]
