@@ -4,6 +4,7 @@ real ssh server whose answer to every command is the test's."""
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import socket
@@ -78,6 +79,8 @@ class Server(paramiko.ServerInterface):
 
         def say() -> None:
             with suppress(OSError, EOFError, paramiko.SSHException):
+                if mark := re.search(rb"echo (pmc-[0-9a-f]+);", command):  # what its login shell does
+                    channel.sendall(b"\n" + mark[1] + b"\n")
                 self.site.answer(channel, self.site.over)
 
         threading.Thread(target=say, daemon=True).start()
