@@ -102,7 +102,7 @@ class Mending(Losses):
         good = old and old != node and world.nodes[old].resources[name].disk == "UpToDate"
         apart = [at for at in world.alone(name) if at not in world.running(name) and at != node]
         end = self.task("vm.peer", lambda manager: self._peer(manager, name, node, yes), trouble)
-        if good and (old, name) not in world.disks:
+        if good and (old, name) not in world.disks and name in world.acknowledged:  # else another manager removed it
             assert world.disks[node, name].state == "UpToDate", f"{name}: {old}'s copy went, {node}'s is not complete"
         for at in apart:
             assert (at, name) in world.disks, f"{name}: {at} stood alone and is removed"
