@@ -38,7 +38,11 @@ def text(found: dict[str, dict[str, Any]], reasons: dict[str, str]) -> str:
         for id in left
     ]  # fmt: skip
     why = Counter(reasons.get(id, "to be looked at").partition(":")[0] for id in left)
-    told = "; ".join(f"{count} {reason}" for reason, count in sorted(why.items()))
+    told = (
+        "Nothing of what was tried"
+        if not left
+        else "; ".join(f"{count} {reason}" for reason, count in sorted(why.items()))
+    )
     return (
         f"{head}\nTried on {commits}:\n\n{tabulate(rows, headers=headers, tablefmt='github')}\n\n"
         f"## What nobody notices\n\n{told}.\n\n"

@@ -155,7 +155,7 @@ class Losses(Life):
 
     def _taken_over(self, manager: Manager, name: str, survivor: str, plan: Plan) -> None:
         world, before = self.world, self.world.acknowledged.get(name)
-        if world.lacking(survivor, name) and any(world.has_all(at, name) for at in self.strangers(name)):
+        if any((at, name) in world.disks for at in self.strangers(name)):
             self.forced.add(name)
         if before is not None:
             world.acknowledged[name] = before - world.lacking(survivor, name)
