@@ -190,7 +190,7 @@ class Pair:
             return ""
         kernels = [self.model.kernel(each) for each in NODES]
         allowed = not any(kernel and kernel.two_primaries for kernel in kernels)
-        return "; ".join(self.both(each, drbd.two_primaries(NAME, allowed)) for each in NODES)
+        return "; ".join(self.both(each, drbd.two_primaries(NAME, allowed, "8.4.11")) for each in NODES)
 
     def down(self, node: str) -> str:
         kernel = self.model.kernel(node)
