@@ -174,6 +174,8 @@ def two_primaries(name: str, allowed: bool, version: str) -> Command:
     a handler of the administrator's own is left as it is. `version`: of the module, 9 has this in another section.)"""
     answer, policy = ("yes", "resource-and-stonith") if allowed else ("no", "dont-care")
     net = f'drbdadm net-options --protocol=C --allow-two-primaries={answer} "$1"'
+    if not allowed:  # a side that stands alone has no such option any more
+        net = f'[[ $(drbdadm cstate "$1") = StandAlone ]] || {net}'
     # A side without a disk has no such option, and holds nothing.
     hold = (
         f'[[ $(drbdadm dump "$1") = *fenc* ]] || drbdadm "$2" --fencing={policy} "$1" || '
@@ -209,20 +211,29 @@ def status(name: str = "") -> Query[dict[str, Resource]]:
 
 
 def open_resources() -> Query[frozenset[str]]:
-    """Names of the resources that allow two primaries now. Only the two kinds of line that tell leave the node:
-    the full output holds the shared secrets."""
-    script = "[ -e /sys/module/drbd ] || exit 0; drbdsetup show | sed -n -e '/^resource/p' -e '/allow-two-primaries/p'"
+    """Names of the resources that are open: they allow two primaries now, or still hold their writes as
+    `two_primaries` has it, though the other option went with a lost connection. Only the lines that tell leave the
+    node: the full output holds the shared secrets. A policy of the administrator's own (a file has one) is none."""
+    script = (
+        "[ -e /sys/module/drbd ] || exit 0; "
+        "drbdsetup show | sed -n -e '/^resource/p' -e '/allow-two-primaries/p' -e '/fencing/p'; "
+        "! grep -qs fenc /etc/drbd.conf /etc/drbd.d/* || echo 'fencing of a file'"
+    )
     return Query(bash(script), parse_open)
 
 
 def parse_open(text: str) -> frozenset[str]:
-    name, names = "", set()
+    name, names, holding = "", set(), set()
     for line in text.splitlines():
         words = line.replace("{", " ").replace(";", " ").split()
         if words and words[0] == "resource":
             name = words[1].strip('"')
         elif words[:2] == ["allow-two-primaries", "yes"] or words == ["allow-two-primaries"]:
             names.add(name)
-        elif words and words[0] != "allow-two-primaries":
+        elif words == ["fencing", "resource-and-stonith"]:
+            holding.add(name)
+        elif words == ["fencing", "of", "a", "file"]:
+            holding.clear()
+        elif words and words[0] not in ("allow-two-primaries", "fencing"):
             raise ValueError(f"not a line of drbdsetup show: {line[:80]!r}")
-    return frozenset(names)
+    return frozenset(names | holding)

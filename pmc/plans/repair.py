@@ -54,11 +54,13 @@ def ailments(
 
 def standing(case: Case) -> list[Ailment]:
     """Whatever is done to a disk that stands still hangs. What DRBD itself suspended for want of data goes on when the
-    disk or the connection is mended."""
+    disk or the connection is mended; so does what a secondary holds that lost its peer in the middle of a move."""
     found = []
     for home in case.homes:
         why = still.suspended(case.name, case.node(home))
-        if why and not {"no-data", "quorum"} & set(why.split(",")):
+        secondary = (now := case.resource(home)) is not None and now.role == "Secondary"
+        mended = {"no-data", "quorum", *(("fencing",) if secondary else ())}
+        if why and not mended & set(why.split(",")):
             way = still.remedy(case.name, home, why)
             text = f"its I/O is suspended on {home} ({why})"
             found.append(Ailment("suspended", text, refusal=f"{text}: {way}"))

@@ -207,8 +207,8 @@ def settle(name: str, state: ClusterState) -> Plan:
     if len(active) == 1 and any(home in state.nodes and state.nodes[home].down for home in state.homes(name)):
         # The other node is gone, and whatever it had open with it; this side must not stay open until it is back.
         opened = _opened(name, active, state)
-        ended = [_ended(node, name) for node in opened if _holds(state.nodes[node], name)]
-        return plan(f"vm.mv {name}: close", ended, one_primary(opened, name, state), writing(opened, name, state))
+        ended = [_ended(node, name) for node in active if _holds(state.nodes[node], name)]
+        return plan(f"vm.mv {name}: close", ended, one_primary(opened, name, state), writing(active, name, state))
     homes = refuse.whole(state, name)
     if not active and not state.primaries(name):
         return plan(f"vm.mv {name}: close", one_primary(_opened(name, homes, state), name, state))
@@ -238,6 +238,11 @@ def writing(nodes: Sequence[str], name: str, state: ClusterState) -> list[Step]:
         for node in nodes
         if _holds(state.nodes[node], name)
     ]
+
+
+def let_go(name: str, state: ClusterState) -> Plan:
+    """After `settle`, looked at again: the link may have been lost while it was closed."""
+    return plan(f"vm.mv {name}: let it write", writing(state.active_on(name), name, state))
 
 
 def _holds(node: NodeState, name: str) -> bool:

@@ -162,8 +162,10 @@ def closed(
             if broken_off:  # libvirt lets a guest go on that could not before its writes did
                 state = _ended(cluster, name, before, held, prefix)
         # Also after a migration that went well: the link may be lost between its end and the close.
-        if (rest := broken.rejoin(name, near.again_of(cluster, before, name))).steps:
-            cluster.apply(rest, to_the_end=True, prefix=prefix, under=[held])
+        now = near.again_of(cluster, before, name)
+        for rest in (plans.let_go(name, now), broken.rejoin(name, now)):
+            if rest.steps:
+                cluster.apply(rest, to_the_end=True, prefix=prefix, under=[held])
         return (state.active_on(name) or ["no node"])[0], plans.unseen(name, state) + plans.standing(name, state)
     except PmcError as error:
         raise PmcError(

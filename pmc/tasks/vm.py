@@ -20,6 +20,7 @@ from pmc.tasks.base import carry_out, complain, confirm, located, lock, opened, 
 from pmc.tasks.failover import DISCARD, failover
 from pmc.tasks.ha import peer
 from pmc.tasks.moving import BANDWIDTH, PARALLEL, PAUSE, RUNNING, abreast, hurried, live, moved, report, several
+from pmc.tasks.near import again_of
 from pmc.tasks.proof import verify_backup
 from pmc.tasks.prune import prune
 from pmc.tasks.repair import repair
@@ -168,6 +169,8 @@ def mv(
             for name in chosen:
                 plan = plans.settle(name, state)
                 if carry_out(c, cluster, plan, dry_run):
+                    if plan.steps and (rest := plans.let_go(name, again_of(cluster, state, name))).steps:
+                        cluster.apply(rest, to_the_end=True)
                     note(
                         (f"{name} is clean" if plan.steps else f"{name} has nothing to clean")
                         + plans.unseen(name, state)

@@ -112,6 +112,8 @@ class World:
         if "get-gi" in line:
             alone = machine.resources[vm].role == "Primary" and not self.peer(name, vm)
             return f"{2:016X}:{4 * alone:016X}:{0:016X}:{0:016X}:1:1:1:0:0:0:0\n"
+        if "domjobinfo" in line:
+            return "Job type:         None\n"
         assert "domstate" in line, line
         return machine.domains[vm] + "\n"
 
@@ -155,7 +157,7 @@ class World:
             resources[vm] = Resource(
                 vm, kernel.minor, kernel.role, kernel.disk, connection, "Established",
                 peer.role if peer else "Unknown", peer.disk if peer else "DUnknown", GiB,
-                two_primaries=kernel.two_primaries, out_of_sync=kernel.marked,
+                two_primaries=kernel.two_primaries or kernel.holds, out_of_sync=kernel.marked,
                 suspended="fencing" if kernel.held else "",
             )  # fmt: skip
         texts = "".join(text for path, text in machine.files.items() if path.endswith(".res"))

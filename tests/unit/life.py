@@ -43,7 +43,10 @@ class Life(Base):
         self._cleanup(self.there(one), trouble)
 
     def _cleanup(self, name: str, trouble: Trouble) -> None:
-        work = lambda manager: manager.carry_out(vm.settle(name, self.state()))  # noqa: E731
+        def work(manager: Manager) -> None:
+            manager.carry_out(vm.settle(name, self.state()))
+            manager.carry_out(vm.let_go(name, self.state()))
+
         if self.task("vm.mv --cleanup", work, trouble) == "done" and self.sees(name):
             if not vm.unseen(name, self.state()):
                 self.opened.discard(name)
@@ -55,6 +58,7 @@ class Life(Base):
             manager.carry_out(vm.settle(name, state))
             if vm.unseen(name, state):
                 self.opened.add(name)
+            manager.carry_out(vm.let_go(name, self.state()))
             manager.carry_out(broken.rejoin(name, self.state()))
         except PmcError as error:
             self.opened.add(name)

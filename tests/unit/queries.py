@@ -74,6 +74,7 @@ SAMPLES: dict[str, list[Sample]] = {
         "", "-wrong", "-bare")))],
     "pmc.virsh:domains": [(virsh.domains(), (data("virsh-9.0.0-domstats.txt"),))],
     "pmc.virsh:state_of": [(virsh.state_of("web"), ("running\n",))],
+    "pmc.virsh:without_job": [(virsh.without_job("web"), ("Job type:         None        \n",))],
     "pmc.virsh:macs": [(virsh.macs(), (data("libvirt-9.0.0-macs.txt"),))],
     "pmc.disks:running": [(disks.running(), (
         "./web.xml\n  <domain type='kvm' id='1'>\n<disk type='block' device='disk'>\n<source dev='/dev/drbd1'/>\n"

@@ -149,6 +149,10 @@ def test_which_resources_allow_two_primaries() -> None:
     assert drbd.parse_open(data("drbdsetup-9.22.0-module-8.4.11-show-filtered.txt")) == frozenset()
     assert drbd.parse_open(data("drbdsetup-9-handwritten-show-filtered.txt")) == {"web"}
     assert drbd.parse_open("") == frozenset()
+    holding = "resource web {\n        fencing         resource-and-stonith;\nresource db {\n"
+    assert drbd.parse_open(holding) == {"web"}
+    assert drbd.parse_open(f"{holding}fencing of a file\n") == frozenset()
+    assert drbd.parse_open(holding.replace("resource-and-stonith", "dont-care")) == frozenset()
     with pytest.raises(ValueError, match="drbdsetup show"):
         drbd.parse_open("drbdsetup: failed\n")
 

@@ -242,6 +242,8 @@ class Machine(Swarm):
             self._cleared(name, Trouble())
             if name in world.acknowledged:
                 assert not world.alone(name), f"{name} is still apart"
+                kernels = (machine.resources.get(name) for machine in world.nodes.values())
+                assert not any(kernel and kernel.held for kernel in kernels), f"{name} still holds its writes"
                 # A person may have started an old copy, told that there may be a newer one: it is theirs to choose.
                 busy = {*self.state().active_on(name), *self.state().primaries(name)}
                 assert set(self.state().strays(name)) <= busy, f"{name} still has an old copy"

@@ -66,7 +66,7 @@ COUNTS = {
     "vm.start": Count(lambda c: vm.start(c, "web"), LOOK, NEAR | {"run": 2}, stopped_web),
     "vm.stop": Count(lambda c: vm.stop(c, "web", force=True), LOOK, NEAR | {"run": 2}),
     "vm.mv": Count(lambda c: vm.mv(c, "web"), LOOK, ONE_MOVE),
-    "vm.mv --cleanup": Count(lambda c: vm.mv(c, "web", cleanup=True), LOOK, NEAR | {"run": 3}, moved_web),
+    "vm.mv --cleanup": Count(lambda c: vm.mv(c, "web", cleanup=True), LOOK, NEAR | {"look": 6, "run": 3}, moved_web),
     # Nothing of it may stay anywhere.
     "vm.rm": Count(
         lambda c: vm.rm(c, "web", yes=True), {"look": 1, "lock": 1}, {"look": 2, "lock": 2, "run": 10}, stopped_web
