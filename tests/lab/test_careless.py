@@ -42,7 +42,7 @@ def test_careless_lines(lab: Pmc, clean: Clean) -> None:
     )
     refused(lab, "vm.add", "new", "--primary", "pm-1", "--size", "900G", "--memory", "16M", says="--size: pm-1 has")
     refused(lab, "vm.add", "new", "--primary", "pm-1", "--size", "64M", "--memory", "900", says="--memory")
-    refused(lab, "vm.add", "--primary", "pm-1", "--size", "64M", "--memory", "16M", says="a VM's name")
+    refused(lab, "vm.add", "--primary", "pm-1", "--size", "64M", "--memory", "16M", says="VM's name is a-z")
     refused(lab, "vm.start", "web", says="runs already, on pm-1")
     refused(lab, "vm.mv", "nonesuch", says="no such VM; there are: web")
     refused(lab, "vm.mv", "web", "--to", "pm-1", says="--to pm-1")
