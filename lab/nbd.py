@@ -21,7 +21,7 @@ import sys
 import threading
 from pathlib import Path
 
-from lab.disk import Disk
+from lab.disk import LVM_METADATA, Disk
 
 LARGEST = 32 << 20  # bytes of one request
 _OPTION = struct.Struct(">8sII")
@@ -134,7 +134,7 @@ def serve(place: Path, file: Path, size: int, seed_file: Path) -> None:
     place.unlink(missing_ok=True)
     fd = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        disk = Disk(fd, size)
+        disk = Disk(fd, size, LVM_METADATA if file.name.endswith("-vg.raw") else 0)
         if Client(connection, disk).serve():
             print(f"{file.name}: stopped", flush=True)
         else:

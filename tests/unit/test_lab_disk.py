@@ -54,6 +54,17 @@ def states(fd: int, *steps: tuple[str, int, bytes], sector: int = 0, rounds: int
 FLUSH = ("flush", 0, b"")
 
 
+def test_what_lvm_writes_of_its_group_stays(fd: int) -> None:
+    for seed in range(50):
+        disk = Disk(fd, SIZE, 8192)
+        disk.write(4096, block(1))
+        disk.write(8192, block(2))
+        disk.lose_power(random.Random(seed))
+        assert disk.read(4096, 4096) == block(1)
+        disk.write(4096, bytes(4096), fua=True)
+        disk.write(8192, bytes(4096), fua=True)
+
+
 def test_what_was_written_is_read_at_once(fd: int) -> None:
     disk = Disk(fd, SIZE)
     assert disk.read(SIZE - 512, 512) == bytes(512)
