@@ -95,8 +95,13 @@ GUARDS = (
     ),
     Guard(
         "that two primaries are closed after a migration", "pmc/plans/vm.py",
-        'return on_each(nodes, lambda node: Step(node, f"allow one primary of {name} only", close, pivot=True))',
-        "return []", "test_killed.py::test_a_manager_that_dies",
+        "            drbd.two_primaries(name, False, state.nodes[node].drbd),\n            pivot=True,",
+        '            command("true"),\n            pivot=True,', "test_killed.py::test_a_manager_that_dies",
+    ),
+    Guard(
+        "that a side holds its writes when it loses its peer in a move", "pmc/drbd.py",
+        '("yes", "resource-and-stonith")', '("yes", "dont-care")',
+        "test_network.py::test_drbd_is_cut_off_while_a_vm_moves",
     ),
     Guard(
         "that a node that hangs is given up", "pmc/ssh.py",
@@ -105,7 +110,7 @@ GUARDS = (
     ),
     Guard(
         "that one primary only is allowed after a migration, also when the other node is dead", "pmc/drbd.py",
-        "--allow-two-primaries={'yes' if allowed else 'no'}", "--allow-two-primaries=yes",
+        "--allow-two-primaries={answer}", "--allow-two-primaries=yes",
         "test_killed.py::test_the_standby_dies_during_a_migration_or_a_backup[vm.mv-migrate web]",
     ),
     Guard(

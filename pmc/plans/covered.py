@@ -82,5 +82,5 @@ def _listed(found: Sequence[Disk]) -> str:
 def _writable(whose: str, xml: str) -> tuple[Disk, ...]:
     try:
         return disks.writable(xml)
-    except (SyntaxError, RecursionError) as error:
+    except ValueError as error:
         raise Refused(f"{whose}: its domain's XML cannot be read: {str(error)[:120]}") from None

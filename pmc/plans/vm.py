@@ -88,7 +88,9 @@ def stop(name: str, force: bool, state: ClusterState, settings: Settings) -> Pla
             f"when it is dead nothing runs there, and fab vm.failover {name} starts it on its other node"
         )
     refuse.relied_on(state, *active)
-    still.lets_go(name, state, [*homes, *active])
+    # A side that lost its peer in a move holds its writes; where nothing runs it has none, and can be secondary.
+    idle = [home for home in homes if home in state.nodes and home not in active and _holds(state.nodes[home], name)]
+    still.lets_go(name, state, [home for home in (*homes, *active) if home not in idle])
     steps = []
     for node in active:
         if force:

@@ -43,6 +43,19 @@ def test_it_writes_again_where_it_runs_once_the_other_side_is_closed(on: str, ot
     assert all(step.pivot for step in plan.steps)
 
 
+def test_a_side_that_holds_and_runs_nothing_is_made_secondary_by_a_stop() -> None:
+    """vm.mv --cleanup wants it so, when the VM is off."""
+    state = apart()
+    for node in ("pm-1", "pm-2"):
+        state = changed(state, node, domains={"web": Domain("web", "shut off", GiB, 1)})
+    state = with_resource(state, "pm-1", role="Secondary", suspended="")
+    with pytest.raises(Refused, match="runs nowhere, and DRBD is primary on pm-2"):
+        vm.settle("web", state)
+    assert lines(vm.stop("web", False, state, SETTINGS)) == [("pm-2", "drbdadm secondary web")]
+    with pytest.raises(Refused, match="its I/O is suspended on pm-1"):
+        vm.stop("web", False, apart(), SETTINGS)
+
+
 @pytest.mark.parametrize("why", ["", "user", "no-data"])
 def test_what_somebody_else_suspended_is_left(why: str) -> None:
     assert RESUME not in dict(lines(vm.settle("web", apart(why=why)))).values()

@@ -23,11 +23,11 @@ Server = Callable[[socket.socket], None]
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Server], Settings]]:
+def serve() -> Iterator[Callable[[Server, int], Settings]]:
     """A node whose sshd does this with each connection."""
     ends = list[socket.socket]()
 
-    def begin(what: Server) -> Settings:
+    def begin(what: Server, seconds: int) -> Settings:
         end = socket.create_server(("127.0.0.1", 0))
         ends.append(end)
 
@@ -38,7 +38,8 @@ def serve() -> Iterator[Callable[[Server], Settings]]:
 
         threading.Thread(target=work, daemon=True).start()
         host = f"127.0.0.1:{end.getsockname()[1]}"
-        conf = f'audit_log = ""\n[deadlines]\nconnect = 2\n[nodes.pm-1]\nhost = "{host}"\nreplication = "10.0.0.1"\n'
+        conf = f'audit_log = ""\n[deadlines]\nconnect = {seconds}\n[nodes.pm-1]\nhost = "{host}"\n'
+        conf += 'replication = "10.0.0.1"\n'
         return parse(conf, "pmc.conf")
 
     yield begin
@@ -65,19 +66,19 @@ held = list[socket.socket]()
 
 
 @pytest.mark.parametrize(
-    ("does", "says"),
+    ("does", "seconds", "says"),
     [
-        (socket.socket.close, "it took the connection and closed it at once"),
-        (reset, "it took the connection and closed it at once"),
-        (cut_short, "it took the connection and closed it at once"),
-        (reset_in_the_middle, "it took the connection and closed it at once"),
-        (held.append, "it took the connection and then said nothing for 2 s; does it hang?"),
+        (socket.socket.close, 60, "it took the connection and closed it at once"),
+        (reset, 60, "it took the connection and closed it at once"),
+        (cut_short, 60, "it took the connection and closed it at once"),
+        (reset_in_the_middle, 60, "it took the connection and closed it at once"),
+        (held.append, 2, "it took the connection and then said nothing for 2 s; does it hang?"),
     ],
 )
 def test_one_that_closes_the_connection_is_not_told_as_silent(
-    serve: Callable[[Server], Settings], does: Server, says: str
+    serve: Callable[[Server, int], Settings], does: Server, seconds: int, says: str
 ) -> None:
-    with Cluster(serve(does)) as cluster, pytest.raises(NodeDown) as caught:
+    with Cluster(serve(does, seconds)) as cluster, pytest.raises(NodeDown) as caught:
         cluster.nodes["pm-1"].ask(Query(command("true"), str))
     assert str(caught.value).startswith(f"pm-1: no ssh: {says}")
     assert not caught.value.answered
