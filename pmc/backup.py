@@ -180,7 +180,7 @@ def listing(folder: str, node: str, vm: str = "") -> Query[list[Stored]]:
     script = (
         'cd "$1" 2>/dev/null || exit 0; declare -A file=() size=(); names=(); '
         "for m in ${2:-*}.????????T??????Z.{base,delta}.json; do "
-        '[ -f "$m" ] || continue; case $m in *[!a-zA-Z0-9.-]*) continue;; esac; n=${m%.json}; '
+        '[ -f "$m" ] || continue; case $m in -*|*[!a-zA-Z0-9._-]*) continue;; esac; n=${m%.json}; '
         'for f in "$n".img.zst "$n".img "$n".xd3; do [ -e "$f" ] && break; done; names+=("$n") file[$n]=$f; done; '
         "[ ${#names[@]} -gt 0 ] || exit 0; "
         "while read -r f s; do size[$f]=$s; done < "
@@ -193,7 +193,7 @@ def listing(folder: str, node: str, vm: str = "") -> Query[list[Stored]]:
     return Query(bash(script, folder, vm), lambda text: parse_listing(text, node))
 
 
-_NAME = re.compile(r"[a-zA-Z0-9.-]{1,255}", re.ASCII)
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,254}", re.ASCII)
 _WHEN = re.compile(r"!?[0-9TZ:-]{1,25}", re.ASCII)
 
 
@@ -244,6 +244,6 @@ def of_the_future(folder: str) -> Query[tuple[str, ...]]:
     script = (
         'cd "$1" 2>/dev/null || exit 0; export TZ=UTC0; printf -v now "%(%Y%m%dT%H%M%SZ)T" -1; '
         "for m in *.????????T??????Z.{base,delta}.json; do n=${m%.json}; t=${n%.*}; t=${t##*.}; "
-        'case $m in *[!a-zA-Z0-9.-]*) continue;; esac; [[ ! -f $m || ! $t > $now ]] || printf "%s\\n" "$n"; done'
+        'case $m in -*|*[!a-zA-Z0-9._-]*) continue;; esac; [[ ! -f $m || ! $t > $now ]] || printf "%s\\n" "$n"; done'
     )
     return Query(bash(script, folder), lambda text: tuple(text.split()))

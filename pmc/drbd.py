@@ -178,11 +178,12 @@ def two_primaries(name: str, allowed: bool, version: str) -> Command:
         net = f'[[ $(drbdadm cstate "$1") = StandAlone ]] || {net}'
     # A side without a disk has no such option, and holds nothing.
     hold = (
-        f'[[ $(drbdadm dump "$1") = *fenc* ]] || drbdadm "$2" --fencing={policy} "$1" || '
+        "own=$'\\n[[:space:]]*(fencing|fence-peer)[[:space:]]'; "
+        f'[[ $(drbdadm dump "$1") =~ $own ]] || drbdadm "$2" --fencing={policy} "$1" || '
         '[[ $(drbdadm dstate "$1") = Diskless* ]]'
     )
     section = "net-options" if version and not version.startswith("8.") else "disk-options"
-    return bash(f"{net}; {hold}" if allowed else f"{hold}; {net}", name, section)
+    return bash(f"{net}; {hold}", name, section)  # in this order: what cannot be closed goes on to hold
 
 
 def resume_io(name: str) -> Command:
@@ -215,9 +216,9 @@ def open_resources() -> Query[frozenset[str]]:
     `two_primaries` has it, though the other option went with a lost connection. Only the lines that tell leave the
     node: the full output holds the shared secrets. A policy of the administrator's own (a file has one) is none."""
     script = (
-        "[ -e /sys/module/drbd ] || exit 0; "
-        "drbdsetup show | sed -n -e '/^resource/p' -e '/allow-two-primaries/p' -e '/fencing/p'; "
-        "! grep -qs fenc /etc/drbd.conf /etc/drbd.d/* || echo 'fencing of a file'"
+        "[ -e /sys/module/drbd ] || exit 0; drbdsetup show | sed -n -e '/^resource/p' "
+        "-e '/^[[:space:]]*allow-two-primaries/p' -e '/^[[:space:]]*fencing[[:space:]]/p'; "
+        "grep -lsE '^[^#]*fencing[[:space:]]+resource-' /etc/drbd.conf /etc/drbd.d/* | sed 's/^/file /' || :"
     )
     return Query(bash(script), parse_open)
 
@@ -232,8 +233,9 @@ def parse_open(text: str) -> frozenset[str]:
             names.add(name)
         elif words == ["fencing", "resource-and-stonith"]:
             holding.add(name)
-        elif words == ["fencing", "of", "a", "file"]:
-            holding.clear()
+        elif words and words[0] == "file":
+            path = line.removeprefix("file ")
+            holding = holding - {path.rpartition("/")[2].removesuffix(".res")} if path.endswith(".res") else set()
         elif words and words[0] not in ("allow-two-primaries", "fencing"):
             raise ValueError(f"not a line of drbdsetup show: {line[:80]!r}")
     return frozenset(names | holding)

@@ -55,6 +55,8 @@ def unwell(volume: Volume) -> Unwell | None:
             return Unwell(path, _STATE[state], f"lvchange --refresh {path}")
         resume = f"dmsetup resume {_mapped(volume.group)}-{_mapped(volume.name)}"
         return Unwell(path, _STATE[state], resume, hangs=True)
+    if health == "p" and volume.attributes[:1] in ("r", "R", "m", "M"):  # the other legs are read and written
+        return Unwell(path, _LACKS[health], f"lvconvert --repair {path}", stands=False)
     if health in _LACKS:
         bring = "bring the missing disk back (pvs, vgs -o +vg_missing_pv_count tell which), then "
         return Unwell(path, _LACKS[health], f"{bring if health == 'p' else ''}lvchange --refresh {path}")

@@ -194,8 +194,10 @@ def decoded(backup: Backup, base: Backup | None, folder: str, ssh: str = "") -> 
         whole = f'[ "$(sha256sum <{path} | cut -c1-64)" = {backup.file_sha256} ]'
         reader = (
             f'{{ {_NOBODY}{whole} || {{ echo "{backup.file} is damaged" >&2; exit 1; }}; '
-            f"exec 9< <({_unpacked(base, folder)}); [ $EUID != 0 ] || chown 65534 /proc/self/fd/9 || exit 126; "
-            f"nobody xdelta3 -D -d -c -B 16777216 -s /proc/self/fd/9 <{path}; }}"
+            f"exec 9< <({_unpacked(base, folder)}); p=$!; [ $EUID != 0 ] || chown 65534 /proc/self/fd/9 || exit 126; "
+            f"x=0; nobody xdelta3 -D -d -c -B 16777216 -s /proc/self/fd/9 <{path} || x=$?; "
+            # What unpacks the base and was missing or ended is no damage; that nobody read on is no failure (SIGPIPE).
+            "exec 9<&-; u=0; wait $p || u=$?; [ $u -lt 126 -o $u = 141 ] || exit 126; [ $x = 0 ] || exit $x; }"
         )
     else:
         word = _NOBODY if backup.compression == "zstd" else ""

@@ -239,7 +239,7 @@ def failover(
     if resource is None:
         raise Refused(f"{name}: its DRBD resource is not up on {survivor}; fab pm.ready_drbd --node {survivor}")
     _complete(name, dead, survivor, resource)
-    if "fencing" not in resource.suspended:  # held since the dead node was lost in the middle of a move
+    if resource.suspended != "fencing":  # held since the dead node was lost in the middle of a move
         still.flows(name, state, [survivor])
     if not discard:
         asleep.start(name, f"fab vm.failover {name}", state)

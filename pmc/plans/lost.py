@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from pmc import lvm
+from pmc import backing, lvm
 from pmc.errors import Refused
 from pmc.model import ClusterState, Volume
 from pmc.plan import Plan, Step, on_each, plan
@@ -45,6 +45,8 @@ def snapshots(state: ClusterState, vm: str = "") -> list[Lost]:
         for volume in node.volumes.values():
             match = NAME.fullmatch(volume.name)
             if not match or vm not in ("", match["vm"]) or not lvm.snapshot_for(volume):
+                continue
+            if backing.users(node, volume.group, volume.name):  # somebody's disk
                 continue
             origin = volume if volume.thin else node.volumes.get(volume.origin)
             try:

@@ -10,11 +10,12 @@ from pmc.backup import Backup, Stored
 from pmc.command import Command, bash, command
 from pmc.errors import Refused
 from pmc.model import ClusterState, NodeState, Volume
-from pmc.plan import Fetch, Plan, Step, Watch, plan
+from pmc.plan import Fetch, Plan, Step, Wait, Watch, plan
 from pmc.plans import asleep, covered, make, refuse, still
 from pmc.plans.add import check_new
 from pmc.plans.backup import bring, drbd_device
 from pmc.plans.make import Given
+from pmc.plans.vm import is_off, off_line
 from pmc.settings import Settings
 from pmc.units import MiB, show_size
 
@@ -141,6 +142,9 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
     steps = [
         *[bring(each) for each in dict.fromkeys((found.node, node))],
         prove(found, settings),
+        # That took its time.
+        *(Step(home, f"see that {name} is off", Wait(is_off(name), 5, "it runs", off_line(name))) for home in homes),
+        *([make.see_equal(node, name)] if len(homes) > 1 else []),
         make.promote(node, name),
         *(_marked(home, its[home], True, _tag(home == node)) for home in homes),
         Step(

@@ -244,11 +244,17 @@ def writing(nodes: Sequence[str], name: str, state: ClusterState) -> list[Step]:
 
 def let_go(name: str, state: ClusterState) -> Plan:
     """After `settle`, looked at again: the link may have been lost while it was closed."""
-    return plan(f"vm.mv {name}: let it write", writing(state.active_on(name), name, state))
+    active = [node for node in state.active_on(name) if _holds(state.nodes[node], name)]
+    silent = any(home in state.nodes and state.nodes[home].down for home in state.homes(name))
+    if len(state.active_on(name)) != 1:
+        return plan(f"vm.mv {name}: let it write")
+    ended = [_ended(node, name) for node in active if silent]
+    return plan(f"vm.mv {name}: let it write", ended, writing(active, name, state))
 
 
 def _holds(node: NodeState, name: str) -> bool:
-    return name in node.resources and "fencing" in node.resources[name].suspended
+    """DRBD alone did it, and for that reason."""
+    return name in node.resources and node.resources[name].suspended == "fencing"
 
 
 def _ended(node: str, name: str) -> Step:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from pmc import disks, virsh
@@ -179,7 +180,8 @@ def _ended(cluster: Cluster, name: str, before: ClusterState, held: Lock, prefix
     while True:
         state = near.again_of(cluster, before, name)
         if (half := broken.half_received(name, before.active_on(name)[0], state)).steps:
-            cluster.apply(half, to_the_end=True, prefix=prefix, under=[held])
+            with suppress(PmcError):  # it is seen below whether it is gone
+                cluster.apply(half, to_the_end=True, prefix=prefix, under=[held])
             state = near.again_of(cluster, before, name)
         if not broken.unsettled(name, state) or time.monotonic() > deadline:
             return state

@@ -8,7 +8,7 @@ from pmc import looks
 from pmc.errors import Refused
 from pmc.lock import ALLOCATION
 from pmc.plans import add as adding
-from pmc.plans import asleep, lost, placement, refuse, request
+from pmc.plans import asleep, broken, lost, placement, refuse, request
 from pmc.plans import clear as clearing
 from pmc.plans import clone as cloning
 from pmc.plans import evacuate as evacuations
@@ -169,8 +169,10 @@ def mv(
             for name in chosen:
                 plan = plans.settle(name, state)
                 if carry_out(c, cluster, plan, dry_run):
-                    if plan.steps and (rest := plans.let_go(name, again_of(cluster, state, name))).steps:
-                        cluster.apply(rest, to_the_end=True)
+                    now = again_of(cluster, state, name) if plan.steps else state
+                    for rest in (plans.let_go(name, now), broken.rejoin(name, now)):
+                        if plan.steps and rest.steps:
+                            cluster.apply(rest, to_the_end=True)
                     note(
                         (f"{name} is clean" if plan.steps else f"{name} has nothing to clean")
                         + plans.unseen(name, state)

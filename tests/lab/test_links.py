@@ -80,6 +80,7 @@ def scaled(conf: Path, silence: int, *argv: str) -> Iterator[subprocess.Popen[st
                 process.kill()
 
 
+@pytest.mark.long
 @pytest.mark.fault("the link between one manager and the nodes cut in a step, while another manager works")
 @pytest.mark.parametrize(
     "word", ["make web primary", *(pytest.param(f"[{n}/5]", marks=pytest.mark.long) for n in (1, 2, 3, 5))]

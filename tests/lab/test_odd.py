@@ -59,6 +59,7 @@ def odd(lab: Pmc) -> Iterator[None]:
             lab.ssh(node, f"rm -r /var/lib/linstor.d /root/other.xml; virsh undefine '{OTHER}'")
 
 
+@pytest.mark.long
 def test_what_others_leave_on_nodes_costs_nobody_a_vm(lab: Pmc, clean: Clean, tmp_path: Path) -> None:
     guest = lab.add("web")
     tick = guest.ticking(5)

@@ -87,6 +87,7 @@ def test_pm_init_finds_what_saves_memory_at_a_shutdown(lab: Pmc, clean: Clean) -
                         "systemctl mask libvirt-guests")  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.fault("a VM's I/O is suspended, in DRBD or in device-mapper: told, and nothing that would hang is begun")
 def test_a_disk_that_stands_still(lab: Pmc, clean: Clean) -> None:
     guest = lab.add("web")

@@ -88,6 +88,18 @@ def found(folder: Path, vm: str = "") -> list[Stored]:
     return query.parse(fine(query.command))
 
 
+@pytest.mark.parametrize("name", ["3cx", "01-web", "Web_1"])
+def test_a_vm_of_any_name_that_pmc_takes_finds_its_backups_again(disk: Path, folder: Path, name: str) -> None:
+    base = replace(BASE, id=BASE.id.replace("web", name), vm=name, size=len(DISK), compression="none")
+    part = str(folder / f".{base.id}.part")
+    fine(pipeline.store_base(pipeline.Disk(str(disk), len(DISK)), part, How(False)))
+    fine(pipeline.seal(str(folder), part, base))
+    (folder / f"-x{base.id.removeprefix(name)}.json").write_text("{}")  # a word of an option, to stat(1) and base64(1)
+    [listed] = found(folder)
+    assert (listed.id, listed.broken) == (base.id, "")
+    assert [each.id for each in found(folder, name)] == [base.id]
+
+
 def tree(data: bytes) -> str:
     """The checksum as the documentation says it, by other means."""
     parts = [hashlib.sha256(data[at : at + BLOCK]).digest() for at in range(0, len(data), BLOCK)]

@@ -151,7 +151,9 @@ def test_which_resources_allow_two_primaries() -> None:
     assert drbd.parse_open("") == frozenset()
     holding = "resource web {\n        fencing         resource-and-stonith;\nresource db {\n"
     assert drbd.parse_open(holding) == {"web"}
-    assert drbd.parse_open(f"{holding}fencing of a file\n") == frozenset()
+    assert drbd.parse_open(f"{holding}file /etc/drbd.d/web.res\n") == frozenset()
+    assert drbd.parse_open(f"{holding}file /etc/drbd.d/db.res\n") == {"web"}
+    assert drbd.parse_open(f"{holding}file /etc/drbd.d/global_common.conf\n") == frozenset()
     assert drbd.parse_open(holding.replace("resource-and-stonith", "dont-care")) == frozenset()
     with pytest.raises(ValueError, match="drbdsetup show"):
         drbd.parse_open("drbdsetup: failed\n")
