@@ -60,6 +60,11 @@ def choose(name: str, new: str, state: ClusterState, settings: Settings) -> Chan
     for node in (state.nodes[primary], state.nodes[new]):
         _eight(node)
     still.flows(name, state, [primary])
+    if (its := state.nodes[primary].resources.get(name)) and its.two_primaries:
+        raise Refused(
+            f"{name}: a move of it left two primaries allowed on {primary}, so without its peer it would hold its "
+            f"writes; first: fab vm.mv {name} --cleanup"
+        )
     refuse.usual_disk(state.nodes[new], name, settings)
     change = Change(name, primary, old, new, file)
     if change.there and name in state.nodes[new].volumes:

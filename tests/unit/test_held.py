@@ -9,7 +9,7 @@ from pmc import drbd, virsh
 from pmc.errors import Refused
 from pmc.model import ClusterState, Domain
 from pmc.plan import Plan
-from pmc.plans import broken, failover, vm
+from pmc.plans import broken, failover, peer, vm
 from pmc.units import GiB
 from tests.unit.samples import CLOSE, SETTINGS, changed, running, with_resource
 
@@ -133,3 +133,10 @@ def test_each_kernel_has_the_option_where_it_looks_for_it() -> None:
     for version, section in (("8.4.11", "disk-options"), ("", "disk-options"), ("9.2.18", "net-options")):
         for allowed in (True, False):
             assert drbd.two_primaries("web", allowed, version).argv[-2:] == ("web", section)
+
+
+def test_a_vm_whose_move_left_it_open_gets_no_new_peer_before_it_is_closed() -> None:
+    """Without its old peer it would hold its writes until the new one has all."""
+    state = with_resource(running(), "pm-1", two_primaries=True)
+    with pytest.raises(Refused, match="left two primaries allowed on pm-1"):
+        peer.choose("web", "pm-3", state, SETTINGS)
