@@ -163,8 +163,6 @@ class Node:
                     raise CommandFailed(self.name, shown, 255, f"it says too much: more than {MOST >> 20} MiB")
                 if ended and quiet:
                     break
-                if channel.closed and quiet:
-                    raise InDoubt(self.name, shown, "the connection was lost")
                 if time.monotonic() > deadline:
                     raise InDoubt(self.name, shown, f"no end after {limit:g} s")
                 if pulse.lost():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -14,6 +15,7 @@ import paramiko
 import pytest
 
 from pmc import checks, verify
+from pmc import node as pmc_node
 from pmc.checks import About, machine
 from pmc.cluster import Cluster
 from pmc.command import Query, bash, command
@@ -174,6 +176,23 @@ def test_a_command_that_never_ran_is_no_empty_answer(kind: str, logged_in: Any, 
         assert "root's ~/.bashrc there should begin with: case $- in *i*) ;; *) return;; esac" in str(caught.value)
         assert str(caught.value).isprintable()
     assert not (tmp_path / "ran").exists()
+
+
+def test_an_end_that_comes_between_two_looks_is_an_end(logged_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The channel closes after one has looked whether the command has ended, and before one has read what it said."""
+
+    def late(channel: paramiko.Channel, *rest: Any) -> bool:
+        while not (drained(channel, *rest) and channel.closed):
+            time.sleep(0.01)
+        return True
+
+    drained = pmc_node._drain
+    monkeypatch.setattr(pmc_node, "_drain", late)
+    near = logged_in("")
+    assert near.run(command("true")) == ""
+    with pytest.raises(CommandFailed) as caught:
+        near.run(command("false"))
+    assert caught.value.exit == 1
 
 
 def test_it_is_found_and_what_to_mend_is_said() -> None:
