@@ -30,7 +30,6 @@ def pair(lab: Pmc) -> Iterator[Pair]:
         made.real.remove()
 
 
-@pytest.mark.long
 @pytest.mark.fault("the model is held against real DRBD: the same random events")
 def test_drbd_does_what_the_model_says(pair: Pair, record_property: Any) -> None:
     for _ in range(16):
