@@ -44,9 +44,8 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(
-    "weather", ["lossy", *(pytest.param(name, marks=pytest.mark.long) for name in BAD if name != "lossy")]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("weather", BAD)
 @pytest.mark.fault("a link that loses, delays, doubles and mixes frames, while a VM moves there and back")
 def test_moves_over_a_bad_link(lab: Pmc, clean: Clean, weather: str) -> None:
     """A move ends well, or is aborted and closed, or is refused as the sides have lost each other."""
@@ -110,7 +109,8 @@ def held(lab: Pmc, node: str) -> bool:
     return "suspended:fencing" in lab.ssh(node, "drbdsetup events2 --now web")
 
 
-@pytest.mark.parametrize("deaf", ["pm-2", pytest.param("pm-1", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("deaf", ["pm-2", "pm-1"])
 @pytest.mark.fault("a link that works one way only: no failover, both sides find each other again")
 def test_a_link_that_works_one_way(lab: Pmc, clean: Clean, deaf: str) -> None:
     guest = lab.add("web")
