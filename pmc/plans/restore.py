@@ -154,6 +154,8 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
             undo=put_back(group, name, size, device),
             check=lvm.exists(group, kept),
         ),
+        # Nobody else flushes it: after a power loss a snapshot without its head keeps its origin from being activated.
+        Step(node, f"see that {group}/{kept} is on the disk", command("sync", lvm.path(group, kept))),
         Step(
             node,
             f"write the disk ({show_size(size)}) from {old.id} where it differs",

@@ -573,6 +573,7 @@ EFFECTS: list[tuple[str, Effect]] = [
     (r"test -e (\S+)", has_file),
     (r"test '!' -e (\S+)", has_no_file),
     (r"true", nothing),
+    (r"sync (\S+)", nothing),
     (r"drbdadm create-md --force (\S+)", metadata),
     (r"drbdadm up (\S+)", up),
     (BASH + r".*drbdsetup down .* pmc (\S+) drbdadm up \S+", up),
