@@ -84,9 +84,18 @@ def snapshot_thin(group: str, name: str, of: str, *tags: str) -> Command:
 
 def snapshot_of(volume: Volume, group: str, name: str, size: int, *tags: str) -> Command:
     """Of the kind that the volume is; `size` is for a classic one."""
-    if volume.thin:
-        return snapshot_thin(group, name, volume.name, *tags)
-    return snapshot(group, name, volume.name, size, *tags)
+    thin = volume.thin
+    made = snapshot_thin(group, name, volume.name, *tags) if thin else snapshot(group, name, volume.name, size, *tags)
+    script = 'at=$1; shift; "$@"; sync "$at" || { lvremove --yes "$at" >&2; exit 1; }'
+    return bash(script, path(group, name), *made.argv)
+
+
+def flush(group: str, name: str) -> Command:
+    """LVM flushes nothing of what it writes about its volumes, nor the kernel the head of a new classic snapshot. When
+    a power loss takes that and not what was written later, neither the snapshot nor its origin can be activated. So a
+    disk is told to, through a volume that lies on it. (sync(1) without a file is for file systems, and blockdev
+    --flushbufs reaches no disk. A new disk of a VM needs none of it: drbdmeta flushes.)"""
+    return command("sync", path(group, name))
 
 
 # What pmc calls its snapshots; no VM's name has a dot.
@@ -221,7 +230,9 @@ def grow(group: str, name: str, more: int) -> Command:
 
 
 def mark(group: str, name: str, on: bool, tag: str = TAG) -> Command:
-    return command("lvchange", "--addtag" if on else "--deltag", tag, f"{group}/{name}")
+    """On the disk when it ends (see `flush`). A volume that is not active has no device."""
+    script = 'at=$1; shift; "$@"; [ ! -e "$at" ] || sync "$at"'
+    return bash(script, path(group, name), "lvchange", "--addtag" if on else "--deltag", tag, f"{group}/{name}")
 
 
 def activate(group: str) -> Command:

@@ -154,8 +154,6 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
             undo=put_back(group, name, size, device),
             check=lvm.exists(group, kept),
         ),
-        # Nobody else flushes it: after a power loss a snapshot without its head keeps its origin from being activated.
-        Step(node, f"see that {group}/{kept} is on the disk", command("sync", lvm.path(group, kept))),
         Step(
             node,
             f"write the disk ({show_size(size)}) from {old.id} where it differs",
@@ -171,6 +169,8 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
             check=lvm.is_gone(group, kept),
             pivot=True,
         ),
+        # Were it back after a power loss, it would be put back.
+        Step(node, "see that this is on the disk", lvm.flush(group, volume.name), pivot=True),
     ]
     return plan(f"vm.restore {name} --in-place", steps)
 

@@ -538,6 +538,7 @@ def nothing(world: World, at: str, command: Command, *parts: str) -> None:
 VIRSH = "virsh --connect qemu:///system "
 BASH = "bash -euo pipefail -c "
 IDLE = "ionice -c 3 nice -n 19 "
+FLUSHED = BASH + r"'at=[^']* sync [^']*' pmc /dev/vg/\S+ "
 REMOVE_SNAPSHOT = BASH + r"'lvs\(\) .*?tags=[^|]*\|\| \{[^}]*\}; exec lvremove .*' pmc vg/(\S+)"
 REMOVE_DISK = BASH + r"'lvs\(\) .*rows=.* depends on .* exec lvremove .*' pmc vg (\S+) (\S+)"
 EFFECTS: list[tuple[str, Effect]] = [
@@ -548,10 +549,11 @@ EFFECTS: list[tuple[str, Effect]] = [
         create_thin,
     ),
     (
-        r"lvcreate --yes --snapshot --setactivationskip n --permission r ((?:--addtag \S+ )+)--name (\S+) vg/(\S+)",
+        FLUSHED
+        + r"lvcreate --yes --snapshot --setactivationskip n --permission r ((?:--addtag \S+ )+)--name (\S+) vg/(\S+)",
         snapshot_thin,
     ),
-    (r"lvcreate --yes --snapshot ((?:--addtag \S+ )+)--size (\d+)b --name (\S+) vg/(\S+)", snapshot),
+    (FLUSHED + r"lvcreate --yes --snapshot ((?:--addtag \S+ )+)--size (\d+)b --name (\S+) vg/(\S+)", snapshot),
     (r"blkdiscard .* /dev/vg/(\S+)", has_volume),
     (r"lvremove --yes vg/(\S+)", remove),
     (REMOVE_SNAPSHOT, remove_snapshot),
@@ -565,7 +567,7 @@ EFFECTS: list[tuple[str, Effect]] = [
     (BASH + r"'say\(\) .*reserve_metadata_snap.* pmc vg \d+ (\S+) .* (\S+) (\S+)", list_ranges),
     (r"lvs --noheadings vg/(\S+)", has_volume),
     (r"lvextend --size \+(\d+)b vg/(\S+)", grow),
-    (r"lvchange --(add|del)tag (\S+) vg/(\S+)", tag),
+    (FLUSHED + r"lvchange --(add|del)tag (\S+) vg/(\S+)", tag),
     (BASH + r"'.* \|\| install -d .*' pmc \S+ 7..", nothing),
     (BASH + r".*; ln -T .*' pmc (\S+)", write),
     (r"install -m 600 /dev/null (\S+)", write),

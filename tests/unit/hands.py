@@ -237,7 +237,7 @@ EFFECTS: list[tuple[str, Callable[..., None]]] = [
     (r"lvremove --yes vg/(\S+)", remove),
     (fake.REMOVE_SNAPSHOT, remove_snapshot),
     (fake.REMOVE_DISK, remove_disk),
-    (r"lvcreate --yes --snapshot ((?:--addtag \S+ )+)--size (\d+)b --name (\S+) vg/(\S+)", snapshot),
+    (fake.FLUSHED + r"lvcreate --yes --snapshot ((?:--addtag \S+ )+)--size (\d+)b --name (\S+) vg/(\S+)", snapshot),
     (BASH + r".*; ln -T .*' pmc (\S+)", write_new),
     (r"drbdadm create-md --force (\S+)", metadata),
     (r"drbdadm up (\S+)", up),
