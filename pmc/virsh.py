@@ -176,7 +176,7 @@ def virt_install(
         "virt-install", "--connect", "qemu:///system", "--print-xml", "--dry-run", "--noautoconsole",
         "--name", name, "--memory", str(-(-memory // MiB)), "--vcpus", str(cpus), "--virt-type", virt_type,
         "--network", f"bridge={bridge},mac={mac},model=virtio", "--disk", "none",
-        "--osinfo", "detect=on,require=off", "--import", "--graphics", "vnc,listen=127.0.0.1",
+        "--osinfo", "detect=on,require=off", "--import", "--graphics", "vnc,listen=socket",
     ]  # fmt: skip
     if boot:
         argv += ["--boot", boot]

@@ -99,6 +99,10 @@ def test_a_migration_is_taken_on_the_replication_address_only(lab: Pmc, clean: C
     ends = {line.split()[3] for line in lines if re.search(r":49(15[2-9]|1[6-9].|20.|21[0-5])$", line.split()[3])}
     assert {end.rpartition(":")[0] for end in ends} == {ADDRESS["pm-2"]}, ends
     assert guest.ticking(tick.counter).boots == 1
+    # Its console moved with it: a socket that root reaches, no port, and nothing for the node's other accounts.
+    assert not [line for line in lines if re.search(r":59\d\d$", line.split()[3])]
+    (console,) = re.findall(r"/\S+vnc\S*", lab.ssh("pm-2", "ss -Hlx"))
+    assert lab.ssh("pm-2", f"test -S {console}; runuser -u nobody -- test -r {console} || echo closed") == "closed\n"
 
 
 def test_an_image_of_qcow2_becomes_the_disk_and_one_that_names_another_file_does_not(
