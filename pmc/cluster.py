@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from pmc import audit, drbd, lock, reached
 from pmc import plan as planning
 from pmc.command import Command, Query
-from pmc.errors import CommandFailed, Interrupted, NodeDown, PmcError, Refused
+from pmc.errors import CommandFailed, Interrupted, NodeDown, PmcError, Refused, StepFailed
 from pmc.fetch import fetched, given
 from pmc.lock import Holder, Proof
 from pmc.locks import Lock, proved
@@ -47,6 +47,7 @@ class Cluster:
         self.stop = threading.Event()
         # What was done by this command, for the audit log, which is told before the first step of each plan.
         self.applied: list[Plan] = []
+        self.half: list[StepFailed] = []  # of its plans, those that may be half done
         self.on_begin: Callable[[Plan], object] = lambda plan: None
         self._beginning = threading.Lock()  # of plans side by side none goes on before that is told
         self.locked: list[Lock] = []
@@ -155,7 +156,11 @@ class Cluster:
 
             # Ctrl-C, which made the plan fail, is still on when it is walked back.
             stopped = (lambda: False) if to_the_end else self.stop.is_set
-            planning.apply(plan, partial(run, to_the_end), report, stopped, self._together, partial(run, True))
+            try:
+                planning.apply(plan, partial(run, to_the_end), report, stopped, self._together, partial(run, True))
+            except StepFailed as error:
+                self.half += [error] if error.half else []
+                raise
 
     def _release(self, name: str) -> None:
         for taken in self.locked:

@@ -1,16 +1,16 @@
 """What can go wrong, and the exit status that says so.
 
     PmcError (an invoke.Exit: its message is printed on stderr, without a traceback)
-    ├── Refused            2  bad input or a wrong state of the cluster; nothing was touched
+    ├── Refused            2  bad input or a wrong state of the cluster; nothing was touched (1 when something was)
     │   ├── SettingsError  2  the configuration file
     │   └── NodeDown       2  a node that is needed does not answer
     ├── CommandFailed      1  a command ran on a node and failed
     ├── InDoubt            1  it is not known whether a command ran to its end
     ├── Fenced             1  a step came to its node too late: another command may have the lock; nothing ran
     ├── Interrupted        1  Ctrl-C or SIGTERM
-    └── StepFailed         1  a step of a plan failed; tells what was undone and what was not
+    └── StepFailed         1  a step of a plan failed and all before it was undone; 3 when something may be half done
 
-Every message says what to do next.
+What a command comes to is decided in one place, at its end: see `at_the_end`. Every message says what to do next.
 """
 
 from __future__ import annotations
@@ -21,16 +21,20 @@ from pmc.plain import one_line, plain
 
 
 class PmcError(Exit):
-    """Base of all; `code` is the exit status of the program."""
+    """Base of all; `status` (invoke's `code`) is the exit status of the program."""
 
     status = 1
 
     def __init__(self, message: str) -> None:
         # Here, since invoke prints it: what nodes and tools say is in it.
-        super().__init__(plain(message), code=self.status)
+        super().__init__(plain(message))
 
     def __str__(self) -> str:
         return str(self.message)
+
+    @property
+    def code(self) -> int:
+        return self.status
 
 
 class Refused(PmcError):
@@ -81,7 +85,22 @@ class Interrupted(PmcError):
 
 
 class StepFailed(PmcError):
-    pass
+    """`half`: not all of it was undone, or it is not known whether; a person must look."""
+
+    def __init__(self, message: str, half: bool = False) -> None:
+        super().__init__(message)
+        self.half = half
+        self.status = 3 if half else 1
+
+
+def at_the_end(error: PmcError, touched: bool, half: bool) -> None:
+    """Gives the error the exit status of the command that it ends. `touched`: a step was applied to a node, whatever
+    became of it; `half`: something may be half done, in this plan or another of the command."""
+    if half:
+        error.status = 3
+    elif touched and error.status == Refused.status:
+        error.status = PmcError.status
+        error.message = f"{error.message}\n  What was done before stays; run the same command again to go on."
 
 
 def _first(line: str) -> str:

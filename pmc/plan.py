@@ -168,7 +168,8 @@ def apply(
         failed = [(number, error) for number, error in zip(group, errors, strict=True) if error is not None]
         done += [plan.steps[number] for number, error in zip(group, errors, strict=True) if error is None]
         if failed:
-            raise StepFailed(_walk_back(plan, failed, done, undo or run)) from failed[0][1]
+            said, half = _walk_back(plan, failed, done, undo or run)
+            raise StepFailed(said, half) from failed[0][1]
     report(len(plan.steps), plan)
 
 
@@ -197,11 +198,12 @@ def _try(step: Step, run: Run, stopped: Callable[[], bool]) -> PmcError | None:
     return None
 
 
-def _walk_back(plan: Plan, failed: list[tuple[int, PmcError]], done: list[Step], run: Run) -> str:
+def _walk_back(plan: Plan, failed: list[tuple[int, PmcError]], done: list[Step], run: Run) -> tuple[str, bool]:
+    """What to say, and whether something may be half done."""
     lines: list[str] = []
     by_hand: list[str] = []
     undone: list[str] = []
-    no_return = any(each.pivot for each in done)
+    no_return, doubt = any(each.pivot for each in done), False
     late = False  # another command may have the lock by now
     for number, error in failed:
         step = plan.steps[number]
@@ -216,6 +218,7 @@ def _walk_back(plan: Plan, failed: list[tuple[int, PmcError]], done: list[Step],
             no_return = True
         elif _unclear(error):
             lines.append(_look_again(step, run, done, by_hand))
+            doubt = doubt or step.undo is None
     if no_return:
         lines.append("  Past the point of no return: what was done stays done. Run the same command again to go on.")
         done = []
@@ -240,7 +243,7 @@ def _walk_back(plan: Plan, failed: list[tuple[int, PmcError]], done: list[Step],
         if late:
             advice = "NOT undone; see first what the other command did, then run by hand what is still right"
         lines += [f"  {advice}:", *(f"    {row}" for row in by_hand)]
-    return "\n".join(lines)
+    return "\n".join(lines), no_return or doubt or bool(by_hand)
 
 
 def _unclear(error: PmcError) -> bool:

@@ -17,7 +17,7 @@ from invoke.tasks import task as invoke_task
 
 from pmc import audit, looks, settings
 from pmc.cluster import Cluster
-from pmc.errors import Interrupted, PmcError, Refused
+from pmc.errors import Interrupted, PmcError, Refused, at_the_end
 from pmc.locks import Lock
 from pmc.model import ClusterState
 from pmc.plan import Plan
@@ -108,6 +108,8 @@ def opened(conf: str | None) -> Iterator[Cluster]:
             yield cluster
         except BaseException as error:
             record.write(cluster.applied, error)
+            if isinstance(error, PmcError):
+                at_the_end(error, any(plan.steps for plan in cluster.applied), bool(cluster.half))
             raise
         record.write(cluster.applied, None)
         if cluster.stop.is_set():

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pmc import fence, sides
@@ -120,6 +119,7 @@ def prove(cluster: Cluster, node: str, names: Sequence[str], sight: Sight, dead:
         cluster.begin(plan(f"fence {node}", Step(node, "take its power away", command(fence.program(spec)))))
         try:
             fence.run(spec, cluster.settings.deadlines.fence)
+            note(f"{node}: its fence command ended well")
             return
         except PmcError as error:
             if not dead or sight.signs:
@@ -149,16 +149,7 @@ def silent(cluster: Cluster, node: str, places: Places) -> ClusterState:
             return state
         if time.monotonic() > deadline:
             raise PmcError(
-                f"still gives signs of life after {seconds:g} s: {'; '.join(signs)}; nothing was started. See that "
-                f"the command is the one for {node}, and that its power is off; then run this again"
+                f"{node}: still gives signs of life after {seconds:g} s: {'; '.join(signs)}; nothing was started. See "
+                f"that the command is the one for {node}, and that its power is off; then run this again"
             )
         time.sleep(1)
-
-
-@contextmanager
-def fenced(node: str) -> Iterator[None]:
-    """Whatever fails after the power was taken away: exit status 2 would say that nothing was touched."""
-    try:
-        yield
-    except PmcError as error:
-        raise PmcError(f"{node}: its fence command ended well, but: {error}") from None

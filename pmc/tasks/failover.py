@@ -67,9 +67,8 @@ def failover(
         else:
             death.prove(cluster, node, [name], sight, dead, state)
             if sight.signs:
-                with death.fenced(node):
-                    state = death.silent(cluster, node, places)
-                    plan = plans.failover(name, state, cluster.settings, discard=discard_saved)
+                state = death.silent(cluster, node, places)
+                plan = plans.failover(name, state, cluster.settings, discard=discard_saved)
         if carry_out(c, cluster, plan, dry_run):
             note(f"{name} runs on {survivor}; when {node} is back: fab pm.ready_drbd, then fab vm.mv {name}")
 
@@ -165,6 +164,5 @@ def _dead(
     elif wanted.leaving:
         death.prove(cluster, node, [each.name for each in wanted.leaving], sight, dead, state)
         if sight.signs:
-            with death.fenced(node):
-                wanted = start_all(off, death.silent(cluster, node, places))
+            wanted = start_all(off, death.silent(cluster, node, places))
     return wanted

@@ -56,12 +56,9 @@ def moved(cluster: Cluster, name: str, first: ClusterState, to: str = "", prefix
         except PmcError as error:
             try:
                 on, unseen = closed(cluster, name, state, held, prefix, broken_off=True)
-                end = f"{name} runs on {on}, closed{unseen}"
-                if "NOT undone" in str(error) and not unseen:
-                    end += "; what is listed as not undone was done after all"
             except PmcError as second:
-                end = str(second)
-            raise StepFailed(f"{error}\n  {end}") from None
+                raise StepFailed(f"{error}\n  {second}", half=True) from None
+            raise ended(cluster, error, f"{name} runs on {on}, two primaries closed", unseen) from None
         on, unseen = closed(cluster, name, state, held, prefix)
         if unseen:
             note(f"{name} runs on {on}{unseen}")
@@ -70,6 +67,17 @@ def moved(cluster: Cluster, name: str, first: ClusterState, to: str = "", prefix
     except PmcError:
         still = None  # it has moved all the same
     return Moved(name, on, still)
+
+
+def ended(cluster: Cluster, error: PmcError, true: str, unseen: str) -> StepFailed:
+    """What to say of a move that failed and was closed: first what is true now. When nothing is unseen, what could not
+    be undone then was done after all."""
+    if unseen:
+        return StepFailed(f"{true}{unseen}\n  {error}", half=True)
+    cluster.half = [each for each in cluster.half if each is not error]
+    said, _, rest = str(error).partition("\n  NOT undone")
+    late = "\n  What could not be undone at once was done since; nothing is left to do." if rest else ""
+    return StepFailed(f"{true}\n  {said}{late}")
 
 
 def abreast(parallel: str) -> int:

@@ -75,7 +75,7 @@ def repair(
         for ask in sorted(asks) if not yes else ():
             confirm(ask, name)
         with cluster.interruptible():
-            _mend(cluster, case, found, wishes, asks if not yes else None)
+            _mend_each(cluster, case, found, wishes, asks if not yes else None)
 
 
 def _judged(cluster: Cluster, name: str, wishes: Wishes, state: ClusterState) -> tuple[Case, list[Ailment]]:
@@ -93,23 +93,10 @@ def _chosen(case: Case) -> str:
     return answer
 
 
-def _mend(cluster: Cluster, case: Case, found: list[Ailment], wishes: Wishes, asked: set[str] | None) -> None:
-    done: list[Ailment] = []
-    try:
-        _mend_each(cluster, case, found, wishes, asked, done)
-    except Refused as error:
-        # Status 2 says that nothing was touched; after the first step that is no longer so.
-        if not any(each.steps for each in done):
-            raise
-        raise PmcError(f"{error}\n  What was mended before stays; run the same command again to go on") from None
-
-
-def _mend_each(
-    cluster: Cluster, case: Case, found: list[Ailment], wishes: Wishes, asked: set[str] | None, done: list[Ailment]
-) -> None:
+def _mend_each(cluster: Cluster, case: Case, found: list[Ailment], wishes: Wishes, asked: set[str] | None) -> None:
     """The first ailment is mended, then one looks again: nothing is done that was not just seen to be needed. What must
     be confirmed and was not (`asked`; None: all is) ends it."""
-    name = case.name
+    name, done = case.name, list[Ailment]()
     if not found:
         return note(f"{name}: nothing to mend")
     while found:

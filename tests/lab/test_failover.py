@@ -233,7 +233,7 @@ def link_dropped(lab: Pmc, *pause: str) -> None:
             took = time.monotonic() - began
             print(f"ended {took:.0f} s after the cut\n{seen}")
             assert "DRBD's two sides lost each other, so the migration was aborted" in seen
-            assert "web runs on pm-1, closed" in seen
+            assert "web runs on pm-1, two primaries closed" in seen
             assert took < 300
             state = lab.state()
             assert broken_invariants(state) == []

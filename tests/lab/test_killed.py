@@ -268,7 +268,7 @@ def test_a_connection_that_is_lost_while_a_vm_moves(lab: Pmc, clean: Clean, effe
     print(done.returncode, done.stderr)
     there = "pm-1" if "not" in effect else "pm-2"
     assert done.returncode == 1, done.stderr
-    assert f"web runs on {there}, closed" in done.stderr, done.stderr
+    assert f"web runs on {there}, two primaries closed" in done.stderr, done.stderr
     lab.ok("vm.mv", "web", "--cleanup")
     state = lab.state()
     assert (state.active_on("web"), state.primaries("web")) == ([there], [there])

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from invoke.exceptions import Exit
 
+from pmc.command import command
 from pmc.errors import CommandFailed, InDoubt, Interrupted, NodeDown, PmcError, Refused, SettingsError, StepFailed
+from pmc.plan import Plan, Step, plan
+from pmc.tasks.base import opened
 
 
 @pytest.mark.parametrize(
@@ -29,3 +34,37 @@ def test_a_failed_command_tells_node_line_status_and_the_tools_last_words() -> N
 def test_doubt_and_interruption() -> None:
     assert str(InDoubt("pm-1", "x", "the connection was lost")).endswith("it may or may not have run")
     assert (InDoubt("pm-1", "x", "y").code, Interrupted().code) == (1, 1)
+
+
+STEP = Step("pm-1", "make it", command("true"))
+DONE, NOTHING = plan("vm.x", STEP), plan("vm.x")
+
+
+@pytest.mark.parametrize(
+    ("applied", "half", "error", "status"),
+    [
+        ([], [], Refused("no"), 2),
+        ([NOTHING], [], NodeDown("pm-2: no ssh"), 2),
+        ([DONE], [], Refused("no"), 1),
+        ([NOTHING, DONE], [], NodeDown("pm-2: no ssh"), 1),
+        ([DONE], [], StepFailed("undone"), 1),
+        ([DONE], [StepFailed("left", half=True)], PmcError("1 of 2 failed"), 3),
+        ([DONE], [StepFailed("left", half=True)], Refused("no"), 3),
+    ],
+)
+def test_what_a_command_did_decides_its_status(
+    tmp_path: Path, applied: list[Plan], half: list[StepFailed], error: PmcError, status: int
+) -> None:
+    """2 says that nothing was touched, 1 that all was undone, whatever the last error was."""
+    conf = tmp_path / "pmc.conf"
+    conf.write_text('audit_log = ""\n[nodes.pm-1]\nreplication = "10.0.0.1"\n')
+
+    def ends() -> None:
+        with opened(str(conf)) as cluster:
+            cluster.applied, cluster.half = applied, half
+            raise error
+
+    with pytest.raises(PmcError) as caught:
+        ends()
+    assert caught.value.code == status
+    assert ("What was done before stays" in str(caught.value)) == (error.status == 1 and type(error) is not StepFailed)

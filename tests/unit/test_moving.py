@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -107,14 +108,14 @@ def test_two_do_where_nothing_is_said(lab: Lab, way: Callable[..., None]) -> Non
 @several
 def test_it_goes_on_past_one_that_fails(lab: Lab, way: Callable[..., None], capsys: Said) -> None:
     """Also past one that is refused meanwhile, which is status 1 then: something was touched."""
-    lab.failing = {"a": Refused("a: needs 1 GiB of memory"), "b": StepFailed("virsh failed\n  b runs on pm-1, closed")}
+    lab.failing = {"a": Refused("a: needs 1 GiB of memory"), "b": StepFailed("b runs on pm-1\n  virsh failed")}
     with pytest.raises(PmcError, match=r"2 of 3 did not .*: a, b") as caught:
         way(lab)
     assert caught.value.code == 1
     out, err = capsys.readouterr()
-    assert "b     pm-1    pm-2  virsh failed\n" in out
+    assert "b     pm-1    pm-2  b runs on pm-1\n" in out
     assert "c     pm-1    pm-2  moved                     0.17 s\n" in out
-    assert "b runs on pm-1, closed" in err
+    assert "virsh failed" in err
 
 
 @several
@@ -206,3 +207,19 @@ def test_a_move_asks_libvirt_what_the_guest_runs_on(
         vm.mv(Context(), "web", dry_run=dry)
     [line] = lines or [line for line in capsys.readouterr().out.splitlines() if "--p2p" in line]
     assert ("--live" in line) is (kind == "kvm"), line
+
+
+def test_a_move_that_failed_and_was_closed_says_first_what_is_true() -> None:
+    """What the walk back could not undo, and the close did after all, is not left for a person to do."""
+    told = "vm.mv web: step 5 of 5 failed: migrate\n  Undone: x.\n  NOT undone; run by hand:\n    y"
+    left = StepFailed(told, half=True)
+    cluster: Any = SimpleNamespace(half=[left, other := StepFailed("another", half=True)])
+    said = moving.ended(cluster, left, "web runs on pm-2, two primaries closed", "")
+    assert str(said).splitlines() == [
+        "web runs on pm-2, two primaries closed", "  vm.mv web: step 5 of 5 failed: migrate", "  Undone: x.",
+        "  What could not be undone at once was done since; nothing is left to do.",
+    ]  # fmt: skip
+    assert (said.code, cluster.half) == (1, [other])
+    unseen = moving.ended(cluster, left, "web runs on pm-2, two primaries closed", "; pm-1 does not answer")
+    assert str(unseen) == f"web runs on pm-2, two primaries closed; pm-1 does not answer\n  {left}"
+    assert unseen.code == 3

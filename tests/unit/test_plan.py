@@ -34,6 +34,8 @@ HALF_WAY = {
 # Stopping has no undo: what was shut down is not started again. A volume that is reused stays grown. What a migration
 # left open is not opened again. To connect anew is what mends blocks that differ, as a step and as an undo alike.
 NOT_UNDONE = {"vm.stop", "vm.stop-force", "vm.add-reuse", "vm.failover-torn", "vm.repair-differs"}
+# Of these the first steps take away what a run before left half made.
+BEGUN_ANEW = {"vm.peer-again", "vm.peer-finish"}
 # These are undone up to a point, and go on from it: test_peer holds them.
 BOTH_WAYS = {name for name in STORIES if name.startswith("vm.peer")}
 UNDONE = [name for name in STORIES if name not in ONE_WAY | HALF_WAY | NOT_UNDONE | BOTH_WAYS]
@@ -62,6 +64,23 @@ def test_whichever_step_fails_all_is_as_before(name: str) -> None:
         assert f"step {at + 1} of {len(story.plan.steps)} failed: {step.note}, on {step.node}" in told
         assert "it fails" in told
         assert "run by hand" not in told
+
+
+@pytest.mark.parametrize("name", [name for name in STORIES if name not in NOT_UNDONE | BEGUN_ANEW])
+def test_status_1_says_that_all_is_as_before(name: str) -> None:
+    """And 3 that it may not be: nothing is half done without a word."""
+    story = STORIES[name]()
+    for at in range(len(story.plan.steps)):
+        for how, stuck in (("fails", False), ("fails", True), ("lost before", False), ("lost after", False)):
+            world = story.world.copy()
+            try:
+                apply(story.plan, Faulty(world, at, how, after_those_beside(story.plan, at) if stuck else None))
+            except StepFailed as failed:
+                error = failed
+            else:
+                continue  # a pivot that took effect is done
+            assert error.half or world == story.world, f"step {at + 1} {how}: {error}"
+            assert error.code == (3 if error.half else 1)
 
 
 @pytest.mark.parametrize("name", UNDONE)
@@ -233,7 +252,7 @@ A_B_C = plan("test", step("a"), [step("b"), step("c")])
 def failed(given: Plan, run: Recorder, stopped: Callable[[], bool] = lambda: False) -> str:
     with pytest.raises(StepFailed) as caught:
         apply(given, run, stopped=stopped)
-    assert caught.value.code == 1
+    assert caught.value.code == (3 if caught.value.half else 1)
     return str(caught.value)
 
 

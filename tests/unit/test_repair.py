@@ -10,15 +10,13 @@ from typing import Any
 import pytest
 
 from pmc import definition, lvm, sides
-from pmc.errors import NodeDown, PmcError, Refused, StepFailed
+from pmc.errors import NodeDown, Refused, StepFailed
 from pmc.model import ClusterState, Resource, Volume
-from pmc.plan import Plan, Wait, apply
+from pmc.plan import Wait, apply
 from pmc.plans import lost, repair, splitbrain
 from pmc.plans.ailment import About, Ailment, Case, Wishes
 from pmc.settings import Settings
 from pmc.sides import Generation, Past
-from pmc.tasks import near
-from pmc.tasks import repair as tasks
 from pmc.units import GiB, MiB
 from tests.unit.fake import done
 from tests.unit.samples import (
@@ -620,34 +618,3 @@ def test_the_log_is_read_with_the_nodes_clock() -> None:
     assert sides.parse_past(f"{first}\n{back}\n").stepped
     assert not sides.parse_past(f"{back}\n{first}\n").stepped
     assert sides.parse_past("now x\nnow \nnow 99999999999999999999\n") == Past()
-
-
-def test_what_is_refused_after_the_first_step_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exit status 2 says that nothing was touched. Here a node goes away after the first ailment was mended; or while
-    nothing was done but to wait."""
-
-    class Applied:
-        settings = SETTINGS
-
-        def __init__(self) -> None:
-            self.plans: list[Plan] = []
-
-        def apply(self, plan: Plan) -> None:
-            self.plans.append(plan)
-
-    def gone(*args: Any) -> Any:
-        raise NodeDown("pm-2: no ssh")
-
-    cluster: Any = Applied()
-    monkeypatch.setattr(tasks, "_watch", lambda *args: False)
-    monkeypatch.setattr(tasks, "_judged", gone)
-    monkeypatch.setattr(near, "again_of", lambda *args: running())
-    wishes = Wishes(NOW)
-    case = Case("web", ("pm-1", "pm-2"), running(), ALIKE, SETTINGS, wishes)
-    waits = Ailment("syncing", "not equal yet")
-    with pytest.raises(NodeDown, match=r"pm-2: no ssh$"):
-        tasks._mend(cluster, case, [waits], wishes, None)
-    with pytest.raises(PmcError, match="pm-2: no ssh\n  What was mended before stays; run the same") as caught:
-        tasks._mend(cluster, case, found(OPEN_APART), wishes, None)
-    assert caught.value.code == 1
-    assert len(cluster.plans) == 1
