@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import select
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO
 
 from fabric import Config, Executor
 from fabric.main import Fab
 
 from pmc import __version__
 from pmc.tasks import ns
-from pmc.view import nobody_reads
 
 
 class PmcConfig(Config):  # type: ignore[misc]
@@ -25,22 +26,42 @@ class PmcConfig(Config):  # type: ignore[misc]
 program = Fab(name="pmc", version=__version__, namespace=ns, executor_class=Executor, config_class=PmcConfig)
 
 
+class Patient:
+    """A stream of ours whose reader may leave before the end (`pmc --list | head`): that changes no exit status."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(BrokenPipeError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(BrokenPipeError):
+            self._stream.flush()
+
+
 def main() -> None:
+    streams = [stream for stream in (sys.stdout, sys.stderr) if stream is not None]  # none: a service closed it
+    if sys.stdout is not None:
+        sys.stdout = Patient(sys.stdout)
+    if sys.stderr is not None:
+        sys.stderr = Patient(sys.stderr)
     try:
         program.run()
-    except BrokenPipeError:
-        if not _unread():
-            raise
     finally:
-        # `pmc --list | head`: invoke prints its helps itself.
-        if _unread():
-            nobody_reads()
+        for stream in streams:
+            if nobody_reads(stream):
+                # Or Python would complain of it when it closes the stream.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _unread() -> bool:
-    """Whether stdout is a pipe, or a socket, whose reader is gone (poll(2), POLLERR)."""
-    if sys.stdout is None:
-        return False
+def nobody_reads(stream: TextIO) -> bool:
+    """Whether it is a pipe, or a socket, whose reader is gone (poll(2), POLLERR)."""
     look = select.poll()
-    look.register(sys.stdout.fileno(), select.POLLOUT)
+    look.register(stream.fileno(), select.POLLOUT)
     return any(event & select.POLLERR for _, event in look.poll(0))

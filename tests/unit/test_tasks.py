@@ -363,6 +363,19 @@ def test_a_help_of_which_nobody_reads_the_rest(words: list[str]) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("words", "status"), [("nonsense", 2), ("vm.ls --conf /none", 2), ("vm.ls --nonsense", 2), ("--list", 0)]
+)
+def test_a_reader_that_left_changes_no_status(words: str, status: int) -> None:
+    """pmc nonsense 2>&1 | true"""
+    reading, writing = os.pipe()
+    os.close(reading)
+    code = "from pmc.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, *words.split()], stdout=writing, stderr=writing)
+    os.close(writing)
+    assert done.returncode == status
+
+
 @pytest.mark.parametrize(("words", "status"), [("--version", 0), ("vm.ls --conf /none", 2)])
 def test_a_stdout_that_is_closed(words: str, status: int) -> None:
     """As a service may have it."""
