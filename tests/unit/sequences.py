@@ -215,8 +215,9 @@ class Base(RuleBasedStateMachine):
     def made(self, what: str, work: Task, trouble: Trouble) -> None:
         """A task that makes a VM: it is whole, or what was there before is. But for a snapshot that a clone left behind
         which lost its power: the next clone takes it away, and that is not undone."""
-        before = deepcopy(self.world.nodes)
+        before, mine = deepcopy(self.world.nodes), len(self.managers)
         end = self.task(what, work, trouble)
+        trouble = self.managers[mine].trouble  # the one that it had
         if end == "refused" or (
             end == "failed" and not trouble.then and trouble.kind in ("fails", "lost before", "lost after")
         ):
