@@ -27,12 +27,12 @@ from tests.unit.stories import BASE
 from tests.unit.test_fleet import install
 
 # The programs of one look, however many VMs there are.
-LOOK = Counter(uname=1, cat=2, virsh=1, ls=1, bash=3, drbdsetup=2, sed=3, grep=1, lvm=1)
+LOOK = Counter(uname=1, cat=2, virsh=1, ls=1, bash=4, timeout=1, drbdsetup=2, sed=3, grep=1, lvm=1)
 ALLOCATING = LOOK + Counter(bash=1, cat=1, grep=2, ss=1)
 # Bytes: the questions; of the answer what is there without a VM, and what each of a node's VMs (one that runs there and
 # one that has its second copy there) adds. A few more are nothing; a question more is some 100.
-SENT, BARE, EACH = 4_450, 2_600, 3_250
-OTHERS = ("sed", "grep", "stat", "base64")  # the machine's own
+SENT, BARE, EACH = 4_650, 2_600, 3_250
+OTHERS = ("sed", "grep", "stat", "base64", "timeout")  # the machine's own
 MARK = "pmc-0123456789abcdef"
 COUNT = """#!/bin/sh
 echo "${0##*/}" >>"$COUNTED/log"

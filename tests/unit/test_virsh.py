@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -59,6 +60,25 @@ def test_domains() -> None:
 def test_domains_that_are_none_are_an_error(text: str) -> None:
     with pytest.raises((ValueError, KeyError, IndexError)):
         virsh.parse_domstats(text)
+
+
+@pytest.mark.parametrize(("calls", "status"), [(1, 0), (2, 0), (4, 0), (0, 0), (0, 1)])
+def test_a_guest_that_stands_in_the_kernel_keeps_nobody_for_long(tmp_path: Path, calls: int, status: int) -> None:
+    """QEMU in io_submit(2) on a disk whose I/O is suspended: `domstats --nowait` waited for its monitor all the same,
+    until pmc gave its node up (libvirt 9.0). The next one did not, as libvirt had a job of that guest by then."""
+    late = f"cd {tmp_path}; echo >>calls; [ $(wc -l <calls) -gt {calls} ] || sleep 60"
+    for name, script in {
+        "virsh": f'{late}; echo "$@"; exit {status}',
+        "timeout": 'shift 3; exec /usr/bin/timeout 0.3 "$@"',
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    path = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(virsh.domains().command.argv, env=path, stdout=subprocess.PIPE, text=True, timeout=50)
+    assert (done.returncode, done.stdout) == (
+        status, "--connect qemu:///system domstats --state --balloon --vcpu --nowait\n"
+    )  # fmt: skip
+    assert len((tmp_path / "calls").read_text()) == calls + 1
 
 
 def test_the_states_are_those_of_libvirt() -> None:
