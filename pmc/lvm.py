@@ -83,19 +83,15 @@ def snapshot_thin(group: str, name: str, of: str, *tags: str) -> Command:
 
 
 def snapshot_of(volume: Volume, group: str, name: str, size: int, *tags: str) -> Command:
-    """Of the kind that the volume is; `size` is for a classic one."""
+    """Of the kind that the volume is; `size` is for a classic one. On the disk when it ends: LVM flushes nothing of
+    what it writes about its volumes, nor the kernel the head of a new classic snapshot. When a power loss takes that,
+    and not what was written later, neither the snapshot nor its origin can be activated. A disk is told to through a
+    volume that lies on it. (sync(1) without a file is for file systems, and blockdev --flushbufs reaches no disk. A
+    new disk of a VM needs none of it: drbdmeta flushes.)"""
     thin = volume.thin
     made = snapshot_thin(group, name, volume.name, *tags) if thin else snapshot(group, name, volume.name, size, *tags)
     script = 'at=$1; shift; "$@"; sync "$at" || { lvremove --yes "$at" >&2; exit 1; }'
     return bash(script, path(group, name), *made.argv)
-
-
-def flush(group: str, name: str) -> Command:
-    """LVM flushes nothing of what it writes about its volumes, nor the kernel the head of a new classic snapshot. When
-    a power loss takes that and not what was written later, neither the snapshot nor its origin can be activated. So a
-    disk is told to, through a volume that lies on it. (sync(1) without a file is for file systems, and blockdev
-    --flushbufs reaches no disk. A new disk of a VM needs none of it: drbdmeta flushes.)"""
-    return command("sync", path(group, name))
 
 
 # What pmc calls its snapshots; no VM's name has a dot.
@@ -162,12 +158,19 @@ def remove_disk(group: str, name: str, file: str) -> Command:
 def discard(group: str, name: str) -> Command:
     """Removes a snapshot of ours if it is there: the undo of something that a later step removes anyway. Where the link
     between the nodes was cut, what read it for the other one may wait for a quarter of an hour: it is ended."""
-    script = (
-        f'lvs "$1" >/dev/null 2>&1 || exit 0; {TAGGED}; lvremove --yes "$1" 2>/dev/null && exit 0; '
-        'pkill -f "(^|/)(dd if=|python3 -m pmc[.]stream .*--source )/dev/${1//./[.]}( |$)" || :; '
-        'exec lvremove --yes "$1"'
-    )
-    return bash(script, f"{group}/{name}")
+    return bash(_DISCARD, f"{group}/{name}")
+
+
+def discard_for_good(group: str, name: str, of: str) -> Command:
+    """As `discard`, of one that would be put back were it there again after a power loss; `of` is its origin."""
+    return bash(f'( {_DISCARD} ); sync "$2" || :', f"{group}/{name}", path(group, of))
+
+
+_DISCARD = (
+    f'lvs "$1" >/dev/null 2>&1 || exit 0; {TAGGED}; lvremove --yes "$1" 2>/dev/null && exit 0; '
+    'pkill -f "(^|/)(dd if=|python3 -m pmc[.]stream .*--source )/dev/${1//./[.]}( |$)" || :; '
+    'exec lvremove --yes "$1"'
+)
 
 
 def discard_marked(group: str, name: str, tag: str, lock: str) -> Command:
@@ -230,7 +233,7 @@ def grow(group: str, name: str, more: int) -> Command:
 
 
 def mark(group: str, name: str, on: bool, tag: str = TAG) -> Command:
-    """On the disk when it ends (see `flush`). A volume that is not active has no device."""
+    """On the disk when it ends (see `snapshot_of`). A volume that is not active has no device."""
     script = 'at=$1; shift; "$@"; [ ! -e "$at" ] || sync "$at"'
     return bash(script, path(group, name), "lvchange", "--addtag" if on else "--deltag", tag, f"{group}/{name}")
 

@@ -165,12 +165,10 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
         Step(
             node,
             f"remove the snapshot {group}/{kept}",
-            lvm.discard(group, kept),
+            lvm.discard_for_good(group, kept, volume.name),
             check=lvm.is_gone(group, kept),
             pivot=True,
         ),
-        # Were it back after a power loss, it would be put back.
-        Step(node, "see that this is on the disk", lvm.flush(group, volume.name), pivot=True),
     ]
     return plan(f"vm.restore {name} --in-place", steps)
 

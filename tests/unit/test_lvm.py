@@ -117,6 +117,15 @@ def test_a_snapshot_is_on_the_disk_or_is_none(tmp_path: Path, volume: Volume) ->
     assert ran(taken, tmp_path, "lvcreate") == (1, ["lvcreate vg/web"])
 
 
+def test_what_must_not_come_back_is_gone_from_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "lvs").write_text("#!/bin/sh\necho pmc\n")
+    (tmp_path / "lvs").chmod(0o755)
+    gone = lvm.discard_for_good("vg", "web.before", "web")
+    assert ran(gone, tmp_path) == (0, ["lvremove vg/web.before", "sync /dev/vg/web"])
+    (tmp_path / "log").unlink()
+    assert ran(gone, tmp_path, "lvremove") == (1, ["lvremove vg/web.before"] * 2)
+
+
 @pytest.mark.parametrize("on", [True, False])
 def test_a_mark_is_on_the_disk(tmp_path: Path, on: bool) -> None:
     group = str(tmp_path.relative_to("/"))

@@ -126,7 +126,7 @@ COUNTS = {
         ALLOCATING, {"look": 2, "lock": 4, "ask": 2, "run": 17}, backed_up_web,
     ),
     "vm.restore --in-place": Count(
-        lambda c: vm.restore(c, "web", backup=DELTA.id, in_place=True, yes=True), LOOK, NEAR | {"ask": 4, "run": 13},
+        lambda c: vm.restore(c, "web", backup=DELTA.id, in_place=True, yes=True), LOOK, NEAR | {"ask": 4, "run": 12},
         lambda: with_backups(stopped_web()),
     ),
     "vm.restore --put-back": Count(
