@@ -21,7 +21,7 @@ def text(found: dict[str, dict[str, Any]], reasons: dict[str, str]) -> str:
     head = (ROOT / "docs/mutants.head.md").read_text()
     every = {each.id: each for each in all_of()}
     tried = {id: row for id, row in found.items() if id in every and not row.get("skipped")}
-    commits = ", ".join(sorted({_of(row["commit"]) for row in tried.values()}))
+    commits = ", ".join(sorted({_of(row["of"][0]) for row in tried.values()}))
     rows = []
     for kind in KINDS:
         there = [each for each in every.values() if each.kind == kind]

@@ -1,31 +1,37 @@
 """Does a test notice when one thing is taken out of pmc (tests/mutants.py)?
 
     python -m tests.mutate list                     how many there are, by kind and file
-    python -m tests.mutate run                      tries all; what was tried on this commit is not tried again
+    python -m tests.mutate run                      tries all, with the unit tests
     python -m tests.mutate run --seed 7 --most 50   fifty of them, drawn by the seed
     python -m tests.mutate run --shard 1/4          the first of four parts; --kind undo, --file vm.py: these only
-    python -m tests.mutate run --tests plan,peer    with the unit tests of these files only, and the model
+    python -m tests.mutate run --tests plan,peer    with the unit tests of these files only
+    python -m tests.mutate run --model              and what they do not notice on the model, which is slow
     python -m tests.mutate table                    writes docs/mutants.md, with the reasons of docs/mutants.json
 
-First the unit tests run once, and it is written down which functions each calls. Then for each mutant a child of this
-process, which has all modules loaded already, puts the changed function in place and runs the tests that call it, the
-quick ones first; when none notices, the model. A mutant takes a second or two. Results are in .mutants.json.
+First each file of unit tests runs once, and it is written down which functions each test calls (.mutants-map.json;
+again when the file has changed). Then for each mutant a child of this process, which has all modules loaded and all
+tests collected, puts the changed function in place and runs the tests that call it, those of its own name and the
+quick ones first. With --model what none of them notices is tried on the model. Results are in .mutants.json: what was
+noticed is not tried again, what was not is when the commit or --tests are others.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import builtins
 import contextlib
+import hashlib
+import importlib
 import json
 import os
 import random
 import select
 import signal
 import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -37,6 +43,7 @@ RESULTS, MAP = ROOT / ".mutants.json", ROOT / ".mutants-map.json"
 # Not run for a mutant: the model, which comes last, and what takes long without calling what is changed.
 LATE = (
     "test_machine.py",
+    "test_every_step.py",
     "test_mutants.py",
     "test_lab_",
     "test_tick.py",
@@ -44,51 +51,38 @@ LATE = (
     "test_fleet.py",
     "test_guards.py",
 )
-QUIET = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore", "--no-header", "-m", "not long"]
-SECONDS, TESTS, SEEDS = 180.0, 400, 40
+QUIET = ["-q", "-s", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore", "--no-header", "-m", "not long"]
+# For one mutant: tests of so many seconds (as measured for the map), and so many times as long before it is ended.
+SECONDS, PATIENCE, SEEDS = 20.0, 6.0, 40
 Found = dict[str, Any]
+Map = dict[str, dict[str, float]]
 
 
-class Calls:
-    """A plugin of pytest: which functions of pmc each test calls, and how long it takes."""
+class Session:
+    """A plugin of pytest: once the tests are collected, `work` is done with this in place of running them."""
 
-    def __init__(self) -> None:
-        self.of: dict[str, set[str]] = {}
-        self.seconds: dict[str, float] = {}
-        self.now: set[str] = set()
+    def __init__(self, work: Callable[[Session], None]) -> None:
+        self.work = work
+        self.items: dict[str, pytest.Item] = {}
+        self.failed = ""
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Any:
-        self.now = self.of.setdefault(item.nodeid, set())
-        began = time.monotonic()
-        threading.setprofile(self._called)
-        sys.setprofile(self._called)
-        try:
-            return (yield)
-        finally:
-            sys.setprofile(None)
-            threading.setprofile(None)
-            self.seconds[item.nodeid] = time.monotonic() - began
-
-    def _called(self, frame: Any, event: str, _: object) -> None:
-        code = frame.f_code
-        if event == "call" and "/pmc/" in code.co_filename and code.co_filename.startswith(str(ROOT)):
-            file = code.co_filename[len(str(ROOT)) + 1 :]
-            self.now.add(f"{file} {code.co_qualname.partition('.<locals>')[0]}")
-
-
-class First:
-    """A plugin of pytest: the first test that fails."""
-
-    failed = ""
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        self.items = {item.nodeid: item for item in session.items}
+        self.work(self)
+        return True
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed and not self.failed:
             self.failed = report.nodeid
 
-    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        if report.failed and not self.failed:
-            self.failed = report.nodeid
+    def run(self, tests: Iterable[str]) -> str:
+        """The first that fails; in a child."""
+        items = [self.items[test] for test in tests]
+        for item, after in zip(items, [*items[1:], None], strict=True):
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
+            if self.failed:
+                break
+        return self.failed
 
 
 def files(words: str) -> list[str]:
@@ -135,36 +129,64 @@ def in_child(work: Callable[[], Found], seconds: float) -> Found:
     return found
 
 
-def mapped(words: str) -> dict[str, list[str]]:
-    """By function: the tests that call it, the quick ones first. All must pass."""
-    if MAP.exists() and (known := json.loads(MAP.read_text()))["of"] == [commit(), words]:
-        tests: dict[str, list[str]] = known["tests"]
-        return tests
+def mapped(session: Session) -> Map:
+    """By function: the tests that call it, with the seconds each takes. All must pass."""
+    known: dict[str, Any] = json.loads(MAP.read_text()) if MAP.exists() else {}
+    tests: Map = {}
+    for file in sorted({test.partition("::")[0] for test in session.items}):
+        now = hashlib.sha256((ROOT / file).read_bytes()).hexdigest()
+        if known.get(file, {}).get("of") != now:
+            mine = [test for test in session.items if test.startswith(f"{file}::")]
+            found = in_child(lambda mine=mine: calls(session, mine), 1800)  # type: ignore[misc]
+            if found["by"]:
+                pytest.exit(f"it fails without any change: {found['by']}")
+            known[file] = {"of": now, "tests": found["tests"]}
+            MAP.write_text(json.dumps(known))
+            print(f"{file}: {len(mine)} tests, {sum(each[0] for each in found['tests'].values()):.1f} s", flush=True)
+        for test, (seconds, functions) in known[file]["tests"].items():
+            for function in functions:
+                tests.setdefault(function, {})[test] = seconds
+    return tests
 
-    def work() -> Found:
-        calls, first = Calls(), First()
-        pytest.main([*QUIET, *files(words)], plugins=[calls, first])
-        tests: dict[str, list[str]] = {}
-        for test in sorted(calls.of, key=lambda each: calls.seconds[each]):
-            for function in calls.of[test]:
-                tests.setdefault(function, []).append(test)
-        MAP.write_text(json.dumps({"of": [commit(), words], "tests": tests, "failed": first.failed}))
-        return {"by": first.failed}
 
-    if failed := in_child(work, 3600)["by"]:
-        raise SystemExit(f"it fails without any change: {failed}")
-    return mapped(words)
+def calls(session: Session, tests: list[str]) -> Found:
+    """What each test calls: every function says so, by a word put before its first."""
+    called: set[str] = set()
+    builtins.__called__ = called.add  # type: ignore[attr-defined]
+    for file in {mutant.file for mutant in all_of()}:
+        tree = ast.parse((ROOT / file).read_text())
+        names = list(telling(tree, f"{file} "))
+        code = compile(ast.fix_missing_locations(tree), str(ROOT / file), "exec")
+        for name in names:
+            put_in_place(file, name, code)
+    found: Found = {"by": "", "tests": {}}
+    for test in tests:
+        called.clear()
+        began = time.monotonic()
+        if failed := session.run([test]):
+            return {"by": failed}
+        found["tests"][test] = (round(time.monotonic() - began, 3), sorted(called))
+    return found
 
 
-def put_in_place(mutant: Mutant) -> bool:
-    """The changed code in the function that everybody has already; false: it is not a function's."""
-    name = mutant.file.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
-    thing: Any = sys.modules[name]
+def telling(node: ast.AST, prefix: str, name: str = "") -> Iterable[str]:
+    for child in ast.iter_child_nodes(node):
+        inner = f"{name}.{child.name}".strip(".") if isinstance(child, ast.FunctionDef | ast.ClassDef) else name
+        yield from telling(child, prefix, inner)
+        if isinstance(child, ast.FunctionDef):
+            child.body.insert(0, ast.parse(f"__called__({prefix + inner!r})").body[0])
+            yield inner
+
+
+def put_in_place(file: str, function: str, code: CodeType) -> bool:
+    """The function that everybody has gets its code from `code`, the module's; false: it is not a function's."""
+    name = file.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+    thing: Any = importlib.import_module(name)
     path: list[str] = []
-    for word in mutant.function.split("."):
+    for word in function.split("."):
         thing = vars(thing).get(word)
         path.append(word)
-        thing = getattr(thing, "fget", thing)
+        thing = getattr(thing, "fget", getattr(thing, "func", thing))
         thing = getattr(thing, "__func__", thing)
         while hasattr(thing, "__wrapped__"):
             thing = thing.__wrapped__
@@ -174,11 +196,10 @@ def put_in_place(mutant: Mutant) -> bool:
             return False
     if not isinstance(thing, FunctionType):
         return False
-    text = (ROOT / mutant.file).read_text()
-    code = found_in(compile(mutant.source(text), thing.__code__.co_filename, "exec"), ".".join(path))
-    if code is None or code.co_freevars != thing.__code__.co_freevars:
+    found = found_in(code, ".".join(path))
+    if found is None or found.co_freevars != thing.__code__.co_freevars:
         return False
-    thing.__code__ = code
+    thing.__code__ = found
     return True
 
 
@@ -192,15 +213,30 @@ def found_in(code: CodeType, name: str) -> CodeType | None:
     return None
 
 
-def tried(mutant: Mutant, tests: list[str]) -> Found:
+def changed(mutant: Mutant) -> bool:
+    text = mutant.source((ROOT / mutant.file).read_text())
+    return put_in_place(mutant.file, mutant.function, compile(text, str(ROOT / mutant.file), "exec"))
+
+
+def tried(mutant: Mutant, session: Session, tests: list[str]) -> Found:
     """Who notices; empty: nobody."""
-    if not put_in_place(mutant):
-        return {"by": "", "skipped": True}
-    for some in (tests[:60], tests[60:TESTS]):
-        first = First()
-        if some and pytest.main([*QUIET, *some], plugins=[first]) not in (0, 5):
-            return {"by": first.failed or "pytest itself"}
-    return by_model()
+    return {"by": session.run(tests)} if changed(mutant) else {"by": "", "skipped": True}
+
+
+def tried_on_model(mutant: Mutant) -> Found:
+    return {**by_model(), "model": True} if changed(mutant) else {"by": "", "skipped": True}
+
+
+def in_order(mutant: Mutant, called: dict[str, float]) -> dict[str, float]:
+    """Those of the file's own name and the golden plans first, then the quick ones, as long as there is time."""
+    own = (f"test_{Path(mutant.file).stem}", "test_plans.py")
+    order = sorted(called, key=lambda test: (not any(word in test for word in own), called[test]))
+    together, some = 0.0, dict[str, float]()
+    for test in order:
+        together += called[test]
+        if together < SECONDS or len(some) < 10:
+            some[test] = called[test]
+    return some
 
 
 def by_model() -> Found:
@@ -224,33 +260,48 @@ def chosen(given: argparse.Namespace) -> list[Mutant]:
 
 
 def run(given: argparse.Namespace) -> None:
+    import tests.unit.test_machine  # noqa: F401  (loaded before any fork)
+
+    def work(session: Session) -> None:
+        tests = mapped(session)
+        if given.model and (said := in_child(by_model, 3600)["by"]):
+            pytest.exit(f"it fails without any change: {said}")
+        for mutant in chosen(given):
+            one(mutant, session, tests, given)
+
+    session = Session(work)
+    pytest.main([*QUIET, *files(given.tests)], plugins=[session])
+
+
+def one(mutant: Mutant, session: Session, tests: Map, given: argparse.Namespace) -> None:
     known: dict[str, Found] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    pytest.main(
-        [*QUIET, "--collect-only", "-qq", *files(given.tests), "tests/unit/test_machine.py"]
-    )  # loads all, before any fork
-    tests, now = mapped(given.tests), commit()
-    if said := in_child(by_model, 3600)["by"]:
-        raise SystemExit(f"it fails without any change: {said}")
-    for mutant in chosen(given):
-        if known.get(mutant.id, {}).get("commit") == now and not given.id:
-            continue
-        began = time.monotonic()
-        called = tests.get(f"{mutant.file} {mutant.function}") or tests.get(_outer(mutant, tests), [])
-        found = in_child(lambda mutant=mutant, called=called: tried(mutant, called), SECONDS)  # type: ignore[misc]
-        took = round(time.monotonic() - began, 1)
-        known[mutant.id] = {
-            **found, "commit": now, "file": mutant.file, "function": mutant.function, "line": mutant.line,
-            "kind": mutant.kind, "old": mutant.old, "seconds": took, "tests": len(called),
-        }  # fmt: skip
-        RESULTS.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
-        what = f"{mutant.file}:{mutant.line} {mutant.kind}: {mutant.old[:70]}"
-        print(
-            f"{mutant.id} {took:5.1f} s  {'SURVIVES' if not found['by'] else 'killed'}  {what}  {found['by'][:90]}",
-            flush=True,
-        )
+    before, now = known.get(mutant.id, {"by": "", "of": [], "model": False}), [commit(), given.tests]
+    if before["by"] or (before["of"] == now and (before["model"] or not given.model)):
+        return
+    began = time.monotonic()
+    called = tests.get(f"{mutant.file} {mutant.function}") or tests.get(_outer(mutant, tests), {})
+    some = in_order(mutant, called)
+    found: Found = {"by": ""}
+    while before["of"] != now:
+        found = in_child(lambda: tried(mutant, session, list(some)), 30 + PATIENCE * sum(some.values()))
+        by = found["by"]
+        if by not in some or in_child(lambda by=by: tried(mutant, session, [by]), 30 + PATIENCE * some[by])["by"]:  # type: ignore[misc]
+            break
+        del some[by]  # It failed once and not again: that was not the mutant.
+    if given.model and not found["by"] and not found.get("skipped"):
+        found = in_child(lambda: tried_on_model(mutant), 1800)
+    took = round(time.monotonic() - began, 1)
+    known[mutant.id] = {
+        "model": False, **found, "of": now, "file": mutant.file, "function": mutant.function, "line": mutant.line,
+        "kind": mutant.kind, "old": mutant.old, "seconds": took, "tests": len(some),
+    }  # fmt: skip
+    RESULTS.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+    said = f"killed by {found['by'][:90]}" if found["by"] else "skipped" if found.get("skipped") else "SURVIVES"
+    where = f"{mutant.file}:{mutant.line} {mutant.kind}: {mutant.old[:70]}"
+    print(f"{mutant.id} {took:5.1f} s  {where}  {said}", flush=True)
 
 
-def _outer(mutant: Mutant, tests: dict[str, list[str]]) -> str:
+def _outer(mutant: Mutant, tests: Map) -> str:
     """A function inside another one is called by whom that is called by."""
     words = mutant.function.split(".")
     names = [f"{mutant.file} {'.'.join(words[:count])}" for count in range(len(words), 0, -1)]
@@ -266,6 +317,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--most", type=int, default=10**6)
     parser.add_argument("--shard", default="1/1")
+    parser.add_argument("--model", action="store_true")
     given = parser.parse_args()
     if given.what == "run":
         run(given)

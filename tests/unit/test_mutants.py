@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import signal
 import textwrap
+from typing import Any
 
 import pytest
 
@@ -79,13 +80,40 @@ def test_the_change_is_made_in_a_child_alone() -> None:
     poor = node("pm-1", memory_available=0)
 
     def work() -> mutate.Found:
-        placed = mutate.put_in_place(mutant)
+        placed = mutate.changed(mutant)
         memory(poor, "web", GiB)
         return {"by": "", "placed": placed}
 
     assert mutate.in_child(work, 60) == {"by": "", "placed": True}
     with pytest.raises(Refused):
         memory(poor, "web", GiB)
+
+
+def test_every_function_says_that_it_is_called() -> None:
+    text = """
+class Outer:
+    def first(self):
+        def within():
+            return 1
+        return within()
+
+def second():
+    return Outer().first()
+"""
+    tree, called = ast.parse(text), list[str]()
+    assert sorted(mutate.telling(tree, "x.py ")) == ["Outer.first", "Outer.first.within", "second"]
+    names: dict[str, Any] = {"__called__": called.append}
+    exec(compile(ast.fix_missing_locations(tree), "x.py", "exec"), names)
+    assert names["second"]() == 1
+    assert called == ["x.py second", "x.py Outer.first", "x.py Outer.first.within"]
+
+
+def test_its_own_tests_come_first_then_the_quick_ones_and_few_of_the_slow() -> None:
+    [mutant] = [each for each in mutants.all_of() if (each.file, each.function) == ("pmc/plans/refuse.py", "memory")]
+    slow = {f"test_slow.py::{number}": 5.0 for number in range(20)}
+    order = list(mutate.in_order(mutant, {**slow, "test_x.py::quick": 0.1, "test_refuse.py::own": 1.0}))
+    assert order[:3] == ["test_refuse.py::own", "test_x.py::quick", "test_slow.py::0"]
+    assert len(order) == 10
 
 
 def test_a_child_that_fails_or_does_not_end_is_told() -> None:
@@ -103,7 +131,7 @@ def test_a_child_that_fails_or_does_not_end_is_told() -> None:
 def test_the_table_has_a_reason_for_each_that_nobody_notices() -> None:
     every = mutants.all_of()
     row = {
-        "commit": "none",
+        "of": ["none", ""],
         "file": every[0].file,
         "function": every[0].function,
         "kind": every[0].kind,
