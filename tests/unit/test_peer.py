@@ -283,6 +283,7 @@ def test_the_new_pair_has_a_port_that_the_old_peer_does_not_call() -> None:
 
 
 FOREIGN = Volume("web", "vg", GiB)
+TWICE = cluster(home("pm-1", active=True, primary=True), home("pm-2", active=True, primary=False))
 
 
 @pytest.mark.parametrize(
@@ -303,6 +304,9 @@ FOREIGN = Volume("web", "vg", GiB)
         (lambda: choose(with_resource(running(), "pm-1", disk="Diskless")), "move it to its other node first"),
         (lambda: choose(with_resource(running(), "pm-1", connection="StandAlone")), "split brain"),
         (lambda: choose(with_resource(running(), "pm-2", role="Primary")), "fab vm.mv web --cleanup"),
+        (lambda: choose(TWICE), "RUNS TWICE, on pm-1 and pm-2"),
+        (lambda: clear.cleanup("web", changed(with_stray().state(), "pm-2", failures={"lvs": "no answer"}), SETTINGS),
+         "pm-2: lvs: no answer"),
         (lambda: choose(changed(running(), "pm-1", files={})), "which has no part in its DRBD resource"),
         (lambda: clear.cleanup("web", with_resource(running(), "pm-1", connection="Connecting"), SETTINGS),
          "DRBD on pm-1 is Connecting"),

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from pmc import drbd, pipeline
+from pmc.backup import Stored
 from pmc.disks import Running
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, Domain, NodeState, ResourceFile, Volume
@@ -258,6 +259,11 @@ def test_starting_closes_what_a_migration_left_open_also_where_drbd_is_primary_a
         assert ("drbdadm primary web" in lines) != primary
 
 
+def test_a_vm_that_is_off_is_closed_by_cleaning_up_after_its_move() -> None:
+    opened = with_resource(stopped(), "pm-2", two_primaries=True)
+    assert [(step.node, str(step.do)) for step in settle(opened).steps] == [("pm-2", CLOSE)]
+
+
 def test_a_vm_on_one_node_starts_without_a_peer() -> None:
     assert [step.node for step in vm.start("web", "", alone(active=False), SETTINGS).steps] == ["pm-1", "pm-1"]
 
@@ -273,6 +279,7 @@ FOREIGN = cluster(
 SPLIT = with_resource(running(), "pm-1", connection="StandAlone", peer_disk="DUnknown")
 
 PAUSED = Domain("web", "paused", GiB, 1)
+RUNNING = Domain("web", "running", GiB, 1)
 VOLUME = Volume("web", "vg", GiB)
 
 
@@ -312,6 +319,14 @@ def make_thin(*, secondary: str = "pm-2", percent: float = 80, **changes: Any) -
 
 def take(state: ClusterState) -> Plan:
     return taken(state, size=10 * GiB)[1]
+
+
+def write(state: ClusterState, size: int = GiB) -> Plan:
+    return restore.in_place(restore.find(DELTA.id, STORED), size, XML, state, SETTINGS)
+
+
+def put_back(state: ClusterState) -> Plan:
+    return restore.undo_in_place("web", GiB, state, SETTINGS)
 
 
 def marked(state: ClusterState) -> ClusterState:
@@ -398,10 +413,24 @@ def without_domain(state: ClusterState, place: str) -> ClusterState:
          "and it would go on with those of pm-2; fab vm.repair web makes them alike"),
         (lambda: take(marked(stopped())), "neither side is known to be right; fab vm.start web, then fab vm.repair"),
         (lambda: clone.standby("web", marked(stopped())), "fab vm.start web, then fab vm.repair web"),
-        (lambda: restore.in_place(restore.find(DELTA.id, STORED), GiB, XML, marked(stopped()), SETTINGS), "as a verify "
+        (lambda: clone.standby("web", with_resource(running(), "pm-2", connection="StandAlone")), "pm-2 is StandAlone"),
+        (lambda: take(TWICE), "RUNS TWICE, on pm-1 and pm-2"),
+        (lambda: taken(running(), [Stored("pm-2", "web.20260102T030405Z.base", GiB, None)], base=True)[1],
+         "web: there is a backup of this very second; try again"),
+        (lambda: write(marked(stopped())), "as a verify "
          "found, and a restore writes only what differs on pm-1; first make both alike (fab vm.start web, fab "
          "vm.repair web, fab vm.stop web, then this again), or restore it as a new VM: --as NEW"),
+        (lambda: write(running()), "web: runs on pm-1; its disk is only written when it is off: fab vm.stop web"),
+        (lambda: write(with_resource(stopped(), "pm-1", connection="StandAlone")), "DRBD on pm-1 is StandAlone"),
+        (lambda: write(stopped(), 2 * GiB), "web: its disk has 2147483648 bytes, that of web.20260102T000000Z.delta "
+         "1073741824; restore it as a new VM: --as NEW"),
+        (lambda: write(changed(stopped(), "pm-1", group_free=GiB)), "pm-1: a snapshot of web needs 10"),
+        (lambda: write(half_restored_web().state()), "fab vm.restore web --put-back"),
+        (lambda: put_back(changed(half_restored_web().state(), "pm-1", domains={"web": RUNNING})), "web: runs on pm-1; "
+         "first: fab vm.stop web"),
+        (lambda: put_back(with_resource(half_restored_web().state(), "pm-1", connection="StandAlone")), "StandAlone"),
         (lambda: take(half_restored_web().state()), "fab vm.restore web --put-back"),
+        (lambda: clone.standby("web", half_restored_web().state()), "fab vm.restore web --put-back"),
         (lambda: start(half_restored_web().state()), "fab vm.restore web --put-back"),
         (lambda: take(changed(running(), "pm-2", group_free=MiB)), "free; make room there: vgextend vg, or remove"),
         (lambda: take(thin_web(replace(POOL, data_percent=95.0), 50 * GiB)), "pm-2: a snapshot of web needs 10 GiB, "
