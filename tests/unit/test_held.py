@@ -78,6 +78,17 @@ def test_what_was_closed_when_it_failed_is_let_go_all_the_same() -> None:
     assert lines(plan)[1:] == [("pm-1", RESUME)]
 
 
+def test_what_was_held_while_it_was_closed_is_let_go() -> None:
+    """The link may be lost between the look that closes and its last step."""
+    closed = with_resource(apart(), "pm-1", two_primaries=False)
+    assert lines(vm.let_go("web", closed)) == [("pm-1", RESUME)]
+    silent = vm.let_go("web", changed(closed, "pm-2", down="no ssh within 10 s"))
+    assert [step.note for step in silent.steps] == ["see that web stays here", "let web write again"]
+    assert not vm.let_go("web", with_resource(closed, "pm-1", suspended="")).steps
+    twice = changed(closed, "pm-2", domains={"web": Domain("web", "running", GiB, 1)})
+    assert not vm.let_go("web", twice).steps
+
+
 @pytest.mark.parametrize(
     ("text", "answer"),
     [

@@ -19,7 +19,7 @@ from pmc.rows import vm_rows
 from pmc.units import GiB, MiB
 from tests.unit.fake import Faulty, World, done
 from tests.unit.samples import SETTINGS, XML, alone, changed, cluster, home, node, running, stopped, with_resource
-from tests.unit.stories import STORIES, half_made_peer, peered, with_stray, with_web, without_pm_2
+from tests.unit.stories import STORIES, half_made_peer, half_peered, peered, with_stray, with_web, without_pm_2
 
 NEW = ("vm.peer", "vm.peer-alone", "vm.peer-dead", "vm.peer-iso")
 
@@ -194,6 +194,30 @@ def test_a_manager_that_dies_between_any_two_steps(begin: Callable[[], World]) -
         assert_ends_well(world.copy())
         gone = done(world, vm.remove("web", world.state(), SETTINGS))
         assert not any(machine.volumes or machine.files or machine.domains for machine in gone.nodes.values())
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("gone", [{"domains"}, {"domains", "resources"}])
+def test_what_a_new_side_has_lost_since_it_was_connected_is_made_again(finished: bool, gone: set[str]) -> None:
+    """Its node was booted, or somebody undefined it there; only that is left to do."""
+    world = half_peered()
+    if finished:
+        world = done(world, peered(world))
+        gone = gone - {"resources"}  # pm.ready_drbd's
+    for each in gone:
+        getattr(world.nodes["pm-3"], each).clear()
+    world = done(world, peered(world))
+    state = world.state()
+    assert "web" in state.nodes["pm-3"].domains
+    assert state.nodes["pm-1"].resources["web"].healthy
+    assert world.nodes["pm-3"].volumes["web"].tags == (lvm.TAG,)
+
+
+def test_a_new_side_that_is_complete_and_not_equal_is_not_called_whole() -> None:
+    world = half_peered()
+    state = with_resource(done(world, peered(world)).state(), "pm-1", connection="Connecting", peer_disk="DUnknown")
+    with pytest.raises(Refused, match="DRBD on pm-1 is Connecting"):
+        peer.peer(choose(state), XML, "hunter2", state, SETTINGS)
 
 
 PAIR = "    on pm-1 {\n        address ipv4 10.0.0.1:7800;\n    }\n    on pm-2 {\n        address ipv4 10.0.0.2:7800;\n"
