@@ -46,6 +46,13 @@ def test_fewer_bytes_than_promised(tmp_path: Path, blocks: list[bytes]) -> None:
     assert nothing_in(tmp_path)
 
 
+def test_what_is_zeros_takes_no_room(tmp_path: Path) -> None:
+    disk = b"x" * MiB + bytes(8 * MiB)
+    fetch(tmp_path / "x", len(disk), [disk[start : start + MiB] for start in range(0, len(disk), MiB)])
+    assert (tmp_path / "x").read_bytes() == disk
+    assert (tmp_path / "x").stat().st_blocks * 512 < 2 * MiB
+
+
 @pytest.mark.parametrize("block", [b"x" * 4096, bytes(4096)])
 @pytest.mark.parametrize(("size", "most"), [(10_000, 0), (0, 10_000)])
 def test_more_bytes_than_promised_end_at_once(tmp_path: Path, block: bytes, size: int, most: int) -> None:

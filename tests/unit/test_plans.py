@@ -425,6 +425,8 @@ def without_domain(state: ClusterState, place: str) -> ClusterState:
         (lambda: write(stopped(), 2 * GiB), "web: its disk has 2147483648 bytes, that of web.20260102T000000Z.delta "
          "1073741824; restore it as a new VM: --as NEW"),
         (lambda: write(changed(stopped(), "pm-1", group_free=GiB)), "pm-1: a snapshot of web needs 10"),
+        (lambda: write(changed(stopped(), "pm-2", volumes=thin_web(POOL).nodes["pm-2"].volumes)), "pm-2: a snapshot of "
+         "web needs 1000 GiB, the thin pool vg/pool has 90 GiB free"),
         (lambda: write(half_restored_web().state()), "fab vm.restore web --put-back"),
         (lambda: put_back(changed(half_restored_web().state(), "pm-1", domains={"web": RUNNING})), "web: runs on pm-1; "
          "first: fab vm.stop web"),
