@@ -126,6 +126,11 @@ def frame(commands: Sequence[Command], mark: str) -> str:
     return "\n".join(parts) + "\n"
 
 
+def begun(stdout: str, mark: str, count: int) -> int:
+    """Of a script of `frame` that was ended: the command that it was at, by its number."""
+    return max((n for n in range(count) if f"\n{mark} {n}\n" in f"\n{stdout}"), default=0)
+
+
 def unframe(stdout: str, stderr: str, mark: str, count: int) -> list[Answer]:
     """The answers to the `count` commands of `frame`. Raises ValueError when the output is cut short or mixed with
     something else, as when a login script prints: better no answer than a wrong one."""

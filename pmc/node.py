@@ -15,7 +15,7 @@ from typing import IO, Any
 import paramiko
 
 from pmc import lock, model
-from pmc.command import ENVIRONMENT, Answer, Command, Query, frame, masked, unframe
+from pmc.command import ENVIRONMENT, Answer, Command, Query, begun, frame, masked, unframe
 from pmc.errors import CommandFailed, Fenced, InDoubt, Interrupted, PmcError
 from pmc.sessions import Sessions
 from pmc.settings import NodeSettings, Settings
@@ -29,6 +29,9 @@ WORKERS = 32
 MOST = 64 << 20
 
 GRACE = 30.0  # seconds that a node has beyond a command's deadline, which timeout(1) sees to there
+
+# How a command ends that timeout(1) ended there: by SIGINT, or by SIGKILL, with which it then ends itself (-1 here).
+LATE = (124, 137, -1)
 
 Show = Callable[[str], None]
 Sink = Callable[[bytes], object]
@@ -73,7 +76,8 @@ class Node:
         whole = command_line(("timeout", "-k", "5", f"{limit:g}", "sh", "-s"), self._sudo())
         got = self._exchange(whole, "the questions", limit + 10, data=script.encode())
         if got.exit == 124:
-            raise CommandFailed(self.name, "the questions of pmc", 124, f"no answer within {limit:g} s")
+            hung = queries[begun(got.stdout, mark, len(queries))].command
+            raise CommandFailed(self.name, str(hung), 124, f"no answer within {limit:g} s; does it hang?")
         if got.exit != 0 and mark not in got.stdout:
             raise CommandFailed(self.name, whole, got.exit, masked(got.stderr))
         try:
@@ -114,6 +118,7 @@ class Node:
         limit = seconds or (self.settings.deadlines.long if command.long else self.settings.deadlines.command)
         line = command_line(("sh", "-c", WRAPPER, "pmc", f"{limit:g}", *lock.fence(locks), *command.argv), self._sudo())
         data = (command.stdin or "").encode()
+        since = time.monotonic()
         got = self._exchange(
             line, str(command), limit + GRACE, data=data, source=source, on_sent=on_sent, on_stderr=on_stderr,
             sink=sink, stopped=stopped if command.long else lambda: False,
@@ -121,7 +126,10 @@ class Node:
         if locks and got.exit == lock.FENCED and (lost := lock.fenced(got.stderr)):
             raise Fenced(self.name, str(command), lock.told(lost, self.name), lost.token)
         if got.exit != 0:
-            raise CommandFailed(self.name, str(command), got.exit, masked(got.stderr, command))
+            said = masked(got.stderr, command)
+            if got.exit in LATE and time.monotonic() - since >= limit:
+                said += f"\nit did not end within {limit:g} s, and was ended"
+            raise CommandFailed(self.name, str(command), got.exit, said)
         return got.stdout
 
     def _sudo(self) -> bool:
