@@ -6,7 +6,7 @@ name) is advice with the commands. Node-to-node ssh, which takes two nodes, is i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pmc.checks import drbd, libvirt, lvm, machine, network, saving
@@ -77,10 +77,16 @@ def judge(check: Check, answer: Any, about: About) -> Verdict:
 def findings(seen: Iterable[Seen]) -> list[Finding]:
     """Of all nodes asked, and what shows only when they are compared."""
     seen = list(seen)
-    number = next(number for number, check in enumerate(CHECKS) if check.query is drbd.query_module)
+    modules = {node: answer[1] for node, answer in _answers(seen, drbd.query_module).items()}
+    compared = drbd.mixed_versions(modules) + libvirt.mixed_versions(_answers(seen, libvirt.query_libvirt))
+    return [finding for one in seen for finding in judged(one)] + compared
+
+
+def _answers(seen: Iterable[Seen], query: Callable[[About], Query[Any]]) -> dict[str, Any]:
+    """By node, of those that have one."""
+    number = next(number for number, check in enumerate(CHECKS) if check.query is query)
     answers = {one.about.node: one.answers[number] for one in seen if not one.down}
-    versions = {node: answer[1] for node, answer in answers.items() if not isinstance(answer, CommandFailed)}
-    return [finding for one in seen for finding in judged(one)] + drbd.mixed_versions(versions)
+    return {node: answer for node, answer in answers.items() if not isinstance(answer, CommandFailed)}
 
 
 def line(finding: Finding) -> str:

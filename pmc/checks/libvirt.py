@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
 from pmc import virsh
-from pmc.checks.finding import About, Verdict, bad, good
+from pmc.checks.finding import About, Finding, Verdict, bad, good
 from pmc.command import Query, bash, command
 from pmc.plan import Step
 
@@ -20,6 +23,26 @@ def parse_libvirt(text: str) -> str:
 
 def judge_libvirt(found: str, about: About) -> Verdict:
     return good(found)
+
+
+def mixed_versions(versions: Mapping[str, str]) -> list[Finding]:
+    """`versions`: as parse_libvirt has them. A QEMU takes in a guest of an older one, but not always of a newer one;
+    what comes after major and minor number (a fix) does not matter."""
+    numbers = {
+        node: [(int(major), int(minor)) for major, minor in reversed(_NUMBERS.findall(version))]
+        for node, version in versions.items()
+    }
+    newest = max(numbers, key=lambda node: numbers[node], default="")
+    return [
+        Finding(node, "libvirt peers", bad(
+            f"{versions[node]}, and {newest} has {versions[newest]}: what was started there may not move here",
+            f"bring both to one version, {node} first",
+        ))
+        for node in numbers if numbers[node] != numbers[newest]
+    ]  # fmt: skip
+
+
+_NUMBERS = re.compile(r"\b(\d{1,9})\.(\d{1,9})\.\d", re.ASCII)  # of libvirt, then of QEMU
 
 
 # A distribution has the one daemon or one for each driver; a socket starts its service.

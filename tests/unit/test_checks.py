@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pmc import checks, trust
-from pmc.checks import CHECKS, About, Finding, Seen, Verdict, drbd
+from pmc.checks import CHECKS, About, Finding, Seen, Verdict, drbd, libvirt
 from pmc.command import Command
 from pmc.errors import CommandFailed
 from pmc.plan import Relay, Step
@@ -205,6 +205,17 @@ def test_utils_tell_what_is_wrong_with_the_configuration() -> None:
 )
 def test_versions_that_cannot_talk(versions: dict[str, str], broken: list[str]) -> None:
     assert [finding.node for finding in drbd.mixed_versions(versions)] == broken
+
+
+def test_a_node_whose_qemu_or_libvirt_is_older_is_told() -> None:
+    said = {"pm-1": "libvirt 9.0.0, QEMU 10.0.2", "pm-2": "libvirt 10.1.0, QEMU 7.2.22", "pm-3": "?"}
+    first, second = libvirt.mixed_versions(said)
+    assert (first.node, second.node) == ("pm-2", "pm-3")
+    assert first.verdict.text == (
+        "libvirt 10.1.0, QEMU 7.2.22, and pm-1 has libvirt 9.0.0, QEMU 10.0.2: what was started there may not move here"
+    )
+    for fixes in ({"pm-1": "libvirt 9.0.0, QEMU 7.2.22", "pm-2": "libvirt 9.0.1, QEMU 7.2.3"}, {}):
+        assert libvirt.mixed_versions(fixes) == []
 
 
 def test_versions_are_compared_over_the_nodes_asked() -> None:
