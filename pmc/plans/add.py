@@ -49,7 +49,7 @@ def check_cluster(name: str, state: ClusterState, settings: Settings) -> None:
                 f"nodes must answer (or take it out of {settings.source} while it is away, and choose a name that no "
                 f"VM there has)"
             )
-    refuse.relied_on(state, *state.nodes)
+    refuse.answering(state, *state.nodes)
     if name in state.vm_names():
         raise Refused(f"{name}: there is such a VM already, on {', '.join(state.homes(name))}; choose another name")
     for node in state:

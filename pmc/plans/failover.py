@@ -59,6 +59,9 @@ def homes(name: str, state: ClusterState, settings: Settings, hangs: str = "") -
     """(dead, survivor) of the VM; refused when it is not so that one is silent and the other answers. One that `hangs`
     need not be silent."""
     found = refuse.found(state, name)
+    for node in state.answering:  # or the silent one may be another than a person, and its fence command, takes it for
+        if node.name in found or node.hostname in state.nodes:
+            refuse.misnamed(node)
     refuse.readable(state, name)
     refuse.one_truth(state, name)
     for home in found:

@@ -34,7 +34,7 @@ def check_name(flag: str, name: str) -> str:
     return name
 
 
-def relied_on(state: ClusterState, *nodes: str) -> None:
+def answering(state: ClusterState, *nodes: str) -> None:
     """These nodes answer, and every tool on them answered."""
     for name in nodes:
         node = state.nodes[name]
@@ -44,8 +44,16 @@ def relied_on(state: ClusterState, *nodes: str) -> None:
             raise Refused(f"{name}: {node.trouble}; fab pm.init {name} tells what is missing")
 
 
+def relied_on(state: ClusterState, *nodes: str) -> None:
+    """They do, and each is the machine that pmc.conf takes it for."""
+    for name in nodes:
+        answering(state, name)
+        misnamed(state.nodes[name])
+
+
 def misnamed(node: NodeState) -> None:
-    """DRBD takes the side of a resource file that has the host's name."""
+    """DRBD takes the side of a resource file that has the host's name. And where pmc.conf has exchanged two nodes,
+    whatever a person says of one of them (--keep, --dead, pm.evacuate) would be done to the other."""
     if node.hostname != node.name:
         raise Refused(
             f"{node.name}: its host name is {node.hostname!r}; DRBD needs it to be {node.name!r}: there, "
@@ -93,6 +101,20 @@ def whole(state: ClusterState, vm: str) -> list[str]:
                 f"or, if it was never finished or is half removed: fab vm.rm {vm}"
             )
     return homes
+
+
+def half_known(vm: str, state: ClusterState) -> None:
+    """A node of the VM's that pmc.conf has not: when DRBD is connected to it, it lives, and the VM may run there. One
+    that is gone for good is taken out of pmc.conf so that the rest can be removed."""
+    unknown = [home for home in state.homes(vm) if home not in state.nodes]
+    linked = [
+        node.name for node in state.knowing(vm) if vm in node.resources and node.resources[vm].connection == "Connected"
+    ]
+    if unknown and linked:
+        raise Refused(
+            f"{vm}: lives on {unknown[0]} as well, which is not in pmc.conf, and DRBD on {linked[0]} is connected to "
+            f"it; add it there"
+        )
 
 
 def readable(state: ClusterState, vm: str) -> None:

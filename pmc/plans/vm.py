@@ -87,6 +87,8 @@ def stop(name: str, force: bool, state: ClusterState, settings: Settings) -> Pla
             f"{name}: may run on {silent[0]}, which does not answer ({state.nodes[silent[0]].trouble}); bring it back; "
             f"when it is dead nothing runs there, and fab vm.failover {name} starts it on its other node"
         )
+    if not active and (unknown := [home for home in homes if home not in state.nodes]):
+        raise Refused(f"{name}: may run on {unknown[0]}, which is not in pmc.conf; add it there")
     refuse.relied_on(state, *active)
     # A side that lost its peer in a move holds its writes; where nothing runs it has none, and can be secondary.
     idle = [home for home in homes if home in state.nodes and home not in active and _holds(state.nodes[home], name)]
@@ -319,7 +321,9 @@ def remove(
     away = [node.name for node in state if node.down]
     if holders and away:
         refuse.sides(state, name)
-    refuse.relied_on(state, *(node.name for node in state if not (holders and node.down)))
+    refuse.answering(state, *(node.name for node in state if not (holders and node.down)))
+    refuse.relied_on(state, *(node.name for node in holders))
+    refuse.half_known(name, state)
     still.lets_go(name, state, [node.name for node in holders])
     refuse.readable(state, name)  # or it is not known which volume is its disk
     clear.refuse_foreign(name, state, settings)

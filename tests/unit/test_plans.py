@@ -20,7 +20,7 @@ from pmc.disks import Running
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, Domain, NodeState, ResourceFile, Volume
 from pmc.plan import Plan
-from pmc.plans import add, backup, clone, refuse, restore, vm
+from pmc.plans import add, backup, clone, evacuate, failover, refuse, repair, restore, vm
 from pmc.settings import Settings
 from pmc.units import GiB, MiB
 from tests.unit.fake import done
@@ -509,6 +509,32 @@ def test_a_node_that_is_needed_and_down_is_named(build: Callable[[ClusterState],
         return
     with pytest.raises(Refused, match="pm-2: no ssh within 10 s"):
         build(DOWN)
+
+
+EXCHANGED = changed(changed(running(), "pm-1", hostname="pm-2"), "pm-2", hostname="pm-1")
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        start, stop, move, settle, remove,
+        lambda state: failover.failover("web", away(state, "pm-1"), SETTINGS),
+        lambda state: repair.homes("web", state, SETTINGS),
+        lambda state: evacuate.move_all("pm-1", state, SETTINGS),
+    ],
+)  # fmt: skip
+def test_nodes_that_are_exchanged_in_the_configuration_are_refused(build: Callable[[ClusterState], object]) -> None:
+    with pytest.raises(Refused, match=r"pm-\d: its host name is 'pm-\d'; DRBD needs it to be 'pm-\d'"):
+        build(EXCHANGED)
+
+
+def test_what_may_run_on_a_node_that_the_configuration_lacks_is_neither_off_nor_removed() -> None:
+    known = ClusterState({"pm-2": running().nodes["pm-2"]})
+    for build in (stop, remove):
+        with pytest.raises(Refused, match=r"web: (may run|lives) on pm-1.*not in pmc.conf.*; add it there"):
+            build(known)
+    gone = with_resource(known, "pm-2", connection="WFConnection")
+    assert vm.remove("web", gone, SETTINGS).steps, "taken out of pmc.conf since it is gone for good"
 
 
 def away(state: ClusterState, name: str) -> ClusterState:
