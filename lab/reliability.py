@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import ast
+import json
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[1]
 HEADERS = ("fault", "tried", "result", "bound", "latest", "tests")
-Row = dict[str, Any]  # fault, rounds, passed, date, commit: of one test
+Row = dict[str, Any]  # fault ("": it injects none), rounds, passed, date, commit: of one test
+
+
+def known(*files: Path) -> dict[str, Row]:
+    """What these files kept of each test; a later file counts more."""
+    return {test: row for file in files if file.exists() for test, row in json.loads(file.read_text()).items()}
+
+
+def done(found: Mapping[str, Row], current: Callable[[str], bool]) -> set[str]:
+    """The tests that have passed with pmc as it is now."""
+    seen = {commit: current(commit) for commit in {row.get("commit", "") for row in found.values()}}
+    return {test for test, row in found.items() if row["passed"] and seen[row.get("commit", "")]}
+
+
+def unchanged_since(commit: str) -> bool:
+    """Whether pmc itself is what it was then. (A commit with a "+" was not what ran.)"""
+    same = ("git", "diff", "--quiet", commit, "HEAD", "--", "pmc", "fabfile")
+    return bool(commit) and subprocess.run(same, stderr=subprocess.DEVNULL, cwd=ROOT).returncode == 0
 
 
 def marked(folder: Path) -> dict[str, str]:
@@ -31,6 +51,7 @@ def _faults(test: ast.FunctionDef) -> Iterator[str]:
 def rows(found: Mapping[str, Row], marks: Mapping[str, str], current: Callable[[str], bool]) -> list[list[str]]:
     """By fault. `found` has a test once for each of its parameters. `current` says of a commit whether what it tested
     is what is there now."""
+    found = {test: row for test, row in found.items() if row["fault"]}
     tried = {test.partition("[")[0] for test in found}
     untried = {test: fault for test, fault in marks.items() if test not in tried}
     faults = sorted({*(row["fault"] for row in found.values()), *untried.values()})

@@ -1,5 +1,6 @@
 """What each fault test showed, for docs/reliability.md: `@pytest.mark.fault("what happens")`, and
-`record_property("rounds", n)` in a test that tries more than once."""
+`record_property("rounds", n)` in a test that tries more than once. And which tests of many rounds have passed, so that
+a run of hours can be gone on with: `--left`."""
 
 from __future__ import annotations
 
@@ -11,12 +12,28 @@ from pathlib import Path
 
 import pytest
 
+from lab import reliability
+
 RESULTS = Path(__file__).parents[1] / ".reliability.json"
+KEPT = RESULTS.parent / "docs/reliability.json"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--left", action="store_true", help="not what has passed with pmc as it is now")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--left"):
+        done = reliability.done(reliability.known(KEPT, RESULTS), reliability.unchanged_since)
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in done])
+        items[:] = [item for item in items if item.nodeid not in done]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if mark := item.get_closest_marker("fault"):
         item.user_properties.append(("fault", mark.args[0]))
+    elif item.get_closest_marker("long"):
+        item.user_properties.append(("fault", ""))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

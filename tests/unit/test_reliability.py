@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lab.reliability import bound, marked, rows
+from lab.reliability import bound, done, marked, rows, unchanged_since
 
 TESTS = Path(__file__).parents[1]
 SOURCE = """
@@ -64,3 +64,11 @@ def test_what_ran_and_what_did_not() -> None:
 def test_what_held_so_often_may_fail_so_often() -> None:
     """0.86 to the power of 20 is one in twenty."""
     assert (bound(0), bound(1), bound(20), bound(400)) == ("", "95 %", "14 %", "1 %")
+
+
+def test_a_long_run_is_gone_on_with() -> None:
+    """What failed, and what passed with another pmc, is still to be run."""
+    found = {"a": ran("x"), "b": ran("", passed=False), "c": ran("", on="old"), "d": ran("")}
+    assert done(found, lambda commit: commit == "new") == {"a", "d"}
+    assert rows({"d": ran("")}, {}, lambda commit: True) == [], "it injects no fault"
+    assert [unchanged_since(commit) for commit in ("HEAD", "", "0" * 40, "HEAD+")] == [True, False, False, False]
