@@ -144,10 +144,15 @@ def once(vm: str, active: Sequence[str]) -> None:
     """It runs on one node at most."""
     if len(active) > 1:
         raise Refused(
-            f"{vm}: RUNS TWICE, on {' and '.join(active)}, each on its own disk, unless a migration has just broken "
-            f"off (libvirt ends that within half a minute: try again); stop the one whose data is worth less: there, "
-            f"virsh shutdown {vm}; then fab vm.repair {vm}"
+            f"{vm}: RUNS TWICE, on {' and '.join(active)}, unless a migration has just broken off (libvirt ends that "
+            f"within half a minute: try again); {stop_one(vm)}"
         )
+
+
+def stop_one(vm: str) -> str:
+    """The remedy for a VM that runs twice. Not `virsh shutdown`: a guest that shuts down writes what it still holds,
+    over what the other one wrote when both have one disk open."""
+    return f"decide which one is right; on the other node: virsh destroy {vm}; then fab vm.repair {vm}"
 
 
 def disk(node: NodeState, vm: str, settings: Settings) -> Volume:

@@ -90,6 +90,7 @@ def stop(name: str, force: bool, state: ClusterState, settings: Settings) -> Pla
     if not active and (unknown := [home for home in homes if home not in state.nodes]):
         raise Refused(f"{name}: may run on {unknown[0]}, which is not in pmc.conf; add it there")
     refuse.relied_on(state, *active)
+    refuse.once(name, active)
     # A side that lost its peer in a move holds its writes; where nothing runs it has none, and can be secondary.
     idle = [home for home in homes if home in state.nodes and home not in active and _holds(state.nodes[home], name)]
     still.lets_go(name, state, [home for home in (*homes, *active) if home not in idle])

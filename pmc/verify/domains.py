@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from pmc.model import shown
-from pmc.plans import asleep, covered
+from pmc.plans import asleep, covered, refuse
 from pmc.verify.facts import FILES, LIBVIRT, SAVED, STATUS, Facts
 from pmc.verify.finding import Finding
 
@@ -17,7 +17,7 @@ def twice(facts: Facts) -> Iterator[Finding]:
         if len(active) > 1:
             yield Finding(
                 "DOMAIN_TWICE", f"runs on {' and '.join(active)}, unless it moves at this moment",
-                f"decide which one is right; on the other: virsh destroy {vm}; then fab vm.mv {vm} --cleanup", vm=vm,
+                refuse.stop_one(vm), vm=vm,
             )  # fmt: skip
 
 

@@ -372,6 +372,7 @@ def without_domain(state: ClusterState, place: str) -> ClusterState:
         (lambda: stop(cluster()), "no such VM"),
         (lambda: move(stopped()), "does not run; start it where you want it"),
         (lambda: move(TWICE), "RUNS TWICE, on pm-1 and pm-2"),
+        (lambda: stop(TWICE), "RUNS TWICE, on pm-1 and pm-2"),
         (lambda: move(alone(active=True)), "a second copy first: fab vm.peer web --secondary NODE"),
         (lambda: move(running(), "pm-1"), "--to pm-1: web can move to pm-2"),
         (lambda: move(running(), "pm-3"), "--to pm-3: web can move to pm-2"),
@@ -380,7 +381,7 @@ def without_domain(state: ClusterState, place: str) -> ClusterState:
         (lambda: move(with_resource(running(), "pm-2", role="Primary")), "fab vm.mv web --cleanup"),
         (lambda: move(changed(running(), "pm-2", memory_available=0)), "pm-2 has 0 B free"),
         (lambda: move(changed(running(), "pm-1", domains={"web": PAUSED})), "let it run: virsh resume web"),
-        (lambda: settle(TWICE), "virsh shutdown web; then fab vm.repair web"),
+        (lambda: settle(TWICE), "virsh destroy web; then fab vm.repair web"),
         (lambda: settle(with_resource(stopped(), "pm-1", role="Primary")), "else uses its disk: fab vm.stop web"),
         (lambda: remove(FOREIGN), "was not made by pmc"),
         (lambda: remove(with_volume("own", (), "swi-a-s---")), "vg/own, which pmc did not make, depends on vg/web and "

@@ -14,8 +14,9 @@ from pmc import lvm, verify
 from pmc.backup import Backup, Stored, new_id
 from pmc.checks.lvm import Filter
 from pmc.disks import Disk
+from pmc.errors import Refused
 from pmc.model import ClusterState, Domain, Odd, Resource, ResourceFile, Volume
-from pmc.plans import clear
+from pmc.plans import clear, repair, vm
 from pmc.settings import Verify
 from pmc.tasks.verify import _about
 from pmc.units import GiB, MiB
@@ -517,3 +518,25 @@ def test_severities_order_and_names() -> None:
     both = (drbd_on("pm-2", two_primaries=True), asked("pm-3", clock=NOW + 99), volumes("pm-2", SNAPSHOT))
     assert [each.code for each in verify.findings(made(both))] == ["CLOCK_OFF", "DRBD_TWO_ALLOWED", "SNAPSHOT_LEFT"]
     assert lvm.TAG == "pmc"
+
+
+def test_a_vm_that_runs_twice_has_one_remedy() -> None:
+    """Not a shutdown: a guest that shuts down writes what it still holds."""
+    facts = twice()(healthy())
+    (remedy,) = {each.remedy for each in verify.findings(facts) if each.code == "DOMAIN_TWICE"}
+    assert remedy == "decide which one is right; on the other node: virsh destroy web; then fab vm.repair web"
+    for command in (
+        lambda: vm.move("web", "", facts.state, SETTINGS),
+        lambda: vm.stop("web", True, facts.state, SETTINGS),
+        lambda: vm.settle("web", facts.state),
+        lambda: repair.homes("web", facts.state, SETTINGS),
+    ):
+        with pytest.raises(Refused) as refused:
+            command()
+        assert str(refused.value).endswith(remedy)
+    (row,) = [
+        line
+        for line in (Path(__file__).parents[2] / "docs/verify.md").read_text().splitlines()
+        if "`DOMAIN_TWICE`" in line
+    ]
+    assert "`virsh destroy NAME`; then `fab vm.repair NAME`" in row
