@@ -141,6 +141,7 @@ def move(name: str, to: str, state: ClusterState, settings: Settings, room: bool
     if (domain := state.nodes[source].domains[name]).state != "running":
         resume = f"let it run: virsh resume {name} there" if domain.state == "paused" else "wait for its end, and look"
         raise Refused(f"{name}: is {domain.state} on {source}, and only a running VM moves; {resume}")
+    still.flows(name, state, homes)  # before what comes of it: DRBD gives up a peer whose disk stands still
     for node in (source, target):
         refuse.healthy(state.nodes[node], name)
         if state.nodes[node].resources[name].replication not in ("Established", "Off"):
@@ -148,7 +149,6 @@ def move(name: str, to: str, state: ClusterState, settings: Settings, room: bool
                 f"{name}: DRBD is in {state.nodes[node].resources[name].replication} on {node}; wait for its end"
             )
     refuse.same(state, name, f"it would go on with those of {target}")
-    still.flows(name, state, homes)
     asleep.beside(name, state)
     if (known := _running(name, state.nodes[source])) is not None:
         covered.there_too(name, known.disks, target, state)
