@@ -78,7 +78,7 @@ class Session:
     def run(self, tests: Iterable[str]) -> str:
         """The first that fails; in a child."""
         items = [self.items[test] for test in tests]
-        for item, after in zip(items, [*items[1:], None], strict=True):
+        for item, after in zip(items, [*items[1:], None], strict=False):
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
             if self.failed:
                 break
@@ -288,6 +288,9 @@ def one(mutant: Mutant, session: Session, tests: Map, given: argparse.Namespace)
         if by not in some or in_child(lambda by=by: tried(mutant, session, [by]), 30 + PATIENCE * some[by])["by"]:  # type: ignore[misc]
             break
         del some[by]  # It failed once and not again: that was not the mutant.
+    if found["by"] not in ("", *some) and not found["by"].startswith("no end"):
+        print(f"{mutant.id} could not be tried: {found['by']}", flush=True)
+        return
     if given.model and not found["by"] and not found.get("skipped"):
         found = in_child(lambda: tried_on_model(mutant), 1800)
     took = round(time.monotonic() - began, 1)

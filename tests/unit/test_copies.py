@@ -11,9 +11,10 @@ import pytest
 from pmc.command import bash
 from pmc.errors import Refused
 from pmc.plan import Fetch, Plan, Transfer
-from pmc.plans import copies
+from pmc.plans import copies, make
 from pmc.plans.backup import bring
 from pmc.plans.restore import Found
+from pmc.units import show_size
 from tests.unit.samples import SETTINGS
 from tests.unit.stories import BASE, DELTA
 
@@ -37,6 +38,15 @@ def test_a_backup_and_its_base_are_copied_each_manifest_last() -> None:
     assert given(back) == [*BASE_FILES, *DELTA_FILES]
     assert {step.node for step in back.steps} == {"pm-1"}
     assert all(step.undo for step in back.steps if isinstance(step.do, Transfer))
+
+
+def test_a_node_has_the_folder_and_the_room_before_anything_is_copied_there() -> None:
+    plan = copies.to_node(FOUND, "pm-1", "/srv", SIZES, [], SETTINGS)
+    assert plan.steps[0] == make.folder("pm-1", SETTINGS.backup_dir, "700")
+    assert plan.steps[1].note == f"see that {SETTINGS.backup_dir} has {show_size(BASE.stored + DELTA.stored)} free"
+    assert [str(step.check) for step in plan.steps[2:]] == [
+        f"test -e {SETTINGS.backup_dir}/{name}" for name in (*BASE_FILES, *DELTA_FILES)
+    ]
 
 
 def test_only_what_may_be_large_is_copied_slowly() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pmc.errors import NodeDown, Refused
-from pmc.model import ClusterState, Domain, NodeState, Odd
+from pmc.model import ClusterState, Domain, NodeState, Odd, ResourceFile
 from pmc.plan import Plan
 from pmc.plans import broken, evacuate, failover, vm
 from pmc.plans.failover import Lost, Seen
@@ -58,6 +58,11 @@ def orphan(**resource: object) -> ClusterState:
     """web ran on pm-1, which is silent; pm-2 has its second copy."""
     facts = {"connection": "Connecting", "replication": "Off", "peer_disk": "DUnknown", **resource}
     return dead(with_resource(running(), "pm-2", **facts), "pm-1")
+
+
+def of(*hosts: str) -> dict[str, ResourceFile]:
+    """web's resource file, with these hosts in it."""
+    return {"web": replace(running().nodes["pm-1"].files["web"], hosts=hosts)}
 
 
 def plan(state: ClusterState) -> Plan:
@@ -294,6 +299,11 @@ def test_what_is_asked_of_the_journal_is_of_this_boot_and_has_its_clock(tmp_path
             changed(orphan(), "pm-2", files={}, odd=(Odd("/etc/drbd.d/web.res", "line 2: a quote", "web"),)),
             "web: on pm-2, /etc/drbd.d/web.res: line 2: a quote; mend it there",
         ),
+        (changed(orphan(), "pm-3", files=of("pm-1", "pm-3")), "contradict each other on where it lives"),
+        (
+            changed(orphan(), "pm-2", files=of("pm-1", "pm-2", "pm-3")),
+            "web: pm-1: no ssh within 10 s; one must be there",
+        ),
         (dead(cluster(), "pm-1"), "no node that answers knows it"),
         (dead(alone(active=True), "pm-1"), "no node that answers knows it"),
     ],
@@ -423,6 +433,8 @@ def test_a_dead_nodes_vms_start_elsewhere_but_for_those_that_were_off_or_run() -
 def test_the_way_to_evacuate_must_fit_the_node() -> None:
     with pytest.raises(NodeDown, match=r"when it is dead: fab pm.evacuate pm-1 --failover"):
         evacuate.move_all("pm-1", orphan(), SETTINGS)
+    with pytest.raises(Refused, match="pm-1: libvirt: no answer"):
+        evacuate.move_all("pm-1", changed(running(), "pm-1", failures={"libvirt": "no answer"}), SETTINGS)
     with pytest.raises(Refused, match="pm-1: answers ssh, so it is not dead"):
         evacuate.start_all("pm-1", (), running(), SETTINGS)
 

@@ -147,6 +147,18 @@ def test_the_old_copy_goes_last_and_the_vm_is_never_demoted() -> None:
         assert not any("drbdadm secondary" in str(step.do) for step in STORIES[story]().plan.steps)
 
 
+@pytest.mark.parametrize("name", NEW)
+def test_while_the_primary_may_copy_to_the_new_side_that_stays_as_it_is(name: str) -> None:
+    """It cannot be switched back: whoever does that by hand removes the rest after it."""
+    story = STORIES[name]()
+    switch = next(number for number, step in enumerate(story.plan.steps) if step.note.endswith("while it runs"))
+
+    if story.plan.steps[switch + 1].pivot:
+        return  # it is never switched back
+    with pytest.raises(StepFailed, match=f"stays until that is done: {story.plan.steps[1].note}"):
+        apply(story.plan, Faulty(story.world.copy(), switch + 1, "fails", stuck=switch + 2))
+
+
 def test_the_volume_is_as_large_as_the_primarys() -> None:
     world = with_web("")
     size = world.nodes["pm-1"].volumes["web"].size
@@ -307,6 +319,8 @@ def test_the_new_pair_has_a_port_that_the_old_peer_does_not_call() -> None:
 
 
 FOREIGN = Volume("web", "vg", GiB)
+FILE = running().nodes["pm-1"].files["web"]
+THREE = {"web": replace(FILE, hosts=("pm-1", "pm-2", "pm-3"))}
 TWICE = cluster(home("pm-1", active=True, primary=True), home("pm-2", active=True, primary=False))
 
 
@@ -329,6 +343,14 @@ TWICE = cluster(home("pm-1", active=True, primary=True), home("pm-2", active=Tru
         (lambda: choose(with_resource(running(), "pm-1", connection="StandAlone")), "split brain"),
         (lambda: choose(with_resource(running(), "pm-2", role="Primary")), "fab vm.mv web --cleanup"),
         (lambda: choose(TWICE), "RUNS TWICE, on pm-1 and pm-2"),
+        (lambda: choose(changed(running(), "pm-1", failures={"lvs": "no answer"})), "pm-1: lvs: no answer"),
+        (lambda: choose(changed(running(), "pm-3", domains=RUNS["domains"])), "its old copy on pm-3 is in use"),
+        (lambda: choose(cluster(*(home(f"pm-{n}", active=n == 1, primary=n == 1, files=THREE) for n in (1, 2, 3)))),
+         "web: lives on pm-1, pm-2, pm-3; vm.peer is for a VM with one or two nodes"),
+        (lambda: choose(changed(running(), "pm-1", files={"web": replace(FILE, ports=())})),
+         "web: its resource file on pm-1 names no port"),
+        (lambda: choose(changed(running(), "pm-3", files={"web": replace(FILE, disk="/dev/vg/x")})),
+         "web: its disk on pm-3 is /dev/vg/x, not vg/web, so pmc did not make it"),
         (lambda: clear.cleanup("web", changed(with_stray().state(), "pm-2", failures={"lvs": "no answer"}), SETTINGS),
          "pm-2: lvs: no answer"),
         (lambda: choose(changed(running(), "pm-1", files={})), "which has no part in its DRBD resource"),

@@ -354,6 +354,12 @@ def test_in_doubt_without_a_check_it_is_left_to_the_hand() -> None:
     assert "Undone: do a (node-a)." in told
 
 
+def test_in_doubt_with_nothing_to_undo_nothing_is_left_to_the_hand() -> None:
+    told = failed(plan("x", Step("node-a", "look", command("look"))), Recorder(look=LOST))
+    assert by_hand(told) == []
+    assert "it has nothing to undo" in told
+
+
 @pytest.mark.parametrize("exit", [1, 2, 5, 127, 128])
 def test_a_plain_failure_is_not_in_doubt(exit: int) -> None:
     run = Recorder(do_b=error(exit=exit))

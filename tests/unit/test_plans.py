@@ -8,6 +8,7 @@ After a change of a plan that is meant, write the files anew and read the differ
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -112,6 +113,17 @@ def test_a_new_disk_holds_the_metadata_and_is_zeroed_before_anything_else_sees_i
     size = int(created.split("--size ")[1].split("b")[0])
     assert size >= GiB + MiB
     assert size % (4 * MiB) == 0
+
+
+@pytest.mark.parametrize("name", [name for name in STORIES if name.startswith(("vm.add", "vm.peer", "vm.restore"))])
+def test_the_numbers_of_a_new_vm_stay_locked_until_each_of_its_nodes_shows_them(name: str) -> None:
+    """Else a second manager takes the same minor or port: see Cluster.apply."""
+    steps = STORIES[name]().plan.steps
+    writes = [number for number, step in enumerate(steps) if re.fullmatch(r"write /etc/drbd.d/web2?.res", step.note)]
+    assert [number for number, step in enumerate(steps) if step.claims] == writes
+    assert bool(writes) == (
+        name not in ("vm.peer-finish", "vm.peer-cleanup") and "in-place" not in name and "to-" not in name
+    )
 
 
 def test_only_migration_opens_two_primaries_and_each_opening_has_the_undo_that_closes() -> None:
@@ -325,6 +337,12 @@ def write(state: ClusterState, size: int = GiB) -> Plan:
     return restore.in_place(restore.find(DELTA.id, STORED), size, XML, state, SETTINGS)
 
 
+def with_before(state: ClusterState) -> ClusterState:
+    """Somebody's own volume has the name of what a restore keeps."""
+    there = state.nodes["pm-1"].volumes
+    return changed(state, "pm-1", volumes={**there, "web.before": Volume("web.before", "vg", GiB)})
+
+
 def put_back(state: ClusterState) -> Plan:
     return restore.undo_in_place("web", GiB, state, SETTINGS)
 
@@ -370,6 +388,7 @@ def without_domain(state: ClusterState, place: str) -> ClusterState:
         (lambda: start(MISSING_TOOL), "drbd status: command not found; fab pm.init pm-2"),
         (lambda: stop(changed(stopped(), "pm-2", down="no ssh")), "dead nothing runs there, and fab vm.failover web"),
         (lambda: stop(cluster()), "no such VM"),
+        (lambda: stop(changed(running(), "pm-1", failures={"lvs": "not found"})), "pm-1: lvs: not found"),
         (lambda: move(stopped()), "does not run; start it where you want it"),
         (lambda: move(TWICE), "RUNS TWICE, on pm-1 and pm-2"),
         (lambda: stop(TWICE), "RUNS TWICE, on pm-1 and pm-2"),
@@ -393,6 +412,8 @@ def without_domain(state: ClusterState, place: str) -> ClusterState:
         (lambda: make(cluster(node("pm-2", volumes={"web": VOLUME}))), "has a volume vg/web already"),
         (lambda: make(cluster(node("pm-1", volumes={"web": VOLUME}))), "keep what is on it with --reuse"),
         (lambda: make(cluster(), reuse=True), "--reuse: pm-1 has no volume vg/web"),
+        (lambda: make(cluster(node("pm-1", volumes={"web": replace(VOLUME, attributes="-wi-ao----")})), reuse=True),
+         "--reuse: web on pm-1 is in use; end what has it open first"),
         (lambda: make(cluster(node("pm-2", group_free=GiB))), "--size: pm-2 has 1 GiB free"),
         (lambda: make_thin(data_percent=80.5), "pm-2 has a thin pool vg/pool whose data are 80 % full, more than "
          "pool_data_percent = 80; there: lvextend --extents +25%LV vg/pool"),
@@ -428,6 +449,8 @@ def without_domain(state: ClusterState, place: str) -> ClusterState:
         (lambda: write(changed(stopped(), "pm-1", group_free=GiB)), "pm-1: a snapshot of web needs 10"),
         (lambda: write(changed(stopped(), "pm-2", volumes=thin_web(POOL).nodes["pm-2"].volumes)), "pm-2: a snapshot of "
          "web needs 1000 GiB, the thin pool vg/pool has 90 GiB free"),
+        (lambda: taken(changed(running(), "pm-3", failures={"lvs": "not found"}), to="pm-3")[1], "pm-3: lvs"),
+        (lambda: write(with_before(stopped())), "pm-1: the volume vg/web.before is no snapshot that pmc made"),
         (lambda: write(half_restored_web().state()), "fab vm.restore web --put-back"),
         (lambda: put_back(changed(half_restored_web().state(), "pm-1", domains={"web": RUNNING})), "web: runs on pm-1; "
          "first: fab vm.stop web"),

@@ -11,7 +11,7 @@ import pytest
 
 from pmc import definition, lvm, sides
 from pmc.errors import NodeDown, Refused, StepFailed
-from pmc.model import ClusterState, Resource, Volume
+from pmc.model import ClusterState, Odd, Resource, Volume
 from pmc.plan import Wait, apply
 from pmc.plans import lost, repair, splitbrain
 from pmc.plans.ailment import About, Ailment, Case, Wishes
@@ -37,6 +37,7 @@ from tests.unit.stories import ALIKE, NOW, PARTED, POOL, STORIES, THIN
 AHEAD = {"pm-1": About(Generation(0x20, 0x10), xml=XML), "pm-2": About(Generation(0x10), xml=XML)}
 UNKNOWN = {"pm-1": About(xml=XML), "pm-2": About(Generation(0x10), xml=XML)}
 KEPT = "web.lost-20260102T030405Z"
+FILE = running().nodes["pm-1"].files["web"]
 
 
 def both(state: ClusterState, **changes: Any) -> ClusterState:
@@ -272,6 +273,14 @@ def test_an_old_copy_elsewhere_is_left_as_it_is() -> None:
     assert {step.node for step in split.steps} == {"pm-1", "pm-2"}
 
 
+def test_a_loser_that_was_not_disconnected_yet_is_connected_again_when_the_next_step_fails() -> None:
+    """Else its peer goes on without it."""
+    for state, again in ((with_resource(running(), "pm-1", connection="StandAlone"), True), (apart(running()), False)):
+        (split,) = found(state, PARTED, keep="pm-1")
+        (cut,) = [step for step in split.steps if step.note == "disconnect web"]
+        assert (cut.node, cut.undo) == ("pm-2", sides.connect("web") if again else None)
+
+
 # -- refused before anything is looked at further --
 
 
@@ -289,7 +298,19 @@ def test_an_old_copy_elsewhere_is_left_as_it_is() -> None:
         ),
         (changed(stopped(), "pm-3", resources=running().nodes["pm-1"].resources), "primary; look which of the two"),
         (without(running(), "pm-2", files=True), "/etc/drbd.d/web.res is missing on pm-2; copy it there from pm-1"),
+        (
+            changed(running(), "pm-3", odd=(Odd("/etc/drbd.d/web.res", "a brace too many", "web"),)),
+            "a brace too many; mend",
+        ),
         (cluster(), "no such VM"),
+        (
+            without(without(stopped(), "pm-1", files=True), "pm-2", files=True),
+            "has no DRBD resource file, so it is half",
+        ),
+        (
+            cluster(home("pm-1", active=True, primary=True, files={"web": replace(FILE, hosts=("pm-1", "pm-9"))})),
+            "web: lives on pm-9, which is not in pmc.conf; add it there",
+        ),
     ],
 )
 def test_refused(state: ClusterState, words: str) -> None:

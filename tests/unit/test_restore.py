@@ -10,6 +10,7 @@ from pmc import lvm
 from pmc.errors import InDoubt, Refused, StepFailed
 from pmc.plan import Action, Plan, Watch, apply
 from pmc.plans import failover, restore, vm
+from pmc.plans.backup import bring
 from pmc.units import GiB
 from tests.unit.fake import World, done
 from tests.unit.samples import SETTINGS
@@ -43,6 +44,14 @@ def test_wherever_it_breaks_off_the_vm_is_as_before_or_refused_until_it_is_put_b
     with pytest.raises(Refused, match=r"a restore into its disk broke off.* --put-back"):
         vm.start("web", "", world.state(), SETTINGS)
     assert disks(done(world, put_back(world))) == disks(stopped_web())
+
+
+def test_putting_back_brings_its_program_and_leaves_no_side_primary() -> None:
+    world = half_restored_web()
+    plan = put_back(world)
+    assert plan.steps[0] == bring("pm-1")
+    state = done(world, plan).state()
+    assert state.primaries("web") == []
 
 
 def test_putting_back_that_broke_off_is_done_again() -> None:
