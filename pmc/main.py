@@ -13,6 +13,7 @@ from fabric.main import Fab
 
 from pmc import __version__
 from pmc.tasks import ns
+from pmc.tasks.arguments import install
 
 
 class PmcConfig(Config):  # type: ignore[misc]
@@ -46,6 +47,7 @@ class Patient:
 
 
 def main() -> None:
+    install()
     streams = [stream for stream in (sys.stdout, sys.stderr) if stream is not None]  # none: a service closed it
     if sys.stdout is not None:
         sys.stdout = Patient(sys.stdout)

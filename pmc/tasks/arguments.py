@@ -1,7 +1,7 @@
 """Two things that invoke's command line lacks: a positional argument that may be left out (`pm.ready_drbd [NODE]`,
 `vm.mv NAME | --all-from NODE`), and exit status 2 for a line that it cannot parse (it says 1).
 
-Invoke offers no way to put in a parser of one's own under `fab`, so its ParseMachine is extended in place; the tests
+Invoke offers no way to put in a parser of one's own under `fab`, so its ParseMachine is extended (`install`); the tests
 hold this against the pinned invoke 2.
 """
 
@@ -47,5 +47,7 @@ def _error(machine: Any, message: str) -> None:
     raise Refused(f"{message} Try: --help {context}" if context else message)
 
 
-ParseMachine.handle = _handle  # type: ignore[method-assign,assignment]
-ParseMachine.error = _error  # type: ignore[method-assign,assignment]
+def install() -> None:
+    """For a command line: by `pmc`, and by what `fab` loads. A program that imports the tasks is left alone."""
+    ParseMachine.handle = _handle  # type: ignore[method-assign,assignment]
+    ParseMachine.error = _error  # type: ignore[method-assign,assignment]

@@ -20,7 +20,7 @@ from pmc.tasks.moving import (
     Row,
     abreast,
     attempt,
-    hurried,
+    hurry,
     moved_unless_stopped,
     see_done,
 )
@@ -49,9 +49,8 @@ def balance(
     dry = bool(dry_run or c.config.run.dry)
     if json and not (dry or yes):
         raise Refused("--json: give --dry-run to see the moves, or --yes to carry them out; nobody is asked then")
-    with opened(conf) as cluster:
+    with opened(conf, hurry(bandwidth, pause_after)) as cluster:
         most = abreast(parallel)
-        cluster.settings = hurried(cluster.settings, bandwidth, pause_after)
         state = cluster.state()
         wanted = plans.balance(state, cluster.settings)
         if not json:

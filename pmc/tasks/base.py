@@ -21,13 +21,12 @@ from pmc.errors import Interrupted, PmcError, Refused, at_the_end
 from pmc.locks import Lock
 from pmc.model import ClusterState
 from pmc.plan import Plan
+from pmc.settings import Settings
 from pmc.tasks import near
 from pmc.tasks.arguments import ClusterTask
 from pmc.view import note, show
 
 _line: ContextVar[str] = ContextVar("line", default="a program of your own")
-# The task that was done when Ctrl-C came: no task after it begins. Empty: none came.
-_late: list[str] = []
 # The namespace of the tasks that are not in a module of its name.
 SPACES = {
     **dict.fromkeys(("failover", "peer", "repair", "backup", "backups", "verify_backup", "restore", "prune"), "vm"),
@@ -52,10 +51,7 @@ def task(place: str = "", **help: str) -> Callable[[Callable[..., Any]], Cluster
         def guarded(c: Any, *args: Any, **kwargs: Any) -> Any:
             if isinstance(c, fabric.Connection):
                 raise Refused("-H: these tasks are the cluster's; name the node as an argument (see --help)")
-            typed = _typed(body, place, args, kwargs)
-            if _late:
-                raise Interrupted(f"interrupted: {_late.pop()} is done, {typed} was not begun")
-            token = _line.set(typed)
+            token = _line.set(_typed(body, place, args, kwargs))
             try:
                 return body(c, *args, **kwargs)
             finally:
@@ -96,10 +92,10 @@ def _typed(body: Callable[..., Any], place: str, args: Sequence[Any], kwargs: Ma
 
 
 @contextmanager
-def opened(conf: str | None) -> Iterator[Cluster]:
-    """The cluster of the configuration. The audit log is told when something begins to be applied to it, and what was
-    at the end."""
-    with Cluster(settings.load(conf)) as cluster:
+def opened(conf: str | None, change: Callable[[Settings], Settings] = lambda read: read) -> Iterator[Cluster]:
+    """The cluster of the configuration, with what this command's flags `change` in it. The audit log is told when
+    something begins to be applied to it, and what was at the end."""
+    with Cluster(change(settings.load(conf))) as cluster:
         record = audit.Record(cluster.settings.audit_log, _line.get())
         cluster.on_begin = record.begin
         if said := settings.exposed(cluster.settings):
@@ -113,8 +109,8 @@ def opened(conf: str | None) -> Iterator[Cluster]:
             raise
         record.write(cluster.applied, None)
         if cluster.stop.is_set():
-            note("interrupted, but all was done by then, and stays")
-            _late[:] = [_line.get()]
+            # An error, so that no task after this one begins, nor what a shell has behind &&.
+            raise Interrupted(f"interrupted; {_line.get()} was done by then, and stays")
 
 
 def here(path: str) -> Path:

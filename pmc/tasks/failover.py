@@ -24,7 +24,7 @@ from pmc.tasks.moving import (
     Row,
     Work,
     abreast,
-    hurried,
+    hurry,
     live,
     report,
     row,
@@ -92,17 +92,15 @@ def evacuate(
     Refused before the first move when the other nodes have no memory for all of them together. Goes on past a VM
     that fails and reports at the end. VMs that are off are left.
     """
-    with opened(conf) as cluster:
+    if failover and (bandwidth or pause_after):
+        raise Refused("--bandwidth and --pause-after: go with live migrations, not with --failover")
+    with opened(conf, hurry(bandwidth, pause_after, live=not failover)) as cluster:
         cluster.settings.node("pm.evacuate", node)
         most = abreast(parallel)
         if dead and (not failover or dead != node):
             raise Refused(f"--dead {dead[:70]!r}: goes with --failover, and names the same node")
         if discard_saved and not failover:
             raise Refused("--discard-saved: goes with --failover; a VM that runs needs no boot")
-        if failover and (bandwidth or pause_after):
-            raise Refused("--bandwidth and --pause-after: go with live migrations, not with --failover")
-        if not failover:
-            cluster.settings = hurried(cluster.settings, bandwidth, pause_after)
         state = cluster.state(beside=RUNNING)
         dry = bool(dry_run or c.config.run.dry)
         work: Work

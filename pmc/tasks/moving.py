@@ -107,6 +107,11 @@ def hurried(settings: Settings, bandwidth: str, pause: str) -> Settings:
     return settings
 
 
+def hurry(bandwidth: str, pause: str, live: bool = True) -> Callable[[Settings], Settings]:
+    """For `base.opened`: these flags. Not `live`: nothing migrates, and pmc.conf stays as it is."""
+    return lambda read: hurried(read, bandwidth, pause) if live else read
+
+
 def row(name: str, source: str, target: str, result: str, still: str = "") -> Row:
     return dict(zip(COLUMNS, (name, source, target, result, still), strict=True))
 

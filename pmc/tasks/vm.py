@@ -19,7 +19,7 @@ from pmc.tasks.backups import backup, backups
 from pmc.tasks.base import carry_out, complain, confirm, located, lock, opened, task
 from pmc.tasks.failover import DISCARD, failover
 from pmc.tasks.ha import peer
-from pmc.tasks.moving import BANDWIDTH, PARALLEL, PAUSE, RUNNING, abreast, hurried, live, moved, report, several
+from pmc.tasks.moving import BANDWIDTH, PARALLEL, PAUSE, RUNNING, abreast, hurry, live, moved, report, several
 from pmc.tasks.near import again_of
 from pmc.tasks.proof import verify_backup
 from pmc.tasks.prune import prune
@@ -146,12 +146,10 @@ def mv(
     slowed down until the copy catches up. One that does not run on KVM (virt_type = "qemu") stands still meanwhile,
     see migration_emulated in etc/pmc.conf.
     """
-    with opened(conf) as cluster:
-        if cleanup and (to or parallel or bandwidth or pause_after):
-            raise Refused("--to, --parallel, --bandwidth, --pause-after: go with a live migration, not with --cleanup")
+    if cleanup and (to or parallel or bandwidth or pause_after):
+        raise Refused("--to, --parallel, --bandwidth, --pause-after: go with a live migration, not with --cleanup")
+    with opened(conf, hurry(bandwidth, pause_after, live=not cleanup)) as cluster:
         most = abreast(parallel or "2")
-        if not cleanup:
-            cluster.settings = hurried(cluster.settings, bandwidth, pause_after)
         if bool(names) == bool(all_from):
             raise Refused("vm.mv: name the VMs, or give --all-from NODE")
         for flag, node in (("--all-from", all_from), ("--to", to)):

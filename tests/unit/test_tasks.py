@@ -14,11 +14,13 @@ import pytest
 from fabric import Executor
 from invoke.collection import Collection
 from invoke.context import Context
+from invoke.parser.parser import ParseMachine
 
 from pmc.cluster import Cluster
 from pmc.errors import Refused
 from pmc.main import PmcConfig, program
 from pmc.tasks import base, ns, vm
+from pmc.tasks.arguments import install
 from pmc.tasks.base import confirm, task
 from tests.unit.samples import SETTINGS
 
@@ -29,6 +31,14 @@ HELP = {name: dict(ns[name].help) for name in TASKS}
 CONF = '[nodes.pm-1]\nreplication = "10.0.0.1"\n[nodes.pm-2]\nreplication = "10.0.0.2"\n'
 
 Pmc = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under `pmc` and `fab`."""
+    for name in ("handle", "error"):
+        monkeypatch.setattr(ParseMachine, name, getattr(ParseMachine, name))  # put back afterwards
+    install()
 
 
 @pytest.fixture
@@ -382,3 +392,11 @@ def test_a_stdout_that_is_closed(words: str, status: int) -> None:
     line = f"exec {sys.executable} -c 'from pmc.main import main; main()' {words} >&-"
     done = subprocess.run(["bash", "-c", line], stderr=subprocess.PIPE, text=True)
     assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
+
+
+def test_a_program_that_imports_the_tasks_keeps_its_own_command_line() -> None:
+    code = (
+        "from invoke.parser.parser import ParseMachine as it; before = it.handle, it.error; import pmc.tasks; "
+        "assert (it.handle, it.error) == before; import fabfile; assert (it.handle, it.error) != before"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
