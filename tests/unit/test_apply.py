@@ -175,6 +175,26 @@ def test_a_signal_that_is_ignored_stays_so(monkeypatch: pytest.MonkeyPatch) -> N
         signal.signal(signal.SIGHUP, before)
 
 
+def test_a_logout_ends_it_as_ctrl_c_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was done is undone; by itself the signal would kill pmc in the middle of a step."""
+    cluster = counted(monkeypatch, with_web())
+    before = signal.signal(signal.SIGHUP, lambda *_: pytest.fail("it is not pmc's"))
+    try:
+        with cluster.interruptible():
+            signal.raise_signal(signal.SIGHUP)
+        assert cluster.stop.is_set()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_wait_has_its_deadline_and_says_what_never_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = counted(monkeypatch, with_web())
+    wait = Wait(Query(command("true"), lambda text: True), 0.1, "it runs", "true")
+    monkeypatch.setattr(CountedNode, "ask", lambda node, query: [False])
+    with pytest.raises(StepFailed, match=r"it runs \(waited 0.1 s\)"):
+        cluster.apply(plan("see", Step("pm-1", "wait", wait)), under=())
+
+
 def test_one_that_a_shell_ignores_for_what_runs_in_the_background_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     """`kill -INT` of a command in a script's background means it."""
     cluster = counted(monkeypatch, with_web())
