@@ -45,6 +45,8 @@ RESULTS, MAP = ROOT / ".mutants.json", ROOT / ".mutants-map.json"
 LATE = (
     "test_machine.py",
     "test_every_step.py",
+    "test_hostile_answers.py",
+    "test_hostile_node.py",
     "test_mutants.py",
     "test_lab_",
     "test_tick.py",
