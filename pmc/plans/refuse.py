@@ -130,14 +130,19 @@ def one_truth(state: ClusterState, vm: str) -> None:
     from its nodes then would not be what its guest sees."""
     if state.contradicted(vm):
         raise Refused(
-            f"{vm}: its copies contradict each other on where it lives ({' or '.join(state.homes(vm))}); one is old: "
-            f"bring all its nodes back, or compare {drbd.path(vm)} on each before anything is started"
+            f"{vm}: its copies contradict each other on where it lives ({' or '.join(state.homes(vm))}); "
+            f"{which_is_old(vm)}"
         )
     if busy := [node for node in state.strays(vm) if node in {*state.active_on(vm), *state.primaries(vm)}]:
         raise Refused(
             f"{vm}: its old copy on {busy[0]} is in use, where it does not live: the domain runs there or DRBD is "
             f"primary; look which of the two is wanted, and stop the other by hand"
         )
+
+
+def which_is_old(vm: str) -> str:
+    """The remedy for copies that contradict each other."""
+    return f"one is old: bring all its nodes back, or compare {drbd.path(vm)} on each before anything is started"
 
 
 def once(vm: str, active: Sequence[str]) -> None:

@@ -43,19 +43,9 @@ class Facts:
 
     @cached_property
     def homes(self) -> Mapping[str, tuple[str, ...]]:
-        """The nodes of each VM as its resource files name them: of files that contradict each other those count that
-        most of the nodes they name agree to, then those of the node where the VM runs. Empty: there is no file."""
-        return {vm: self._homes(vm) for vm in self.vms}
-
-    def _homes(self, vm: str) -> tuple[str, ...]:
-        claims = {node.name: node.files[vm].hosts for node in self.state if vm in node.files}
-        active = self.state.active_on(vm)
-
-        def weight(node: str) -> tuple[int, bool, bool]:
-            agreed = sum(claims.get(host) == claims[node] for host in claims[node])
-            return agreed, node in active, node in claims[node]
-
-        return claims[max(claims, key=weight)] if claims else ()
+        """The nodes of each VM (see ClusterState.homes). Empty: there is no resource file of it."""
+        filed = {vm for node in self.state for vm in node.files}
+        return {vm: tuple(self.state.homes(vm)) if vm in filed else () for vm in self.vms}
 
     @cached_property
     def half_made(self) -> frozenset[str]:
@@ -66,8 +56,10 @@ class Facts:
 
     @cached_property
     def whole(self) -> tuple[str, ...]:
-        """The VMs that have a resource file and are not half made: the others are reported as what they are."""
-        return tuple(vm for vm in self.vms if self.homes[vm] and vm not in self.half_made)
+        """The VMs that have a resource file, whose files do not contradict each other, and that are not half made: the
+        others are reported as what they are."""
+        whole = (vm for vm in self.vms if self.homes[vm] and not self.state.contradicted(vm))
+        return tuple(vm for vm in whole if vm not in self.half_made)
 
     def sides(self, vm: str, *questions: str) -> list[NodeState]:
         """The nodes of the VM that answered these questions."""

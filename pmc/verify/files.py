@@ -8,7 +8,7 @@ from collections.abc import Container, Iterator
 
 from pmc import drbd
 from pmc.errors import Refused
-from pmc.plans import clear
+from pmc.plans import clear, refuse
 from pmc.verify.facts import FILES, Facts
 from pmc.verify.finding import Finding
 from pmc.verify.options import authenticated, dangerous, right, shown
@@ -20,6 +20,14 @@ def half_made(facts: Facts) -> Iterator[Finding]:
         text = "has a DRBD resource or its file, and no domain on any node: made or removed by half"
         advice = f"fab vm.rm {vm}, unless something else than a VM uses it"
         yield Finding("VM_HALF_MADE", text, advice, ",".join(nodes), vm)
+
+
+def contradicted(facts: Facts) -> Iterator[Finding]:
+    for vm in facts.vms:
+        if facts.state.contradicted(vm):
+            said = {node.name: " and ".join(node.files[vm].hosts) for node in facts.state if vm in node.files}
+            text = f"its resource files name different nodes: {'; '.join(f'{n}: {its}' for n, its in said.items())}"
+            yield Finding("VM_CONTRADICTED", text, refuse.which_is_old(vm), ",".join(said), vm)
 
 
 def unknown_nodes(facts: Facts) -> Iterator[Finding]:
@@ -50,8 +58,6 @@ def strays(facts: Facts) -> Iterator[Finding]:
 
 def _removal(facts: Facts, vm: str, stray: str) -> str:
     """What removes an old copy, or what keeps it from doing so: it looks that the VM is whole without that copy."""
-    if facts.state.contradicted(vm):
-        return "its files contradict each other and nothing decides: bring the nodes back that they name first"
     remedy = f"fab vm.peer {vm} --cleanup"
     try:
         plan = clear.cleanup(vm, facts.state, facts.settings)
@@ -167,5 +173,6 @@ def _shared(owners: dict[int, set[str]], code: str, what: str) -> Iterator[Findi
 
 
 CHECKS = (
-    half_made, unknown_nodes, strays, modes, differing, options, common_options, secrets, addresses, minors, ports,
+    half_made, contradicted, unknown_nodes, strays, modes, differing, options, common_options, secrets, addresses,
+    minors, ports,
 )  # fmt: skip

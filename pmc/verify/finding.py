@@ -25,6 +25,7 @@ CODES = {
     # VMs as a whole
     "VM_HALF_MADE": (ERROR, "a VM that was made or removed by half"),
     "VM_NODE_UNKNOWN": (ERROR, "a VM lives on a node that pmc.conf does not have"),
+    "VM_CONTRADICTED": (ERROR, "a VM's resource files name different nodes, and nothing tells which of them are right"),
     "VM_STRAY": (ERROR, "a copy of a VM on a node that its other files do not name"),
     # domains
     "DOMAIN_TWICE": (ERROR, "a domain runs on two nodes"),
@@ -53,6 +54,7 @@ CODES = {
     "DRBD_TWO_PRIMARIES": (ERROR, "both sides are primary"),
     "DRBD_PRIMARY_IDLE": (WARNING, "a side is primary where the VM does not run"),
     "DRBD_SPLIT": (ERROR, "split brain: both sides have writes that the other lacks"),
+    "DRBD_UNRELATED": (ERROR, "the two sides' data have nothing in common"),
     "DRBD_STANDALONE": (ERROR, "a side does not try to connect"),
     "DRBD_NOT_CONNECTED": (ERROR, "the sides do not see each other"),
     "DRBD_DISKLESS": (ERROR, "a side lost its disk"),

@@ -18,6 +18,7 @@ from pmc.disks import Disk, writable
 from pmc.domain_xml import parsed
 from pmc.model import NodeState
 from pmc.settings import Settings
+from pmc.sides import Generation, parse_generation
 from pmc.units import finite
 from pmc.verify import options
 from pmc.verify.options import Said
@@ -55,7 +56,7 @@ class Extra:
     domains: Mapping[str, DomainFile] = field(default_factory=dict)
     files: Mapping[str, FileFacts] = field(default_factory=dict)
     common: Said = field(default_factory=dict)  # as FileFacts.said, of the section that holds for all resources
-    generations: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    generations: Mapping[str, Generation] = field(default_factory=dict)
     filter: Filter | None = None
     clock: float | None = None  # seconds since 1970
     asked: tuple[float, float] = (0.0, 0.0)  # between these moments of the manager's clock
@@ -147,22 +148,14 @@ def parse_resource_files(text: str) -> dict[str, FileFacts]:
     return found
 
 
-def generations(names: list[str]) -> Query[dict[str, tuple[int, ...]]]:
-    """DRBD's data generation identifiers (drbdadm get-gi): current, bitmap, and two of the history. A resource that
-    does not tell is left out."""
+def generations(names: list[str]) -> Query[dict[str, Generation]]:
+    """DRBD's data generation identifiers (drbdadm get-gi). A resource that does not tell is left out."""
     return Query(bash('for r; do echo "$r $(drbdadm get-gi "$r" 2>/dev/null || :)"; done', *names), parse_generations)
 
 
-def parse_generations(text: str) -> dict[str, tuple[int, ...]]:
+def parse_generations(text: str) -> dict[str, Generation]:
     rows = [row.split() for row in text.splitlines()]
-    # The lowest bit says that the side was primary; it is not part of the identifier.
-    return {row[0]: tuple(_identifier(part) for part in row[1].split(":")[:4]) for row in rows if len(row) == 2}
-
-
-def _identifier(text: str) -> int:
-    if not re.fullmatch(r"[0-9A-Fa-f]{1,16}", text):
-        raise ValueError("not a generation identifier")
-    return int(text, 16) & ~1
+    return {row[0]: parse_generation(row[1]) for row in rows if len(row) == 2}
 
 
 def folder_used(path: str) -> Query[float | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pmc import drbd
+from pmc import drbd, sides
 from pmc.model import NodeState, Resource
 from pmc.plans import still
 from pmc.verify.facts import FILES, LIBVIRT, STATUS, Facts
@@ -49,9 +49,13 @@ def connections(facts: Facts) -> Iterator[Finding]:
         if len(facts.homes[vm]) < 2 or not apart:
             continue
         told = " and ".join(f"{state} on {node}" for node, state in apart)
-        if _split(facts, vm):
+        verdict = _compared(facts, vm)
+        if verdict == "split":
             text = f"{told}; both sides have writes that the other lacks"
             yield Finding("DRBD_SPLIT", text, f"fab vm.repair {vm}", vm=vm)
+        elif verdict == "unrelated":
+            text = f"{told}; the two sides have nothing in common"
+            yield Finding("DRBD_UNRELATED", text, f"look by hand: drbdadm get-gi {vm} on both", vm=vm)
         elif alone := [node for node, state in apart if state == "StandAlone"]:
             text = f"{told}: disconnected by hand, or split brain"
             yield Finding("DRBD_STANDALONE", text, f"fab vm.repair {vm}", ",".join(alone), vm)
@@ -60,14 +64,13 @@ def connections(facts: Facts) -> Iterator[Finding]:
             yield Finding("DRBD_NOT_CONNECTED", told, advice, vm=vm)
 
 
-def _split(facts: Facts, vm: str) -> bool:
-    """By the generations of both sides, as DRBD itself decides at connect: neither side's current one is a former one
-    of the other."""
-    known = [g for node, _ in facts.resources(vm) if (g := facts.answers(node).generations.get(vm))]
-    if len(known) != 2:
-        return False
-    one, other = known
-    return one[0] != other[0] and one[0] not in other[1:] and other[0] not in one[1:]
+def _compared(facts: Facts, vm: str) -> str:
+    """See sides.compare. Empty: it is not known of both."""
+    known = [facts.answers(node).generations.get(vm) for node, _ in facts.resources(vm)]
+    match known:
+        case [sides.Generation() as one, sides.Generation() as other]:
+            return sides.compare(one, other)
+    return ""
 
 
 def disks(facts: Facts) -> Iterator[Finding]:

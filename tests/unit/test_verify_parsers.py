@@ -19,6 +19,7 @@ from pmc.command import Answer
 from pmc.errors import NodeDown
 from pmc.model import ClusterState, NodeState, Volume
 from pmc.node import Node
+from pmc.sides import Generation
 from pmc.tasks.verify import _ask
 from pmc.verify import deep, options, questions
 from pmc.verify.deep import Log, Pass
@@ -216,8 +217,9 @@ def test_addresses_of_both_families() -> None:
 
 
 def test_generations() -> None:
-    found = questions.parse_generations("web D4D3260C8FBF5E93:0B:0:0:1:1:1:1:0:0:0\nlost \nother\n")
-    assert found == {"web": (0xD4D3260C8FBF5E92, 0xA, 0, 0)}
+    row = f"D4D3260C8FBF5E93:{11:016X}:{0:016X}:{0:016X}:1:1:1:1:0:0:0"
+    found = questions.parse_generations(f"web {row}\nlost \nother\n")
+    assert found == {"web": Generation(0xD4D3260C8FBF5E92, 0xA, (0, 0))}
 
 
 def test_space() -> None:
