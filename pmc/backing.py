@@ -24,9 +24,13 @@ def of(node: NodeState, vm: str) -> Volume | None:
     return at(node, path_of(node, vm))
 
 
-def perhaps(node: NodeState, vm: str) -> Volume | None:
-    """As `of`, for what only looks: where there is no file, the volume of the VM's name."""
-    return of(node, vm) if vm in node.files else node.volumes.get(vm)
+def all_of(node: NodeState, vm: str) -> list[Volume]:
+    """As `of`, of all volumes of its resource (pmc makes one)."""
+    return [volume for path in paths_of(node, vm) if (volume := at(node, path))]
+
+
+def paths_of(node: NodeState, vm: str) -> tuple[str, ...]:
+    return node.files[vm].disks_on(node.hostname or node.name) if vm in node.files else ()
 
 
 def at(node: NodeState, path: str) -> Volume | None:
@@ -42,8 +46,8 @@ def usual(node: NodeState, vm: str, group: str) -> bool:
 
 
 def users(node: NodeState, group: str, name: str) -> list[str]:
-    """The VMs or other resources whose resource file here names this volume, be it there or not."""
-    return sorted(vm for vm, file in node.files.items() if lvm.split(named_by(file, node)) == (group, name))
+    """The VMs or other resources whose resource file here names this volume, as any of theirs, be it there or not."""
+    return sorted(vm for vm in node.files if (group, name) in map(lvm.split, paths_of(node, vm)))
 
 
 def dependents(node: NodeState, volume: Volume, besides: Collection[str] = ()) -> list[str]:

@@ -144,29 +144,39 @@ def resource(part: Part) -> ResourceFile:
     minors = list(dict.fromkeys(_minors(part)))
     if not minors:
         raise ValueError("it has no volume")
-    hosts = (host for each in part.body or () if each.key == "on" for host in each.words[1:])
+    sides = [(each.words[1:], _disks(part) | _disks(each)) for each in part.body or () if each.key in _SIDES]
+    by_host = [(host, tuple(disks.values())) for hosts, disks in sides for host in hosts]
+    first = [(host, disks[0] if disks else "") for host, disks in by_host]
+    all_of_them = [*_disks(part).values(), *(disk for _, disks in by_host for disk in disks)]
+    disk = next((disk for disk in all_of_them if disk.startswith("/")), "")
+    on = (host for each in part.body or () if each.key == "on" for host in each.words[1:])
     return ResourceFile(
         part.words[1],
         minors[0],
-        next((disk for disk in _disks(part) if disk.startswith("/")), ""),
-        tuple(dict.fromkeys(hosts)),
+        disk,
+        tuple(dict.fromkeys(on)),
         tuple(sorted(set(_ports(part)))),
         tuple(minors[1:]),
-        _own_disks(part),
+        tuple(first) if {each for _, each in first} - {disk} else (),
+        tuple((host, each) for host, disks in by_host for each in disks[1:]),
     )
 
 
-def _own_disks(part: Part) -> tuple[tuple[str, str], ...]:
-    """(host, disk) of each host that names one (or none), when they are not all the same."""
-    found = []
-    for side in part.body or ():
-        if side.key == "on" and (disk := next(_disks(side), "")):
-            found += [(host, disk) for host in side.words[1:]]
-    return tuple(found) if len({disk for _, disk in found}) > 1 else ()
+# Of a host that is only known by an address the last word is that.
+_SIDES = ("on", "floating")
 
 
-def _disks(part: Part) -> Iterator[str]:
-    return (each.words[1] for each in part.inside("skip") if each.key == "disk" and len(each.words) == 2)
+def _disks(part: Part) -> dict[str, str]:
+    """By the number of the volume, what a resource, or a host in it, says of its own. What a host does not say is as
+    the resource has it (drbdadm's inherit_volumes), and of two statements the last one counts. Without a section for
+    the volume it is volume 0."""
+    found = {}
+    for each in part.body or ():
+        number = each.words[1] if each.key == "volume" and len(each.words) == 2 else "0"
+        for said in each.body or () if each.key == "volume" else (each,):
+            if said.key == "disk" and said.body is None and len(said.words) == 2:
+                found[number] = said.words[1]
+    return found
 
 
 def _minors(part: Part, lenient: bool = False) -> Iterator[int]:

@@ -136,7 +136,7 @@ def _unfit(file: ResourceFile) -> str:
     for host in file.hosts:
         if not HOSTNAME.fullmatch(host):
             return f"it names a host {shown(host)}, which no host is called"
-    for disk in (file.disk, *(disk for _, disk in file.own_disks)):
+    for disk in (file.disk, *(disk for _, disk in (*file.own_disks, *file.more_disks))):
         if disk not in ("", "none") and not names.DISK.fullmatch(disk):
             return f"its disk {shown(disk)} is no path"
     return ""

@@ -137,22 +137,23 @@ def remove_snapshot(group: str, name: str) -> Command:
     return bash(f'{TAGGED}; exec lvremove --yes "$1"', f"{group}/{name}")
 
 
-def remove_disk(group: str, name: str, file: str) -> Command:
-    """A VM's own disk. Looked at again: it has pmc's tag, or the resource file still names it; and nothing depends on
-    it that LVM would remove with it."""
+def remove_disk(group: str, name: str) -> Command:
+    """A VM's own disk. Looked at again: it has pmc's tag, or drbdadm, which reads the resource files, says that it is
+    the VM's; and nothing depends on it that LVM would remove with it."""
     script = (
         f"{LVS}"
         'rows=$(lvs --noheadings --separator "|" -o lv_name,origin,pool_lv,lv_tags "$1"); '
         'rows=${rows// /} pool="" tags=""; '
         'while IFS="|" read -r n o p t; do [ "$n" != "$2" ] || { pool=$p tags=$t; }; done <<<"$rows"; '
-        "g=${1//+/[+]} v=${2//+/[+]}; [[ ,$tags, = *,pmc,* ]] || "
-        'grep -qsE "(/$g/+$v|[/-]${g//-/--}-${v//-/--})[\\";[:space:]]" "$3" || '
-        '{ echo "$1/$2 has not the tag of pmc, and $3 does not name it" >&2; exit 1; }; '
+        'its() { local d; while read -r d; do if [[ $d = "/dev/$1/$2" || $d -ef /dev/$1/$2 ]]; then return; fi; '
+        'done < <(drbdadm sh-ll-dev "$2"); return 1; }; '
+        '[[ ,$tags, = *,pmc,* ]] || its "$@" || '
+        '{ echo "$1/$2 has not the tag of pmc, and no resource file names it as the disk of $2" >&2; exit 1; }; '
         'while IFS="|" read -r n o p t; do [ "$o" != "$2" ] || [ "$p" -a "$p" = "$pool" ] || '
         '{ echo "the volume $1/$n depends on $1/$2 and would go with it" >&2; exit 1; }; done <<<"$rows"; '
         'exec lvremove --yes "$1/$2"'
     )
-    return bash(script, group, name, file)
+    return bash(script, group, name)
 
 
 def discard(group: str, name: str) -> Command:

@@ -69,9 +69,15 @@ class ResourceFile:
     ports: tuple[int, ...]
     more_minors: tuple[int, ...] = ()  # of further volumes (pmc makes none)
     own_disks: tuple[tuple[str, str], ...] = ()  # (host, disk), when not all hosts have `disk`
+    more_disks: tuple[tuple[str, str], ...] = ()  # (host, disk) of further volumes
 
     def disk_on(self, host: str) -> str:
         return dict(self.own_disks).get(host, self.disk)
+
+    def disks_on(self, host: str) -> tuple[str, ...]:
+        """Of all its volumes; those of all hosts where it does not name this one."""
+        more = (disk for each, disk in self.more_disks if each == host or host not in self.hosts)
+        return tuple(dict.fromkeys((self.disk_on(host), *more)))
 
 
 @dataclass(frozen=True)

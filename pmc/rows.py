@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from pmc import backing, lvm_attr
+from pmc import lvm_attr
 from pmc.backup import Stored
 from pmc.model import ClusterState, NodeState, Resource, shown
+from pmc.plans import still
 from pmc.units import show_size
 
 VM_COLUMNS = ("vm", "state", "on", "secondary", "drbd", "size", "memory", "minor")
@@ -80,8 +81,7 @@ def _standing(state: ClusterState, name: str) -> dict[str, str]:
     """By node: why its volume there stands still, or is not whole."""
     found = {}
     for node in state.knowing(name):
-        volume = backing.perhaps(node, name)
-        if volume and name in {*node.files, *node.resources} and (its := lvm_attr.of_vm(volume, node.volumes)):
+        if its := still.volume(name, node):
             found[node.name] = str(its)
     return found
 

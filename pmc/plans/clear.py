@@ -9,7 +9,7 @@ from pmc.command import Command, bash
 from pmc.errors import Refused
 from pmc.model import ClusterState, NodeState
 from pmc.plan import Plan, Step, on_each, plan
-from pmc.plans import make, refuse
+from pmc.plans import covered, make, refuse
 from pmc.plans.add import iso_path, upload_path
 from pmc.settings import Settings
 
@@ -63,7 +63,7 @@ def _snapshots(name: str, node: NodeState) -> list[str]:
 
 
 def removed(vm: str, group: str, volume: str, nodes: Sequence[str]) -> list[Step]:
-    gone = lvm.remove_disk(group, vm, drbd.path(vm)) if volume == vm else lvm.remove_snapshot(group, volume)
+    gone = lvm.remove_disk(group, vm) if volume == vm else lvm.remove_snapshot(group, volume)
     return on_each(nodes, lambda node: Step(node, f"remove the volume {group}/{volume}", gone, pivot=True))
 
 
@@ -124,6 +124,7 @@ def cleanup(name: str, state: ClusterState, settings: Settings) -> Plan:
     strays = state.strays(name)
     refuse.relied_on(state, *strays)
     refuse_namesakes(name, state)
+    covered.one_volume(name, "vm.peer --cleanup", state)
     refuse_foreign(name, [state.nodes[stray] for stray in strays], settings)
     see = [make.see_equal(homes[0], name)] if strays and len(homes) > 1 else []
     return plan(f"vm.peer {name} --cleanup", see, steps(name, [state.nodes[s] for s in strays], settings))

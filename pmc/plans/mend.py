@@ -132,7 +132,7 @@ def _renewed(case: Case, home: str, text: str, last: Step) -> Ailment:
     freed = replace(node, group_free=node.group_free + (old.size if old and not old.thin else 0))
     if why := refuse.no_room(freed, there.size, case.settings):
         return Ailment("no-volume", text, refusal=f"--new-disk: {home} {why}")
-    gone = lvm.remove_disk(group, name, drbd.path(name))
+    gone = lvm.remove_disk(group, name)
     remove = [Step(home, f"remove the volume {group}/{name}", gone, pivot=True)]
     steps = (
         _see_good(case, home),

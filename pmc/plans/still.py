@@ -39,8 +39,9 @@ def suspended(vm: str, node: NodeState) -> str:
 
 
 def volume(vm: str, node: NodeState) -> Unwell | None:
-    its = backing.perhaps(node, vm)
-    return lvm_attr.of_vm(its, node.volumes) if its else None
+    """The worst of its volumes here."""
+    found = [its for each in backing.all_of(node, vm) if (its := lvm_attr.of_vm(each, node.volumes))]
+    return max(found, key=lambda its: (its.hangs, its.stands), default=None)
 
 
 def remedy(vm: str, node: str, why: str) -> str:

@@ -96,8 +96,7 @@ def unwell(facts: Facts) -> Iterator[Finding]:
     """Of a thin one its pool is told of for itself (pools.py)."""
     for vm in facts.whole:
         for node in facts.telling(VOLUMES):
-            disk = backing.of(node, vm)
-            if disk and (its := lvm_attr.unwell(disk)):
+            for its in filter(None, map(lvm_attr.unwell, backing.all_of(node, vm))):
                 code = "LV_BROKEN" if its.stands else "LV_WEAK"
                 yield Finding(code, str(its), f"on {node.name}: {its.remedy}", node.name, vm)
 
@@ -112,9 +111,10 @@ def missing(facts: Facts) -> Iterator[Finding]:
     group = facts.settings.volume_group
     for vm in facts.whole:
         for node in facts.sides(vm, VOLUMES, FILES):
-            split = lvm.split(backing.path_of(node, vm))
-            if split and split[0] == group and split[1] not in node.volumes:
-                yield Finding("LV_MISSING", f"{group}/{split[1]} is not there", f"fab vm.repair {vm}", node.name, vm)
+            for split in map(lvm.split, backing.paths_of(node, vm)):
+                if split and split[0] == group and split[1] not in node.volumes:
+                    text = f"{group}/{split[1]} is not there"
+                    yield Finding("LV_MISSING", text, f"fab vm.repair {vm}", node.name, vm)
 
 
 def sizes(facts: Facts) -> Iterator[Finding]:

@@ -137,9 +137,9 @@ def test_a_thin_clone_is_another_vms_disk(lab: Pmc, clean: Clean) -> None:
         done = lab.fab("vm.rm", "old", "--yes")
         assert (done.returncode, "vg/mine, which pmc did not make, depends on vg/old" in done.stderr) == (2, True)
         # And when that snapshot was made after the look.
-        again = str(lvm.remove_disk("vg", "old", "/etc/drbd.d/old.res"))
+        again = str(lvm.remove_disk("vg", "old"))
         assert "vg/mine depends on vg/old" in lab.ssh("pm-1", f"{again} 2>&1 || :")
-        again = str(lvm.remove_disk("vg", "mine", "/etc/drbd.d/mine.res"))
+        again = str(lvm.remove_disk("vg", "mine"))
         assert "vg/mine has not the tag of pmc" in lab.ssh("pm-1", f"{again} 2>&1 || :")
 
         done = lab.fab("vm.rm", "golden")

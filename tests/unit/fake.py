@@ -219,18 +219,18 @@ def remove_snapshot(world: World, at: str, command: Command, name: str) -> None:
     remove(world, at, command, name)
 
 
-def removable(world: World, at: str, name: str, path: str) -> None:
+def removable(world: World, at: str, name: str) -> None:
     """A step that removes a VM's disk looks again that it is pmc's, or the VM's, and nothing would go with it."""
     volumes = world.nodes[at].volumes
     need(name in volumes, "Failed to find logical volume")
-    named = f"/dev/vg/{name}" in world.nodes[at].files.get(path, "")
+    named = f"/dev/vg/{name}" in world.nodes[at].files.get(drbd.path(name), "")
     need(named or "pmc" in volumes[name].tags, "has not the tag of pmc")
     hanging = [v for v in volumes.values() if v.origin == name and not (v.pool and v.pool == volumes[name].pool)]
     need(not hanging, "depends on it")
 
 
-def remove_disk(world: World, at: str, command: Command, name: str, path: str) -> None:
-    removable(world, at, name, path)
+def remove_disk(world: World, at: str, command: Command, name: str) -> None:
+    removable(world, at, name)
     remove(world, at, command, name)
 
 
@@ -540,7 +540,7 @@ BASH = "bash -euo pipefail -c "
 IDLE = "ionice -c 3 nice -n 19 "
 FLUSHED = BASH + r"'at=[^']* sync [^']*' pmc /dev/vg/\S+ "
 REMOVE_SNAPSHOT = BASH + r"'lvs\(\) .*?tags=[^|]*\|\| \{[^}]*\}; exec lvremove .*' pmc vg/(\S+)"
-REMOVE_DISK = BASH + r"'lvs\(\) .*rows=.* depends on .* exec lvremove .*' pmc vg (\S+) (\S+)"
+REMOVE_DISK = BASH + r"'lvs\(\) .*rows=.* depends on .* exec lvremove .*' pmc vg (\S+)"
 EFFECTS: list[tuple[str, Effect]] = [
     (r"lvcreate --yes --wipesignatures n ((?:--addtag \S+ )+)--size (\d+)b --name (\S+) vg", create),
     (

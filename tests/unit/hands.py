@@ -56,8 +56,8 @@ def remove_snapshot(world: Cloud, at: str, command: Command, name: str) -> None:
     remove(world, at, command, name)
 
 
-def remove_disk(world: Cloud, at: str, command: Command, name: str, path: str) -> None:
-    fake.removable(world, at, name, path)
+def remove_disk(world: Cloud, at: str, command: Command, name: str) -> None:
+    fake.removable(world, at, name)
     remove(world, at, command, name)
 
 

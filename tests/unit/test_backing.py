@@ -457,9 +457,14 @@ def test_a_new_disk_is_never_made_where_another_resource_names_it() -> None:
 # -- the steps look again on the node --
 
 
-def ran(given: Command, folder: Path, rows: str) -> tuple[int, str, list[str]]:
-    """Exit status, what it says, and what lvremove was called with, by the real script; `rows` is what lvs prints."""
-    for name, script in (("lvs", f"cat <<'E'\n{rows}\nE"), ("lvremove", f'echo "$@" >>{folder}/called')):
+def ran(given: Command, folder: Path, rows: str, disks: str = "") -> tuple[int, str, list[str]]:
+    """Exit status, what it says, and what lvremove was called with, by the real script; `rows` is what lvs prints,
+    `disks` what drbdadm says of golden."""
+    for name, script in (
+        ("lvs", f"cat <<'E'\n{rows}\nE"),
+        ("lvremove", f'echo "$@" >>{folder}/called'),
+        ("drbdadm", f"[ \"$*\" = 'sh-ll-dev golden' ] && [ '{disks}' ] && printf '{disks}\\n'"),
+    ):
         (folder / name).write_text(f"#!/bin/sh\n{script}\n")
         (folder / name).chmod(0o755)
     path = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
@@ -471,30 +476,45 @@ def ran(given: Command, folder: Path, rows: str) -> tuple[int, str, list[str]]:
 ROWS = "  pool|||\n  golden||pool|pmc\n  shop|golden|pool|pmc\n  old|||"
 
 
+BARE = ROWS.replace("golden||pool|pmc", "golden||pool|")
+
+
 @pytest.mark.parametrize(
-    ("rows", "text", "said"),
+    ("rows", "disks", "said"),
     [
         (ROWS, "", ""),
         (ROWS.replace("golden||pool|pmc", "golden||pool|x,pmc"), "", ""),
-        (ROWS.replace("golden||pool|pmc", "golden||pool|"), "disk /dev/vg/golden;", ""),
-        (ROWS.replace("golden||pool|pmc", "golden||pool|"), "disk /dev/mapper/vg-golden;", ""),
-        (ROWS.replace("golden||pool|pmc", "golden||pool|"), 'disk "/dev/vg/golden";', ""),
-        (ROWS.replace("golden||pool|pmc", "golden||pool|pmcx"), "disk /dev/vg/other;", "has not the tag of pmc, and"),
-        (ROWS.replace("golden||pool|pmc", "golden||pool|"), "disk /dev/vg/golden2;", "has not the tag of pmc, and"),
-        (ROWS.replace("golden||pool|pmc", "golden||pool|"), "disk /dev/mapper/vg-golden-2;", "has not the tag of pmc"),
+        (BARE, "/dev/vg/golden", ""),
+        (BARE, r"/dev/vg/other\n/dev/vg/golden", ""),
+        (BARE, "", "has not the tag of pmc, and"),
+        (ROWS.replace("golden||pool|pmc", "golden||pool|pmcx"), "/dev/vg/other", "has not the tag of pmc, and"),
+        (BARE, "/dev/vg/golden2", "has not the tag of pmc, and"),
+        (BARE, "/dev/mapper/vg-golden-2", "has not the tag of pmc, and"),
         (f"{ROWS}\n  mine|golden||", "", "the volume vg/mine depends on vg/golden and would go with it"),
         (f"{ROWS}\n  far|golden|pool2|", "", "the volume vg/far depends on vg/golden and would go with it"),
         ("  golden|||pmc\n  mine|golden||", "", "the volume vg/mine depends on vg/golden"),
         ("  golden|||pmc\n  far|golden|pool|", "", "the volume vg/far depends on vg/golden"),
     ],
 )
-def test_a_disk_is_looked_at_again_before_it_is_removed(tmp_path: Path, rows: str, text: str, said: str) -> None:
-    file = tmp_path / "golden.res"
-    if text:
-        file.write_text(text)
-    status, stderr, called = ran(lvm.remove_disk("vg", "golden", str(file)), tmp_path, rows)
+def test_a_disk_is_looked_at_again_before_it_is_removed(tmp_path: Path, rows: str, disks: str, said: str) -> None:
+    status, stderr, called = ran(lvm.remove_disk("vg", "golden"), tmp_path, rows, disks)
     assert (bool(status), called) == (bool(said), [] if said else ["--yes vg/golden"]), stderr
     assert said in stderr
+
+
+def test_a_disk_is_known_in_another_spelling(tmp_path: Path) -> None:
+    """It is the same device, as for /dev/mapper/vg-golden."""
+    (tmp_path / "golden").touch()
+    (tmp_path / "link").symlink_to("golden")
+    group = f"..{tmp_path}"
+    status, stderr, called = ran(lvm.remove_disk(group, "golden"), tmp_path, BARE, f"{tmp_path}/link")
+    assert (status, called) == (0, [f"--yes {group}/golden"]), stderr
+
+
+def test_a_volume_is_in_use_by_any_volume_of_a_resource() -> None:
+    two = ResourceFile("x", 9, "/dev/vg/x", ("pm-1", "pm-2"), (), (10,), (), (("pm-1", "/dev/mapper/vg-web"),))
+    with pytest.raises(Refused, match=r"pm-1: by /etc/drbd\.d/x\.res the volume vg/web is the disk of x"):
+        reuse(CLONE, x=two)
 
 
 @pytest.mark.parametrize(("tags", "goes"), [("pmc", True), ("x,pmc,y", True), ("", False), ("pmcx", False)])
@@ -520,7 +540,7 @@ def test_a_delta_of_a_thin_disk_of_another_name_reads_what_has_changed() -> None
 
 def test_the_model_sees_a_disk_go_by_these_steps() -> None:
     """Written by a guest, and the only copy: removing it breaks what must hold."""
-    for command, name in ((lvm.remove_disk("vg", "web", drbd.path("web")), "web"), (lvm.remove("vg", "web"), "web")):
+    for command, name in ((lvm.remove_disk("vg", "web"), "web"), (lvm.remove("vg", "web"), "web")):
         world = Cloud()
         world.nodes["pm-1"].volumes[name] = Volume(name, "vg", GiB, ("pmc",))
         world.disks["pm-1", name] = Disk()

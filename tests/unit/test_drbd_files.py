@@ -61,12 +61,36 @@ def test_each_form_is_read_as_drbdadm_reads_it() -> None:
         ports = {each.get("port") for tag in ("address", "inside", "outside") for each in xml.iter(tag)}
         assert set(map(str, file.ports)) == ports - {"(null)"}  # of a host that has addresses per connection
         assert file.disk in {each.text for each in xml.iter("disk")}
+        for host in () if name == "upper" else xml.findall("host"):
+            disks = [each.text or "none" for each in host.iter("disk")]
+            assert list(file.disks_on(str(host.get("name")))) == disks, f"{name} on {host.get('name')}"
         if name != "upper":  # a stacked one is no host's own: drbdadm needs --stacked for it
             hosts = [str(each.get("name")) for each in xml.findall("host") if not each.get("floating")]
             assert list(file.hosts) == " ".join(hosts).split()
     assert found.resources["upper"].hosts == ("z",)
     assert found.minors == {97, 98}, "what is skipped may come back"
     assert found.ports == {7898, 7899}
+
+
+OWN = """resource web { device minor 1; disk /dev/vg/web;
+    on pm-1 { address 10.0.0.1:7800; } on pm-2 { address 10.0.0.2:7800; disk /dev/vg/old; disk "/dev/vg/web_b"; } }"""
+
+
+def test_what_a_host_says_of_its_disk_counts_before_what_the_resource_says() -> None:
+    file = files(OWN).resources["web"]
+    assert [file.disk_on(host) for host in ("pm-1", "pm-2", "pm-3")] == ["/dev/vg/web", "/dev/vg/web_b", "/dev/vg/web"]
+    assert file.disks_on("pm-2") == ("/dev/vg/web_b",)
+
+
+@pytest.mark.parametrize("own", ["", "volume 1 { disk /dev/vg/d; }", "volume 0 { disk /dev/vg/a; }"])
+def test_every_volume_counts(own: str) -> None:
+    text = f"""resource web {{
+        volume 0 {{ device minor 1; disk /dev/vg/a; }} volume 1 {{ device minor 2; disk /dev/vg/b; }}
+        on pm-1 {{ address 10.0.0.1:7800; }} on pm-2 {{ address 10.0.0.2:7800; {own} }} }}"""
+    file = files(text).resources["web"]
+    assert file.disks_on("pm-1") == ("/dev/vg/a", "/dev/vg/b")
+    assert file.disks_on("pm-2") == ("/dev/vg/a", "/dev/vg/d" if "/vg/d" in own else "/dev/vg/b")
+    assert set(file.disks_on("another")) >= {"/dev/vg/a", "/dev/vg/b"}, "which it is is not known"
 
 
 def test_a_quoted_device_without_minor() -> None:

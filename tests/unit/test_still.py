@@ -16,7 +16,7 @@ from pmc.events2 import parse_status
 from pmc.lvm import Group
 from pmc.model import ClusterState, Volume
 from pmc.plan import Plan
-from pmc.plans import add, backup, clone, failover, peer, repair, restore, vm
+from pmc.plans import add, backup, clone, failover, peer, repair, restore, still, vm
 from pmc.plans.ailment import Wishes
 from pmc.rows import pm_rows, vm_rows
 from pmc.units import GiB
@@ -143,6 +143,41 @@ def test_it_is_not_read(attributes: str) -> None:
 def test_a_volume_that_works(attributes: str) -> None:
     for task in ("vm.start", "vm.mv", "vm.restore --in-place"):
         HANG[task](lettered(begin(task)[0], attributes))
+
+
+@pytest.mark.parametrize("kind", ["r", "R", "m", "M"])
+def test_a_mirror_that_lost_a_leg_is_weak_and_works(kind: str) -> None:
+    """Its other legs are read and written; of a linear volume nothing else is left."""
+    weak = lvm_attr.unwell(Volume("web", "vg", GiB, attributes=f"{kind}wi-aor-p-"))
+    assert weak is not None
+    assert (weak.stands, weak.hangs, weak.remedy) == (False, False, "lvconvert --repair vg/web")
+    for task in ("vm.start", "vm.mv", "vm.restore --in-place"):
+        HANG[task](lettered(begin(task)[0], f"{kind}wi-aor-p-"))
+    broken = lvm_attr.unwell(Volume("web", "vg", GiB, attributes="-wi-a---p-"))
+    assert broken is not None
+    assert broken.stands
+
+
+def test_a_volume_that_only_has_the_vms_name_is_not_its_disk() -> None:
+    """The file names another one; or there is none, and vg/web may be anybody's."""
+    state = lettered(running(), "-wi-so----")
+    file = replace(state.nodes["pm-2"].files["web"], disk="/dev/vg/other")
+    volumes = {**state.nodes["pm-2"].volumes, "other": Volume("other", "vg", GiB, attributes="-wi-ao----")}
+    for files in ({"web": file}, {}):
+        named = changed(state, "pm-2", files=files, volumes=volumes)
+        still.flows("web", named, ["pm-2"])
+        assert vm_rows(named, text=False)[0]["unwell"] == {}
+    named = changed(named, "pm-2", files={"web": replace(file, disk="/dev/vg/web")})
+    assert set(vm_rows(named, text=False)[0]["unwell"]) == {"pm-2"}
+
+
+def test_any_volume_of_the_resource_counts() -> None:
+    state = running()
+    file = replace(state.nodes["pm-2"].files["web"], more_disks=(("pm-2", "/dev/vg/web_log"),))
+    log = Volume("web_log", "vg", GiB, attributes="-wi-so----")
+    state = changed(state, "pm-2", files={"web": file}, volumes={**state.nodes["pm-2"].volumes, "web_log": log})
+    with pytest.raises(Refused, match=r"web: on pm-2 vg/web_log is suspended"):
+        still.flows("web", state, ["pm-2"])
 
 
 def test_only_what_hangs_keeps_a_vm_from_being_stopped_and_removed() -> None:
