@@ -52,6 +52,9 @@ def names_of(vm: str, minors: Iterable[int], disk: str) -> frozenset[str]:
     return frozenset(found)
 
 
+RUNNING = "running"  # as what a look is asked for `running` besides
+
+
 @dataclass(frozen=True)
 class Running:
     """A domain as it runs. `kind` is what it runs on: kvm, or qemu, which emulates its processor; `disks` are those

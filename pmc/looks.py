@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pmc import allocate, backup, drbd, freeze, virsh
+from pmc import allocate, backup, disks, drbd, freeze, virsh
 from pmc import sides as sides_
 from pmc.backup import Stored
 from pmc.cluster import Beside, Cluster
@@ -148,6 +148,10 @@ def now() -> datetime:
 def backups(cluster: Cluster, vm: str = "") -> Beside:
     """What a look must ask besides, for `stored`: the backups of a VM, or of all."""
     return {"backups": lambda node: backup.listing(cluster.settings.backup_dir, node, vm)}
+
+
+# What a look must ask besides where a VM's disks count: what is attached to a guest that runs.
+RUNNING: Beside = {disks.RUNNING: lambda node: disks.running()}
 
 
 def stored(state: ClusterState, partly: bool = False) -> list[Stored]:

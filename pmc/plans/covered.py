@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pmc import backing, disks, drbd
-from pmc.disks import Disk
+from pmc.disks import RUNNING, Disk
 from pmc.errors import Refused
 from pmc.model import ClusterState
 
@@ -31,12 +31,12 @@ def volumes(vm: str, state: ClusterState) -> list[str]:
 
 
 def whole(vm: str, what: str, xml: str, state: ClusterState) -> None:
-    """Its one disk that can be written to is that of its resource, which has one volume. `what`: what would be of that
-    disk alone."""
+    """Its one disk that can be written to is that of its resource, which has one volume; by its definition (`xml`), and
+    as it runs. `what`: what would be of that disk alone."""
     one_volume(vm, what, state)
     device = next((drbd.device(node.files[vm].minor) for node in state.knowing(vm) if vm in node.files), "DRBD's")
     found = _writable(vm, xml)
-    if rest := outside(vm, found, state):
+    if rest := outside(vm, list(dict.fromkeys((*found, *attached(vm, state)))), state):
         raise Refused(
             f"{vm}: {what} is of one disk, that of its DRBD resource ({device}); {_listed(rest)} is not in it; take "
             f"that off the VM, or see to the VM by other means"
@@ -46,6 +46,13 @@ def whole(vm: str, what: str, xml: str, state: ClusterState) -> None:
             f"{vm}: {what} is of the disk of its DRBD resource ({device}), and its domain has it "
             f"{'more than once' if found else 'not at all'}; see to it with virsh edit {vm}"
         )
+
+
+def attached(vm: str, state: ClusterState) -> list[Disk]:
+    """What the guest has now, where it runs: its definition says what it will have next time (virsh attach-disk --live,
+    virsh edit). Of a look that asked for it."""
+    known = [node.beside.get(RUNNING, {}).get(vm) for node in state.knowing(vm)]
+    return [disk for its in known if its for disk in its.disks]
 
 
 def one_volume(vm: str, what: str, state: ClusterState) -> None:

@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from pmc import drbd, virsh
 from pmc.backup import Stored
 from pmc.command import Query, command
-from pmc.disks import Running
+from pmc.disks import RUNNING, Running
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, NodeState
 from pmc.plan import Plan, Step, Wait, Watch, on_each, plan
 from pmc.plans import asleep, clear, clone, covered, make, prune, refuse, still
 from pmc.settings import Settings
 from pmc.units import parse_rate
-
-RUNNING = "running"  # what a look is asked besides, for `move`: disks.running
 
 
 def start(name: str, on: str, state: ClusterState, settings: Settings, discard: bool = False) -> Plan:
@@ -327,6 +325,7 @@ def remove(
     refuse.half_known(name, state)
     still.lets_go(name, state, [node.name for node in holders])
     refuse.readable(state, name)  # or it is not known which volume is its disk
+    covered.one_volume(name, "vm.rm", state)
     clear.refuse_foreign(name, state, settings)
     clear.refuse_namesakes(name, state)
     if not holders and stored and not backups:

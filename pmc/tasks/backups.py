@@ -106,7 +106,7 @@ def _count(flag: str, text: str) -> int:
 
 def _all(c: Any, cluster: Cluster, wish: Wish, jobs: int, most: int, directory: str, dry_run: bool) -> None:
     """`jobs` backups at a time on any node, which reads the disk, or keeps the backup of another node's disk."""
-    state = cluster.state(beside=looks.backups(cluster))
+    state = cluster.state(beside={**looks.backups(cluster), **looks.RUNNING})
     stored = looks.stored(state)
     dry, nodes, rows = bool(dry_run or c.config.run.dry), dict[str, set[str]](), list[Row]()
     for name in sorted({name for node in state for name in node.domains}):
@@ -150,7 +150,7 @@ def _locked(
 ) -> tuple[str, str]:
     """Only the VM's own nodes, and those that keep its backups, are looked at again, under its lock."""
     also = list(dict.fromkeys([*(each.node for each in stored), *([wish.to] if wish.to else [])]))
-    beside = looks.backups(cluster, wish.name)
+    beside = {**looks.backups(cluster, wish.name), **looks.RUNNING}
     with near.held(cluster, f"vm.backup {wish.name}", [wish.name], state, also, beside=beside) as (held, now):
         mine = [each for each in looks.stored(now) if each.id.startswith(f"{wish.name}.")]
         id, plan = _planned(cluster, wish, now, mine)

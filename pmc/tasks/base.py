@@ -146,7 +146,7 @@ def located(
 
 def located_with_backups(c: Any, cluster: Cluster, dry_run: bool, name: str, *more: str) -> ClusterState:
     """As `located`, for one VM and with its backups; the nodes that keep some, and `more`, are its own as well."""
-    beside = looks.backups(cluster, name)
+    beside = {**looks.backups(cluster, name), **looks.RUNNING}
     first = cluster.state(beside=beside)
     also = [*dict.fromkeys((*(each.node for each in looks.stored(first)), *filter(None, more)))]
     return located(c, cluster, dry_run, name, first=first, also=also, beside=beside)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from pmc import looks
 from pmc.cluster import Cluster
 from pmc.errors import Refused
 from pmc.model import ClusterState
@@ -20,7 +21,6 @@ from pmc.tasks.moving import (
     BANDWIDTH,
     PARALLEL,
     PAUSE,
-    RUNNING,
     Row,
     Work,
     abreast,
@@ -101,7 +101,7 @@ def evacuate(
             raise Refused(f"--dead {dead[:70]!r}: goes with --failover, and names the same node")
         if discard_saved and not failover:
             raise Refused("--discard-saved: goes with --failover; a VM that runs needs no boot")
-        state = cluster.state(beside=RUNNING)
+        state = cluster.state(beside=looks.RUNNING)
         dry = bool(dry_run or c.config.run.dry)
         work: Work
         if failover:

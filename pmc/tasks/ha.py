@@ -48,7 +48,7 @@ def peer(
         # The copy may need a port that no VM of the cluster has.
         lock(c, cluster, dry_run, name)
         lock(c, cluster, dry_run, ALLOCATION)
-        state = cluster.state(allocating=True)
+        state = cluster.state(allocating=True, beside=looks.RUNNING)
         change = plans.choose(name, secondary, state, cluster.settings)
         xml, fits = looks.domain_of(cluster, name, change.primary, secondary)
         if fits is False:

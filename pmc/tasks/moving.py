@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from pmc import disks, virsh
-from pmc.cluster import Beside, Cluster
+from pmc import virsh
+from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused, StepFailed
 from pmc.locks import Lock
+from pmc.looks import RUNNING
 from pmc.model import ClusterState
 from pmc.plans import broken
 from pmc.plans import vm as plans
@@ -23,7 +24,6 @@ from pmc.view import note, show, table
 # A line of the report when several move.
 COLUMNS = ("vm", "from", "to", "result", "stood still")
 Row = dict[str, str]
-RUNNING: Beside = {plans.RUNNING: lambda node: disks.running()}
 Work = Callable[[Leaving], tuple[str, str]]  # its result and how long it stood still
 
 # Of the flags that `abreast` and `hurried` read.

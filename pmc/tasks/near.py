@@ -39,9 +39,9 @@ def again(cluster: Cluster, state: ClusterState, nodes: Sequence[str], **how: An
     return ClusterState({**state.nodes, **cluster.state(there, **how).nodes})
 
 
-def again_of(cluster: Cluster, state: ClusterState, name: str) -> ClusterState:
+def again_of(cluster: Cluster, state: ClusterState, name: str, **how: Any) -> ClusterState:
     """The same state, with the VM's nodes as they are now."""
-    return again(cluster, state, state.about(name))
+    return again(cluster, state, state.about(name), **how)
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def repair(
         refuse.check_name("vm.repair", name)
         if keep:
             cluster.settings.node("--keep", keep)
-        state = located(c, cluster, dry_run or json, name)
+        state = located(c, cluster, dry_run or json, name, beside=looks.RUNNING)
         sure = yes or dry_run or bool(c.config.run.dry)
         if drop:
             return _drop(c, cluster, name, drop, state, sure, dry_run)
@@ -66,7 +66,7 @@ def repair(
                 note(said)
             if not keep and not sure and sys.stdin is not None and sys.stdin.isatty():
                 wishes = replace(wishes, keep=_chosen(case))
-                case, found = _judged(cluster, name, wishes, near.again_of(cluster, state, name))
+                case, found = _judged(cluster, name, wishes, near.again_of(cluster, state, name, beside=looks.RUNNING))
         if refused := [each.refusal for each in found if each.refusal]:
             raise Refused(f"{name}: {refused[0]}")
         if dry_run or c.config.run.dry:
@@ -116,7 +116,7 @@ def _mend_each(cluster: Cluster, case: Case, found: list[Ailment], wishes: Wishe
         if first.code == splitbrain.CODE:
             _tell(cluster, case)
         wishes = replace(wishes, stalled=stalled, keep="" if first.code == splitbrain.CODE else wishes.keep)
-        case, found = _judged(cluster, name, wishes, near.again_of(cluster, case.state, name))
+        case, found = _judged(cluster, name, wishes, near.again_of(cluster, case.state, name, beside=looks.RUNNING))
     note(f"{name} is whole again")
 
 

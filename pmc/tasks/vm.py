@@ -19,7 +19,7 @@ from pmc.tasks.backups import backup, backups
 from pmc.tasks.base import carry_out, complain, confirm, located, lock, opened, task
 from pmc.tasks.failover import DISCARD, failover
 from pmc.tasks.ha import peer
-from pmc.tasks.moving import BANDWIDTH, PARALLEL, PAUSE, RUNNING, abreast, hurry, live, moved, report, several
+from pmc.tasks.moving import BANDWIDTH, PARALLEL, PAUSE, abreast, hurry, live, moved, report, several
 from pmc.tasks.near import again_of
 from pmc.tasks.proof import verify_backup
 from pmc.tasks.prune import prune
@@ -69,7 +69,7 @@ def add(
         address = wanted.address or looks.address_of(wanted.name, cluster.settings)
         lock(c, cluster, dry_run, *filter(None, (wanted.name, wanted.clone)))
         lock(c, cluster, dry_run, ALLOCATION)
-        state = cluster.state(allocating=True)
+        state = cluster.state(allocating=True, beside=looks.RUNNING if wanted.clone else None)
         disk = looks.size_for(cluster, wanted, state)
         wanted, why = placement.choose(wanted, disk, state, cluster.settings)
         if why:
@@ -156,7 +156,7 @@ def mv(
             if node:
                 cluster.settings.node(flag, node)
         chosen = [refuse.check_name("vm.mv", name) for name in dict.fromkeys(names.split(","))] if names else []
-        state = cluster.state(beside=RUNNING)
+        state = cluster.state(beside=looks.RUNNING)
         if all_from:
             refuse.relied_on(state, all_from)
             chosen = sorted(name for name, domain in state.nodes[all_from].domains.items() if domain.active)

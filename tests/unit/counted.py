@@ -11,17 +11,16 @@ from typing import Any
 
 import pytest
 
-from pmc import locks
+from pmc import disks, locks
 from pmc.backup import Stored
 from pmc.checks.machine import Folder
 from pmc.cluster import Beside, Cluster
 from pmc.command import Command, Query
-from pmc.disks import Running
+from pmc.disks import Disk, Running
 from pmc.errors import CommandFailed, NodeDown
 from pmc.lock import Holder
 from pmc.model import NodeState
 from pmc.node import Node
-from pmc.plans import vm
 from pmc.settings import Settings, parse
 from pmc.tasks import base
 from pmc.units import GiB
@@ -69,6 +68,7 @@ class Counted(Cluster):
         self.tokens: dict[str, dict[str, str]] = {name: {} for name in self.nodes}
         self.nodes = {name: CountedNode(self, node) for name, node in self.nodes.items()}
         self.kinds: dict[str, str] = {}  # what a running VM runs on, if not on KVM
+        self.attached: dict[str, tuple[Disk, ...]] = {}  # what it has now
 
     def _look(self, node: Node, allocating: bool, beside: Beside) -> NodeState:
         self.asked[node.name]["look"] += 1
@@ -76,8 +76,12 @@ class Counted(Cluster):
         active = {
             name: replace(volume, attributes=volume.attributes or "-wi-a-----") for name, volume in seen.volumes.items()
         }
-        runs = {name: Running(self.kinds.get(name, "kvm")) for name, its in seen.domains.items() if its.active}
-        told = {"backups": self.backups(node.name), vm.RUNNING: runs}
+        runs = {
+            name: Running(self.kinds.get(name, "kvm"), self.attached.get(name, ()))
+            for name, its in seen.domains.items()
+            if its.active
+        }
+        told = {"backups": self.backups(node.name), disks.RUNNING: runs}
         return replace(seen, volumes=active, beside={what: told[what] for what in beside})
 
     def named(self, line: str) -> set[str]:

@@ -14,7 +14,7 @@ from pmc import disks
 from pmc.disks import Disk, Running
 from pmc.errors import PmcError, Refused
 from pmc.model import ClusterState
-from pmc.plans import covered, peer, repair, restore, vm
+from pmc.plans import clear, covered, peer, repair, restore, vm
 from pmc.plans.ailment import About, Wishes
 from pmc.plans.restore import Found
 from pmc.tasks import backups, ns
@@ -112,6 +112,20 @@ def test_nothing_is_done_by_half(what: str, xml: str, said: str) -> None:
     )
 
 
+def attached(state: ClusterState, *more: Disk) -> ClusterState:
+    """To the guest as it runs on pm-1 (virsh attach-disk --live); its definition has none of it."""
+    runs = {"web": Running("kvm", (Disk("vda", "/dev/drbd1"), *more))}
+    return changed(state, "pm-1", beside={disks.RUNNING: runs})
+
+
+@pytest.mark.parametrize("what", [what for what, (_, state) in BY_HALF.items() if state is running])
+def test_a_disk_that_only_the_running_guest_has_counts_too(what: str) -> None:
+    build, _ = BY_HALF[what]
+    build(XML, attached(running()))
+    with pytest.raises(Refused, match=rf"web: {what} is of one disk, .* vdb \(/dev/vg/data\) is not in it"):
+        build(XML, attached(running(), Disk("vdb", "/dev/vg/data")))
+
+
 @pytest.mark.parametrize("what", BY_HALF)
 def test_nor_is_a_resource_with_several_volumes(what: str) -> None:
     build, state = BY_HALF[what]
@@ -120,6 +134,13 @@ def test_nor_is_a_resource_with_several_volumes(what: str) -> None:
     # Also where only one of the nodes says so, or only the kernel.
     with pytest.raises(Refused, match="several volumes"):
         build(XML, with_resource(state(), "pm-2", more_minors=(9,)))
+
+
+def test_nor_are_its_volumes_removed_by_half() -> None:
+    with pytest.raises(Refused, match=r"web: vm.rm is of one disk, and .* \(/dev/drbd1, /dev/drbd9\)"):
+        vm.remove("web", several(stopped()), SETTINGS)
+    with pytest.raises(Refused, match=r"web: vm.peer --cleanup is of one disk, and .* \(/dev/drbd1, /dev/drbd9\)"):
+        clear.cleanup("web", several(stopped()), SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +187,35 @@ def test_a_clone_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cluster.world == before
 
 
+CLONE = {"name": "new", "clone": "web", "primary": "pm-1", "memory": "1G", "address": "10.0.0.9"}
+
+
+@pytest.mark.parametrize(
+    ("task", "flags"),
+    [
+        ("vm.add", CLONE),
+        ("vm.backup", {"name": "web"}),
+        ("vm.backup", {"all": True}),
+        ("vm.peer", {"name": "web", "secondary": "pm-3"}),
+        ("vm.repair", {"name": "web", "new_disk": True, "yes": True}),
+    ],
+)
+def test_each_task_asks_what_the_running_guest_has(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], task: str, flags: dict[str, Any]
+) -> None:
+    world = with_web()
+    if task == "vm.repair":
+        del world.nodes["pm-2"].volumes["web"]
+        world.nodes["pm-2"].resources["web"].disk = "Diskless"
+    cluster = counted(monkeypatch, world)
+    cluster.attached["web"] = (Disk("vda", "/dev/drbd1"), Disk("vdb", "/dev/vg/data"))
+    before = cluster.world.copy()
+    with pytest.raises(PmcError) as caught:
+        ns[task](Context(), **flags)
+    assert "vdb (/dev/vg/data) is not in it" in f"{caught.value}{capsys.readouterr().err}"
+    assert cluster.world == before
+
+
 def test_no_new_vm_of_a_backup_that_has_one_of_two_disks() -> None:
     """Those that pmc made before it looked."""
     old = replace(BASE, xml=SECOND)
@@ -194,7 +244,7 @@ def test_a_new_disk(xml: str) -> None:
 
 def moved(*found: Disk, state: ClusterState | None = None) -> object:
     runs = {"web": Running("kvm", (Disk("vda", "/dev/drbd1"), *found))}
-    return vm.move("web", "", changed(state or running(), "pm-1", beside={vm.RUNNING: runs}), SETTINGS)
+    return vm.move("web", "", changed(state or running(), "pm-1", beside={disks.RUNNING: runs}), SETTINGS)
 
 
 def test_a_vm_does_not_move_without_one_of_its_disks() -> None:

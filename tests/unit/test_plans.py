@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pmc import drbd, pipeline
+from pmc import disks, drbd, pipeline
 from pmc.backup import Stored
 from pmc.disks import Running
 from pmc.errors import NodeDown, Refused
@@ -220,7 +220,7 @@ def test_an_emulated_guest_stands_still_while_it_moves_unless_told_otherwise() -
     def known(**kinds: str) -> ClusterState:
         state = running()
         runs = {name: Running(kind) for name, kind in kinds.items()}
-        return ClusterState({**state.nodes, "pm-1": replace(state.nodes["pm-1"], beside={vm.RUNNING: runs})})
+        return ClusterState({**state.nodes, "pm-1": replace(state.nodes["pm-1"], beside={disks.RUNNING: runs})})
 
     # What libvirt says counts: virt_type is for new ones, and definitions are edited.
     assert "--live" in migrating(emulated, known(web="kvm"))
