@@ -57,12 +57,17 @@ def to_line(holder: Holder) -> str:
     )
 
 
+# Two open files for a lock are held, one for a lock is proved, and the usual limit (getrlimit(2)) is 1,024.
+_MANY = 'ulimit -Sn "$(ulimit -Hn)" 2>/dev/null || :; '
+
+
 def hold(holder: Holder, names: Sequence[str], again: bool = False) -> Command:
     """Takes all the locks `names` or none, says `locked`, and keeps them until its stdin ends or is silent; then its
     line in NAME.lock gets a `-` before it. Otherwise it says `held NAME HOLDER` or `busy NAME HOLDER`, and ends.
     `again`: the holder had them and lost them; when somebody else had one since, who may have changed all that the
     holder saw, it says `since NAME HOLDER`."""
     script = (
+        f"{_MANY}"
         'umask 077; mkdir -p "$1"; cd "$1"; said=$2 again=$3 all=(); shift 3; for n; do '
         'exec {lock}>>"$n.lock" {busy}>>"$n.busy"; all+=($busy); '
         'flock -n $lock || { echo "held $n $(head -c 2000 "$n.lock")"; exit 0; }; '
@@ -87,7 +92,8 @@ FENCED = 97  # exit status: the lock is not this manager's, and nothing ran
 # The locks come as pairs FILE TOKEN, their number before them. Not flock(1) COMMAND: a signal ends that before its
 # command, whose end is waited for here. A daemon that the command starts does not inherit the locks.
 FENCE = (
-    'n=$1 all=(); shift; for ((; n; n--)); do exec {busy}>>"$1" && flock --shared $busy || exit; all+=($busy); '
+    f"n=$1 all=(); shift; [ $n -lt 200 ] || {{ {_MANY}}}; "
+    'for ((; n; n--)); do exec {busy}>>"$1" && flock --shared $busy || exit; all+=($busy); '
     'was=$(<"${1%.busy}.lock") || exit; '
     """[[ $was = '{"token": "'"$2"'"'* ]] || { printf 'fenced %s %s\\n' "$1" "${was:0:2000}" >&2; """
     f"exit {FENCED}; }}; shift 2; done; "

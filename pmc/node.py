@@ -207,12 +207,13 @@ class Node:
         return self._sessions.open()
 
     def _end(self, pid: str, shown: str) -> None:
+        """It runs on when this fails, whatever the reason."""
         try:
             channel = self.channel()
-        except PmcError as error:
+            begin(channel, command_line(("kill", "-INT", pid), self._sudo()), self.settings.deadlines.command)
+            channel.close()
+        except (PmcError, paramiko.SSHException, OSError, EOFError) as error:
             raise InDoubt(self.name, shown, f"it cannot be ended: {error}") from None
-        begin(channel, command_line(("kill", "-INT", pid), self._sudo()), self.settings.deadlines.command)
-        channel.close()
 
 
 def command_line(argv: Sequence[str], sudo: bool) -> str:

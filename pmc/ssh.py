@@ -54,7 +54,7 @@ class Connection(fabric.Connection):  # type: ignore[misc]
     def _only_its_keys(self) -> None:
         """IdentitiesOnly: the agent's other keys are not offered, nor those that lie in ~/.ssh. One that the agent has,
         since its file has a passphrase, is known by its public part beside the file."""
-        files = [Path(path).expanduser() for path in self.ssh_config.get("identityfile", [])]
+        files = [_expanded(path) for path in self.ssh_config.get("identityfile", [])]
         self.connect_kwargs = {**self.connect_kwargs, "allow_agent": False, "look_for_keys": False}
         public = {key for path in files if (key := _public(path))}
         if public and (held := next((each for each in _agents_keys() if each.get_base64() in public), None)):
@@ -63,7 +63,7 @@ class Connection(fabric.Connection):  # type: ignore[misc]
     def _known_hosts_files(self) -> list[Path]:
         user = self.ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2")
         system = self.ssh_config.get("globalknownhostsfile", "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2")
-        return [Path(path).expanduser() for path in f"{user} {system}".split()]
+        return [_expanded(path) for path in f"{user} {system}".split()]
 
     def way(self) -> list[Connection]:
         """Itself and the jump hosts before it."""
@@ -78,6 +78,17 @@ class Connection(fabric.Connection):  # type: ignore[misc]
                 return None
             gateway = Connection(hop, config=self.config.clone(), gateway=gateway or False)
         return gateway
+
+
+def _expanded(path: str) -> Path:
+    """ssh ends here, too."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        user = shown(path.partition("/")[0])
+        raise SettingsError(
+            f"the ssh configuration names {shown(path)}, and this machine has no user {user[1:]}; mend that line"
+        ) from None
 
 
 def _public(path: Path) -> str:

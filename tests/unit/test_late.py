@@ -7,19 +7,20 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pmc import lock
+from pmc import lock, ssh
 from pmc.cluster import Cluster
 from pmc.command import Command, bash
-from pmc.errors import PmcError, StepFailed
+from pmc.errors import InDoubt, PmcError, StepFailed
 from pmc.locks import Lock
 from pmc.node import Node
 from pmc.plan import Step, plan
+from pmc.ssh import NotRun
 from tests.unit.wire import Here, Wire
 
 SILENCE = 2  # in place of a minute
@@ -75,6 +76,24 @@ def cut_after(monkeypatch: pytest.MonkeyPatch, site: Site, times: int) -> thread
 
     monkeypatch.setattr(Lock, "ensure", ensure)
     return cut
+
+
+@pytest.mark.parametrize("error", [NotRun("its login shell did not run the command"), PmcError("no session")])
+def test_a_command_that_cannot_be_ended_may_run_on(
+    site: Site, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """It is in doubt, and did not end with a status of its own."""
+
+    def begin(channel: Any, line: str, seconds: float) -> str:
+        if "kill" in line:
+            raise error
+        return usual(channel, line, seconds)
+
+    usual = ssh.begin
+    monkeypatch.setattr("pmc.node.begin", begin)
+    slow = replace(bash("sleep 5"), long=True)
+    with pytest.raises(InDoubt, match=r"it cannot be ended: (its login shell did not run|no session).*may or may not"):
+        site.other.nodes["pm-1"].run(slow, stopped=lambda: True)
 
 
 def two_steps(site: Site, **more: Any) -> None:

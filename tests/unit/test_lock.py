@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -82,6 +83,19 @@ def test_all_or_none() -> None:
             assert said.startswith("held web")
         with held(BOB, "db") as (_, said):
             assert said == "locked\n"
+
+
+def test_more_locks_than_a_process_may_usually_have_files() -> None:
+    """Each is two open files, and a step holds one for each."""
+    names = [f"vm{number}" for number in range(300)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+        with held(ANN, *names) as (_, said):
+            assert said == "locked\n"
+            assert ran(ANN, *names) == (5, None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_dead_manager_lets_go() -> None:
