@@ -58,10 +58,11 @@ RUNNING = "running"  # as what a look is asked for `running` besides
 @dataclass(frozen=True)
 class Running:
     """A domain as it runs. `kind` is what it runs on: kvm, or qemu, which emulates its processor; `disks` are those
-    that it can write to."""
+    that it can write to. `moves`: libvirt brings it here (in), or away (out), and is not done with it."""
 
     kind: str
     disks: tuple[Disk, ...] = ()
+    moves: str = ""
 
 
 def running(folder: str = "/run/libvirt/qemu") -> Query[dict[str, Running]]:
@@ -69,7 +70,7 @@ def running(folder: str = "/run/libvirt/qemu") -> Query[dict[str, Running]]:
     is not known."""
     script = (
         'shopt -s nullglob; cd "$1" 2>/dev/null || exit 0; '
-        "sed -sn '1F; /<domain type=/p; /<disk type=/,/<\\/disk>/p' ./*.xml /dev/null"
+        "sed -sn '1F; /<job type=/p; /<domain type=/p; /<disk type=/,/<\\/disk>/p' ./*.xml /dev/null"
     )
     return Query(bash(script, folder), parse_running)
 
@@ -79,7 +80,10 @@ def parse_running(text: str) -> dict[str, Running]:
     for part in re.split(r"^\./", text, flags=re.M)[1:]:
         file, _, rest = part.partition("\n")
         kind = re.search(r"<domain type='([a-z]+)'", rest)
+        job = re.search(r"<job type='[^']*' async='migration (in|out)'", rest)
         elements = re.findall(r"<disk type=.*?</disk>", rest, re.S)
         if kind:
-            found[file.removesuffix(".xml")] = Running(kind[1], writable(f"<devices>{''.join(elements)}</devices>"))
+            found[file.removesuffix(".xml")] = Running(
+                kind[1], writable(f"<devices>{''.join(elements)}</devices>"), job[1] if job else ""
+            )
     return found

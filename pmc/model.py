@@ -272,5 +272,9 @@ class ClusterState:
         """The nodes where the domain runs (or is paused): one at most, when all is well."""
         return [node.name for node in self.knowing(vm) if vm in node.domains and node.domains[vm].active]
 
+    def twice(self, vm: str) -> bool:
+        """Two guests of it run. Of two of which one stands still, a migration left the other half."""
+        return len([node for node in self.active_on(vm) if self.nodes[node].domains[vm].state != "paused"]) > 1
+
     def primaries(self, vm: str) -> list[str]:
         return [n.name for n in self.knowing(vm) if vm in n.resources and n.resources[vm].role == "Primary"]

@@ -40,8 +40,10 @@ def _vm_row(state: ClusterState, name: str, text: bool) -> dict[str, Any]:
     files = [node.files[name] for node in state.knowing(name) if name in node.files]
     minor = resource.minor if resource else files[0].minor if files else -1
     unseen = [home for home in homes if not _answers(state, home)]
-    if len(active) > 1:
+    if state.twice(name):
         now = "RUNS TWICE"
+    elif len(active) > 1:
+        now = "MOVING"
     elif not active and unseen:
         now = f"unknown ({unseen[0]} is down)"
     else:

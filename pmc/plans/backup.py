@@ -60,7 +60,7 @@ def choose_source(name: str, state: ClusterState) -> Source:
     refuse.one_truth(state, name)
     refuse.settled(state, name)
     active = state.active_on(name)
-    refuse.once(name, active)
+    refuse.once(name, state)
     runs = active[0] if active else ""
     primary = runs or next(iter(state.primaries(name)), "")
     here = [home for home in homes if home in state.nodes and not state.nodes[home].trouble]

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from pmc import backing, virsh
 from pmc.command import Command, bash, command
+from pmc.disks import RUNNING
+from pmc.errors import Refused
 from pmc.model import ClusterState
 from pmc.plan import Plan, Step, plan
 
@@ -32,6 +34,32 @@ def half_received(name: str, source: str, state: ClusterState) -> Plan:
     waiting = [node for node in active if node != source and state.nodes[node].domains[name].state == "paused"]
     steps = [Step(node, f"end what came of {name}", virsh.drop_incoming(name)) for node in waiting if held]
     return plan(f"vm.mv {name}: end what was received", steps)
+
+
+def told_apart(name: str, state: ClusterState) -> None:
+    """Of two that both stand still one came from the other. Raises Refused when libvirt was asked which, and is not
+    sure: the one that is ended must be the one that has never run."""
+    active = state.active_on(name)
+    still = all(state.nodes[node].domains[name].state == "paused" for node in active)
+    asked = all(RUNNING in state.nodes[node].beside for node in active)
+    if len(active) == 2 and still and asked and not came_from(name, state):
+        raise Refused(
+            f"{name}: a move of it broke off, it stands still on {' and '.join(active)}, and libvirt does not tell on "
+            f"which of them it ran, so nothing was changed; on each: virsh qemu-monitor-command {name} --hmp info "
+            f"status: postmigrate and finish-migrate mean that it ran there, inmigrate that it never did: there, and "
+            f"nowhere else: virsh destroy {name}; then fab vm.mv {name} --cleanup; when neither says so, leave both"
+        )
+
+
+def came_from(name: str, state: ClusterState) -> str:
+    """The node on which it was before a move that is not over, when libvirt is sure: it notes at each end which way it
+    moves, and the other end does not say the same. Empty: it is not known."""
+    known = {
+        node: its for node in state.active_on(name) if (its := state.nodes[node].beside.get(RUNNING, {}).get(name))
+    }
+    here = [node for node, its in known.items() if its.moves != "in"]
+    there = [node for node, its in known.items() if its.moves == "in"]
+    return here[0] if len(here) == len(there) == 1 else ""
 
 
 def rejoin(name: str, state: ClusterState) -> Plan:

@@ -79,7 +79,7 @@ def runs_on(name: str, state: ClusterState) -> str:
     refuse.found(state, name)
     refuse.one_truth(state, name)
     active = state.active_on(name)
-    refuse.once(name, active)
+    refuse.once(name, state)
     if not active:
         raise Refused(f"{name}: runs nowhere; vm.peer is for a VM that runs on one node: fab vm.start {name}")
     primary = active[0]

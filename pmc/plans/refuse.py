@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from pmc import backing, drbd, lvm, lvm_attr, names, pool
@@ -145,12 +144,22 @@ def which_is_old(vm: str) -> str:
     return f"one is old: bring all its nodes back, or compare {drbd.path(vm)} on each before anything is started"
 
 
-def once(vm: str, active: Sequence[str]) -> None:
-    """It runs on one node at most."""
-    if len(active) > 1:
+def once(vm: str, state: ClusterState) -> None:
+    """It is active on one node at most."""
+    active = state.active_on(vm)
+    if state.twice(vm):
         raise Refused(
             f"{vm}: RUNS TWICE, on {' and '.join(active)}, unless a migration has just broken off (libvirt ends that "
             f"within half a minute: try again); {stop_one(vm)}"
+        )
+    if len(active) > 1:
+        how = {node: state.nodes[node].domains[vm].state for node in active}
+        still = [node for node, its in how.items() if its == "paused"]
+        end = f"; should that not help: on {still[0]}: virsh destroy {vm}" if len(still) < len(active) else ""
+        there = " and ".join(f"{its} on {node}" for node, its in how.items())
+        raise Refused(
+            f"{vm}: is {there}: it moves, or a move broke off, which libvirt ends within half a minute, unless DRBD "
+            f"holds its writes; then: fab vm.mv {vm} --cleanup{end}"
         )
 
 

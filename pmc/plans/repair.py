@@ -34,7 +34,7 @@ def homes(name: str, state: ClusterState, settings: Settings) -> tuple[str, ...]
     for home in named:
         if home not in there:
             raise Refused(f"{name}: {drbd.path(name)} is missing on {home}; copy it there from {there[0]}, mode 600")
-    refuse.once(name, state.active_on(name))
+    refuse.once(name, state)
     return named
 
 

@@ -11,7 +11,7 @@ from pmc.disks import RUNNING, Running
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, NodeState
 from pmc.plan import Plan, Step, Wait, Watch, on_each, plan
-from pmc.plans import asleep, clear, clone, covered, make, prune, refuse, still
+from pmc.plans import asleep, broken, clear, clone, covered, make, prune, refuse, still
 from pmc.settings import Settings
 from pmc.units import parse_rate
 
@@ -88,7 +88,7 @@ def stop(name: str, force: bool, state: ClusterState, settings: Settings) -> Pla
     if not active and (unknown := [home for home in homes if home not in state.nodes]):
         raise Refused(f"{name}: may run on {unknown[0]}, which is not in pmc.conf; add it there")
     refuse.relied_on(state, *active)
-    refuse.once(name, active)
+    refuse.once(name, state)
     # A side that lost its peer in a move holds its writes; where nothing runs it has none, and can be secondary.
     idle = [home for home in homes if home in state.nodes and home not in active and _holds(state.nodes[home], name)]
     still.lets_go(name, state, [home for home in (*homes, *active) if home not in idle])
@@ -125,7 +125,7 @@ def move(name: str, to: str, state: ClusterState, settings: Settings, room: bool
     active = state.active_on(name)
     if not active:
         raise Refused(f"{name}: does not run; start it where you want it: fab vm.start {name} --on NODE")
-    refuse.once(name, active)
+    refuse.once(name, state)
     source = active[0]
     others = [home for home in homes if home != source]
     if not others:
@@ -215,7 +215,8 @@ def settle(name: str, state: ClusterState) -> Plan:
     homes = refuse.whole(state, name)
     if not active and not state.primaries(name):
         return plan(f"vm.mv {name}: close", one_primary(_opened(name, homes, state), name, state))
-    refuse.once(name, active)
+    broken.told_apart(name, state)
+    refuse.once(name, state)
     if not active:
         primaries = " and ".join(state.primaries(name))
         raise Refused(
@@ -259,25 +260,41 @@ def _holds(node: NodeState, name: str) -> bool:
 
 
 def _ended(node: str, name: str) -> Step:
-    """The other node is silent, so only libvirt here can tell that the guest will not go on there after all."""
-    otherwise = "libvirt still tries to move it"
-    line = f"sh -c 'until virsh domjobinfo {name} | grep \"Job type: *None\"; do sleep 1; done'"
-    return Step(node, f"see that {name} stays here", Wait(virsh.without_job(name), 60, otherwise, line))
+    """The other node is silent, so only libvirt here can tell that the guest has not gone on there: when it has given
+    the move up and lets it run here. Where it stands still that is not known."""
+    otherwise = (
+        f"libvirt still tries to move it, or left it standing, so it may run on its other node, which does not answer; "
+        f"bring that back, then fab vm.mv {name} --cleanup; only when its power is really off, here: "
+        f"drbdadm resume-io {name}, virsh resume {name}"
+    )
+    line = str(command("sh", "-c", f"until {virsh.goes_on(name).command}; do sleep 1; done"))
+    return Step(node, f"see that {name} goes on here", Wait(virsh.goes_on(name), 60, otherwise, line))
 
 
 def standing(name: str, state: ClusterState) -> str:
-    """For the end of a line: libvirt left the guest suspended, as when it could not resume it."""
+    """For the end of a line: libvirt left the guest suspended, as when it could not resume it. Where its other node
+    does not answer it may run there, unless DRBD here sees that that one is secondary."""
     for node in state.active_on(name):
-        if state.nodes[node].domains[name].state == "paused":
-            return f"; but it stands still there: virsh resume {name} on {node} lets it go on"
+        if state.nodes[node].domains[name].state != "paused":
+            continue
+        its, silent = state.nodes[node].resources.get(name), _silent(name, state)
+        if silent and not (its and its.connection == "Connected" and its.peer_role == "Secondary"):
+            return (
+                f"; but it stands still there, and may run on {silent[0]}; only when the power of that is really off: "
+                f"virsh resume {name} on {node}"
+            )
+        return f"; but it stands still there: virsh resume {name} on {node} lets it go on"
     return ""
+
+
+def _silent(name: str, state: ClusterState) -> list[str]:
+    return [home for home in state.homes(name) if home in state.nodes and state.nodes[home].down]
 
 
 def unseen(name: str, state: ClusterState) -> str:
     """What `settle` cannot know: a node that is silent has nothing open when it is dead, but may live. For the end of
     what is said about a VM that is closed."""
-    silent = [home for home in state.homes(name) if home in state.nodes and state.nodes[home].down]
-    if not silent:
+    if not (silent := _silent(name, state)):
         return ""
     return f"; {silent[0]} does not answer, and may still allow two primaries: once it does: fab vm.mv {name} --cleanup"
 

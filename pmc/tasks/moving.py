@@ -169,12 +169,12 @@ def closed(
     `broken_off`: the migration failed, and libvirt may take its time to end what is left of it. Returns that node, and
     what could not be seen."""
     try:
-        state = _ended(cluster, name, before, held, prefix) if broken_off else near.again_of(cluster, before, name)
+        state = at_rest(cluster, name, before, [held], prefix) if broken_off else near.again_of(cluster, before, name)
         plan = plans.settle(name, state)
         if plan.steps:
             cluster.apply(plan, to_the_end=True, prefix=prefix, under=[held])
             if broken_off:  # libvirt lets a guest go on that could not before its writes did
-                state = _ended(cluster, name, before, held, prefix)
+                state = at_rest(cluster, name, before, [held], prefix)
         # Also after a migration that went well: the link may be lost between its end and the close.
         now = near.again_of(cluster, before, name)
         for rest in (plans.let_go(name, now), broken.rejoin(name, now)):
@@ -187,14 +187,17 @@ def closed(
         ) from None
 
 
-def _ended(cluster: Cluster, name: str, before: ClusterState, held: Lock, prefix: str) -> ClusterState:
+def at_rest(
+    cluster: Cluster, name: str, before: ClusterState, under: Sequence[Lock] | None = None, prefix: str = ""
+) -> ClusterState:
     """The state once no second, half-born domain is left, or as it is at the deadline."""
+    source = broken.came_from(name, before) or before.active_on(name)[0]
     deadline = time.monotonic() + cluster.settings.deadlines.peer
     while True:
         state = near.again_of(cluster, before, name)
-        if (half := broken.half_received(name, before.active_on(name)[0], state)).steps:
+        if (half := broken.half_received(name, source, state)).steps:
             with suppress(PmcError):  # it is seen below whether it is gone
-                cluster.apply(half, to_the_end=True, prefix=prefix, under=[held])
+                cluster.apply(half, to_the_end=True, prefix=prefix, under=under)
             state = near.again_of(cluster, before, name)
         if not broken.unsettled(name, state) or time.monotonic() > deadline:
             return state

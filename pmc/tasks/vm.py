@@ -19,7 +19,7 @@ from pmc.tasks.backups import backup, backups
 from pmc.tasks.base import carry_out, complain, confirm, located, lock, opened, task
 from pmc.tasks.failover import DISCARD, failover
 from pmc.tasks.ha import peer
-from pmc.tasks.moving import BANDWIDTH, PARALLEL, PAUSE, abreast, hurry, live, moved, report, several
+from pmc.tasks.moving import BANDWIDTH, PARALLEL, PAUSE, abreast, at_rest, hurry, live, moved, report, several
 from pmc.tasks.near import again_of
 from pmc.tasks.proof import verify_backup
 from pmc.tasks.prune import prune
@@ -163,17 +163,22 @@ def mv(
             if not chosen:
                 note(f"nothing runs on {all_from}")
         if cleanup:
-            state = located(c, cluster, dry_run, *chosen, first=state)
+            state = located(c, cluster, dry_run, *chosen, first=state, beside=looks.RUNNING)
             for name in chosen:
-                plan = plans.settle(name, state)
+                half = broken.half_received(name, broken.came_from(name, state), state)
+                if half.steps and not carry_out(c, cluster, half, dry_run):
+                    continue
+                seen = at_rest(cluster, name, state) if half.steps else state
+                plan = plans.settle(name, seen)
                 if carry_out(c, cluster, plan, dry_run):
-                    now = again_of(cluster, state, name) if plan.steps else state
+                    now = again_of(cluster, seen, name) if plan.steps else seen
                     for rest in (plans.let_go(name, now), broken.rejoin(name, now)):
                         if plan.steps and rest.steps:
                             cluster.apply(rest, to_the_end=True)
                     note(
                         (f"{name} is clean" if plan.steps else f"{name} has nothing to clean")
-                        + plans.unseen(name, state)
+                        + plans.unseen(name, seen)
+                        + plans.standing(name, now)
                     )
             return
         # All that can be refused is refused before the first VM moves; each is looked at again when its turn comes.

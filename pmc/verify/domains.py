@@ -15,10 +15,9 @@ def twice(facts: Facts) -> Iterator[Finding]:
     for vm in facts.vms:
         active = facts.state.active_on(vm)
         if len(active) > 1:
-            yield Finding(
-                "DOMAIN_TWICE", f"runs on {' and '.join(active)}, unless it moves at this moment",
-                refuse.stop_one(vm), vm=vm,
-            )  # fmt: skip
+            text = f"runs on {' and '.join(active)}, unless it moves at this moment"
+            advice = refuse.stop_one(vm) if facts.state.twice(vm) else f"fab vm.mv {vm} --cleanup"
+            yield Finding("DOMAIN_TWICE", text, advice, vm=vm)
 
 
 def one_side(facts: Facts) -> Iterator[Finding]:

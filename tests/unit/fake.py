@@ -113,7 +113,7 @@ class World:
             alone = machine.resources[vm].role == "Primary" and not self.peer(name, vm)
             return f"{2:016X}:{4 * alone:016X}:{0:016X}:{0:016X}:1:1:1:0:0:0:0\n"
         if "domjobinfo" in line:
-            return "Job type:         None\n"
+            return f"{machine.domains[vm]}, Job type:         None\n"
         assert "domstate" in line, line
         return machine.domains[vm] + "\n"
 

@@ -74,10 +74,11 @@ SAMPLES: dict[str, list[Sample]] = {
         "", "-wrong", "-bare")))],
     "pmc.virsh:domains": [(virsh.domains(), (data("virsh-9.0.0-domstats.txt"),))],
     "pmc.virsh:state_of": [(virsh.state_of("web"), ("running\n",))],
-    "pmc.virsh:without_job": [(virsh.without_job("web"), ("Job type:         None        \n",))],
+    "pmc.virsh:goes_on": [(virsh.goes_on("web"), ("running, Job type:         None        \n",))],
     "pmc.virsh:macs": [(virsh.macs(), (data("libvirt-9.0.0-macs.txt"),))],
     "pmc.disks:running": [(disks.running(), (
-        "./web.xml\n  <domain type='kvm' id='1'>\n<disk type='block' device='disk'>\n<source dev='/dev/drbd1'/>\n"
+        "./web.xml\n  <job type='none' async='migration in' phase='prepare' flags='0x900'>\n"
+        "  <domain type='kvm' id='1'>\n<disk type='block' device='disk'>\n<source dev='/dev/drbd1'/>\n"
         "<target dev='vda' bus='virtio'/>\n</disk>\n./db.xml\n<domain type='qemu' id='2'>\n",))],
     "pmc.saved:query": [(saved.query(), (SAVED,))],
     "pmc.virsh:dumpxml": [(virsh.dumpxml("web"), (DOMAIN,))],

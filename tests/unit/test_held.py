@@ -3,13 +3,22 @@ else."""
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
+from invoke.context import Context
 
 from pmc import drbd, virsh
+from pmc.cluster import Cluster
+from pmc.disks import RUNNING, Running, parse_running
 from pmc.errors import Refused
 from pmc.model import ClusterState, Domain
-from pmc.plan import Plan
+from pmc.plan import Plan, Wait
 from pmc.plans import broken, failover, peer, vm
+from pmc.rows import vm_rows
+from pmc.tasks import near
+from pmc.tasks import vm as tasks
 from pmc.units import GiB
 from tests.unit.samples import CLOSE, SETTINGS, changed, running, with_resource
 
@@ -65,7 +74,7 @@ def test_with_the_other_node_silent_libvirt_must_have_given_the_move_up() -> Non
     state = changed(apart(), "pm-2", down="no ssh within 10 s")
     plan = vm.settle("web", state)
     assert [step.note for step in plan.steps] == [
-        "see that web stays here", "allow one primary of web only", "let web write again",
+        "see that web goes on here", "allow one primary of web only", "let web write again",
     ]  # fmt: skip
     assert lines(plan)[1:] == [("pm-1", CLOSE), ("pm-1", RESUME)]
     # Nothing is held: nothing to wait for.
@@ -83,22 +92,52 @@ def test_what_was_held_while_it_was_closed_is_let_go() -> None:
     closed = with_resource(apart(), "pm-1", two_primaries=False)
     assert lines(vm.let_go("web", closed)) == [("pm-1", RESUME)]
     silent = vm.let_go("web", changed(closed, "pm-2", down="no ssh within 10 s"))
-    assert [step.note for step in silent.steps] == ["see that web stays here", "let web write again"]
+    assert [step.note for step in silent.steps] == ["see that web goes on here", "let web write again"]
     assert not vm.let_go("web", with_resource(closed, "pm-1", suspended="")).steps
     twice = changed(closed, "pm-2", domains={"web": Domain("web", "running", GiB, 1)})
     assert not vm.let_go("web", twice).steps
 
 
 @pytest.mark.parametrize(
-    ("text", "answer"),
+    ("state", "job", "goes"),
     [
-        ("Job type:         None        \n", True),
-        ("Job type:         Unbounded   \nOperation:        Outgoing migration\n", False),
-        ("", False),
+        ("running", "Job type:         None        \n", True),
+        ("running", "Job type:         Unbounded   \nOperation:        Outgoing migration\n", False),
+        ("paused", "Job type:         None        \n", False),
+        ("running", "", False),
+        ("", "", False),
     ],
 )
-def test_whether_libvirt_is_done_with_it(text: str, answer: bool) -> None:
-    assert virsh.without_job("web").parse(text) is answer
+def test_whether_it_goes_on_here(tmp_path: Path, state: str, job: str, goes: bool) -> None:
+    """A guest that stands still may run on the other node."""
+    (tmp_path / "virsh").write_text(f"#!/bin/sh\ncase $3 in domstate) printf '{state}';; *) printf '{job}';; esac\n")
+    (tmp_path / "virsh").chmod(0o755)
+    query = virsh.goes_on("web")
+    done = subprocess.run(
+        query.command.argv, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode == 0, query.parse(done.stdout)) == (goes, goes)
+    assert done.returncode in query.fine
+
+
+def silent(source: str, **link: str) -> ClusterState:
+    """pm-1 has it so, and pm-2, to which it was about to move, does not answer."""
+    state = changed(apart(), "pm-1", domains={"web": Domain("web", source, GiB, 1)})
+    return changed(with_resource(state, "pm-1", **link), "pm-2", down="no ssh within 10 s")
+
+
+def test_a_guest_that_stands_still_beside_a_silent_node_is_left_to_a_person() -> None:
+    """It may run there. What is said is what must be true first."""
+    step = vm.settle("web", silent("paused")).steps[0]
+    assert isinstance(step.do, Wait)
+    assert not step.do.query.parse("paused, Job type:         None\n")
+    assert "only when its power is really off, here: drbdadm resume-io web, virsh resume web" in step.do.otherwise
+    assert "may run on pm-2; only when the power of that is really off" in vm.standing("web", silent("paused"))
+    linked = silent("paused", connection="Connected", peer_role="Primary")
+    assert "may run on pm-2" in vm.standing("web", linked)
+    sure = silent("paused", connection="Connected", peer_role="Secondary")
+    assert vm.standing("web", sure) == "; but it stands still there: virsh resume web on pm-1 lets it go on"
+    assert vm.standing("web", silent("running")) == ""
 
 
 def received(source: str = "running", target: str = "paused", why: str = "fencing") -> ClusterState:
@@ -119,6 +158,64 @@ def test_what_came_to_the_other_side_is_ended_while_the_writes_are_held() -> Non
 )
 def test_nothing_is_ended_that_runs_or_that_libvirt_ends_itself(state: ClusterState) -> None:
     assert broken.half_received("web", "pm-1", state).steps == ()
+
+
+def noted(state: ClusterState, source: str = "", target: str = "") -> ClusterState:
+    """With what libvirt notes on each node."""
+    for node, moves in (("pm-1", source), ("pm-2", target)):
+        state = changed(state, node, beside={RUNNING: {"web": Running("kvm", (), moves)}})
+    return state
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "sure"),
+    [
+        ("out", "in", "pm-1"), ("in", "out", "pm-2"), ("", "in", "pm-1"), ("out", "", ""), ("", "", ""),
+        ("in", "in", ""), ("out", "out", ""),
+    ],
+)  # fmt: skip
+def test_which_of_two_that_stand_still_has_run(source: str, target: str, sure: str) -> None:
+    """After the manager died. What has never run is ended; without libvirt's word nothing is, and nothing is said to
+    run twice."""
+    state = noted(received("paused", "paused"), source, target)
+    assert broken.came_from("web", state) == sure
+    ended = broken.half_received("web", broken.came_from("web", state), state)
+    assert [node for node, _ in lines(ended)] == [node for node in ("pm-1", "pm-2") if sure and node != sure]
+    with pytest.raises(Refused) as caught:
+        vm.settle("web", state)
+    assert "RUNS TWICE" not in str(caught.value)
+    assert ("libvirt does not tell on which of them it ran" in str(caught.value)) is not bool(sure)
+
+
+def test_one_that_runs_and_one_that_stands_still_are_no_two_that_run() -> None:
+    state = received("running", "paused")
+    with pytest.raises(Refused, match=r"running on pm-1 and paused on pm-2.*on pm-2: virsh destroy web"):
+        vm.settle("web", state)
+    assert [row["state"] for row in vm_rows(state, text=False)] == ["MOVING"]
+    with pytest.raises(Refused, match="RUNS TWICE"):
+        vm.settle("web", received("running", "running"))
+
+
+def test_what_a_dead_manager_left_is_ended_by_the_next_cleanup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On pm-2, where it never ran; then it is closed."""
+    seen, done = iter([received("running", "shut off"), apart(), running()]), list[tuple[str, str]]()
+    monkeypatch.setattr(tasks, "located", lambda *args, **how: noted(received("paused", "paused"), "out", "in"))
+    for module in (near, tasks):
+        monkeypatch.setattr(module, "again_of", lambda *args, **how: next(seen))
+    monkeypatch.setattr(Cluster, "state", lambda self, **how: running())
+    monkeypatch.setattr(Cluster, "apply", lambda self, plan, **how: done.extend(lines(plan)))
+    monkeypatch.setattr(tasks, "opened", lambda *args: Cluster(SETTINGS))
+    tasks.mv(Context(), "web", cleanup=True)
+    assert done[0] == ("pm-2", str(virsh.drop_incoming("web")))
+    assert ("pm-1", RESUME) in done
+
+
+def test_libvirts_note_of_a_move_is_read() -> None:
+    note = "<job type='none' async='migration {}' phase='perform3' flags='0x0'>\n"
+    for async_, moves in (("in", "in"), ("out", "out")):
+        text = f"./web.xml\n{note.format(async_)}<domain type='kvm' id='1'>\n"
+        assert parse_running(text)["web"].moves == moves
+    assert parse_running("./web.xml\n<job type='query' async='none'/>\n<domain type='kvm' id='1'>\n")["web"].moves == ""
 
 
 def test_a_guest_whose_writes_are_held_is_not_waited_for() -> None:
