@@ -183,10 +183,14 @@ def test_a_file_written_by_hand() -> None:
     assert parsed_files(text) == {"old": ResourceFile("old", 7, "/dev/sdb1", ("alpha", "beta"), (7790, 7791))}
 
 
+# The witness has a disk statement of its own: none.
+DISKLESS = (("undertest", "/dev/foo/bar42"), ("other", "/dev/foo/bar42"), ("witness", "none"))
+
+
 def test_files_of_9() -> None:
     assert parsed_files(FILES_9) == {
         "tiebreaker-test": ResourceFile(
-            "tiebreaker-test", 43, "/dev/foo/bar42", ("undertest", "other", "witness"), (7000,)
+            "tiebreaker-test", 43, "/dev/foo/bar42", ("undertest", "other", "witness"), (7000,), (), DISKLESS
         ),
         "nat-address": ResourceFile("nat-address", 99, "/dev/foo/bar4", ("undertest", "other"), (7001, 7002)),
         "r0": ResourceFile("r0", 1, "/dev/sda7", ("undertest", "bob"), (7003, 7004)),
@@ -200,7 +204,8 @@ def test_a_file_with_several_volumes_holds_several_minors() -> None:
         for n, host in enumerate(("alpha", "beta"))
     )
     found = parsed_files(f"resource old {{ {sides} }}")["old"]
-    assert found == ResourceFile("old", 3, "/dev/vg/a", ("alpha", "beta"), (7790,), (4,))
+    more = (("alpha", "/dev/vg/b"), ("beta", "/dev/vg/b"))
+    assert found == ResourceFile("old", 3, "/dev/vg/a", ("alpha", "beta"), (7790,), (4,), (), more)
 
 
 @pytest.mark.parametrize("version", ["8.4.11", "9.1.12"])
