@@ -18,6 +18,8 @@ UNFINISHED = "pmc.unfinished"
 # that tells when that node is away.
 RESTORING = "pmc.restoring"
 RESTORING_THERE = "pmc.restoring.there"
+# On a disk that was put back while its other node was dead, whose own is marked still: DRBD copies over that.
+PUT_BACK = "pmc.put.back"
 # And on a thin snapshot that is kept, with the id of the base that was read from it.
 OF = "pmc.of."
 # On a snapshot that a new VM's disk is copied from, with the name of that VM.

@@ -90,7 +90,7 @@ GUARDS = (
     ),
     Guard(
         "that the marks of a restore that broke off are seen", "pmc/plans/refuse.py",
-        "if marked(node, vm, lvm.RESTORING, lvm.RESTORING_THERE)]", "if False]",
+        "if marked(node, vm, *tags)]", "if False]",
         "test_backups.py::test_a_restore_in_place",
     ),
     Guard(

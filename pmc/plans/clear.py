@@ -14,6 +14,12 @@ from pmc.plans.add import iso_path, upload_path
 from pmc.settings import Settings
 
 
+def holders(name: str, state: ClusterState) -> list[NodeState]:
+    """The nodes that have anything of it, and be it one of pmc's snapshots whose volume is gone."""
+    knowing = {node.name for node in state.knowing(name)}
+    return [node for node in state if node.name in knowing or backing.snapshots(node, name)]
+
+
 def steps(name: str, holders: Sequence[NodeState], settings: Settings) -> list[Step]:
     """All of the VM on these nodes, whole or half. There is no way back."""
     active = [node.name for node in holders if name in node.domains and node.domains[name].active]

@@ -18,7 +18,7 @@ from pmc.command import Query, bash
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, Resource
 from pmc.plan import Plan, Step, Wait, plan
-from pmc.plans import asleep, make, refuse, still
+from pmc.plans import asleep, make, putback, refuse, still
 from pmc.plans.vm import one_primary, writing
 from pmc.settings import Settings
 
@@ -226,13 +226,19 @@ def _when_it_hangs(dead: str, settings: Settings) -> str:
 
 
 def failover(
-    name: str, state: ClusterState, settings: Settings, room: bool = True, hangs: str = "", discard: bool = False
+    name: str,
+    state: ClusterState,
+    settings: Settings,
+    room: bool = True,
+    hangs: str = "",
+    discard: bool = False,
+    size: int = 0,
 ) -> Plan:
     """Once the dead node is known to be dead. The survivor must hold all that DRBD ever acknowledged to it. `room`: see
     that there is memory for it (not by itself when many start). `discard`: as for vm.start; what is saved on the dead
-    node is there when it comes back, and vm.start refuses then."""
+    node is there when it comes back, and vm.start refuses then. `size`: see `putback.on`."""
     dead, survivor = homes(name, state, settings, hangs)
-    refuse.settled(state, name)
+    back = putback.on(survivor, dead, name, size, state, settings)
     node = state.nodes[survivor]
     if name not in node.domains:
         raise Refused(
@@ -256,6 +262,7 @@ def failover(
         [replace(step, pivot=False) for step in one_primary(opened, name, state)],
         [make.promote(survivor, name)] if resource.role != "Primary" else [],
         [replace(step, pivot=False) for step in writing([survivor], name, state)],
+        back,
         asleep.discarded(name, state),
         make.started(survivor, name),
     )

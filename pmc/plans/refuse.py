@@ -221,11 +221,22 @@ def before(vm: str) -> str:
 def half_restored(state: ClusterState, vm: str) -> bool:
     """A restore into its disk broke off, and what was on it is lost: with the disk of the node that kept it. That node
     is the first to be marked and the last to be so; where only the other one is, it has another disk by now."""
-    homes = [state.nodes.get(home) for home in state.homes(vm)]
-    if any(node is None or node.trouble for node in homes):
+    homes = _its(state, vm)
+    if len(homes) < len(state.homes(vm)) or any(node.trouble for node in homes):
         return False  # it may have it
-    kept = any(backing.snapshot(node, vm, BEFORE) or marked(node, vm, lvm.RESTORING) for node in state)
-    return not kept and any(marked(node, vm, lvm.RESTORING_THERE) for node in state)
+    kept = any(backing.snapshot(node, vm, BEFORE) or marked(node, vm, lvm.RESTORING) for node in homes)
+    return not kept and not over(state, vm) and any(marked(node, vm, lvm.RESTORING_THERE) for node in homes)
+
+
+def over(state: ClusterState, vm: str) -> bool:
+    """What a restore that broke off kept was put back when the other node was dead. What that one's disk is marked with
+    tells nothing any more."""
+    return any(marked(node, vm, lvm.PUT_BACK) for node in _its(state, vm))
+
+
+def _its(state: ClusterState, vm: str) -> list[NodeState]:
+    """The nodes that it lives on: what an old copy elsewhere was restored into is none of its disks any more."""
+    return [state.nodes[home] for home in state.homes(vm) if home in state.nodes]
 
 
 def marked(node: NodeState, vm: str, *tags: str) -> list[Volume]:
@@ -241,7 +252,7 @@ def settled(state: ClusterState, vm: str) -> None:
             f"{vm}: a restore into its disk broke off, and what was on it was kept on a disk that is gone; "
             f"restore it again: fab vm.restore {vm} --backup ID --in-place"
         )
-    kept = [node.name for node in state if backing.snapshot(node, vm, BEFORE)]
+    kept = [node.name for node in _its(state, vm) if backing.snapshot(node, vm, BEFORE)]
     if kept or restoring(state, vm):
         where = f"is kept on {kept[0]}" if kept else "was kept on its other node"
         raise Refused(
@@ -252,7 +263,8 @@ def settled(state: ClusterState, vm: str) -> None:
 
 def restoring(state: ClusterState, vm: str) -> list[str]:
     """The nodes whose disk of it is marked: a restore into it did not come to its end."""
-    return [node.name for node in state if marked(node, vm, lvm.RESTORING, lvm.RESTORING_THERE)]
+    tags = (lvm.RESTORING,) if over(state, vm) else (lvm.RESTORING, lvm.RESTORING_THERE)
+    return [node.name for node in _its(state, vm) if marked(node, vm, *tags)]
 
 
 def healthy(node: NodeState, vm: str) -> None:

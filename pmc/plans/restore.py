@@ -146,7 +146,8 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
         *(Step(home, f"see that {name} is off", Wait(is_off(name), 5, "it runs", off_line(name))) for home in homes),
         *([make.see_equal(node, name)] if len(homes) > 1 else []),
         make.promote(node, name),
-        *(_marked(home, its[home], True, _tag(home == node)) for home in homes),
+        *over(name, homes, state),
+        *(marked(home, its[home], True, _tag(home == node)) for home in homes),
         Step(
             node,
             f"keep what is on the disk as the snapshot {group}/{kept}",
@@ -161,7 +162,7 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
             watch=Watch("bytes", name, size),
         ),
         Step(node, f"make {name} secondary until it is started", drbd.secondary(name), undo=drbd.primary(name)),
-        *_unmarked(name, {home: [(its[home], _tag(home == node))] for home in homes}, state),
+        *unmarked(name, {home: [(its[home], _tag(home == node))] for home in homes}, state),
         Step(
             node,
             f"remove the snapshot {group}/{kept}",
@@ -190,7 +191,7 @@ def _tag(here: bool) -> str:
     return lvm.RESTORING if here else lvm.RESTORING_THERE
 
 
-def _unmarked(name: str, marks: Mapping[str, Sequence[tuple[Volume, str]]], state: ClusterState) -> list[Step]:
+def unmarked(name: str, marks: Mapping[str, Sequence[tuple[Volume, str]]], state: ClusterState) -> list[Step]:
     """All marks that the volumes have, and `marks`, which they have by then; that of the node with the snapshot is the
     last."""
     order, steps = (lvm.RESTORING_THERE, lvm.RESTORING), list[Step]()
@@ -198,15 +199,25 @@ def _unmarked(name: str, marks: Mapping[str, Sequence[tuple[Volume, str]]], stat
         for home, will in marks.items():
             now = {each.name: each for each in refuse.marked(state.nodes[home], name, tag)}
             has = now | {volume.name: volume for volume, its in will if its == tag}
-            steps += [_marked(home, volume, False, tag) for volume in has.values()]
+            steps += [marked(home, volume, False, tag) for volume in has.values()]
     return steps
 
 
-def _marked(node: str, volume: Volume, on: bool, tag: str) -> Step:
+def over(name: str, homes: Sequence[str], state: ClusterState) -> list[Step]:
+    """Takes off what is left of a restore that was put back while a node was dead: a new one makes its own marks."""
+    tags = (lvm.RESTORING_THERE, lvm.PUT_BACK) if refuse.over(state, name) else ()
+    each = (
+        (home, volume, tag) for tag in tags for home in homes for volume in refuse.marked(state.nodes[home], name, tag)
+    )
+    return [marked(home, volume, False, tag) for home, volume, tag in each]
+
+
+def marked(node: str, volume: Volume, on: bool, tag: str) -> Step:
     """On both nodes: should the one with the snapshot die, vm.failover must know on the other what the disk is. Which
     is why a disk that could not be put back keeps its marks."""
     group, name = volume.group, volume.name
-    note = f"{'mark' if on else 'no longer mark'} {group}/{name} as being restored into"
+    what = "put back alone" if tag == lvm.PUT_BACK else "being restored into"
+    note = f"{'mark' if on else 'no longer mark'} {group}/{name} as {what}"
     return Step(node, note, lvm.mark(group, name, on, tag), undo=lvm.mark(group, name, not on, tag), guard=True)
 
 
@@ -224,8 +235,12 @@ def undo_in_place(name: str, size: int, state: ClusterState, settings: Settings)
     not written yet, or is put back already), unless the disk that had the snapshot is another by now."""
     homes = refuse.whole(state, name)
     there = [home for home in homes if backing.snapshot(state.nodes[home], name, refuse.BEFORE)]
-    marked = refuse.restoring(state, name)
-    if not there and not marked:
+    half = refuse.restoring(state, name)
+    if not there and not half and (steps := over(name, homes, state)):
+        for home in homes if len(homes) > 1 else []:
+            refuse.healthy(state.nodes[home], name)
+        return plan(f"vm.restore {name} --put-back", steps)
+    if not there and not half:
         raise Refused(f"{name}: no restore of it broke off; there is nothing to put back")
     if active := state.active_on(name):
         raise Refused(f"{name}: runs on {active[0]}; first: fab vm.stop {name}")
@@ -235,7 +250,7 @@ def undo_in_place(name: str, size: int, state: ClusterState, settings: Settings)
     asleep.written(name, "that", state)
     group, device, steps = settings.volume_group, drbd_device(name, state), list[Step]()
     for node in there:
-        _of_the_disk(name, state.nodes[node], settings)
+        of_the_disk(name, state.nodes[node], settings)
         if len(homes) > 1:
             refuse.healthy(state.nodes[node], name)
         steps += [
@@ -244,10 +259,10 @@ def undo_in_place(name: str, size: int, state: ClusterState, settings: Settings)
             Step(node, f"put the disk of {name} back ({show_size(size)})", put_back(group, name, size, device)),
             Step(node, f"make {name} secondary", drbd.secondary(name)),
         ]
-    return plan(f"vm.restore {name} --put-back", steps, _unmarked(name, {home: [] for home in marked}, state))
+    return plan(f"vm.restore {name} --put-back", steps, unmarked(name, {home: [] for home in half}, state))
 
 
-def _of_the_disk(name: str, node: NodeState, settings: Settings) -> None:
+def of_the_disk(name: str, node: NodeState, settings: Settings) -> None:
     """What is put back was on the disk that the VM has now. (A thin snapshot whose origin is gone names none.)"""
     kept, disk = backing.snapshot(node, name, refuse.BEFORE), refuse.disk(node, name, settings)
     if kept and kept.origin not in ("", disk.name):

@@ -333,7 +333,7 @@ def remove(
     """Everything of the VM on every node, also of one that was made or removed by half; with `backups`
     those that are `stored` as well, last; the VM itself may be gone then. There is no way back. A node that is away may
     be left out when it is none of the VM's own: the same, once it is back, removes what it has."""
-    holders = list(state.knowing(name))
+    holders = clear.holders(name, state)
     away = [node.name for node in state if node.down]
     if holders and away:
         refuse.sides(state, name)

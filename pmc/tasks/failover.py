@@ -10,7 +10,7 @@ from pmc import looks
 from pmc.cluster import Cluster
 from pmc.errors import Refused
 from pmc.model import ClusterState
-from pmc.plans import asleep, refuse
+from pmc.plans import asleep, putback, refuse
 from pmc.plans import evacuate as evacuations
 from pmc.plans import failover as plans
 from pmc.plans import vm as moves
@@ -59,7 +59,9 @@ def failover(
         lock(c, cluster, dry_run, name, but=hangs)
         state = cluster.state()
         node, survivor = plans.homes(name, state, cluster.settings, hangs)
-        plan = plans.failover(name, state, cluster.settings, hangs=hangs, discard=discard_saved)
+        # Of a restore that broke off: what it kept is put back first.
+        size = looks.disk_at(cluster, name, survivor, state)[0] if putback.kept(name, survivor, state) else 0
+        plan = plans.failover(name, state, cluster.settings, hangs=hangs, discard=discard_saved, size=size)
         places = {survivor: [name]}
         sight = death.seen(cluster, state, node, places, hangs)
         if dry_run or c.config.run.dry:
@@ -68,9 +70,10 @@ def failover(
             death.prove(cluster, node, [name], sight, dead, state)
             if sight.signs:
                 state = death.silent(cluster, node, places)
-                plan = plans.failover(name, state, cluster.settings, discard=discard_saved)
+                plan = plans.failover(name, state, cluster.settings, discard=discard_saved, size=size)
         if carry_out(c, cluster, plan, dry_run):
-            note(f"{name} runs on {survivor}; when {node} is back: fab pm.ready_drbd, then fab vm.mv {name}")
+            also = f", fab vm.restore {name} --put-back (its copy is marked still)" if size else ""
+            note(f"{name} runs on {survivor}; when {node} is back: fab pm.ready_drbd{also}, then fab vm.mv {name}")
 
 
 @task(

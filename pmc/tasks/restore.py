@@ -13,7 +13,7 @@ from pmc.errors import Refused
 from pmc.lock import ALLOCATION
 from pmc.model import ClusterState
 from pmc.plan import Plan
-from pmc.plans import copies, refuse
+from pmc.plans import copies, putback, refuse
 from pmc.plans import restore as plans
 from pmc.plans.restore import Found
 from pmc.settings import Settings
@@ -124,6 +124,7 @@ def _in_place(c: Any, cluster: Cluster, name: str, which: Which, dry: bool, yes:
 
 def _put_back(c: Any, cluster: Cluster, name: str, dry: bool) -> None:
     state = located(c, cluster, dry, name)
+    putback.both_there(name, state)
     size, _ = looks.disk_of(cluster, name, state)
     if carry_out(c, cluster, plans.undo_in_place(name, size, state, cluster.settings), dry):
         note(f"{name} has the disk that it had before the restore")

@@ -213,7 +213,7 @@ def rm(c: Any, name: str = "", backups: bool = False, yes: bool = False, conf: s
         stored = looks.stored(state)
         plan = plans.remove(name, state, cluster.settings, stored, backups)
         left = pruning.lying(name, stored) if stored else ""
-        holders = state.knowing(name)
+        holders = clearing.holders(name, state)
         disks = clearing.going(name, holders, cluster.settings)
         its = f"{name} and its disk" + (f" ({disks})" if disks else "")
         going = " and ".join([its] * bool(holders) + [left] * (backups and bool(left)))

@@ -58,7 +58,10 @@ def snapshots(facts: Facts) -> Iterator[Finding]:
                 yield Finding("SNAPSHOT_KEPT", text, drop, node.name, vm)
             elif kind == refuse.BEFORE:
                 text = f"{path} is the disk of {vm} before a restore into it that broke off, or is under way"
-                yield Finding("RESTORE_BROKEN", text, f"fab vm.restore {vm} --put-back", node.name, vm)
+                way = f"fab vm.restore {vm} --put-back"
+                if node.name not in facts.state.homes(vm):
+                    way = f"fab vm.peer {vm} --cleanup" if vm in facts.vms else f"fab vm.rm {vm}"
+                yield Finding("RESTORE_BROKEN", text, way, node.name, vm)
             elif volume.attributes[5:6] != "o":
                 text = f"{path} is a snapshot that a command left when it broke off"
                 yield Finding("SNAPSHOT_LEFT", text, _removal(facts, volume, vm, node.name), node.name, vm)
@@ -76,7 +79,9 @@ def restoring(facts: Facts) -> Iterator[Finding]:
             text = f"a restore into {volume.group}/{volume.name} broke off, or is under way"
             half = refuse.half_restored(facts.state, vm)
             mend = "--backup ID --in-place, as what was on it is lost" if half else "--put-back"
-            yield Finding("RESTORE_BROKEN", text, f"fab vm.restore {vm} {mend}", node.name, vm)
+            old = vm in facts.vms and node.name not in facts.state.homes(vm)
+            way = f"fab vm.peer {vm} --cleanup" if old else f"fab vm.restore {vm} {mend}"
+            yield Finding("RESTORE_BROKEN", text, way, node.name, vm)
 
 
 def _removal(facts: Facts, volume: Volume, vm: str, node: str) -> str:

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from pmc import lvm
-from pmc.errors import InDoubt, Refused, StepFailed
+from pmc.errors import InDoubt, NodeDown, Refused, StepFailed
+from pmc.model import Volume
 from pmc.plan import Action, Plan, Watch, apply
-from pmc.plans import failover, restore, vm
+from pmc.plans import clear, failover, putback, refuse, restore, vm
 from pmc.plans.backup import bring
 from pmc.units import GiB
 from tests.unit.fake import World, done
@@ -61,12 +62,103 @@ def test_putting_back_that_broke_off_is_done_again() -> None:
         assert disks(done(world, put_back(world))) == disks(stopped_web()), steps
 
 
-@pytest.mark.parametrize("dead", ["pm-1", "pm-2"])
-def test_the_other_side_is_not_started_when_the_node_with_the_snapshot_dies(dead: str) -> None:
-    world = half_restored_web()
-    world.dead.add(dead)
-    with pytest.raises(Refused, match=r"a restore into its disk broke off.* --put-back"):
-        failover.failover("web", world.state(), SETTINGS)
+def failed_over(world: World) -> World:
+    return done(world, failover.failover("web", world.state(), SETTINGS, size=GiB))
+
+
+def dead(world: World, node: str) -> World:
+    world = world.copy()
+    world.dead.add(node)
+    return world
+
+
+def test_the_other_side_is_not_started_when_the_node_with_the_snapshot_dies() -> None:
+    """A backup is what is left then, and what says so names no command that refuses in its turn."""
+    world = dead(half_restored_web(), "pm-1")
+    with pytest.raises(Refused, match=r"bring that back, then: .* --put-back; .* dead for good.* --backup ID --as NEW"):
+        failed_over(world)
+
+
+def test_nobody_else_goes_on_alone() -> None:
+    """All others name vm.failover, which proves that the other node is dead."""
+    for node in ("pm-1", "pm-2"):
+        state = dead(half_restored_web(), node).state()
+        with pytest.raises(NodeDown, match=r"when it is dead: fab vm\.failover web"):
+            vm.start("web", "", state, SETTINGS)
+        with pytest.raises(NodeDown, match=r"when it is dead, fab vm\.failover web puts it back"):
+            putback.both_there("web", state)
+    putback.both_there("web", half_restored_web().state())
+    putback.both_there("web", dead(stopped_web(), "pm-2").state())
+
+
+@pytest.mark.parametrize("steps", range(STEPS - 1))
+def test_a_node_that_is_dead_for_good_ends_a_restore_that_broke_off(steps: int) -> None:
+    """By vm.failover: what was on the disk is put back on the node that kept it, and runs there."""
+    world = dead(broken_off(steps), "pm-2")
+    world.nodes["pm-1"].resources["web"].role = "Secondary"
+    now = failed_over(world)
+    mine = now.nodes["pm-1"]
+    assert (mine.domains["web"], set(mine.volumes)) == ("running", {"web"})
+    if world.nodes["pm-1"].volumes["web"].tags == (lvm.TAG,):
+        return
+    assert set(mine.volumes["web"].tags) == {lvm.TAG, lvm.PUT_BACK}
+    # Wherever that broke off it is done again.
+    plan = failover.failover("web", world.state(), SETTINGS, size=GiB)
+    for number in range(len(plan.steps)):
+        half = done(world, Plan("half", plan.steps[:number]))
+        assert failed_over(half).nodes["pm-1"].volumes == mine.volumes
+    # The other one is back, still marked: that keeps nothing from anything, and goes.
+    now.dead.clear()
+    refuse.settled(now.state(), "web")
+    clean = done(now, put_back(now))
+    assert {v.tags for node in clean.nodes.values() for v in node.volumes.values()} == {(lvm.TAG,)}
+    with pytest.raises(Refused, match="there is nothing to put back"):
+        put_back(clean)
+
+
+def test_a_new_restore_is_marked_by_itself() -> None:
+    """What an earlier one left on the other side does not hide it."""
+    world = failed_over(dead(half_restored_web(), "pm-2"))
+    world.dead.clear()
+    world.nodes["pm-1"].domains["web"] = "shut off"
+    world.nodes["pm-1"].resources["web"].role = "Secondary"
+    plan = restored_in_place(world)
+    writes = next(number for number, step in enumerate(plan.steps) if "where it differs" in step.note)
+    half = done(world, Plan("half", plan.steps[:writes]))
+    assert not refuse.over(half.state(), "web")
+    assert refuse.restoring(half.state(), "web") == ["pm-1", "pm-2"]
+    assert disks(done(world, plan)) == disks(stopped_web())
+
+
+def test_the_put_back_of_an_evacuation_is_a_failovers() -> None:
+    with pytest.raises(Refused, match=r"fab vm\.failover web puts it back first"):
+        failover.failover("web", dead(half_restored_web(), "pm-2").state(), SETTINGS)
+
+
+def test_an_old_copy_that_was_restored_into_is_none_of_its_disks() -> None:
+    """pm-3 has a copy that is no part of web any more."""
+    world = stopped_web()
+    disk = world.nodes["pm-2"].volumes["web"]
+    world.nodes["pm-3"].volumes = {
+        "web": replace(disk, tags=(lvm.TAG, lvm.RESTORING)),
+        "web.before": Volume("web.before", "vg", GiB, (lvm.TAG,), "web", "swi-a-s---", 0.0),
+    }
+    state = world.state()
+    assert state.strays("web") == ["pm-3"]
+    assert vm.start("web", "", state, SETTINGS).steps
+    assert any("web.before" in step.note for step in clear.cleanup("web", state, SETTINGS).steps)
+
+
+def test_a_snapshot_whose_volume_is_gone_goes_with_the_vm() -> None:
+    """Also when nothing else is left of it."""
+    world = stopped_web()
+    lone = Volume("web.before", "vg", GiB, (lvm.TAG,), "", "Vri-a-tz--", 0.0, pool="pool")
+    world.nodes["pm-3"].volumes["web.before"] = lone
+    gone = done(world, vm.remove("web", world.state(), SETTINGS))
+    assert [node.volumes for node in gone.nodes.values()] == [{}, {}, {}]
+    alone = World()
+    alone.nodes["pm-3"].volumes["web.before"] = lone
+    assert done(alone, vm.remove("web", alone.state(), SETTINGS)).nodes["pm-3"].volumes == {}
 
 
 class Dying(World):
@@ -88,7 +180,7 @@ def test_the_other_side_keeps_its_mark_when_the_disk_cannot_be_put_back() -> Non
         apply(restored_in_place(world), world.carry_out)
     assert lvm.RESTORING_THERE in world.nodes["pm-2"].volumes["web"].tags
     with pytest.raises(Refused, match=r"a restore into its disk broke off.* --put-back"):
-        failover.failover("web", world.state(), SETTINGS)
+        failed_over(world)
 
 
 def test_what_was_lost_with_its_disk_is_not_put_back() -> None:

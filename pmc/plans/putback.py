@@ -1,0 +1,51 @@
+"""A restore into a VM's disk that broke off, and one of its nodes is dead: vm.failover is the way out, since it proves
+the death and nobody else may go on alone. Pure."""
+
+from __future__ import annotations
+
+from pmc import backing, lvm
+from pmc.errors import NodeDown, Refused
+from pmc.model import ClusterState, Volume
+from pmc.plan import Step
+from pmc.plans import refuse, restore
+from pmc.plans.backup import bring, drbd_device
+from pmc.settings import Settings
+from pmc.units import show_size
+
+
+def kept(name: str, survivor: str, state: ClusterState) -> Volume | None:
+    """What the restore kept of the disk, if it is on this node."""
+    return backing.snapshot(state.nodes[survivor], name, refuse.BEFORE)
+
+
+def on(survivor: str, dead: str, name: str, size: int, state: ClusterState, settings: Settings) -> list[Step]:
+    """The steps after which the disk on the survivor, where it is primary, is as before the restore; none when none
+    broke off. `size`: the bytes of its disk; 0: they were not asked for."""
+    node, steps = state.nodes[survivor], list[Step]()
+    if survivor not in refuse.restoring(state, name) and not kept(name, survivor, state):
+        return steps
+    if kept(name, survivor, state):
+        restore.of_the_disk(name, node, settings)
+        if not size:
+            raise Refused(f"{name}: a restore into its disk broke off; fab vm.failover {name} puts it back first")
+        put = restore.put_back(settings.volume_group, name, size, drbd_device(name, state))
+        steps += [bring(survivor), Step(survivor, f"put the disk of {name} back ({show_size(size)})", put)]
+    elif refuse.marked(node, name, lvm.RESTORING_THERE):
+        raise Refused(
+            f"{name}: a restore into its disk broke off, and what was on it is kept on {dead}: bring that back, then: "
+            f"fab vm.restore {name} --put-back; when it is dead for good, a backup is what there is: "
+            f"fab vm.restore {name} --backup ID --as NEW"
+        )
+    # (With no more than its own mark it was not written yet, or is put back already.)
+    mark = restore.marked(survivor, refuse.disk(node, name, settings), True, lvm.PUT_BACK)
+    return [*steps, mark, *restore.unmarked(name, {survivor: []}, state)]
+
+
+def both_there(name: str, state: ClusterState) -> None:
+    """Or the way out is another one."""
+    for home in state.homes(name):
+        if home in state.nodes and state.nodes[home].down and refuse.restoring(state, name):
+            raise NodeDown(
+                f"{name}: {home} does not answer ({state.nodes[home].down}), and what is put back goes to both of its "
+                f"nodes; bring it back; when it is dead, fab vm.failover {name} puts it back on the other one"
+            )
