@@ -267,6 +267,25 @@ def test_what_could_not_be_read_is_not_known_to_be_damaged(disk: Path, folder: P
     assert not list(folder.glob("*.*ed"))
 
 
+@pytest.mark.parametrize("how", ["kill -9 $BASHPID", "no-such-program-of-ours", "exit 137"])
+def test_a_delta_is_not_damaged_when_what_unpacks_its_base_is_killed(disk: Path, folder: Path, how: str) -> None:
+    """xdelta3 itself sees an end of its base, as of one that is cut short, and ends as it does then."""
+    whole = made(disk, folder)
+    written(disk)
+    part = made(disk, folder, base=whole)
+    reader = pipeline.decoded(part, whole, str(folder))
+    fine(pipeline.prove(part, reader, str(folder)))
+    unpack = f"nobody zstd -dcq <{shlex.quote(str(folder / whole.file))}"
+    assert reader.count(unpack) == 1
+    killed = reader.replace(unpack, f"{{ {unpack} | head -c 1000 || :; {how}; }}")
+    assert run(Command(("bash", "-o", "pipefail", "-c", f"{killed} >/dev/null"))).returncode == 126
+    assert run(pipeline.prove(part, killed, str(folder))).returncode == 1
+    assert not list(folder.glob(f"{part.id}.*ed"))
+    short = reader.replace(unpack, f"{{ {unpack} | head -c 1000 || :; exit 1; }}")  # as of a base that is damaged
+    assert run(pipeline.prove(part, short, str(folder))).returncode == 1
+    assert [path.name for path in folder.glob(f"{part.id}.*ed")] == [f"{part.id}.damaged"]
+
+
 def test_those_of_the_future_are_named_without_a_process(folder: Path) -> None:
     def laid(id: str) -> str:
         folder.mkdir(exist_ok=True)

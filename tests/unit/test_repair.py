@@ -11,7 +11,7 @@ import pytest
 
 from pmc import definition, lvm, sides
 from pmc.errors import NodeDown, Refused, StepFailed
-from pmc.model import ClusterState, Odd, Resource, Volume
+from pmc.model import ClusterState, Odd, Resource, ResourceFile, Volume
 from pmc.plan import Wait, apply
 from pmc.plans import lost, repair, splitbrain
 from pmc.plans.ailment import About, Ailment, Case, Wishes
@@ -567,6 +567,18 @@ def test_what_is_no_such_snapshot_is_not_listed(state: ClusterState) -> None:
     assert lost.snapshots(state) == []
     with pytest.raises(Refused, match="on no node that answers"):
         lost.drop("web", KEPT, state, SETTINGS)
+
+
+def test_one_that_a_resource_file_names_is_somebodys_disk() -> None:
+    """Whatever it is called: it was made a VM's, and is neither listed nor dropped."""
+    state = with_kept()
+    file = ResourceFile("saved", 9, f"/dev/mapper/vg-{KEPT.replace('-', '--')}", ("pm-2",), ())
+    state = changed(state, "pm-2", files={**state.nodes["pm-2"].files, "saved": file})
+    assert lost.snapshots(state) == []
+    with pytest.raises(Refused, match="on no node that answers"):
+        lost.drop("web", KEPT, state, SETTINGS)
+    second = replace(file, disk="/dev/vg/x", more_disks=(("pm-2", f"/dev/vg/{KEPT}"),))
+    assert lost.snapshots(changed(state, "pm-2", files={"saved": second})) == []
 
 
 def test_dropping_removes_that_snapshot_only() -> None:

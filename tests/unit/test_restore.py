@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,46 @@ from pmc.units import GiB
 from tests.unit.fake import World, done
 from tests.unit.samples import SETTINGS
 from tests.unit.stories import half_restored_web, restored_in_place, stopped_web
+
+
+class Changing(World):
+    """Something happens while the backup is proved, which takes hours."""
+
+    def __init__(self, happens: Callable[[World], None]) -> None:
+        super().__init__()
+        self.nodes, self.happens = stopped_web().nodes, happens
+
+    def carry_out(self, name: str, action: Action, watch: Watch | None = None) -> None:
+        super().carry_out(name, action, watch)
+        if watch and "--target" not in str(action):
+            self.happens(self)
+
+
+def runs(world: World) -> None:
+    """Somebody started it with virsh, on the other side."""
+    world.nodes["pm-2"].resources["web"].role = "Primary"
+    world.nodes["pm-2"].domains["web"] = "running"
+
+
+def is_cut(world: World) -> None:
+    world.nodes["pm-2"].resources["web"].alone = True
+
+
+def differs(world: World) -> None:
+    world.nodes["pm-1"].resources["web"].marked = 4096
+
+
+@pytest.mark.parametrize(
+    ("happens", "said"),
+    [(runs, "it runs"), (is_cut, "is not Connected with both sides"), (differs, "no blocks known to differ")],
+)
+def test_it_is_looked_at_again_after_the_proof(happens: Callable[[World], None], said: str) -> None:
+    """Nothing is written, marked or kept by then."""
+    world = Changing(happens)
+    with pytest.raises(StepFailed, match=said):
+        apply(restored_in_place(stopped_web()), world.carry_out)
+    assert disks(world) == disks(stopped_web())
+    assert world.nodes["pm-1"].resources["web"].role == "Secondary"
 
 
 def put_back(world: World) -> Plan:
