@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pmc import backing, disks, drbd
 from pmc.disks import RUNNING, Disk
 from pmc.errors import Refused
-from pmc.model import ClusterState
+from pmc.model import ClusterState, NodeState
 
 
 def outside(vm: str, found: Sequence[Disk], state: ClusterState) -> list[Disk]:
@@ -36,7 +36,8 @@ def whole(vm: str, what: str, xml: str, state: ClusterState) -> None:
     one_volume(vm, what, state)
     device = next((drbd.device(node.files[vm].minor) for node in state.knowing(vm) if vm in node.files), "DRBD's")
     found = _writable(vm, xml)
-    if rest := outside(vm, list(dict.fromkeys((*found, *attached(vm, state)))), state):
+    now = (disk for node in state.knowing(vm) for disk in attached(vm, node))
+    if rest := outside(vm, list(dict.fromkeys((*found, *now))), state):
         raise Refused(
             f"{vm}: {what} is of one disk, that of its DRBD resource ({device}); {_listed(rest)} is not in it; take "
             f"that off the VM, or see to the VM by other means"
@@ -48,11 +49,11 @@ def whole(vm: str, what: str, xml: str, state: ClusterState) -> None:
         )
 
 
-def attached(vm: str, state: ClusterState) -> list[Disk]:
-    """What the guest has now, where it runs: its definition says what it will have next time (virsh attach-disk --live,
-    virsh edit). Of a look that asked for it."""
-    known = [node.beside.get(RUNNING, {}).get(vm) for node in state.knowing(vm)]
-    return [disk for its in known if its for disk in its.disks]
+def attached(vm: str, node: NodeState) -> tuple[Disk, ...]:
+    """What the guest has now, if it runs here: its definition says what it will have next time (virsh attach-disk
+    --live, virsh edit). Of a look that asked for it."""
+    its = node.beside.get(RUNNING, {}).get(vm)
+    return its.disks if its else ()
 
 
 def one_volume(vm: str, what: str, state: ClusterState) -> None:

@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from pmc import drbd, verify
+from pmc import drbd, looks, verify
 from pmc.cluster import Cluster
 from pmc.errors import CommandFailed, InDoubt, Interrupted, NodeDown, PmcError, Refused
 from pmc.look import said_by
@@ -36,7 +36,7 @@ def verify_(c: Any, vm: str = "", deep: bool = False, json: bool = False, conf: 
     with opened(conf) as cluster:
         if vm:
             refuse.check_name("--vm", vm)
-        state = cluster.state()
+        state = cluster.state(beside=looks.RUNNING)
         if vm and not state.knowing(vm):
             refuse.found(state, vm)
         facts = _facts(cluster, state)

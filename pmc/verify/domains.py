@@ -66,7 +66,8 @@ def beside_drbd(facts: Facts) -> Iterator[Finding]:
             yield Finding("DOMAIN_DISK", text, "back it up by other means; pmc refuses to do it by half", vm=vm)
         for node in facts.sides(vm, FILES):
             domain = facts.answers(node).domains.get(vm)
-            rest = covered.outside(vm, domain.disks, facts.state) if domain else []
+            found = dict.fromkeys((*(domain.disks if domain else ()), *covered.attached(vm, node)))
+            rest = covered.outside(vm, list(found), facts.state)
             if rest:
                 text = f"{', '.join(map(str, rest))} is not on its DRBD resource: vm.backup, vm.mv and others refuse it"
                 yield Finding("DOMAIN_DISK", text, "take it off the VM, or see to it by other means", node.name, vm)

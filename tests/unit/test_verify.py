@@ -14,7 +14,7 @@ import pytest
 from pmc import lvm, verify
 from pmc.backup import Backup, Stored, new_id
 from pmc.checks.lvm import Filter
-from pmc.disks import Disk
+from pmc.disks import RUNNING, Disk, Running
 from pmc.errors import Refused
 from pmc.model import ClusterState, Domain, Odd, Resource, ResourceFile, Volume
 from pmc.plans import clear, refuse, repair, vm
@@ -265,6 +265,8 @@ CASES: list[tuple[str, tuple[Change, ...]]] = [
     ("", (domain_on("pm-1", disks=(Disk("vda", "/dev/drbd1"),)),)),
     ("", (domain_on("pm-1", disks=(Disk("vda", "/dev/drbd/by-res/web/0"),)),)),
     ("DOMAIN_DISK", (domain_on("pm-2", disks=(Disk("vda", "/dev/drbd1"), Disk("vdb", "/dev/vg/data"))),)),
+    ("DOMAIN_DISK", (on("pm-1", beside={RUNNING: {"web": Running("kvm", (Disk("vdb", "/dev/vg/data"),))}}),)),
+    ("", (on("pm-1", beside={RUNNING: {"web": Running("kvm", (Disk("vda", "/dev/drbd1"),))}}),)),
     ("DOMAIN_DISK", (lambda facts: healthy(several(facts.state)),)),
     ("DOMAIN_NO_DRBD", (on("pm-3", domains={"his": Domain("his", "running", GiB, 1)}),)),
     ("DOMAIN_AUTOSTART", (domain_on("pm-2", autostart=True),)),
