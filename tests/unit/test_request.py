@@ -110,6 +110,7 @@ def test_from_python_numbers_are_welcome() -> None:
         ({"address": "10.0.3.300"}, "--address"),
         ({"address": "10.0.3.7/24"}, "--address"),
         ({"address": "2001:db8::1"}, "--address"),
+        ({"virt_install": "--pxe\n--noreboot"}, "--virt-install: one line of printable characters"),
         ({"virt_install": "--disk 'x"}, "--virt-install: No closing quotation"),
         ({"iso": "a", "pxe": True}, "--iso and --pxe: choose one"),
         ({"image": "a", "clone": "b"}, "--image and --clone: choose one"),

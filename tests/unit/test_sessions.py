@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 import paramiko
 import pytest
 
+from pmc import sessions
 from pmc.cluster import Cluster
-from pmc.errors import CommandFailed
+from pmc.errors import CommandFailed, NodeDown
 from pmc.node import Node
 from pmc.sessions import MOST
 from pmc.settings import parse
@@ -112,3 +114,33 @@ def test_a_sshd_that_gives_no_session_at_all_is_told(host: Host, node: Node) -> 
     with pytest.raises(CommandFailed, match=r"pm-1: .*sshd gives no session.*look at MaxSessions"):
         node.channel()
     assert len(host.connections) == MOST
+
+
+def test_a_node_that_is_down_costs_its_deadline_once_until_it_is_closed(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def silent(*_: object) -> None:
+        tried.append("pm-1")
+        raise NodeDown("pm-1: no ssh within 10 s")
+
+    monkeypatch.setattr(sessions, "reach", silent)
+    for number in (1, 2):
+        assert not node.reach()
+        for _ in range(2):
+            with pytest.raises(NodeDown, match="no ssh within 10 s"):
+                node.channel()
+        assert len(tried) == number
+        node.close()
+
+
+def test_one_that_was_reached_and_not_used_is_closed(host: Host, node: Node) -> None:
+    assert node.reach()
+    node.close()
+    deadline = time.monotonic() + 60
+    while not host.connections and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for each in host.connections:
+        each.join(60)
+    assert [each.is_active() for each in host.connections] == [False]
