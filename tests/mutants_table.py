@@ -43,8 +43,10 @@ def text(found: dict[str, dict[str, Any]], reasons: dict[str, str]) -> str:
         if not left
         else "; ".join(f"{count} {reason}" for reason, count in sorted(why.items()))
     )
+    asked = sum(bool(row.get("model")) for row in tried.values())
+    model = f", {asked} of them on the model, too" if asked else ", without the model"
     return (
-        f"{head}\nTried on {commits}:\n\n{tabulate(rows, headers=headers, tablefmt='github')}\n\n"
+        f"{head}\nTried on {commits}{model}:\n\n{tabulate(rows, headers=headers, tablefmt='github')}\n\n"
         f"## What nobody notices\n\n{told}.\n\n"
         + tabulate(survivors, headers=["file", "function", "without", "why"], tablefmt="github")
         + "\n"

@@ -142,3 +142,4 @@ def test_the_table_has_a_reason_for_each_that_nobody_notices() -> None:
     assert "x \\| y" in text
     assert "equivalent: it is" in text
     assert "1 equivalent." in text
+    assert "Tried on none, without the model:" in text
