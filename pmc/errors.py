@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from invoke.exceptions import Exit
 
-from pmc.plain import one_line, plain
+from pmc.plain import advice, one_line, plain
 
 
 class PmcError(Exit):
@@ -27,7 +27,7 @@ class PmcError(Exit):
 
     def __init__(self, message: str) -> None:
         # Here, since invoke prints it: what nodes and tools say is in it.
-        super().__init__(plain(message))
+        super().__init__(advice(plain(message)))
 
     def __str__(self) -> str:
         return str(self.message)

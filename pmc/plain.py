@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import re
+import sys
 
 # Control characters but tab and newline, DEL, those of ISO 6429 (C1), lone surrogates, which no terminal can be sent,
 # and what turns or breaks a line: a node must not draw another screen than the true one, nor write the clipboard.
 _UNFIT = re.compile(
     "[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]|[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
+_OURS = re.compile(r"\bfab(?= (?:pm|vm)\.)")
 MOST = 1000  # characters of what one node, tool or file says in one line
 
 
 def plain(text: str) -> str:
     """Keeps its lines and tabs; what a terminal would act on is �."""
     return text if text.isascii() and text.isprintable() else _UNFIT.sub("�", text)
+
+
+def advice(text: str) -> str:
+    """For a person: commands of ours in it begin with the program that was started, so that they can be pasted."""
+    return _OURS.sub("pmc", text) if sys.argv[0].rpartition("/")[2] == "pmc" else text
 
 
 def one_line(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from pmc.plain import one_line, plain
+from pmc.plain import advice, one_line, plain
 from pmc.plan import Plan, Watch
 
 
@@ -35,7 +35,7 @@ def _cell(value: Any) -> Any:
 def show(text: str) -> None:
     """On stdout, fit for a terminal. A reader that has seen enough (`fab vm.ls | head -1`) is no error, nor is one that
     has no letter for what a node says."""
-    text, letters = plain(text), getattr(sys.stdout, "encoding", None) or "utf-8"
+    text, letters = advice(plain(text)), getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
         print(text.encode(letters, "replace").decode(letters), flush=True)
     except BrokenPipeError:
@@ -53,7 +53,7 @@ def note(text: str) -> None:
     if sys.stderr is not None:
         with suppress(OSError, ValueError):
             # One write: several threads may note at once.
-            print(f"{plain(text)}\n", end="", file=sys.stderr, flush=True)
+            print(f"{advice(plain(text))}\n", end="", file=sys.stderr, flush=True)
 
 
 class Progress:

@@ -140,3 +140,18 @@ def test_the_audit_log_can_be_read_on_a_terminal(tmp_path: Path) -> None:
     text = (tmp_path / "log").read_text()
     fit(text, lines=2)
     assert [json.loads(line)["what"] for line in text.splitlines()] == [EVIL] * 2
+
+
+@pytest.mark.parametrize(
+    ("started", "said"), [("/usr/bin/pmc", "pmc"), ("pmc", "pmc"), ("/x/.venv/bin/fab", "fab"), ("", "fab")]
+)
+def test_advice_begins_with_the_program_that_was_started(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], started: str, said: str
+) -> None:
+    """Who installed pmc has no fabfile, so `fab vm.repair web` would be no advice."""
+    monkeypatch.setattr(sys, "argv", [started])
+    text = "web: half made; fab vm.rm web, then fab pm.init all; prefab vm.x and fab --list stay"
+    right = f"web: half made; {said} vm.rm web, then {said} pm.init all; prefab vm.x and fab --list stay"
+    view.note(text)
+    view.show(text)
+    assert (str(Refused(text)), *capsys.readouterr()) == (right, f"{right}\n", f"{right}\n")
