@@ -203,6 +203,29 @@ def test_a_restore_in_place(lab: Pmc, clean: Clean) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.fault("manager killed (-9) during a restore in place, the other node dies: vm.failover puts it back")
+def test_a_restore_that_broke_off_and_the_other_node_is_dead(lab: Pmc, clean: Clean) -> None:
+    guest = lab.add("web")
+    old = guest.ticking(10)
+    lab.ok("vm.backup", "web")
+    [base] = listed(lab, "vm.backups", "web")
+    new = guest.ticking(old.counter + 50)
+    lab.ok("vm.stop", "web")
+    assert die_at(lab, "where it differs", "vm.restore", "web", "--backup", base["id"], "--in-place", "--yes")
+    lab.lab.kill("pm-2")
+    assert "fab vm.failover web puts it back" in lab.fab("vm.restore", "web", "--put-back").stderr
+    lab.ok("vm.failover", "web", "--dead", "pm-2")
+    later = guest.ticking(new.counter, boots=2)
+    assert later.boots == 2, "it goes on with what was on the disk before the restore"
+    lab.lab.start("pm-2")
+    lab.ok("pm.ready_drbd")
+    lab.ok("vm.restore", "web", "--put-back")  # takes the mark off there
+    lab.ok("vm.mv", "web")
+    assert guest.ticking(later.counter).boots == 2
+    assert broken_invariants(lab.state()) == []
+
+
+@pytest.mark.long
 @pytest.mark.fault("two backups of one VM at once")
 def test_two_at_once_and_all_with_copies(lab: Pmc, clean: Clean, tmp_path: Path) -> None:
     lab.add("web").ticking(5)

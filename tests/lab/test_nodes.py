@@ -108,6 +108,7 @@ def test_a_sshd_that_turns_away(lab: Pmc, clean: Clean) -> None:
     assert guest.ticking(tick.counter, seconds=LONG).boots == 1
 
 
+@pytest.mark.long
 @pytest.mark.fault("two nodes exchanged in pmc.conf: every verb is refused in one line")
 def test_nodes_that_are_exchanged_in_the_configuration(lab: Pmc, clean: Clean, tmp_path: Path) -> None:
     guest = lab.add("web")
