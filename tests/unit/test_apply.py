@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -13,7 +14,7 @@ from pmc.command import Command, Query, command
 from pmc.errors import Fenced, InDoubt, Interrupted, Refused, StepFailed
 from pmc.lock import ALLOCATION
 from pmc.node import _drain
-from pmc.plan import Relay, Step, Wait, plan
+from pmc.plan import Fetch, Relay, Step, Wait, plan
 from pmc.tasks import ns
 from tests.unit.counted import CountedNode, counted
 from tests.unit.stories import with_web
@@ -185,6 +186,14 @@ def test_a_logout_ends_it_as_ctrl_c_does(monkeypatch: pytest.MonkeyPatch) -> Non
         assert cluster.stop.is_set()
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_what_a_node_prints_becomes_a_file_of_the_manager(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cluster = counted(monkeypatch, with_web())
+    monkeypatch.setattr(CountedNode, "run", lambda node, given, *, sink, **how: sink(str(given).encode()))
+    fetch = Fetch(command("cat", "/b"), str(tmp_path / "x"), 6)
+    cluster.apply(plan("copy", Step("pm-1", "copy", fetch)), under=())
+    assert (tmp_path / "x").read_text() == "cat /b"
 
 
 def test_a_wait_has_its_deadline_and_says_what_never_was(monkeypatch: pytest.MonkeyPatch) -> None:

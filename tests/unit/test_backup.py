@@ -688,6 +688,8 @@ def changed(manifest: Backup, **fields: object) -> str:
         changed(BASE, device="/dev/drbd1; id"), changed(BASE, device="drbd1"), changed(BASE, image_sha256="$(id)"),
         changed(BASE, image_sha256=""), changed(BASE, stored="1"), changed(BASE, compression="lzma"),
         changed(DELTA, base=""), changed(DELTA, base=DELTA.id),
+        changed(BASE, time="yesterday"), changed(BASE, source="pm-2; id"), changed(BASE, nodes=["pm-1", "$(id)"]),
+        changed(DELTA, file_sha256=""), changed(DELTA, file_sha256="$(id)"),
         changed(DELTA, base="mail.20260101T000000Z.base"), changed(DELTA, base="/etc/shadow"),
         changed(BASE, nodes=None), changed(BASE, id=None), changed(BASE, id=7), changed(BASE, image_sha256=7),
         changed(DELTA, base=None), changed(BASE, device=None),
@@ -721,7 +723,9 @@ def test_a_manifest_that_is_broken_is_listed_as_such_and_hides_no_other() -> Non
     assert backup.parse_listing(f"{BASE.id} 8 512 4096 - ???\n", "pm-1")[0].broken
 
 
-@pytest.mark.parametrize("text", ["garbage\n", "web.base 8\n", "web.base a b c d\n"])
+@pytest.mark.parametrize(
+    "text", ["garbage\n", "web.base 8\n", "web.base a b c d\n", "we;b 8 512 1 - e30=\n", "web 8 512 1 a;b e30=\n"]
+)
 def test_a_listing_that_is_none_is_an_error(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         backup.parse_listing(text, "pm-1")
