@@ -43,11 +43,14 @@ def text(found: dict[str, dict[str, Any]], reasons: dict[str, str]) -> str:
         if not left
         else "; ".join(f"{count} {reason}" for reason, count in sorted(why.items()))
     )
+    missing = Counter(each.file for id, each in every.items() if id not in tried)
+    untried = ", ".join(f"{file.removeprefix('pmc/')} {count}" for file, count in sorted(missing.items()))
     asked = sum(bool(row.get("model")) for row in tried.values())
     model = f", {asked} of them on the model, too" if asked else ", without the model"
     return (
         f"{head}\nTried on {commits}{model}:\n\n{tabulate(rows, headers=headers, tablefmt='github')}\n\n"
-        f"## What nobody notices\n\n{told}.\n\n"
+        + (f"Not tried: {untried}.\n\n" if untried else "")
+        + f"## What nobody notices\n\n{told}.\n\n"
         + tabulate(survivors, headers=["file", "function", "without", "why"], tablefmt="github")
         + "\n"
     )
