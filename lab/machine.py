@@ -171,6 +171,11 @@ class Machine:
                 raise LabError(f"{self.name}: its disks' server does not start; see {self.file('disks.log')}")
             time.sleep(0.02)
 
+    def lies(self, on: bool) -> None:
+        """Its disks say from now on that they have flushed, and have not."""
+        file = self.file("seed.lies")
+        file.touch() if on else file.unlink(missing_ok=True)
+
     def kill(self, seed: str = "") -> bool:
         """What a power loss does, also to the disks: by this seed, or that of PMC_LAB_SEED, or a new one."""
         self.file("seed").write_text(seed or os.environ.get("PMC_LAB_SEED") or str(secrets.randbits(32)))

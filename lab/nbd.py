@@ -6,7 +6,7 @@ negotiation with NBD_OPT_GO, simple replies).
 
 A client that says NBD_CMD_DISC has stopped in order: then all is written. One that is gone without it has lost power.
 So a server lives as long as its QEMU. It says on stdout what a power loss did, and with which seed it chose; that is
-what the file SEED says then.
+what the file SEED says then. While a file SEED.lies is there, a disk says that it has flushed and has not.
 
 ``python -m lab.nbd SEED SOCKET FILE SIZE [SOCKET FILE SIZE ...]``
 """
@@ -46,8 +46,8 @@ class Gone(Exception):
 class Client:
     """The other end of one connection."""
 
-    def __init__(self, connection: socket.socket, disk: Disk) -> None:
-        self.connection, self.disk = connection, disk
+    def __init__(self, connection: socket.socket, disk: Disk, lies: Path) -> None:
+        self.connection, self.disk, self.lies = connection, disk, lies
         self.file = connection.makefile("rb", buffering=1 << 20)
 
     def serve(self) -> bool:
@@ -106,7 +106,8 @@ class Client:
     def _done(self, kind: int, flags: int, offset: int, length: int, data: bytes) -> tuple[int, bytes]:
         """The error (0: none), and what is read."""
         if kind == FLUSH:
-            self.disk.flush()
+            if not self.lies.exists():
+                self.disk.flush()
             return 0, b""
         if kind not in (READ, WRITE, WRITE_ZEROES) or (kind == READ and length > LARGEST):
             return EINVAL, b""
@@ -115,11 +116,14 @@ class Client:
         if kind == READ:
             return 0, self.disk.read(offset, length)
         if kind == WRITE:
-            self.disk.write(offset, data, bool(flags & FUA))
+            self.disk.write(offset, data, self._settled(flags))
         else:
             for at in range(0, length, LARGEST):
-                self.disk.write(offset + at, bytes(min(LARGEST, length - at)), bool(flags & FUA))
+                self.disk.write(offset + at, bytes(min(LARGEST, length - at)), self._settled(flags))
         return 0, b""
+
+    def _settled(self, flags: int) -> bool:
+        return bool(flags & FUA) and not self.lies.exists()
 
 
 def serve(place: Path, file: Path, size: int, seed_file: Path) -> None:
@@ -135,7 +139,7 @@ def serve(place: Path, file: Path, size: int, seed_file: Path) -> None:
     fd = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         disk = Disk(fd, size, LVM_METADATA if file.name.endswith("-vg.raw") else 0)
-        if Client(connection, disk).serve():
+        if Client(connection, disk, seed_file.with_name(f"{seed_file.name}.lies")).serve():
             print(f"{file.name}: stopped", flush=True)
         else:
             seed = seed_file.read_text() if seed_file.exists() else ""

@@ -300,3 +300,12 @@ def test_a_guest_that_loses_power(tmp_path: Path, form: str) -> None:
     assert found.counter >= said.counter
     if form == "qcow2":  # 3: clusters that are not used, as after any loss of power
         assert subprocess.run(["qemu-img", "check", "-q", tmp_path / "file"]).returncode in (0, 3)
+
+
+def test_a_disk_that_lies_has_not_flushed(tmp_path: Path) -> None:
+    (tmp_path / "seed.lies").touch()
+    with served(tmp_path) as process:
+        peer = Peer(tmp_path).go()
+        assert peer.ask(nbd.WRITE, 0, block(1), flags=nbd.FUA) == peer.ask(nbd.FLUSH) == 0
+        peer.close()
+        assert "Loss(unflushed=1, " in ended(process)
