@@ -273,7 +273,7 @@ def test_vm_add_says_in_one_line_why(
     conf = tmp_path / "pmc.conf"
     conf.write_text("".join(f'[nodes.pm-{n}]\nreplication = "10.0.0.{n}"\n' for n in (1, 2, 3)))
     state = build(totals(3), guests(2, "pm-1", ""))
-    monkeypatch.setattr(Cluster, "state", lambda self, allocating: state)
+    monkeypatch.setattr(Cluster, "state", lambda self, **how: state)
     monkeypatch.setattr(looks, "new_domain", lambda cluster, request, given: XML)
     monkeypatch.setattr(looks, "address_of", lambda name, settings: "")
     vm.add(Context(), "new", size="10", memory="4", conf=str(conf), dry_run=True, **flags)
