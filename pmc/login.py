@@ -137,9 +137,9 @@ def _told(node: NodeSettings, settings: Settings, made: Connection | None = None
                 f"it took the connection and then said nothing for {seconds:g} s; does it hang?"
             )
         raise NodeDown(f"{node.name}: no ssh: {one_line(str(error))}; try: ssh {host} true") from None
-    except (ConnectionResetError, BrokenPipeError):
+    except (ConnectionResetError, BrokenPipeError, EOFError):
         raise NodeDown(f"{node.name}: no ssh: {_CLOSED}; try: ssh {host} true") from None
-    except (OSError, EOFError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError) as error:
         why = "no answer" if isinstance(error, socket.timeout) else getattr(error, "strerror", None) or str(error)
         why = one_line(why)
         raise NodeDown(f"{node.name}: no ssh within {seconds:g} s ({why}); is it up? try: ssh {host} true") from None

@@ -147,7 +147,8 @@ def remove_disk(group: str, name: str) -> Command:
         'rows=$(lvs --noheadings --separator "|" -o lv_name,origin,pool_lv,lv_tags "$1"); '
         'rows=${rows// /} pool="" tags=""; '
         'while IFS="|" read -r n o p t; do [ "$n" != "$2" ] || { pool=$p tags=$t; }; done <<<"$rows"; '
-        'its() { local d; while read -r d; do if [[ $d = "/dev/$1/$2" || $d -ef /dev/$1/$2 ]]; then return; fi; '
+        "its() { local d m=/dev/mapper/${1//-/--}-${2//-/--}; while read -r d; do "
+        'if [[ $d = "/dev/$1/$2" || $d = "$m" || $d -ef /dev/$1/$2 ]]; then return; fi; '
         'done < <(drbdadm sh-ll-dev "$2"); return 1; }; '
         '[[ ,$tags, = *,pmc,* ]] || its "$@" || '
         '{ echo "$1/$2 has not the tag of pmc, and no resource file names it as the disk of $2" >&2; exit 1; }; '
@@ -166,7 +167,11 @@ def discard(group: str, name: str) -> Command:
 
 def discard_for_good(group: str, name: str, of: str) -> Command:
     """As `discard`, of one that would be put back were it there again after a power loss; `of` is its origin."""
-    return bash(f'( {_DISCARD} ); sync "$2" || :', f"{group}/{name}", path(group, of))
+    gone = (
+        'if said=$(lvs "$1" 2>&1); then echo "$1 is still there" >&2; exit 1; fi; '
+        '[[ $said = *"Failed to find"* ]] || { echo "$said" >&2; exit 1; }'
+    )
+    return bash(f'( {_DISCARD} ); {gone}; sync "$2" || :', f"{group}/{name}", path(group, of))
 
 
 _DISCARD = (

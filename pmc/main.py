@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import sys
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Any, TextIO
 
 from fabric import Config, Executor
@@ -28,22 +28,29 @@ program = Fab(name="pmc", version=__version__, namespace=ns, executor_class=Exec
 
 
 class Patient:
-    """A stream of ours whose reader may leave before the end (`pmc --list | head`): that changes no exit status."""
+    """A stream of ours whose reader may leave before the end (`pmc --list | head`): that changes no exit status.
+    `full`: why else it did not take all."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+        self._stream, self.full = stream, ""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        with suppress(BrokenPipeError):
-            self._stream.write(text)
+        self._try(lambda: self._stream.write(text))
         return len(text)
 
     def flush(self) -> None:
-        with suppress(BrokenPipeError):
-            self._stream.flush()
+        self._try(self._stream.flush)
+
+    def _try(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except BrokenPipeError:
+            pass
+        except OSError as error:
+            self.full = error.strerror or str(error)
 
 
 def main() -> None:
@@ -53,13 +60,24 @@ def main() -> None:
         sys.stdout = Patient(sys.stdout)
     if sys.stderr is not None:
         sys.stderr = Patient(sys.stderr)
+    status: object = 0
     try:
         program.run()
+    except SystemExit as end:  # invoke ends so, also after --list
+        status = end.code or 0
     finally:
+        for ours in (sys.stdout, sys.stderr):
+            if ours is not None:
+                ours.flush()
+        full = getattr(sys.stdout, "full", "")
         for stream in streams:
-            if nobody_reads(stream):
+            if nobody_reads(stream) or (full and stream is streams[0]):
                 # Or Python would complain of it when it closes the stream.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    if full and status == 0:
+        print(f"stdout cannot be written: {full}", file=sys.stderr)
+        status = 1
+    sys.exit(status)  # type: ignore[arg-type]
 
 
 def nobody_reads(stream: TextIO) -> bool:

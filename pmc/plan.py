@@ -99,7 +99,7 @@ class Step:
     connection was lost or the command killed, instead of guessing. After a `pivot` there is no way back. `beside`: may
     run at the same time as the step before it, on another node. `claims`: from then on the nodes show what was
     allocated for a new VM, so that nobody else takes it. `guard`: it keeps others from what is half done, so it is only
-    undone when all that came after it is."""
+    undone when all that came after it is. `reads`: it changes nothing of anybody's, so it is never half done."""
 
     node: str
     note: str
@@ -110,6 +110,7 @@ class Step:
     beside: bool = False
     claims: bool = False
     guard: bool = False
+    reads: bool = False
     watch: Watch | None = None
 
 
@@ -218,7 +219,7 @@ def _walk_back(plan: Plan, failed: list[tuple[int, PmcError]], done: list[Step],
             no_return = True
         elif _unclear(error):
             lines.append(_look_again(step, run, done, by_hand))
-            doubt = doubt or step.undo is None
+            doubt = doubt or (step.undo is None and not (step.reads or isinstance(step.do, Wait)))
     if no_return:
         lines.append("  Past the point of no return: what was done stays done. Run the same command again to go on.")
         done = []

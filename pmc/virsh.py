@@ -116,7 +116,10 @@ def domains() -> Query[dict[str, Domain]]:
     """Without waiting for a guest that another job of libvirt's is busy with: what is asked for is known without it. A
     guest whose QEMU stands in the kernel, as its disk does not answer, keeps whoever asks first; from then on libvirt
     knows that it is busy. So who was kept asks again."""
-    script = 'for s in 5 5 5 10; do r=0; timeout -k 1 $s "$@" || r=$?; [ $r = 124 ] || exit $r; done; exec "$@"'
+    script = (
+        'for s in 5 3 3 3 3 3 10; do r=0; timeout -k 1 $s "$@" || r=$?; [ $r = 124 ] || [ $r = 137 ] || exit $r; done; '
+        'echo "libvirt does not answer; does a guest stand on its disk?" >&2; exit 124'
+    )
     asked = virsh("domstats", "--state", "--balloon", "--vcpu", "--nowait")
     return Query(bash(script, *asked.argv), parse_domstats)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pmc import drbd, lvm
+from pmc import backing, drbd, lvm
 from pmc.command import Command, bash, command
 from pmc.errors import Refused
 from pmc.model import ClusterState, NodeState
@@ -64,6 +64,11 @@ def check_node(name: str, node: NodeState, size: int, memory: int, settings: Set
         raise Refused(f"{place}: DRBD's module is not loaded; fab pm.ready_drbd --node {place}")
     refuse.misnamed(node)
     refuse.claimed(node, name, settings)
+    if left := backing.snapshots(node, name):
+        names = ", ".join(sorted(f"{each.group}/{each.name}" for each in left.values()))
+        raise Refused(
+            f"{place}: has {names} of a former VM {name}; fab vm.rm {name} removes it, or choose another name"
+        )
     if kept and name in node.volumes:
         _check_free(node, name)
     if name in node.volumes and not kept:

@@ -242,7 +242,7 @@ def frozen(name: str, id: str, source: Source, steps: Sequence[Step]) -> list[St
 
 
 def bring(node: str) -> Step:
-    return Step(node, "make sure of the program that reads disks", pipeline.bring())
+    return Step(node, "make sure of the program that reads disks", pipeline.bring(), reads=True)
 
 
 def remove_unfinished(folder: str, name: str) -> Command:

@@ -32,8 +32,14 @@ def half_received(name: str, source: str, state: ClusterState) -> Plan:
     active = state.active_on(name)
     held = source in active and (its := state.nodes[source].resources.get(name)) and "fencing" in its.suspended
     waiting = [node for node in active if node != source and state.nodes[node].domains[name].state == "paused"]
-    steps = [Step(node, f"end what came of {name}", virsh.drop_incoming(name)) for node in waiting if held]
+    # Not held, and both stand still: libvirt will let neither go on by itself any more, and is sure which one came.
+    stuck = len(active) == 2 and source != "" and came_from(name, state) == source and _stands(name, source, state)
+    steps = [Step(node, f"end what came of {name}", virsh.drop_incoming(name)) for node in waiting if held or stuck]
     return plan(f"vm.mv {name}: end what was received", steps)
+
+
+def _stands(name: str, node: str, state: ClusterState) -> bool:
+    return state.nodes[node].domains[name].state == "paused"
 
 
 def told_apart(name: str, state: ClusterState) -> None:
@@ -71,6 +77,8 @@ def rejoin(name: str, state: ClusterState) -> Plan:
         return plan(title)
     source, target = state.nodes[active[0]], state.nodes[others[0]]
     here, there, file = source.resources.get(name), target.resources.get(name), target.files.get(name)
+    if there and (there.more_minors or here is None or here.more_minors):
+        return plan(title)  # the identifiers are of one volume
     if here is None or there is None or file is None or "Connected" in (here.connection, there.connection):
         return plan(title)
     # DRBD 9 makes a new generation with the first write only, so there is nothing to take back.

@@ -127,7 +127,7 @@ def cleanup(name: str, state: ClusterState, settings: Settings) -> Plan:
     if all((r := state.nodes[home].resources.get(name)) is None or r.disk != "UpToDate" for home in homes):
         raise Refused(f"{name}: its disk is not UpToDate on {' or '.join(homes)}; fab pm.ready_drbd")
     refuse.same(state, name, "what an old copy has may be wanted")
-    strays = state.strays(name)
+    strays = [node.name for node in holders(name, state) if node.name not in homes]
     refuse.relied_on(state, *strays)
     refuse_namesakes(name, state)
     covered.one_volume(name, "vm.peer --cleanup", state)

@@ -72,6 +72,9 @@ def start_all(
         raise Refused(f"{node}: answers ssh, so it is not dead; without --failover its VMs move while they run")
     gone = [name for name in state.vm_names() if node in state.homes(name) and not state.active_on(name)]
     left = tuple(sorted(set(off) & set(gone)))
+    if not gone and (silent := [each for each in state if each.trouble and each.name != node]):
+        why = "; ".join(f"{each.name}: {each.trouble}" for each in silent)
+        raise NodeDown(f"{node}: no node that answers knows a VM of it, and not all could be asked: {why}")
 
     def leave(name: str) -> Leaving:
         if locked is not None and name not in locked:

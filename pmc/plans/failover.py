@@ -238,7 +238,6 @@ def failover(
     that there is memory for it (not by itself when many start). `discard`: as for vm.start; what is saved on the dead
     node is there when it comes back, and vm.start refuses then. `size`: see `putback.on`."""
     dead, survivor = homes(name, state, settings, hangs)
-    back = putback.on(survivor, dead, name, size, state, settings)
     node = state.nodes[survivor]
     if name not in node.domains:
         raise Refused(
@@ -247,6 +246,7 @@ def failover(
     resource = node.resources.get(name)
     if resource is None:
         raise Refused(f"{name}: its DRBD resource is not up on {survivor}; fab pm.ready_drbd --node {survivor}")
+    back = putback.on(survivor, dead, name, size, state, settings)
     _complete(name, dead, survivor, resource)
     if resource.suspended != "fencing":  # held since the dead node was lost in the middle of a move
         still.flows(name, state, [survivor])

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pmc import backing, definition, drbd, lvm, sides, virsh
 from pmc.errors import Refused
 from pmc.plan import Step, Wait
-from pmc.plans import asleep, covered, make, refuse
+from pmc.plans import asleep, covered, make, refuse, restoring
 from pmc.plans.ailment import NO_DISK, Ailment, Case
 from pmc.plans.make import when
 
@@ -132,12 +132,16 @@ def _renewed(case: Case, home: str, text: str, last: Step) -> Ailment:
     freed = replace(node, group_free=node.group_free + (old.size if old and not old.thin else 0))
     if why := refuse.no_room(freed, there.size, case.settings):
         return Ailment("no-volume", text, refusal=f"--new-disk: {home} {why}")
+    # A restore that broke off: what is copied from the peer is as half written as that.
+    half = backing.snapshot(peer, name, refuse.BEFORE) or refuse.marked(peer, name, lvm.RESTORING)
+    tag = lvm.RESTORING_THERE if half and not refuse.over(case.state, name) else ""
     gone = lvm.remove_disk(group, name)
     remove = [Step(home, f"remove the volume {group}/{name}", gone, pivot=True)]
     steps = (
         _see_good(case, home),
+        *restoring.over(name, [peer.name], case.state),
         *(remove if name in node.volumes else []),
-        make.volume(case.settings, home, name, there.size),
+        make.volume(case.settings, home, name, there.size, tag),
         Step(home, f"make DRBD's metadata on {name}", drbd.create_metadata(name)),
         last,
     )

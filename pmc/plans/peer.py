@@ -15,7 +15,7 @@ from pmc.command import command
 from pmc.errors import Refused
 from pmc.model import ClusterState, NodeState, ResourceFile
 from pmc.plan import Plan, Step, Watch, plan
-from pmc.plans import clear, covered, lost, make, refuse, still
+from pmc.plans import clear, covered, lost, make, refuse, restoring, still
 from pmc.plans.add import iso_path, receive
 from pmc.settings import Settings
 from pmc.units import show_size
@@ -172,9 +172,11 @@ def peer(change: Change, xml: str, secret: str, state: ClusterState, settings: S
     disk = lvm.path(settings.volume_group, name)
     text = drbd.resource_text(name, change.file.minor, port, disk, hosts, secret, state.nodes[primary].drbd)
     size = state.nodes[primary].volumes[name].size
+    former = [node] if node.knows(name) or backing.snapshots(node, name) else []
     return plan(
         f"vm.peer {name}",
-        [replace(step, pivot=False) for step in clear.steps(name, [node] if node.knows(name) else [], settings)],
+        restoring.over(name, [primary], state),
+        [replace(step, pivot=False) for step in clear.steps(name, former, settings)],
         # Should the primary not be switched back, the new copy stays: DRBD may be completing it.
         replace(make.volume(settings, new, name, size, lvm.UNFINISHED, ", marked as unfinished"), guard=True),
         Step(

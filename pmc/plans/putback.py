@@ -7,10 +7,12 @@ from pmc import backing, lvm
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, Volume
 from pmc.plan import Step
-from pmc.plans import refuse, restore
+from pmc.plans import refuse, restore, restoring
 from pmc.plans.backup import bring, drbd_device
 from pmc.settings import Settings
 from pmc.units import show_size
+
+ALONE = "as put back alone"  # in the note of the step that marks it
 
 
 def kept(name: str, survivor: str, state: ClusterState) -> Volume | None:
@@ -22,6 +24,7 @@ def on(survivor: str, dead: str, name: str, size: int, state: ClusterState, sett
     """The steps after which the disk on the survivor, where it is primary, is as before the restore; none when none
     broke off. `size`: the bytes of its disk; 0: they were not asked for."""
     node, steps = state.nodes[survivor], list[Step]()
+    refuse.left_over(node, name)
     if survivor not in refuse.restoring(state, name) and not kept(name, survivor, state):
         return steps
     if kept(name, survivor, state):
@@ -37,8 +40,18 @@ def on(survivor: str, dead: str, name: str, size: int, state: ClusterState, sett
             f"fab vm.restore {name} --backup ID --as NEW"
         )
     # (With no more than its own mark it was not written yet, or is put back already.)
-    mark = restore.marked(survivor, refuse.disk(node, name, settings), True, lvm.PUT_BACK)
-    return [*steps, mark, *restore.unmarked(name, {survivor: []}, state)]
+    mark = restoring.marked(survivor, refuse.disk(node, name, settings), True, lvm.PUT_BACK)
+    return [*steps, mark, *restoring.unmarked(name, {survivor: []}, state)]
+
+
+def not_in_use(name: str, survivor: str, state: ClusterState, in_use: bool) -> None:
+    """While the disk is restored it is in use on the node that keeps what was on it, and nowhere else. Was it in use on
+    the other one when the link to that was lost, the VM has run there since."""
+    if in_use and kept(name, survivor, state):
+        raise Refused(
+            f"{name}: its disk was in use on its other node after the restore that kept {refuse.before(name)} on "
+            f"{survivor}, so that is too old to be put back; look by hand which disk is right"
+        )
 
 
 def both_there(name: str, state: ClusterState) -> None:

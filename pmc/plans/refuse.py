@@ -241,7 +241,10 @@ def _its(state: ClusterState, vm: str) -> list[NodeState]:
 
 def marked(node: NodeState, vm: str, *tags: str) -> list[Volume]:
     """The VM's disk here, if it has one of these marks; and a volume of its name, which pmc took for its disk once."""
-    found = {each.name: each for each in (backing.of(node, vm), node.volumes.get(vm)) if each}
+    named = node.volumes.get(vm)
+    if named and any(user != vm for user in backing.users(node, named.group, named.name)):
+        named = None  # by now another VM's disk
+    found = {each.name: each for each in (backing.of(node, vm), named) if each}
     return [each for each in found.values() if set(tags) & set(each.tags)]
 
 
@@ -252,12 +255,24 @@ def settled(state: ClusterState, vm: str) -> None:
             f"{vm}: a restore into its disk broke off, and what was on it was kept on a disk that is gone; "
             f"restore it again: fab vm.restore {vm} --backup ID --in-place"
         )
+    for node in _its(state, vm):
+        left_over(node, vm)
     kept = [node.name for node in _its(state, vm) if backing.snapshot(node, vm, BEFORE)]
     if kept or restoring(state, vm):
         where = f"is kept on {kept[0]}" if kept else "was kept on its other node"
         raise Refused(
             f"{vm}: a restore into its disk broke off, and what was on it {where}; put that back: "
             f"fab vm.restore {vm} --put-back"
+        )
+
+
+def left_over(node: NodeState, vm: str) -> None:
+    """What a restore kept, and the disk beside it is not marked: the restore was complete, or it is of another VM of
+    that name. The VM may have run since, so it is never put back."""
+    if (kept := backing.snapshot(node, vm, BEFORE)) and not marked(node, vm, lvm.RESTORING):
+        raise Refused(
+            f"{vm}: {kept.group}/{kept.name} on {node.name} is left of a restore that was complete, or of another VM "
+            f"of that name; when nothing in it is needed: there, lvremove {kept.group}/{kept.name}"
         )
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pmc import backing, backup, drbd, lvm, pipeline, virsh
 from pmc.backup import Backup, Stored
 from pmc.command import Command, bash, command
 from pmc.errors import Refused
-from pmc.model import ClusterState, NodeState, Volume
+from pmc.model import ClusterState, NodeState
 from pmc.plan import Fetch, Plan, Step, Wait, Watch, plan
-from pmc.plans import asleep, covered, make, refuse, still
+from pmc.plans import asleep, covered, make, refuse, restoring, still
 from pmc.plans.add import check_new
 from pmc.plans.backup import bring, drbd_device
 from pmc.plans.make import Given
@@ -61,6 +61,7 @@ def prove(found: Found, settings: Settings, stream: str = pipeline.STREAM) -> St
         found.node,
         f"read {found.backup.id} back ({show_size(found.backup.size)}) and compare its checksum",
         pipeline.prove(found.backup, reader, settings.backup_dir, stream),
+        reads=True,
         watch=Watch("bytes", found.backup.id, found.backup.size),
     )
 
@@ -146,8 +147,8 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
         *(Step(home, f"see that {name} is off", Wait(is_off(name), 5, "it runs", off_line(name))) for home in homes),
         *([make.see_equal(node, name)] if len(homes) > 1 else []),
         make.promote(node, name),
-        *over(name, homes, state),
-        *(marked(home, its[home], True, _tag(home == node)) for home in homes),
+        *restoring.over(name, homes, state),
+        *(restoring.marked(home, its[home], True, restoring.tag(home == node)) for home in homes),
         Step(
             node,
             f"keep what is on the disk as the snapshot {group}/{kept}",
@@ -162,7 +163,6 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
             watch=Watch("bytes", name, size),
         ),
         Step(node, f"make {name} secondary until it is started", drbd.secondary(name), undo=drbd.primary(name)),
-        *unmarked(name, {home: [(its[home], _tag(home == node))] for home in homes}, state),
         Step(
             node,
             f"remove the snapshot {group}/{kept}",
@@ -170,6 +170,7 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
             check=lvm.is_gone(group, kept),
             pivot=True,
         ),
+        *restoring.unmarked(name, {home: [(its[home], restoring.tag(home == node))] for home in homes}, state),
     ]
     return plan(f"vm.restore {name} --in-place", steps)
 
@@ -187,40 +188,6 @@ def _alike(homes: Sequence[str], name: str, state: ClusterState) -> None:
     )
 
 
-def _tag(here: bool) -> str:
-    return lvm.RESTORING if here else lvm.RESTORING_THERE
-
-
-def unmarked(name: str, marks: Mapping[str, Sequence[tuple[Volume, str]]], state: ClusterState) -> list[Step]:
-    """All marks that the volumes have, and `marks`, which they have by then; that of the node with the snapshot is the
-    last."""
-    order, steps = (lvm.RESTORING_THERE, lvm.RESTORING), list[Step]()
-    for tag in order:
-        for home, will in marks.items():
-            now = {each.name: each for each in refuse.marked(state.nodes[home], name, tag)}
-            has = now | {volume.name: volume for volume, its in will if its == tag}
-            steps += [marked(home, volume, False, tag) for volume in has.values()]
-    return steps
-
-
-def over(name: str, homes: Sequence[str], state: ClusterState) -> list[Step]:
-    """Takes off what is left of a restore that was put back while a node was dead: a new one makes its own marks."""
-    tags = (lvm.RESTORING_THERE, lvm.PUT_BACK) if refuse.over(state, name) else ()
-    each = (
-        (home, volume, tag) for tag in tags for home in homes for volume in refuse.marked(state.nodes[home], name, tag)
-    )
-    return [marked(home, volume, False, tag) for home, volume, tag in each]
-
-
-def marked(node: str, volume: Volume, on: bool, tag: str) -> Step:
-    """On both nodes: should the one with the snapshot die, vm.failover must know on the other what the disk is. Which
-    is why a disk that could not be put back keeps its marks."""
-    group, name = volume.group, volume.name
-    what = "put back alone" if tag == lvm.PUT_BACK else "being restored into"
-    note = f"{'mark' if on else 'no longer mark'} {group}/{name} as {what}"
-    return Step(node, note, lvm.mark(group, name, on, tag), undo=lvm.mark(group, name, not on, tag), guard=True)
-
-
 def put_back(group: str, name: str, size: int, device: str) -> Command:
     """The disk as its snapshot has it, through DRBD, so that both sides get it; then the snapshot is not needed."""
     kept = refuse.before(name)
@@ -236,7 +203,7 @@ def undo_in_place(name: str, size: int, state: ClusterState, settings: Settings)
     homes = refuse.whole(state, name)
     there = [home for home in homes if backing.snapshot(state.nodes[home], name, refuse.BEFORE)]
     half = refuse.restoring(state, name)
-    if not there and not half and (steps := over(name, homes, state)):
+    if not there and not half and (steps := restoring.over(name, homes, state)):
         for home in homes if len(homes) > 1 else []:
             refuse.healthy(state.nodes[home], name)
         return plan(f"vm.restore {name} --put-back", steps)
@@ -250,6 +217,7 @@ def undo_in_place(name: str, size: int, state: ClusterState, settings: Settings)
     asleep.written(name, "that", state)
     group, device, steps = settings.volume_group, drbd_device(name, state), list[Step]()
     for node in there:
+        refuse.left_over(state.nodes[node], name)
         of_the_disk(name, state.nodes[node], settings)
         if len(homes) > 1:
             refuse.healthy(state.nodes[node], name)
@@ -259,7 +227,7 @@ def undo_in_place(name: str, size: int, state: ClusterState, settings: Settings)
             Step(node, f"put the disk of {name} back ({show_size(size)})", put_back(group, name, size, device)),
             Step(node, f"make {name} secondary", drbd.secondary(name)),
         ]
-    return plan(f"vm.restore {name} --put-back", steps, unmarked(name, {home: [] for home in half}, state))
+    return plan(f"vm.restore {name} --put-back", steps, restoring.unmarked(name, {home: [] for home in half}, state))
 
 
 def of_the_disk(name: str, node: NodeState, settings: Settings) -> None:

@@ -11,7 +11,7 @@ from pmc.disks import RUNNING, Running
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, NodeState
 from pmc.plan import Plan, Step, Wait, Watch, on_each, plan
-from pmc.plans import asleep, broken, clear, clone, covered, make, prune, refuse, still
+from pmc.plans import asleep, broken, clear, clone, covered, make, prune, refuse, restoring, still
 from pmc.settings import Settings
 from pmc.units import parse_rate
 
@@ -46,7 +46,9 @@ def start(name: str, on: str, state: ClusterState, settings: Settings, discard: 
     refuse.memory(there, name, there.domains[name].memory, advice)
     closing = one_primary(_opened(name, homes, state), name, state)
     promoting = [] if primaries else [make.promote(node, name)]
-    return plan(f"vm.start {name}", closing, promoting, asleep.discarded(name, state), make.started(node, name))
+    well = len(homes) > 1 and all((its := state.nodes[home].resources.get(name)) and its.healthy for home in homes)
+    over = restoring.over(name, homes, state) if well else []
+    return plan(f"vm.start {name}", over, closing, promoting, asleep.discarded(name, state), make.started(node, name))
 
 
 def _seen(name: str, state: ClusterState) -> None:
@@ -169,6 +171,7 @@ def move(name: str, to: str, state: ClusterState, settings: Settings, room: bool
     )
     return plan(
         f"vm.mv {name}",
+        restoring.over(name, homes, state),
         opening,
         make.see_equal(target, name),
         make.promote(target, name),

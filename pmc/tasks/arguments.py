@@ -7,6 +7,7 @@ hold this against the pinned invoke 2.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from invoke.parser.argument import Argument
@@ -44,7 +45,8 @@ def _error(machine: Any, message: str) -> None:
     context = getattr(machine.context, "name", None)
     if len(message) > 200:  # a word that was never meant to be one
         message = f"{message[:150]}... {message[-30:]}"
-    raise Refused(f"{message} Try: --help {context}" if context else message)
+    message = re.sub(r"<Argument: (\w+)[^>]*>", lambda flag: "--" + flag[1].replace("_", "-"), message)
+    raise Refused(f"{message} Try: {f'--help {context}' if context else '--list'}")
 
 
 def install() -> None:

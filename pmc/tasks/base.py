@@ -102,6 +102,12 @@ def opened(conf: str | None, change: Callable[[Settings], Settings] = lambda rea
             note(said)
         try:
             yield cluster
+        except KeyboardInterrupt as error:
+            record.write(cluster.applied, error)
+            touched = any(plan.steps for plan in cluster.applied)
+            end = Interrupted(f"interrupted; {'look what was done before' if touched else 'nothing was touched'}")
+            at_the_end(end, touched, bool(cluster.half))
+            raise end from None
         except BaseException as error:
             record.write(cluster.applied, error)
             if isinstance(error, PmcError):
@@ -110,7 +116,9 @@ def opened(conf: str | None, change: Callable[[Settings], Settings] = lambda rea
         record.write(cluster.applied, None)
         if cluster.stop.is_set():
             # An error, so that no task after this one begins, nor what a shell has behind &&.
-            raise Interrupted(f"interrupted; {_line.get()} was done by then, and stays")
+            end = Interrupted(f"interrupted; {_line.get()} was done by then, and stays")
+            at_the_end(end, True, bool(cluster.half))
+            raise end
 
 
 def here(path: str) -> Path:

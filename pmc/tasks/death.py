@@ -118,8 +118,10 @@ def prove(cluster: Cluster, node: str, names: Sequence[str], sight: Sight, dead:
         # Of its words none but the program's name is shown anywhere.
         cluster.begin(plan(f"fence {node}", Step(node, "take its power away", command(fence.program(spec)))))
         try:
-            fence.run(spec, cluster.settings.deadlines.fence)
-            note(f"{node}: its fence command ended well")
+            with cluster.interruptible():  # it goes on in any case; Ctrl-C comes after it
+                fence.run(spec, cluster.settings.deadlines.fence)
+                note(f"{node}: its fence command ended well")
+                cluster.go_on(f"the start of {', '.join(names)}")
             return
         except PmcError as error:
             if not dead or sight.signs:
@@ -142,6 +144,7 @@ def silent(cluster: Cluster, node: str, places: Places) -> ClusterState:
     note(f"waiting, at most {seconds:g} s, until {node} gives no sign of life")
     deadline = time.monotonic() + seconds
     while True:
+        cluster.go_on("to start anything")
         cluster.nodes[node].close()  # a connection from before would look alive for a while
         state = cluster.state()
         signs = _look(cluster, state, node, places).signs

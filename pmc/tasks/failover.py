@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from pmc import looks
+from pmc import drbd, looks
 from pmc.cluster import Cluster
 from pmc.errors import Refused
 from pmc.model import ClusterState
@@ -16,7 +16,7 @@ from pmc.plans import failover as plans
 from pmc.plans import vm as moves
 from pmc.plans.evacuate import Evacuation, Leaving
 from pmc.tasks import death
-from pmc.tasks.base import carry_out, lock, opened, task
+from pmc.tasks.base import carry_out, complain, lock, opened, task
 from pmc.tasks.moving import (
     BANDWIDTH,
     PARALLEL,
@@ -60,10 +60,14 @@ def failover(
         state = cluster.state()
         node, survivor = plans.homes(name, state, cluster.settings, hangs)
         # Of a restore that broke off: what it kept is put back first.
-        size = looks.disk_at(cluster, name, survivor, state)[0] if putback.kept(name, survivor, state) else 0
+        its = state.nodes[survivor].resources.get(name) if putback.kept(name, survivor, state) else None
+        size = cluster.ask(survivor, drbd.size_of(its.minor))[0] if its else 0
         plan = plans.failover(name, state, cluster.settings, hangs=hangs, discard=discard_saved, size=size)
         places = {survivor: [name]}
         sight = death.seen(cluster, state, node, places, hangs)
+        putback.not_in_use(name, survivor, state, name in sight.facts and sight.facts[name].in_use)
+        if size:
+            note(f"{name}: a restore into its disk broke off; the disk becomes again what it was before that")
         if dry_run or c.config.run.dry:
             show(death.how(cluster, node, sight))
         else:
@@ -72,7 +76,8 @@ def failover(
                 state = death.silent(cluster, node, places)
                 plan = plans.failover(name, state, cluster.settings, discard=discard_saved, size=size)
         if carry_out(c, cluster, plan, dry_run):
-            also = f", fab vm.restore {name} --put-back (its copy is marked still)" if size else ""
+            alone = any(putback.ALONE in step.note for step in plan.steps)
+            also = f", fab vm.restore {name} --put-back (its copy is marked still)" if alone else ""
             note(f"{name} runs on {survivor}; when {node} is back: fab pm.ready_drbd{also}, then fab vm.mv {name}")
 
 
@@ -124,10 +129,12 @@ def evacuate(
                 show(str(each.plan) if failover else f"{each.plan}\n{moves.closing(each.name, state)}")
             for name, why in wanted.staying.items():
                 show(f"# {name} stays: {why}")
-            return
-        with cluster.interruptible():
-            rows = several(cluster, wanted.leaving, most, work)
-            _report(node, wanted, rows)
+        else:
+            with cluster.interruptible():
+                rows = several(cluster, wanted.leaving, most, work)
+                _report(node, wanted, rows)
+        if failover:  # what only these know is not in it
+            complain(ClusterState({each.name: each for each in state if each.name != node}))
 
 
 def _report(node: str, wanted: Evacuation, rows: list[Row]) -> None:

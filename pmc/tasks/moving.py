@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from pmc import virsh
@@ -57,7 +56,7 @@ def moved(cluster: Cluster, name: str, first: ClusterState, to: str = "", prefix
             try:
                 on, unseen = closed(cluster, name, state, held, prefix, broken_off=True)
             except PmcError as second:
-                raise StepFailed(f"{error}\n  {second}", half=True) from None
+                raise StepFailed(f"{second}\n  {error}", half=True) from None
             raise ended(cluster, error, f"{name} runs on {on}, two primaries closed", unseen) from None
         on, unseen = closed(cluster, name, state, held, prefix)
         if unseen:
@@ -73,7 +72,8 @@ def ended(cluster: Cluster, error: PmcError, true: str, unseen: str) -> StepFail
     """What to say of a move that failed and was closed: first what is true now. When nothing is unseen, what could not
     be undone then was done after all."""
     if unseen:
-        return StepFailed(f"{true}{unseen}\n  {error}", half=True)
+        cluster.half.append(left := StepFailed(f"{true}{unseen}\n  {error}", half=True))
+        return left
     cluster.half = [each for each in cluster.half if each is not error]
     said, _, rest = str(error).partition("\n  NOT undone")
     late = "\n  What could not be undone at once was done since; nothing is left to do." if rest else ""
@@ -100,9 +100,10 @@ def hurried(settings: Settings, bandwidth: str, pause: str) -> Settings:
             raise Refused(f"--pause-after {pause[:40]!r:.60}: seconds, 86400 at most; 0: never")
         settings = replace(settings, migration_pause=int(pause))
     if settings.migration_pause >= (end := settings.deadlines.migrate):
+        what = "--pause-after" if pause else "migration_pause in pmc.conf,"
         raise Refused(
-            f"--pause-after {settings.migration_pause}: a migration is given up after {end:g} s (migrate in "
-            f"[deadlines] of pmc.conf), so it must be less"
+            f"{what} {settings.migration_pause}: a migration is given up after {end:g} s (migrate in [deadlines] of "
+            f"pmc.conf), so it must be less"
         )
     return settings
 
@@ -182,9 +183,9 @@ def closed(
                 cluster.apply(rest, to_the_end=True, prefix=prefix, under=[held])
         return (state.active_on(name) or ["no node"])[0], plans.unseen(name, state) + plans.standing(name, state)
     except PmcError as error:
-        raise PmcError(
-            f"{name} was NOT closed, two primaries may still be allowed: {error}; then fab vm.mv {name} --cleanup"
-        ) from None
+        said = f"{name} was NOT closed, two primaries may still be allowed: {error}; then fab vm.mv {name} --cleanup"
+        cluster.half.append(left := StepFailed(said, half=True))
+        raise left from None
 
 
 def at_rest(
@@ -192,13 +193,17 @@ def at_rest(
 ) -> ClusterState:
     """The state once no second, half-born domain is left, or as it is at the deadline."""
     source = broken.came_from(name, before) or before.active_on(name)[0]
-    deadline = time.monotonic() + cluster.settings.deadlines.peer
+    deadline, tried = time.monotonic() + cluster.settings.deadlines.peer, list[PmcError]()
     while True:
         state = near.again_of(cluster, before, name)
         if (half := broken.half_received(name, source, state)).steps:
-            with suppress(PmcError):  # it is seen below whether it is gone
+            try:
                 cluster.apply(half, to_the_end=True, prefix=prefix, under=under)
+            except PmcError as error:
+                tried.append(error)  # it is seen below whether it is gone
             state = near.again_of(cluster, before, name)
+        if not broken.unsettled(name, state):
+            cluster.half = [each for each in cluster.half if each not in tried]
         if not broken.unsettled(name, state) or time.monotonic() > deadline:
             return state
         time.sleep(0.5)

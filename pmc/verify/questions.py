@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -154,8 +155,11 @@ def generations(names: list[str]) -> Query[dict[str, Generation]]:
 
 
 def parse_generations(text: str) -> dict[str, Generation]:
-    rows = [row.split() for row in text.splitlines()]
-    return {row[0]: parse_generation(row[1]) for row in rows if len(row) == 2}
+    found = dict[str, Generation]()
+    for row in (line.split() for line in text.splitlines()):
+        with suppress(ValueError):  # one that does not tell costs only itself
+            found |= {row[0]: parse_generation(row[1])} if len(row) == 2 else {}
+    return found
 
 
 def folder_used(path: str) -> Query[float | None]:

@@ -59,7 +59,9 @@ def snapshots(facts: Facts) -> Iterator[Finding]:
             elif kind == refuse.BEFORE:
                 text = f"{path} is the disk of {vm} before a restore into it that broke off, or is under way"
                 way = f"fab vm.restore {vm} --put-back"
-                if node.name not in facts.state.homes(vm):
+                # Of what no node could be asked nothing is known: never advise to remove it then.
+                all_told = all(facts.tells(each.name, STATUS, FILES, LIBVIRT) for each in facts.state)
+                if all_told and node.name not in facts.state.homes(vm):
                     way = f"fab vm.peer {vm} --cleanup" if vm in facts.vms else f"fab vm.rm {vm}"
                 yield Finding("RESTORE_BROKEN", text, way, node.name, vm)
             elif volume.attributes[5:6] != "o":

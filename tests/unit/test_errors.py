@@ -68,3 +68,18 @@ def test_what_a_command_did_decides_its_status(
         ends()
     assert caught.value.code == status
     assert ("What was done before stays" in str(caught.value)) == (error.status == 1 and type(error) is not StepFailed)
+
+
+def test_ctrl_c_while_looking_is_a_line(tmp_path: Path) -> None:
+    conf = tmp_path / "pmc.conf"
+    conf.write_text('audit_log = ""\n[nodes.pm-1]\nreplication = "10.0.0.1"\n')
+
+    def ends(applied: list[Plan]) -> None:
+        with opened(str(conf)) as cluster:
+            cluster.applied = applied
+            raise KeyboardInterrupt
+
+    for applied, said in (([], "interrupted; nothing was touched"), ([DONE], "interrupted; look what was done before")):
+        with pytest.raises(PmcError) as caught:
+            ends(applied)
+        assert (str(caught.value), caught.value.code) == (said, 1)

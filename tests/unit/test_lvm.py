@@ -118,12 +118,18 @@ def test_a_snapshot_is_on_the_disk_or_is_none(tmp_path: Path, volume: Volume) ->
 
 
 def test_what_must_not_come_back_is_gone_from_the_disk(tmp_path: Path) -> None:
-    (tmp_path / "lvs").write_text("#!/bin/sh\necho pmc\n")
+    there = f"grep -qs lvremove {tmp_path}/log && {{ echo Failed to find logical volume; exit 5; }}; echo pmc"
+    (tmp_path / "lvs").write_text(f"#!/bin/sh\n{there}\n")
     (tmp_path / "lvs").chmod(0o755)
     gone = lvm.discard_for_good("vg", "web.before", "web")
     assert ran(gone, tmp_path) == (0, ["lvremove vg/web.before", "sync /dev/vg/web"])
+    assert ran(gone, tmp_path) == (0, ["lvremove vg/web.before", "sync /dev/vg/web", "sync /dev/vg/web"])
     (tmp_path / "log").unlink()
     assert ran(gone, tmp_path, "lvremove") == (1, ["lvremove vg/web.before"] * 2)
+    # An LVM that does not tell is no proof that it is gone.
+    (tmp_path / "log").write_text("")
+    (tmp_path / "lvs").write_text("#!/bin/sh\necho Locking failed >&2; exit 5\n")
+    assert ran(gone, tmp_path) == (1, [])
 
 
 @pytest.mark.parametrize("on", [True, False])

@@ -17,7 +17,7 @@ from pmc.cluster import Cluster
 from pmc.errors import Interrupted, PmcError, Refused, StepFailed
 from pmc.memory import Guest
 from pmc.model import ClusterState
-from pmc.tasks import failover, moving, vm
+from pmc.tasks import failover, moving, near, vm
 from pmc.tasks.moving import Moved
 from pmc.units import GiB
 from tests.unit.counted import counted
@@ -220,3 +220,20 @@ def test_a_move_that_failed_and_was_closed_says_first_what_is_true() -> None:
     unseen = moving.ended(cluster, left, "web runs on pm-2, two primaries closed", "; pm-1 does not answer")
     assert str(unseen) == f"web runs on pm-2, two primaries closed; pm-1 does not answer\n  {left}"
     assert unseen.code == 3
+
+
+def test_a_move_that_could_not_be_closed_is_half_done_also_among_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two primaries may still be allowed: that is said first, and is in the status of the whole command."""
+    cluster: Any = SimpleNamespace(half=[])
+    left = moving.ended(cluster, StepFailed("migrate failed"), "a runs on pm-2", "; pm-1 does not answer")
+    assert cluster.half == [left]
+
+    def fails(*args: Any, **named: Any) -> Any:
+        raise PmcError("settle was refused")
+
+    held: Any = None
+    monkeypatch.setattr(near, "again_of", fails)
+    with pytest.raises(StepFailed) as caught:
+        moving.closed(cluster, "a", ClusterState({}), held)
+    assert str(caught.value).startswith("a was NOT closed, two primaries may still be allowed: settle was refused")
+    assert cluster.half == [left, caught.value]

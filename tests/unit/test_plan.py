@@ -29,7 +29,8 @@ ONE_WAY = {
 # These have their point of no return in the middle.
 HALF_WAY = {
     "vm.repair-split", "vm.repair-split-thin", "vm.repair-new-disk", "vm.repair-stalled",
-    "vm.backup-base-thin", "vm.backup-base-thin-again", "vm.start-saved", "vm.failover-saved",
+    "vm.backup-base-thin", "vm.backup-base-thin-again", "vm.start-saved", "vm.failover-saved", "vm.restore-in-place",
+    "vm.restore-in-place-thin",
 }  # fmt: skip
 # Stopping has no undo: what was shut down is not started again. A volume that is reused stays grown. What a migration
 # left open is not opened again. To connect anew is what mends blocks that differ, as a step and as an undo alike.

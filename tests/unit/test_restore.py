@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 
 from pmc import lvm
 from pmc.errors import InDoubt, NodeDown, Refused, StepFailed
-from pmc.model import Volume
+from pmc.model import ClusterState, Volume
 from pmc.plan import Action, Plan, Watch, apply
-from pmc.plans import clear, failover, putback, refuse, restore, vm
+from pmc.plans import add, clear, failover, mend, putback, refuse, restore, vm
+from pmc.plans.ailment import Case, Wishes
 from pmc.plans.backup import bring
 from pmc.units import GiB
 from tests.unit.fake import World, done
-from tests.unit.samples import SETTINGS
-from tests.unit.stories import half_restored_web, restored_in_place, stopped_web
+from tests.unit.samples import SETTINGS, with_resource
+from tests.unit.stories import ALIKE, NOW, half_restored_web, restored_in_place, stopped_web
 
 
 class Changing(World):
@@ -242,3 +244,67 @@ def test_a_restore_that_came_to_its_end_leaves_no_mark() -> None:
     marked = [v for node in world.nodes.values() for v in node.volumes.values() if v.tags != (lvm.TAG,)]
     assert marked == []
     assert restored_in_place(world).steps
+
+
+@pytest.mark.parametrize("steps", range(STEPS))
+def test_what_a_restore_kept_is_never_put_back_over_what_the_vm_wrote_since(steps: int) -> None:
+    """Wherever it broke off: pm-1 died, the VM ran on pm-2 for weeks, pm-1 came back and was made equal; then pm-2
+    died, or the VM was stopped."""
+    world = dead(broken_off(steps), "pm-1")
+    world.nodes["pm-2"].resources["web"].role = "Secondary"
+    try:
+        now = failed_over(world)
+    except Refused:
+        return  # the disk on pm-2 may be half written, and nothing runs there
+    now.dead.clear()
+    died, stopped = dead(now.copy(), "pm-2"), done(now, vm.stop("web", False, now.state(), SETTINGS))
+    for later in (died, stopped):
+        plans: list[Callable[[ClusterState], Plan]] = [
+            lambda state: failover.failover("web", state, SETTINGS, size=GiB),
+            lambda state: restore.undo_in_place("web", GiB, state, SETTINGS),
+        ]
+        for plan in plans:
+            with suppress(Refused):
+                assert "put the disk of web back" not in str([step.note for step in plan(later.state()).steps])
+
+
+def test_a_snapshot_beside_a_disk_that_is_not_marked_is_never_put_back() -> None:
+    """Of a former VM, or left by a restore that was complete: a person must look."""
+    world = stopped_web()
+    world.nodes["pm-1"].volumes["web.before"] = Volume("web.before", "vg", GiB, (lvm.TAG,), "web", "swi-a-s---")
+    said = r"is left of a restore that was complete.* lvremove vg/web\.before"
+    with pytest.raises(Refused, match=said):
+        put_back(world)
+    with pytest.raises(Refused, match=said):
+        vm.start("web", "", world.state(), SETTINGS)
+    with pytest.raises(Refused, match=said):
+        failover.failover("web", dead(world.copy(), "pm-2").state(), SETTINGS, size=GiB)
+    with pytest.raises(Refused, match=r"its disk was in use on its other node"):
+        putback.not_in_use("web", "pm-1", half_restored_web().state(), True)
+    putback.not_in_use("web", "pm-1", half_restored_web().state(), False)
+
+
+def test_the_mark_of_the_other_side_goes_with_the_next_move_or_start() -> None:
+    """Left on, it would refuse the good copy once the node is away that says that it tells nothing any more."""
+    world = dead(half_restored_web(), "pm-2")
+    world.nodes["pm-1"].resources["web"].role = "Secondary"
+    world = failed_over(world)
+    world.dead.clear()
+    moved = done(world, vm.move("web", "", world.state(), SETTINGS))
+    off = done(world, vm.stop("web", False, world.state(), SETTINGS))
+    for now in (moved, done(off, vm.start("web", "", off.state(), SETTINGS))):
+        assert {v.tags for node in now.nodes.values() for v in node.volumes.values()} == {(lvm.TAG,)}
+
+
+def test_a_new_disk_beside_a_half_restored_one_is_marked_as_well() -> None:
+    state = with_resource(half_restored_web().state(), "pm-2", disk="Diskless")
+    case = Case("web", ("pm-1", "pm-2"), state, ALIKE, SETTINGS, Wishes(NOW, new_disk=True))
+    [ailment] = mend.disks(case)
+    assert any(f"--addtag {lvm.RESTORING_THERE}" in str(step.do) for step in ailment.steps), ailment
+
+
+def test_nothing_new_is_made_where_something_of_a_former_vm_is_left() -> None:
+    left = Volume("web.before", "vg", GiB, (lvm.TAG,), "", "Vri-a-tz--")
+    node = replace(stopped_web().state().nodes["pm-3"], volumes={"web.before": left})
+    with pytest.raises(Refused, match=r"pm-3: has vg/web\.before of a former VM web; fab vm\.rm web"):
+        add.check_node("web", node, GiB, GiB, SETTINGS)

@@ -128,7 +128,7 @@ def test_fab_and_pmc_as_processes() -> None:
         ("vm.start", "vm.start '': a VM's name is"),
         ("vm.start We.b", "vm.start 'We.b'"),
         ("vm.start web --on pm-9", "--on 'pm-9': no such node"),
-        ("vm.start web --on", "<Argument: on> needed value"),
+        ("vm.start web --on", "--on needed value"),
         ("vm.stop", "vm.stop ''"),
         ("vm.repair", "vm.repair ''"),
         ("vm.repair web --keep pm-9", "--keep 'pm-9': no such node"),
@@ -400,3 +400,12 @@ def test_a_program_that_imports_the_tasks_keeps_its_own_command_line() -> None:
         "assert (it.handle, it.error) == before; import fabfile; assert (it.handle, it.error) != before"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_full_disk_behind_stdout_is_said() -> None:
+    code = "from pmc.main import main; main()"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code, "--list"], stdout=full, stderr=subprocess.PIPE, text=True)
+        assert (done.returncode, done.stderr) == (1, "stdout cannot be written: No space left on device\n")
+        # And one behind stderr changes no status.
+        assert subprocess.run([sys.executable, "-c", code, "nonsense"], stderr=full).returncode == 2
