@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -58,6 +58,12 @@ class Asking:
 
     def begin(self, plan: Plan) -> None:
         """For the audit log."""
+
+    def interruptible(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def go_on(self, *rest: str) -> None:
+        """Nobody types Ctrl-C."""
 
     def on_all(self, work: Callable[[Asked], Any], names: Mapping[str, Any]) -> list[Any]:
         return [work(Asked(name, self.world)) for name in names]
