@@ -218,8 +218,9 @@ def _walk_back(plan: Plan, failed: list[tuple[int, PmcError]], done: list[Step],
             lines.append("  It is in doubt whether this step took effect, so nothing before it is undone.")
             no_return = True
         elif _unclear(error):
-            lines.append(_look_again(step, run, done, by_hand))
-            doubt = doubt or (step.undo is None and not (step.reads or isinstance(step.do, Wait)))
+            line, open_ = _look_again(step, run, done, by_hand)
+            lines.append(line)
+            doubt = doubt or open_
     if no_return:
         lines.append("  Past the point of no return: what was done stays done. Run the same command again to go on.")
         done = []
@@ -255,17 +256,21 @@ def _unclear(error: PmcError) -> bool:
     return isinstance(error, InDoubt)
 
 
-def _look_again(step: Step, run: Run, done: list[Step], by_hand: list[str]) -> str:
-    """Finds out whether the step in doubt took effect; then it counts as done and is undone with the others."""
-    if step.undo is None:
-        return "  It is in doubt whether this step took effect; it has nothing to undo."
+def _look_again(step: Step, run: Run, done: list[Step], by_hand: list[str]) -> tuple[str, bool]:
+    """Finds out whether the step in doubt took effect; then it counts as done and is undone with the others. What to
+    say, and whether something may be half done."""
+    if step.reads or isinstance(step.do, Wait):
+        return "  It is in doubt whether this step ran, which changes nothing.", False
     effect = _took_effect(step, run)
     if effect is not None:
         if effect:
             done.append(step)
-        return f"  Looked again: the step had {'' if effect else 'not '}taken effect."
+        said = f"  Looked again: the step had {'' if effect else 'not '}taken effect."
+        return (f"{said} It has nothing to undo.", True) if effect and step.undo is None else (said, False)
+    if step.undo is None:
+        return "  It is in doubt whether this step took effect; it has nothing to undo.", True
     by_hand += [f"# {step.node}: only if the step took effect, which could not be found out:", str(step.undo)]
-    return "  It is in doubt whether this step took effect."
+    return "  It is in doubt whether this step took effect.", True
 
 
 def _took_effect(step: Step, run: Run) -> bool | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from pmc import looks
-from pmc.errors import Refused
+from pmc.cluster import Cluster
+from pmc.errors import PmcError, Refused
 from pmc.lock import ALLOCATION
+from pmc.model import ClusterState
 from pmc.plans import add as adding
 from pmc.plans import asleep, broken, lost, placement, refuse, request
 from pmc.plans import clear as clearing
@@ -164,22 +166,17 @@ def mv(
                 note(f"nothing runs on {all_from}")
         if cleanup:
             state = located(c, cluster, dry_run, *chosen, first=state, beside=looks.RUNNING)
+            failed: list[PmcError] = []
             for name in chosen:
-                half = broken.half_received(name, broken.came_from(name, state), state)
-                if half.steps and not carry_out(c, cluster, half, dry_run):
-                    continue
-                seen = at_rest(cluster, name, state) if half.steps else state
-                plan = plans.settle(name, seen)
-                if carry_out(c, cluster, plan, dry_run):
-                    now = again_of(cluster, seen, name) if plan.steps else seen
-                    for rest in (plans.let_go(name, now), broken.rejoin(name, now)):
-                        if plan.steps and rest.steps:
-                            cluster.apply(rest, to_the_end=True)
-                    note(
-                        (f"{name} is clean" if plan.steps else f"{name} has nothing to clean")
-                        + plans.unseen(name, seen)
-                        + plans.standing(name, now)
-                    )
+                try:
+                    _clean(c, cluster, name, state, dry_run)
+                except PmcError as error:
+                    if len(chosen) == 1:
+                        raise
+                    note(str(error))
+                    failed.append(error)
+            if failed:
+                raise PmcError(f"{len(failed)} of {len(chosen)} could not be cleaned; see above")
             return
         # All that can be refused is refused before the first VM moves; each is looked at again when its turn comes.
         moves = evacuations.move_each(chosen, to, state, cluster.settings)
@@ -191,6 +188,22 @@ def mv(
         elif moves:
             with cluster.interruptible():
                 report(several(cluster, moves, most, live(cluster, state)))
+
+
+def _clean(c: Any, cluster: Cluster, name: str, state: ClusterState, dry_run: bool) -> None:
+    """What a move of it left open."""
+    half = broken.half_received(name, broken.came_from(name, state), state)
+    if half.steps and not carry_out(c, cluster, half, dry_run):
+        return
+    seen = at_rest(cluster, name, state) if half.steps else state
+    plan = plans.settle(name, seen)
+    if carry_out(c, cluster, plan, dry_run):
+        now = again_of(cluster, seen, name) if plan.steps else seen
+        for rest in (plans.let_go(name, now), broken.rejoin(name, now)):
+            if plan.steps and rest.steps:
+                cluster.apply(rest, to_the_end=True)
+        said = f"{name} is clean" if plan.steps else f"{name} has nothing to clean"
+        note(said + plans.unseen(name, seen) + plans.standing(name, now))
 
 
 @task(
