@@ -110,7 +110,7 @@ def test_a_chain_while_the_guest_writes(
     ):
         lab.ssh("pm-2", damage)
         done = lab.fab("vm.restore", "web", "--backup", last["id"], "--as", "never")
-        assert done.returncode in (1, 2), done.stderr
+        assert done.returncode in (1, 2, 3), done.stderr
         assert last["id"] in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
         assert clean() == there
@@ -143,7 +143,7 @@ def test_damage_is_found_before_anything_is_overwritten(
             lab.ssh("pm-2", f"f={FOLDER}/{file}; cp -p $f /root/kept; {damage}; ! cmp -s $f /root/kept")
             done = lab.fab("vm.restore", "web", "--backup", delta["id"], "--in-place", "--yes")
             lab.ssh("pm-2", f"mv /root/kept {FOLDER}/{file}")
-            assert done.returncode in (1, 2), f"{what} {how}: {done.stderr}"
+            assert done.returncode in (1, 2, 3), f"{what} {how}: {done.stderr}"
             assert "Traceback" not in done.stderr
             assert "[4/" not in done.stderr, f"{what} {how}: it went on to the disk: {done.stderr}"
             tried += 1
@@ -153,7 +153,7 @@ def test_damage_is_found_before_anything_is_overwritten(
     # The index serves new deltas only: they say what to do, restores do not need it.
     lab.ssh("pm-2", f"printf xx | dd of={FOLDER}/{base['id']}.index bs=1 seek=100 conv=notrunc status=none")
     done = lab.fab("vm.backup", "web")
-    assert done.returncode == 1
+    assert done.returncode in (1, 3)
     assert "make a new base" in done.stderr
     lab.ok("vm.restore", "web", "--backup", delta["id"], "--as", "again")
 
@@ -241,7 +241,7 @@ def test_two_at_once_and_all_with_copies(lab: Pmc, clean: Clean, tmp_path: Path)
     lab.ssh("pm-1", "virsh destroy mail || :")
     lab.ssh("pm-2", "virsh destroy mail; drbdadm secondary mail; drbdadm disconnect mail")
     done = lab.fab("vm.backup", "--all", "--to", str(tmp_path), "--limit", "20M")
-    assert done.returncode == 1, done.stderr
+    assert done.returncode in (1, 3), done.stderr
     assert "1 of 2 were not backed up: mail" in done.stderr
     rows = listed(lab, "vm.backups", "web")
     assert len(rows) == 3

@@ -150,7 +150,7 @@ def test_a_fence_command_is_the_proof(lab: Pmc, clean: Clean, tmp_path: Path) ->
     fenced.write_text(text.replace("NODE", "pm-9"))
     with cut(lab):
         done = lab.fab("vm.failover", "web", "--conf", str(fenced))
-        assert done.returncode == 1, done.stderr
+        assert done.returncode in (1, 3), done.stderr
         assert "pm-1: its fence command fence_lab failed" in done.stderr
         assert guest.ticking(tick.counter).boots == 1
         assert lab.ssh("pm-2", "drbdadm role web").startswith("Secondary")
@@ -229,7 +229,7 @@ def link_dropped(lab: Pmc, *pause: str) -> None:
         try:
             assert process.stderr is not None
             seen += process.stderr.read()
-            assert process.wait(300) == 1, seen
+            assert process.wait(300) in (1, 3), seen
             took = time.monotonic() - began
             print(f"ended {took:.0f} s after the cut\n{seen}")
             assert "DRBD's two sides lost each other, so the migration was aborted" in seen

@@ -72,7 +72,7 @@ def test_what_is_full(lab: Pmc, web: witness.Guest) -> None:
             lab.ssh("pm-1", "dd if=/dev/urandom of=/dev/drbd1 bs=1M seek=30 count=30 oflag=direct status=none")
             lab.ssh("pm-2", "touch /run/written")
             said = read_until(process, "no line has this")
-            assert process.wait(300) == 1, said
+            assert process.wait(300) in (1, 3), said
         assert "overflowed" in said or "Input/output error" in said, said
     assert lab.ok("vm.backups", "web", "--json").strip() == "[]"
     assert broken_invariants(lab.state()) == []
@@ -93,7 +93,7 @@ def test_the_link_is_cut_during_a_backup(lab: Pmc, web: witness.Guest) -> None:
         finally:
             lab.lab.heal()
             lab.ssh("pm-1", "rm -f /run/cut")
-    assert process.returncode == 1, said
+    assert process.returncode in (1, 3), said
     assert "Traceback" not in said
     # (The guest is not looked at before both sides have the same again: pm-1's is an older copy until then.)
     lab.ok("pm.ready_drbd")

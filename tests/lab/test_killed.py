@@ -96,7 +96,7 @@ def test_a_manager_that_dies_between_every_two_steps(lab: Pmc, clean: Clean, ver
 def codes(lab: Pmc) -> set[str]:
     """Of what pm.verify finds."""
     done = lab.fab("pm.verify", "--json")
-    assert done.returncode in (0, 1), done.stderr
+    assert done.returncode in (0, 1, 3), done.stderr
     return {row["code"] for row in json.loads(done.stdout)}
 
 
@@ -145,7 +145,7 @@ def test_a_node_that_hangs_while_a_vm_is_made(lab: Pmc, clean: Clean) -> None:
         with lab.lab.hung("pm-2"):
             began = time.monotonic()
             said = process.communicate(timeout=300)[1]
-            assert process.returncode == 1, said
+            assert process.returncode in (1, 3), said
             print(f"ended {time.monotonic() - began:.0f} s after it hung\n{said}")
             assert "no sign of life for 60 s" in said
             assert "pm-2: no ssh" in said
@@ -175,7 +175,7 @@ def test_the_standby_dies_during_a_migration_or_a_backup(lab: Pmc, clean: Clean,
         assert step in read_until(process, step)
         lab.lab.kill("pm-2")
         said = read_until(process, "no line has this")
-        assert process.wait(300) == 1, said
+        assert process.wait(300) in (1, 3), said
     assert "Traceback" not in said
     # The guest goes on from its own side, which has every write.
     tick = guest.ticking(tick.counter)
@@ -204,7 +204,7 @@ def test_the_primary_dies_during_a_migration(lab: Pmc, clean: Clean, step: str) 
         assert step in read_until(process, step)
         lab.lab.kill("pm-1")
         said = read_until(process, "no line has this")
-        assert process.wait(300) == 1, said
+        assert process.wait(300) in (1, 3), said
 
     def started_there() -> bool:
         done = lab.fab("vm.failover", "web", "--dead", "pm-1")
@@ -250,7 +250,7 @@ def test_a_connection_that_is_lost_inside_a_step(lab: Pmc, clean: Clean) -> None
     ):
         with instead(lab, "pm-1", tool, word, act):
             done = lab.fab(*NEW)
-        assert done.returncode == 1, done.stderr
+        assert done.returncode in (1, 3), done.stderr
         assert f"Looked again: the step {effect}" in done.stderr, done.stderr
         assert clean() == []
 
@@ -267,7 +267,7 @@ def test_a_connection_that_is_lost_while_a_vm_moves(lab: Pmc, clean: Clean, effe
         done = lab.fab("vm.mv", "web")
     print(done.returncode, done.stderr)
     there = "pm-1" if "not" in effect else "pm-2"
-    assert done.returncode == 1, done.stderr
+    assert done.returncode in (1, 3), done.stderr
     assert f"web runs on {there}, two primaries closed" in done.stderr, done.stderr
     lab.ok("vm.mv", "web", "--cleanup")
     state = lab.state()
@@ -285,7 +285,7 @@ def test_a_connection_that_is_lost_while_a_backup_gets_its_name(lab: Pmc, clean:
     with instead(lab, "pm-2", "sync", "/var/lib/pmc/backups", f"{HANG_UP}; sleep 5; exit 1"):
         done = lab.fab("vm.backup", "web")
     print(done.returncode, done.stderr)
-    assert done.returncode == 1, done.stderr
+    assert done.returncode in (1, 3), done.stderr
     assert "Traceback" not in done.stderr
     lab.ok("vm.verify_backup", "web", "--all") if json.loads(lab.ok("vm.backups", "web", "--json")) else None
     assert broken_invariants(lab.state()) == []

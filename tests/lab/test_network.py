@@ -56,7 +56,7 @@ def test_moves_over_a_bad_link(lab: Pmc, clean: Clean, weather: str) -> None:
         for _ in range(2):
             done = lab.fab("vm.mv", "web")
             print(f"vm.mv over a link that is {weather}: {done.returncode}\n{done.stderr}")
-            assert done.returncode in (0, 1, 2), done.stderr
+            assert done.returncode in (0, 1, 2, 3), done.stderr
             assert "Traceback" not in done.stderr
             state = lab.state()
             assert len(state.active_on("web")) == 1
@@ -93,7 +93,7 @@ def test_drbd_is_cut_off_while_a_vm_moves(lab: Pmc, clean: Clean) -> None:
             process.send_signal(signal.SIGCONT)
         assert process.stderr is not None
         seen += process.stderr.read()
-        assert process.wait(300) == 1, seen
+        assert process.wait(300) in (1, 3), seen
         print(seen)
     assert "web runs on pm-" in seen
     tick = guest.ticking(tick.counter)
