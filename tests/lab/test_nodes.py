@@ -128,6 +128,7 @@ def test_libvirtd_hangs_or_crashes_while_a_guest_is_frozen(lab: Pmc, clean: Clea
     assert guest.ticking(tick.counter, seconds=LONG).boots == 1
 
 
+@pytest.mark.long
 @pytest.mark.fault("a guest's QEMU is killed on its node (OOM): nothing starts by itself, and vm.start goes on")
 def test_a_guest_that_is_killed_is_off(lab: Pmc, clean: Clean) -> None:
     guest = lab.add("web")
@@ -193,6 +194,7 @@ def lets_in(lab: Pmc, node: str) -> bool:
         return False
 
 
+@pytest.mark.long
 @pytest.mark.fault("a sshd that turns away (MaxStartups): refused in one line, and never taken for dead")
 def test_a_sshd_that_turns_away(lab: Pmc, clean: Clean) -> None:
     guest = lab.add("web")
