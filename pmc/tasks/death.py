@@ -120,13 +120,14 @@ def prove(cluster: Cluster, node: str, names: Sequence[str], sight: Sight, dead:
         try:
             with cluster.interruptible():  # it goes on in any case; Ctrl-C comes after it
                 fence.run(spec, cluster.settings.deadlines.fence)
-                note(f"{node}: its fence command ended well")
-                cluster.go_on(f"the start of {', '.join(names)}")
-            return
         except PmcError as error:
             if not dead or sight.signs:
                 raise
             note(f"{error}\n  Going on all the same: --dead {node} says that it is off")
+        else:
+            note(f"{node}: its fence command ended well")
+        cluster.go_on(f"the start of {', '.join(names)}")
+        return
     if dead:
         return
     confirm(

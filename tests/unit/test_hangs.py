@@ -4,6 +4,7 @@ pm.evacuate --failover, from the command line to what they do to a world."""
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from fabric import Config
 from invoke.context import Context
 
 from pmc.command import Query
-from pmc.errors import PmcError, Refused
+from pmc.errors import Interrupted, PmcError, Refused
 from pmc.model import ClusterState, NodeState
 from pmc.plan import Plan
 from pmc.tasks import ns
@@ -190,3 +191,18 @@ def test_what_was_off_there_is_left_off(site: Site) -> None:
     site.world.nodes["pm-1"].resources["web"].role = "Secondary"
     site.run("pm.evacuate", node="pm-1", failover=True, dead="pm-1")
     assert site.did == []
+
+
+def test_ctrl_c_during_the_fence_command_starts_nothing(site: Site) -> None:
+    """It is no fence command that failed, past which --dead goes."""
+
+    def power() -> None:
+        site.world.dead.add("pm-1")
+        signal.raise_signal(signal.SIGINT)
+
+    site.power = power
+    site.world.dead.add("pm-1")
+    with pytest.raises(Interrupted, match="interrupted; not begun: the start of web"):
+        site.run("vm.failover", name="web", dead="pm-1")
+    assert site.did == ["fence pm-1"]
+    assert site.world.nodes["pm-2"].domains["web"] == "shut off"
