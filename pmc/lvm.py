@@ -233,7 +233,9 @@ def exists(group: str, name: str) -> Command:
 
 
 def is_gone(group: str, name: str) -> Command:
-    return bash('! lvs "$1" >/dev/null 2>&1', f"{group}/{name}")
+    """An LVM that does not tell is no proof: ends 124 then, which is neither yes nor no."""
+    script = 'if said=$(lvs "$1" 2>&1); then exit 1; fi; [[ $said = *"Failed to find"* ]] || exit 124'
+    return bash(script, f"{group}/{name}")
 
 
 def grow(group: str, name: str, more: int) -> Command:

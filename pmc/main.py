@@ -71,7 +71,7 @@ def main() -> None:
                 ours.flush()
         full = getattr(sys.stdout, "full", "")
         for stream in streams:
-            if nobody_reads(stream) or (full and stream is streams[0]):
+            if reader_left(stream) or (full and stream is streams[0]):
                 # Or Python would complain of it when it closes the stream.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     if full and status == 0:
@@ -80,7 +80,7 @@ def main() -> None:
     sys.exit(status)  # type: ignore[arg-type]
 
 
-def nobody_reads(stream: TextIO) -> bool:
+def reader_left(stream: TextIO) -> bool:
     """Whether it is a pipe, or a socket, whose reader is gone (poll(2), POLLERR)."""
     look = select.poll()
     look.register(stream.fileno(), select.POLLOUT)

@@ -272,8 +272,13 @@ def left_over(node: NodeState, vm: str) -> None:
     if (kept := backing.snapshot(node, vm, BEFORE)) and not marked(node, vm, lvm.RESTORING):
         raise Refused(
             f"{vm}: {kept.group}/{kept.name} on {node.name} is left of a restore that was complete, or of another VM "
-            f"of that name; when nothing in it is needed: there, lvremove {kept.group}/{kept.name}"
+            f"of that name; {no_more_needed(kept)}"
         )
+
+
+def no_more_needed(kept: Volume) -> str:
+    """The remedy for what is left of a restore."""
+    return f"when nothing in it is needed: there, lvremove {kept.group}/{kept.name}"
 
 
 def restoring(state: ClusterState, vm: str) -> list[str]:

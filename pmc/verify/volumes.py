@@ -12,9 +12,14 @@ from pmc.verify.facts import FILES, LIBVIRT, STATUS, VOLUMES, Facts
 from pmc.verify.finding import Finding
 
 
+def _all_tell(facts: Facts) -> bool:
+    """Or something may be in use, or the only good one, on a node that could not be asked."""
+    return all(facts.tells(node.name, STATUS, FILES, LIBVIRT) for node in facts.state)
+
+
 def orphans(facts: Facts) -> Iterator[Finding]:
     """Known only when all nodes tell: what names the volume may be on one that does not."""
-    if not all(facts.tells(node.name, STATUS, FILES, LIBVIRT) for node in facts.state):
+    if not _all_tell(facts):
         return
     for node in facts.telling(VOLUMES):
         for volume in sorted(node.volumes.values(), key=lambda v: v.name):
@@ -40,8 +45,7 @@ def _users(facts: Facts, node: NodeState, volume: Volume) -> list[str]:
 
 def _for_deltas(facts: Facts, volume: Volume, vm: str) -> bool:
     """It is of the VM's newest base, and wanted; known only when all nodes tell of VMs."""
-    all_tell = all(facts.tells(node.name, STATUS, FILES, LIBVIRT) for node in facts.state)
-    return bool(kept.base_of(volume)) and (vm in facts.vms or not all_tell)
+    return bool(kept.base_of(volume)) and (vm in facts.vms or not _all_tell(facts))
 
 
 def snapshots(facts: Facts) -> Iterator[Finding]:
@@ -59,10 +63,13 @@ def snapshots(facts: Facts) -> Iterator[Finding]:
             elif kind == refuse.BEFORE:
                 text = f"{path} is the disk of {vm} before a restore into it that broke off, or is under way"
                 way = f"fab vm.restore {vm} --put-back"
-                # Of what no node could be asked nothing is known: never advise to remove it then.
-                all_told = all(facts.tells(each.name, STATUS, FILES, LIBVIRT) for each in facts.state)
-                if all_told and node.name not in facts.state.homes(vm):
+                if _all_tell(facts) and node.name not in facts.state.homes(vm):
                     way = f"fab vm.peer {vm} --cleanup" if vm in facts.vms else f"fab vm.rm {vm}"
+                elif not refuse.marked(node, vm, lvm.RESTORING):
+                    text, way = (
+                        f"{path} is what a restore kept, and no restore broke off",
+                        refuse.no_more_needed(volume),
+                    )
                 yield Finding("RESTORE_BROKEN", text, way, node.name, vm)
             elif volume.attributes[5:6] != "o":
                 text = f"{path} is a snapshot that a command left when it broke off"
@@ -81,7 +88,7 @@ def restoring(facts: Facts) -> Iterator[Finding]:
             text = f"a restore into {volume.group}/{volume.name} broke off, or is under way"
             half = refuse.half_restored(facts.state, vm)
             mend = "--backup ID --in-place, as what was on it is lost" if half else "--put-back"
-            old = vm in facts.vms and node.name not in facts.state.homes(vm)
+            old = _all_tell(facts) and vm in facts.vms and node.name not in facts.state.homes(vm)
             way = f"fab vm.peer {vm} --cleanup" if old else f"fab vm.restore {vm} {mend}"
             yield Finding("RESTORE_BROKEN", text, way, node.name, vm)
 

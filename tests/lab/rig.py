@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -95,3 +96,17 @@ def whole_backups(lab: Pmc) -> list[dict[str, Any]]:
     if rows:
         lab.ok("vm.verify_backup", "--all")
     return rows
+
+
+# Of what a command says when it failed: something may be half done.
+LEFT = (
+    "NOT undone", "NOT closed", "Past the point of no return", "nothing to undo", "and may still allow two primaries",
+    "stands still there",
+)  # fmt: skip
+
+
+def failed(status: int | None, said: str) -> bool:
+    """It ended with 3 if it says that something may be half done, else with 1. What a move left is done when it says
+    that it was closed after all."""
+    closed = re.search("two primaries closed$", said, re.M)
+    return status == (3 if any(word in said for word in LEFT) and not closed else 1)

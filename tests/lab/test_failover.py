@@ -20,7 +20,7 @@ from pmc.cluster import Cluster
 from pmc.plans import failover as plans
 
 from .conftest import Pmc, broken_invariants
-from .rig import read_until, started
+from .rig import failed, read_until, started
 
 Clean = Callable[[], list[str]]
 
@@ -150,7 +150,7 @@ def test_a_fence_command_is_the_proof(lab: Pmc, clean: Clean, tmp_path: Path) ->
     fenced.write_text(text.replace("NODE", "pm-9"))
     with cut(lab):
         done = lab.fab("vm.failover", "web", "--conf", str(fenced))
-        assert done.returncode in (1, 3), done.stderr
+        assert failed(done.returncode, done.stderr), done.stderr
         assert "pm-1: its fence command fence_lab failed" in done.stderr
         assert guest.ticking(tick.counter).boots == 1
         assert lab.ssh("pm-2", "drbdadm role web").startswith("Secondary")

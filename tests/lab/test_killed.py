@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from .conftest import Pmc, broken_invariants, judged
-from .rig import BACKUPS, HANG_UP, die_at, instead, read_until, started, until, whole_backups
+from .rig import BACKUPS, HANG_UP, die_at, failed, instead, read_until, started, until, whole_backups
 
 Clean = Callable[[], list[str]]
 NEW = ("vm.add", "web", "--primary", "pm-1", "--secondary", "pm-2", "--size", "16M", "--memory", "16M")
@@ -125,7 +125,7 @@ def test_a_node_that_dies_while_a_vm_is_made(lab: Pmc, clean: Clean, step: str, 
         lab.ok("pm.ready_drbd")
         judged(lab)
     else:
-        assert status in (1, 3), said
+        assert failed(status, said), said
         assert "Traceback" not in said
         assert node in said
     if clean():
@@ -250,7 +250,7 @@ def test_a_connection_that_is_lost_inside_a_step(lab: Pmc, clean: Clean) -> None
     ):
         with instead(lab, "pm-1", tool, word, act):
             done = lab.fab(*NEW)
-        assert done.returncode in (1, 3), done.stderr
+        assert failed(done.returncode, done.stderr), done.stderr
         assert f"Looked again: the step {effect}" in done.stderr, done.stderr
         assert clean() == []
 
@@ -267,7 +267,7 @@ def test_a_connection_that_is_lost_while_a_vm_moves(lab: Pmc, clean: Clean, effe
         done = lab.fab("vm.mv", "web")
     print(done.returncode, done.stderr)
     there = "pm-1" if "not" in effect else "pm-2"
-    assert done.returncode in (1, 3), done.stderr
+    assert failed(done.returncode, done.stderr), done.stderr
     assert f"web runs on {there}, two primaries closed" in done.stderr, done.stderr
     lab.ok("vm.mv", "web", "--cleanup")
     state = lab.state()
@@ -285,7 +285,7 @@ def test_a_connection_that_is_lost_while_a_backup_gets_its_name(lab: Pmc, clean:
     with instead(lab, "pm-2", "sync", "/var/lib/pmc/backups", f"{HANG_UP}; sleep 5; exit 1"):
         done = lab.fab("vm.backup", "web")
     print(done.returncode, done.stderr)
-    assert done.returncode in (1, 3), done.stderr
+    assert failed(done.returncode, done.stderr), done.stderr
     assert "Traceback" not in done.stderr
     lab.ok("vm.verify_backup", "web", "--all") if json.loads(lab.ok("vm.backups", "web", "--json")) else None
     assert broken_invariants(lab.state()) == []

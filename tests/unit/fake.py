@@ -561,7 +561,7 @@ EFFECTS: list[tuple[str, Effect]] = [
     (BASH + r"'lvs .* lvremove .*' pmc vg/(\S+)", discard),
     (BASH + r"'\( lvs .* lvremove .* sync .*' pmc vg/(\S+) /dev/vg/\S+", discard),
     (BASH + r"'.* flock .* lvremove .*' pmc vg (\S+) (\S+) \S+", discard_marked),
-    (BASH + r"'! lvs .*' pmc vg/(\S+)", has_no_volume),
+    (BASH + r"'if said=.*Failed to find.*' pmc vg/(\S+)", has_no_volume),
     (BASH + r"'lvs\(\) .*well\(\) .*lvs .*' pmc vg (\S+)", has_volume),
     (BASH + r"'if lvs .*lvrename .*' pmc vg (\S+) (\S+) (\S+)", keep),
     (BASH + r"'lvs\(\) .*rows=.* \[\[ \$a = Vr.*' pmc vg (\S+) (\S+)", is_kept),

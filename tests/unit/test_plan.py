@@ -11,6 +11,7 @@ from pmc.command import command
 from pmc.errors import CommandFailed, InDoubt, Interrupted, PmcError, StepFailed
 from pmc.plan import Calls, Plan, Step, apply, plan
 from pmc.plans import vm
+from tests.lab import rig
 from tests.unit.fake import Faulty, World, done
 from tests.unit.samples import SETTINGS
 from tests.unit.stories import STORIES, Story, pruned, removed_with_backups
@@ -82,6 +83,7 @@ def test_status_1_says_that_all_is_as_before(name: str) -> None:
                 continue  # a pivot that took effect is done
             assert error.half or world == story.world, f"step {at + 1} {how}: {error}"
             assert error.code == (3 if error.half else 1)
+            assert rig.failed(error.code, str(error)), "what it says and its status are the same"
 
 
 @pytest.mark.parametrize("name", UNDONE)
