@@ -151,8 +151,11 @@ class Pair:
     def write(self, node: str) -> str:
         if node in self.model.off:
             return ""
+        kernel = self.model.kernel(node)
+        if kernel and kernel.held:
+            return ""  # it would wait for the peer
         self.model.number += 1
-        number, kernel = self.model.number, self.model.kernel(node)
+        number = self.model.number
         real = self.real.write(node, number)
         may = kernel is not None and kernel.role == "Primary"
         assert real == may, f"{self.history()}\n{node}: write {number}: {real}, by the model {may}"

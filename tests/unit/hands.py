@@ -121,8 +121,26 @@ def resume(world: Cloud, at: str, command: Command, vm: str) -> None:
     fake.resume(world, at, command, vm)
 
 
+def leave(world: Cloud, at: str, vm: str, primary: bool) -> None:
+    """Two connected sides part in order: a primary with a fencing policy lets its peer go as Outdated only, whichever
+    of the two disconnects (drbd_state.c, is_valid_state: SS_PRIMARY_NOP; conn_try_disconnect asks again so).
+    `primary`: whether this side is, when it leaves."""
+    other = world.other(at, vm)
+    if not other:
+        return
+    mine, theirs = (world.nodes[side].resources[vm] for side in (at, other))
+    roles = {at: primary, other: theirs.role == "Primary"}
+    for stays, goes, kernel in ((at, other, mine), (other, at, theirs)):
+        if roles[stays] and kernel.holds and (stays, vm) not in world.detached:
+            need(not roles[goes], "State change failed: Need access to UpToDate data")
+            if world.disks[goes, vm].state == "UpToDate":
+                world.disks[goes, vm].state = "Outdated"
+    world.show(vm)
+
+
 def disconnect(world: Cloud, at: str, command: Command, vm: str) -> None:
     kernel = world.nodes[at].resources[vm]
+    leave(world, at, vm, kernel.role == "Primary")
     kernel.alone, kernel.two_primaries, kernel.discard = True, False, False
 
 
@@ -159,6 +177,8 @@ def attach(world: Cloud, at: str, command: Command, vm: str) -> None:
 
 
 def down(world: Cloud, at: str, command: Command, vm: str) -> None:
+    need(not world.open(at, vm), "Device is held open by someone")
+    leave(world, at, vm, primary=False)  # it is demoted first
     fake.down(world, at, command, vm)
     world.detached.discard((at, vm))
 

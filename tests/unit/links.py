@@ -206,6 +206,9 @@ class Linked(World):
         self.stood -= {(one, vm), (two, vm)}
         a.held = b.held = False
         a.discard = b.discard = False
+        for disk in (mine, peers):
+            if disk.state == "Outdated":  # "D_OUTDATED vanishes when we get connected" (sanitize_state)
+                disk.state = "UpToDate"
         if behind:
             source = self.disks[one if behind == two else two, vm]
             metadata.begin_copy(source, self.disks[behind, vm], abs(verdict or 0) == 2, self.generation())

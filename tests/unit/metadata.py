@@ -7,7 +7,7 @@ drbd_sync_handshake with every after-sb policy set to disconnect, as pmc has it.
 pmc/sides.py, which it tries.
 
 A write stands for a block: a resync copies the blocks whose bit is set on either side, so that a bit too few shows as a
-disk that lacks a write. Left out: fencing (no Outdated), the activity log, data that differ by a crash, diskless sides.
+disk that lacks a write. Left out: the activity log, data that differ by a crash, diskless sides.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def handshake(mine: Disk, peers: Disk, gives_up: bool = False, peer_gives_up: bo
     verdict = compare(mine, peers)
     if verdict == UNRELATED:
         return None
-    good = mine.state == "UpToDate", peers.state == "UpToDate"
+    good = mine.state != "Inconsistent", peers.state != "Inconsistent"
     if good[0] != good[1]:
         full = 2 if verdict in (SPLIT_FROM_AFAR, 2, -2) else 1
         return full if good[0] else -full

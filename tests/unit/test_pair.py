@@ -1,0 +1,58 @@
+"""The model of one DRBD resource, by what real ones did (tests/lab/test_model.py, seed named)."""
+
+from __future__ import annotations
+
+import pytest
+
+from pmc import drbd, sides
+from tests.lab.pair import NAME, NODES, Model
+
+
+def pair(holds: bool) -> Model:
+    """Equal, connected, pm-1 is primary."""
+    model = Model()
+    assert model.tool("pm-1", drbd.skip_initial_sync(NAME))
+    assert model.tool("pm-1", drbd.primary(NAME))
+    if holds:
+        for node in NODES:
+            assert model.tool(node, drbd.two_primaries(NAME, True, "8.4.11"))
+    return model
+
+
+def disks(model: Model) -> list[str]:
+    return [seen[1] for seen in model.seen().values()]
+
+
+@pytest.mark.parametrize("who", NODES)
+@pytest.mark.parametrize(("holds", "left"), [(True, "Outdated"), (False, "UpToDate")])
+def test_who_leaves_a_primary_that_holds_is_outdated_until_they_meet(who: str, holds: bool, left: str) -> None:
+    """263615644"""
+    model = pair(holds)
+    assert model.tool(who, sides.disconnect(NAME))
+    assert disks(model) == ["UpToDate", left]
+    assert model.tool("pm-2", drbd.primary(NAME)) is (not holds)
+    if not holds:
+        assert model.tool("pm-2", drbd.secondary(NAME))
+        assert model.tool(who, sides.connect(NAME))
+        assert model.seen()["pm-2"][2] == "StandAlone"  # each began its own generation
+        return
+    other = next(node for node in NODES if node != who)
+    assert model.tool(other, sides.disconnect(NAME))
+    for node in NODES:
+        assert model.tool(node, sides.connect(NAME))
+    assert disks(model) == ["UpToDate", "UpToDate"]
+
+
+def test_of_two_primaries_that_hold_neither_leaves() -> None:
+    model = pair(holds=True)
+    assert model.tool("pm-2", drbd.primary(NAME))
+    assert not model.tool("pm-1", sides.disconnect(NAME))
+    assert model.seen()["pm-1"][2] == "Connected"
+
+
+def test_a_side_that_goes_down_beside_a_primary_that_holds_is_outdated_when_it_is_back() -> None:
+    model = pair(holds=True)
+    assert model.tool("pm-2", drbd.down(NAME))
+    model.sever(frozenset(NODES))
+    assert model.tool("pm-2", drbd.up(NAME))
+    assert disks(model) == ["UpToDate", "Outdated"]
