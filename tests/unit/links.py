@@ -158,7 +158,7 @@ class Linked(World):
         entry = {"MESSAGE": said, "__MONOTONIC_TIMESTAMP": f"{since}", "__REALTIME_TIMESTAMP": f"{clock}"}
         self.journal.setdefault(side, []).append(json.dumps(entry))
         if kernel.role == "Primary" and (side, vm) not in self.detached:
-            kernel.held = kernel.holds
+            kernel.held = kernel.holds and self.disks.get((peer, vm), Disk()).state != "Outdated"
             if not kernel.held:
                 self.disks[side, vm].lose_peer(self.generation())
 

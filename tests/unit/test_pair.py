@@ -36,6 +36,11 @@ def test_who_leaves_a_primary_that_holds_is_outdated_until_they_meet(who: str, h
         assert model.tool(who, sides.connect(NAME))
         assert model.seen()["pm-2"][2] == "StandAlone"  # each began its own generation
         return
+    here, there = (model.gi(node, NAME) for node in NODES)
+    assert here is not None
+    assert there is not None
+    assert sides.compare(here, there) == "ahead"  # who is outdated is not waited for
+    assert not model.nodes["pm-1"].resources[NAME].held
     other = next(node for node in NODES if node != who)
     assert model.tool(other, sides.disconnect(NAME))
     for node in NODES:
