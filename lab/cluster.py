@@ -263,7 +263,8 @@ class Lab:
     def ssh(self, node: str, command: str, check: bool = True) -> str:
         """What `command` prints on the node, run by its shell."""
         self.need(node)
-        argv = reach.ssh(reach.conf(self.run), node, command)
+        conf = reach.conf(self.run)
+        argv = reach.ssh(conf, node, command, reach.shared(conf))
         done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if check and done.returncode:
             raise LabError(f"{node}: {command}: exit status {done.returncode}: {done.stderr.strip()}")

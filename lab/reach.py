@@ -88,6 +88,12 @@ def ssh(found: Conf, node: str, command: str = "", options: Sequence[str] = ()) 
     return ["ssh", "-F", str(found.ssh), *options, node, *([command] if command else [])]
 
 
+def shared(found: Conf) -> list[str]:
+    """Options: over the connection of the one before, which an emulated node takes seconds to make. It ends with the
+    machine; a node that booted anew resets it, and ssh makes another one."""
+    return ["-o", "ControlMaster=auto", "-o", f"ControlPath={found.ssh.parent}/%n.ssh", "-o", "ControlPersist=yes"]
+
+
 def wait(found: Conf, machine: Machine, command: str, deadline: float) -> None:
     """Set the node's clock (it stood still while saved) and run `command`, as soon as ssh answers."""
     end = time.monotonic() + deadline

@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from lab import reach
 from lab.cluster import Lab
 from lab.ears import Word, check, ears
 from lab.errors import LabError
-from lab.reach import ssh
 from lab.tick import HEAD, Tick, TickError, read_head
 from lab.tick import check as check_disk
 
@@ -91,7 +91,9 @@ class Guest:
         raise LabError(f"{self.name} is not listed: {listed.stdout} {listed.stderr}")
 
     def read(self, node: str, command: str) -> bytes:
-        done = subprocess.run(ssh(self.lab.conf(), node, command), capture_output=True, stdin=subprocess.DEVNULL)
+        conf = self.lab.conf()
+        argv = reach.ssh(conf, node, command, reach.shared(conf))
+        done = subprocess.run(argv, capture_output=True, stdin=subprocess.DEVNULL)
         if done.returncode:
             raise LabError(f"{node}: {command}: {done.stderr.decode()}")
         return done.stdout
