@@ -197,6 +197,7 @@ def until_paused(lab: Pmc, node: str) -> None:
     lab.ssh(node, "for i in $(seq 300); do virsh domstate web | grep -q paused && exit; sleep 0.1; done; exit 1")
 
 
+@pytest.mark.long
 @pytest.mark.fault("link cut during migration")
 def test_a_link_that_drops_during_a_migration(lab: Pmc, clean: Clean) -> None:
     link_dropped(lab)
@@ -263,6 +264,7 @@ def strict(lab: Pmc, *argv: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.fault("the survivor's clock is set back by 2 hours after the loss: a disk that may be old is asked about")
 def test_a_clock_that_is_set_back_hides_no_old_disk(lab: Pmc, clean: Clean, tmp_path: Path) -> None:
     """A fence command proves that the node is dead, not that the disk is the newest."""

@@ -47,6 +47,7 @@ def small_folder(lab: Pmc, node: str, megabytes: int) -> Iterator[None]:
         lab.ssh(node, f"umount {BACKUPS}")
 
 
+@pytest.mark.long
 @pytest.mark.fault("volume group full, snapshot overflow, backup directory full")
 def test_what_is_full(lab: Pmc, web: witness.Guest) -> None:
     lab.ssh("pm-2", "lvcreate -qq -y -l 100%FREE -n filler vg")
@@ -78,6 +79,7 @@ def test_what_is_full(lab: Pmc, web: witness.Guest) -> None:
     assert broken_invariants(lab.state()) == []
 
 
+@pytest.mark.long
 @pytest.mark.fault("link cut during backup")
 def test_the_link_is_cut_during_a_backup(lab: Pmc, web: witness.Guest) -> None:
     """The base lies on the node where the VM runs by then, so the delta comes over the link. It is cut when the nodes

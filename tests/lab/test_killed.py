@@ -156,18 +156,18 @@ def test_a_node_that_hangs_while_a_vm_is_made(lab: Pmc, clean: Clean) -> None:
     assert codes(lab) == set()
 
 
+@pytest.mark.long
 @pytest.mark.fault("standby killed during migration and during backup")
 @pytest.mark.parametrize(
     ("verb", "step"),
     [
+        ("vm.mv", "allow two primaries"),
+        ("vm.mv", "see that both"),
+        ("vm.mv", "make web primary"),
         ("vm.mv", "migrate web"),
-        *(
-            pytest.param(verb, step, marks=pytest.mark.long)
-            for verb, step in (("vm.mv", "allow two primaries"), ("vm.mv", "see that both"),
-                               ("vm.mv", "make web primary"), ("vm.backup", "read the disk"))
-        ),
+        ("vm.backup", "read the disk"),
     ],
-)  # fmt: skip
+)
 def test_the_standby_dies_during_a_migration_or_a_backup(lab: Pmc, clean: Clean, verb: str, step: str) -> None:
     guest = lab.add("web")
     tick = guest.ticking(5)

@@ -127,6 +127,7 @@ def test_a_split_brain(lab: Pmc, clean: Clean) -> None:
     assert broken_invariants(lab.state()) == []
 
 
+@pytest.mark.long
 @pytest.mark.fault("disk error under DRBD (dm-error), on either side")
 def test_dead_disks(lab: Pmc, clean: Clean) -> None:
     guest = lab.add("web")

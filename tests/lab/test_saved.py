@@ -30,6 +30,7 @@ def refused(lab: Pmc, *argv: str) -> str:
     return done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.fault(
     "a guest's memory is saved on its node (virsh managedsave), and its disk is used on the other node since; no start "
     "goes on with that memory"
