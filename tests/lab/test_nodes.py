@@ -66,7 +66,8 @@ def test_libvirtd_hangs_or_crashes_while_a_vm_moves(lab: Pmc, clean: Clean, tmp_
                     told = lab.fab("vm.ls", "--conf", conf)
                     one_line(told, 1, f"{node}: libvirt")
                     assert "does not answer" in told.stderr
-                    one_line(lab.fab("vm.stop", "web", "--conf", conf), 2, "does not answer")
+                    if node == "pm-1":  # (where web runs; on the other node nothing of libvirt is needed to stop it)
+                        one_line(lab.fab("vm.stop", "web", "--conf", conf), 2, "does not answer")
             finally:
                 if signal == STOP:
                     libvirtd(lab, node, CONT)
