@@ -23,14 +23,16 @@ LONG = 600.0
 
 @contextmanager
 def remapped(lab: Pmc, node: str, table: str) -> Iterator[None]:
-    """Another table is under the volume of web on that node, of this shell text with $n (sectors), $dev and $off."""
+    """The volume of web on that node lies on a device with another table: this shell text, with $n (sectors), $dev and
+    $off. (The volume itself stays what LVM expects: a wrong table there is a state that pmc refuses.)"""
     change = f"dmsetup suspend --noflush {VOLUME}; dmsetup load {VOLUME}"
     lab.ssh(node, f"modprobe -a dm-delay dm-flakey; dmsetup table {VOLUME} >/root/table")
-    lab.ssh(node, f'read -r _ n _ dev off </root/table; echo "{table}" | {{ {change}; }}; dmsetup resume {VOLUME}')
+    under = f'echo "{table}" | dmsetup create under; echo "0 $n linear /dev/mapper/under 0"'
+    lab.ssh(node, f"read -r _ n _ dev off </root/table; {{ {under}; }} | {{ {change}; }}; dmsetup resume {VOLUME}")
     try:
         yield
     finally:
-        lab.ssh(node, f"{change} </root/table; dmsetup resume {VOLUME}")
+        lab.ssh(node, f"{change} </root/table; dmsetup resume {VOLUME}; dmsetup remove under")
 
 
 def found(lab: Pmc, *flags: str) -> list[dict[str, Any]]:

@@ -307,7 +307,8 @@ def test_a_node_that_boots_and_boots_again(lab: Pmc, clean: Clean) -> None:
     lab.lab.start("pm-2")
     state = lab.state()
     assert state.active_on("web") == ["pm-1"], "nothing starts by itself"
-    lab.ok("pm.ready_drbd")
+    # (It waits for a minute, and says how far the copy is.)
+    until(lambda: lab.fab("pm.ready_drbd").returncode == 0, "both sides are equal", LONG)
     assert lab.state().active_on("web") == ["pm-1"]
     assert broken_invariants(lab.state()) == []
     tick = guest.ticking(tick.counter, seconds=LONG)
