@@ -290,8 +290,16 @@ class Cluster:
 
     def _wait(self, node: Node, wait: Wait, stopped: Callable[[], bool]) -> None:
         deadline = time.monotonic() + wait.seconds
-        while not node.ask(wait.query)[0]:
+        while not _holds(node, wait):
             if stopped() or time.monotonic() > deadline:
                 said = "interrupted" if stopped() else f"{wait.otherwise} (waited {wait.seconds:g} s)"
-                raise CommandFailed(node.name, str(wait.query.command), 1, said)
+                raise CommandFailed(node.name, str(wait.ask), 1, said)
             time.sleep(0.3)
+
+
+def _holds(node: Node, wait: Wait) -> bool:
+    """Raises CommandFailed when it cannot be asked."""
+    (answer,) = node.ask_each(Query(wait.ask, str))
+    if isinstance(answer, CommandFailed) and answer.exit != 1:
+        raise answer
+    return not isinstance(answer, CommandFailed)

@@ -17,8 +17,8 @@ class Command:
 
     `stdin` is text given to it. `secrets` are parts of `stdin` that print as ***: a secret travels only there,
     never in `argv`, which everyone on the node can see in ps. `long` marks a command that may take minutes and
-    only changes what an earlier step made, so that Ctrl-C may end it midway. `printer` is a line that prints `stdin`,
-    shown in its place where it is long.
+    only changes what an earlier step made, so that Ctrl-C may end it midway. `printer` is a module of pmc that prints
+    `stdin` (python -m), shown in its place where it is long.
     """
 
     argv: tuple[str, ...]
@@ -33,12 +33,17 @@ class Command:
         if self.stdin is None:
             return line
         if self.printer:
-            return f"{self.printer} | {line}"
-        text = hidden(self.stdin, self.secrets)
-        end = "EOF"
-        while end in text.split("\n"):  # or what follows it would be run as commands
-            end += "_"
-        return f"{line} <<'{end}'\n{text.removesuffix(chr(10))}\n{end}"
+            return f"python3 -m {self.printer} | {line}"
+        return given(line, hidden(self.stdin, self.secrets))
+
+
+def given(line: str, text: str, expands: bool = False) -> str:
+    """Shell text: the line with the text as its stdin, in which the shell `expands` variables."""
+    end = "EOF"
+    while end in text.split("\n"):  # or what follows it would be run as commands
+        end += "_"
+    word = end if expands else f"'{end}'"
+    return f"{line} <<{word}\n{text.removesuffix(chr(10))}\n{end}"
 
 
 def hidden(text: str, secrets: Iterable[str]) -> str:

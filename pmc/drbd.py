@@ -211,6 +211,32 @@ def status(name: str = "") -> Query[dict[str, Resource]]:
     )
 
 
+# Of each kind of lines (connection, device, peer-device) there is one, and all have a fact that fits the pattern. A
+# peer that is diskless on purpose has no copy to speak of (see pmc/events2.py).
+_SEES = (
+    'said=$(drbdsetup events2 --now --statistics "$1") && [[ $said = *"exists -" ]] || exit 2; '
+    'sees() { while (($#)); do its=$(grep "^exists $1 " <<<"$said" | grep -v " peer-client:yes") && '
+    '! grep -qvE " ($2)( |$)" <<<"$its" || return 1; shift 2; done; }; '
+)
+CONNECTED = ("connection", "connection:Connected")
+UP_TO_DATE = ("device", "disk:UpToDate")
+PEER_UP_TO_DATE = ("peer-device", "peer-disk:UpToDate")
+HEALTHY = (CONNECTED, UP_TO_DATE, PEER_UP_TO_DATE)
+# What an online verify has marked; while a resync or a verify runs, marks are no such knowledge.
+NOTHING_DIFFERS = ("peer-device", "replication:(Established .*out-of-sync:0|[A-DF-Z][A-Za-z]*)")
+
+
+def sees(name: str, *facts: tuple[str, str]) -> Command:
+    """Succeeds when the kernel says all of this of the resource, in the words of events2; ends 1 when it does not, 2
+    when it cannot be asked."""
+    return bash(f'{_SEES}sees "${{@:2}}"', name, *(word for fact in facts for word in fact))
+
+
+def sees_not(name: str, *facts: tuple[str, str]) -> Command:
+    """Succeeds when the kernel says something else; ends as `sees`."""
+    return bash(f'{_SEES}! sees "${{@:2}}"', name, *(word for fact in facts for word in fact))
+
+
 def open_resources() -> Query[frozenset[str]]:
     """Names of the resources that are open: they allow two primaries now, or still hold their writes as
     `two_primaries` has it, though the other option went with a lost connection. Only the lines that tell leave the

@@ -54,7 +54,7 @@ def bring() -> Command:
         """cd "$p/pmc"; awk '/^#== /{f = $2; printf "" >f; next} {print >f}' ../all; rm ../all; cd /; """
         'mv -T "$p" "$1" 2>/dev/null || [ -d "$1" ]'
     )
-    return replace(bash(script, FOLDER, stdin=PROGRAM), printer="python3 -m pmc.pipeline")
+    return replace(bash(script, FOLDER, stdin=PROGRAM), printer="pmc.pipeline")
 
 
 def read_volume(path: str, size: int, ssh: str = "") -> str:

@@ -3,6 +3,7 @@ given `run`, which carries out one action on one node."""
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from pmc.command import Command, Query
+from pmc.command import Command
 from pmc.errors import CommandFailed, Fenced, InDoubt, Interrupted, PmcError, StepFailed
 
 # Of a file, as fstat(2) tells: device, inode, size, and the times of its last change in nanoseconds (ctime among them,
@@ -56,16 +57,22 @@ class Fetch:
 
 @dataclass(frozen=True)
 class Wait:
-    """Ask until the answer is true, at most `seconds` long. `otherwise` is said when it never was; `line` is what a
-    person would type to wait for the same."""
+    """Run `ask`, which changes nothing, until it succeeds, at most `seconds` long. Its status 1 says: not yet; any
+    other is an error. `otherwise` is said when it never succeeded."""
 
-    query: Query[bool]
+    ask: Command
     seconds: float
     otherwise: str
-    line: str
 
     def __str__(self) -> str:
-        return f"timeout {self.seconds:g} {self.line}"
+        return self.line(str(self.ask))
+
+    def line(self, asked: str) -> str:
+        """Shell text (bash) that waits for the same; `asked` is how that shell runs `ask`."""
+        return (
+            f"(SECONDS=0; until {asked}; do s=$?; [ $s = 1 ] || exit $s; [ $SECONDS -lt {math.ceil(self.seconds)} ] || "
+            f"{{ echo {shlex.quote(self.otherwise)} >&2; exit 1; }}; sleep 1; done)"
+        )
 
 
 @dataclass(frozen=True)
@@ -120,7 +127,7 @@ class Plan:
     steps: tuple[Step, ...]
 
     def __str__(self) -> str:
-        """As commands that a person can paste, each under the node it is for."""
+        """As commands, each under the node it is for."""
         lines = [f"# {self.title}: {len(self.steps)} steps"]
         for number, step in enumerate(self.steps, 1):
             lines += [f"# {number}. {step.node}: {step.note}", str(step.do)]

@@ -53,10 +53,16 @@ def parse_generation(text: str) -> Generation:
     return Generation(current, bitmap, tuple(history))
 
 
-def went_on(name: str, peer: str, version: str) -> Query[bool]:
-    """Whether this side has begun a new generation, which its peer has not yet. DRBD 9 wants peer and volume named."""
+def went_on(name: str, peer: str, version: str) -> Command:
+    """Succeeds when this side has begun a new generation, which its peer has not yet (the second identifier, its lowest
+    bit aside, is not zero); ends 1 when not, 2 when it cannot be asked. DRBD 9 wants peer and volume named."""
     of = name if version.startswith("8.") else f"{name}:{peer}/0"
-    return Query(command("drbdadm", "get-gi", of), lambda text: parse_generation(text).bitmap != _NONE)
+    script = (
+        'said=$(drbdadm get-gi "$1") || exit 2; '
+        "[[ $said =~ (^|$'\\n')[0-9A-F]{16}:([0-9A-F]{16}): ]] || { echo 'not generation identifiers' >&2; exit 2; }; "
+        "[[ ! ${BASH_REMATCH[2]} =~ ^0{15}[01]$ ]]"
+    )
+    return bash(script, of)
 
 
 def compare(one: Generation, other: Generation) -> str:

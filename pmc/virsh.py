@@ -124,17 +124,19 @@ def domains() -> Query[dict[str, Domain]]:
     return Query(bash(script, *asked.argv), parse_domstats)
 
 
-def state_of(name: str) -> Query[str]:
-    return Query(virsh("domstate", name), lambda text: text.strip())
+def is_off(name: str) -> Command:
+    """Succeeds when it is off; ends 1 when it is not, 2 when libvirt cannot be asked."""
+    script = 'state=$(virsh --connect qemu:///system domstate "$1") || exit 2; [[ $state = "shut off" ]]'
+    return bash(script, name)
 
 
-def goes_on(name: str) -> Query[bool]:
-    """It runs, and nothing that libvirt does with it is under way. Its status says the same as its answer."""
+def goes_on(name: str) -> Command:
+    """Succeeds when it runs, and nothing that libvirt does with it is under way; ends 1 when not."""
     script = (
         'v="virsh --connect qemu:///system"; state=$($v domstate "$1"); job=$($v domjobinfo "$1" 2>&1 || :); '
-        'echo "$state, $job"; [[ $state = running && $job =~ ^"Job type:"[[:space:]]+None ]]'
+        '[[ $state = running && $job =~ ^"Job type:"[[:space:]]+None ]]'
     )
-    return Query(bash(script, name), lambda text: bool(re.match(r"running, Job type:\s+None", text)), fine=(0, 1))
+    return bash(script, name)
 
 
 def macs() -> Query[frozenset[str]]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from pmc.command import Query, bash
+from pmc.command import Command, Query, bash
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, Resource
 from pmc.plan import Plan, Step, Wait, plan
@@ -97,11 +97,8 @@ def homes(name: str, state: ClusterState, settings: Settings, hangs: str = "") -
     return dead, survivor
 
 
-def peer(dead: str, settings: Settings) -> Query[Seen]:
-    """Asked on the survivor, of `dead` over the replication network. A connection that is refused is an answer too:
-    only a machine that is on refuses, or lets in and hangs (ssh's own timeout ends with the exchange of keys). What the
-    kernel wrote when DRBD lost the peer tells since when."""
-    script = """
+# Says `life` of each sign of it, and what came of ssh.
+_REACHED = """
         if p=$(command -v ping || command -v busybox); then
             [ "${p##*/}" = ping ] || p="$p ping"
             $p -c 2 -W 1 "$1" >/dev/null 2>&1 && echo "life it answers ping" || :
@@ -111,14 +108,33 @@ def peer(dead: str, settings: Settings) -> Query[Seen]:
             -o ConnectTimeout=5 "root@$1" true 2>&1 </dev/null) || s=$?
         [ $s -ne 124 ] || said="it lets in, and hangs"
         echo "ssh $s $(tr -s "[:space:]" " " <<<"$said")"
-        { journalctl --quiet --no-pager -k -b -o json --output-fields=MESSAGE,_SOURCE_MONOTONIC_TIMESTAMP || :; } |
-            { grep -F "conn( " || :; } | tail -n 4000 | sed "s/^/kernel /"
+"""
+# What ssh says (with status 255) of one that is silent: a regular expression of Python's and of grep -E.
+_SILENCE = "timed? ?out|No route to host|unreachable|Host is down"
+
+
+def silent(dead: str, settings: Settings) -> Command:
+    """As `peer`, no more than whether it gives no sign of life: succeeds then, and ends 1 when it gives one."""
+    script = f"""
+        said=$({_REACHED})
+        ! grep -q "^life " <<<"$said" || exit 1
+        grep -iqE "^ssh 255 .*({_SILENCE})" <<<"$said" && ! grep -qF "banner exchange" <<<"$said"
+    """
+    return bash(script, settings.nodes[dead].replication)
+
+
+def peer(dead: str, settings: Settings) -> Query[Seen]:
+    """Asked on the survivor, of `dead` over the replication network. A connection that is refused is an answer too:
+    only a machine that is on refuses, or lets in and hangs (ssh's own timeout ends with the exchange of keys). What the
+    kernel wrote when DRBD lost the peer tells since when."""
+    script = f"""{_REACHED}
+        {{ journalctl --quiet --no-pager -k -b -o json --output-fields=MESSAGE,_SOURCE_MONOTONIC_TIMESTAMP || :; }} |
+            {{ grep -F "conn( " || :; }} | tail -n 4000 | sed "s/^/kernel /"
         echo "now $(cut -d " " -f 1 /proc/uptime) $(date +%s)"
     """
     return Query(bash(script, settings.nodes[dead].replication), parse_peer)
 
 
-_SILENCE = re.compile(r"timed? ?out|No route to host|unreachable|Host is down", re.I)
 _LOST = re.compile(
     r"drbd ([A-Za-z0-9_-]+)(?: [^:]+)?: (.*conn\( (?:Connected|Sync\w+|Paused\w+|Verify\w) -> "
     r"(?!Disconnecting|Connected|Sync|Paused|Verify).*)"
@@ -136,7 +152,7 @@ def parse_peer(text: str) -> Seen:
         elif kind == "ssh":
             tried = True
             status, _, said = rest.partition(" ")
-            if status != "255" or not _SILENCE.search(said) or "banner exchange" in said:
+            if status != "255" or not re.search(_SILENCE, said, re.I) or "banner exchange" in said:
                 life.append(f"ssh there says: {said.strip()[-120:] or f'status {status}'}")
         elif kind == "now":
             up, _, wall = rest.partition(" ")
@@ -283,8 +299,5 @@ def _complete(name: str, dead: str, survivor: str, resource: Resource) -> None:
 
 def see_silent(dead: str, survivor: str, settings: Settings) -> Step:
     """Again, right before: a question may have waited long for its answer, and the node may be back."""
-    query = peer(dead, settings)
-    silent = Query(query.command, lambda text: not query.parse(text).life)
-    line = f"sh -c 'while ping -c 2 {settings.nodes[dead].replication}; do sleep 1; done'"
-    wait = Wait(silent, 5, f"{dead} lives: it answers on the replication network", line)
+    wait = Wait(silent(dead, settings), 5, f"{dead} lives: it answers on the replication network")
     return Step(survivor, f"see that {dead} is silent", wait)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pmc import drbd, lvm, virsh
-from pmc.command import Query, bash, command
-from pmc.model import Resource
+from pmc.command import bash, command
 from pmc.plan import Step, Wait, on_each
 from pmc.settings import Settings
 from pmc.units import MiB, show_size
@@ -102,45 +101,28 @@ def resource(settings: Settings, nodes: Sequence[str], name: str, given: Given) 
 def wait_connected(settings: Settings, node: str, name: str) -> Step:
     seconds = settings.deadlines.peer
     advice = "DRBD's two sides do not find each other; does the replication network carry the port between the nodes?"
-    line = f"drbdadm wait-connect {name}"
-    return Step(node, f"wait until {name} is connected", Wait(when(name, _connected), seconds, advice, line))
+    asked = drbd.sees(name, drbd.CONNECTED)
+    return Step(node, f"wait until {name} is connected", Wait(asked, seconds, advice))
 
 
 def see_equal(node: str, name: str) -> Step:
     """Looked at again right before a second primary: the link may have dropped since the plan was made."""
     otherwise = "DRBD is not Connected with both sides UpToDate and no blocks known to differ any more"
-    query = when(name, lambda resource: resource.healthy and not resource.differs)
-    return Step(node, f"see that both sides of {name} are equal", Wait(query, 5, otherwise, f"drbdadm status {name}"))
+    asked = drbd.sees(name, *drbd.HEALTHY, drbd.NOTHING_DIFFERS)
+    return Step(node, f"see that both sides of {name} are equal", Wait(asked, 5, otherwise))
 
 
 def see_apart(node: str, name: str) -> Step:
     """Before this side goes on alone: the other one would have to be asked if it were there."""
-    query = when(name, lambda resource: not _connected(resource))
-    wait = Wait(query, 5, "DRBD is Connected, so the other side lives", f"drbdadm status {name}")
+    wait = Wait(drbd.sees_not(name, drbd.CONNECTED), 5, "DRBD is Connected, so the other side lives")
     return Step(node, f"see that {name} has lost its other side", wait)
 
 
 def wait_up_to_date(settings: Settings, node: str, name: str) -> Step:
-    seconds = settings.deadlines.sync
-    return Step(
-        node,
-        f"wait until both sides of {name} are up to date",
-        Wait(
-            when(name, lambda resource: resource.healthy),
-            seconds,
-            "they are not UpToDate on both sides",
-            f"drbdadm wait-sync {name}",
-        ),
-    )
-
-
-def _connected(resource: Resource) -> bool:
-    return resource.connection == "Connected"
-
-
-def when(name: str, holds: Callable[[Resource], bool]) -> Query[bool]:
-    query = drbd.status(name)
-    return Query(query.command, lambda text: bool(holds(query.parse(text).get(name, Resource(name)))))
+    wait = Wait(
+        drbd.sees(name, *drbd.HEALTHY), settings.deadlines.sync, "they are not UpToDate on both sides"
+    )  # fmt: skip
+    return Step(node, f"wait until both sides of {name} are up to date", wait)
 
 
 def equal(settings: Settings, nodes: Sequence[str], name: str) -> list[Step]:

@@ -48,7 +48,6 @@ def differing(case: Case) -> list[Ailment]:
 
 
 def _written(case: Case, source: str, target: str) -> Wait:
-    query = sides.went_on(case.name, target, case.node(source).drbd)
-    line = f"sh -c 'while {query.command} | grep -q \"^[^:]*:0*:\"; do sleep 1; done'"
+    asked = sides.went_on(case.name, target, case.node(source).drbd)
     otherwise = "the guest writes nothing, so DRBD would copy nothing; write a file in it, then run this again"
-    return Wait(query, case.settings.deadlines.peer, otherwise, line)
+    return Wait(asked, case.settings.deadlines.peer, otherwise)

@@ -10,7 +10,6 @@ from pmc.errors import Refused
 from pmc.plan import Step, Wait
 from pmc.plans import asleep, covered, make, refuse, restoring
 from pmc.plans.ailment import NO_DISK, Ailment, Case
-from pmc.plans.make import when
 
 
 def not_up(case: Case) -> list[Ailment]:
@@ -79,17 +78,15 @@ def _detached(case: Case, home: str, all_of_them: bool) -> Ailment:
 
 def _see_linked(case: Case, home: str) -> Step:
     """Looked at again right before: only a side that is connected to a good one may be attached."""
-    holds = when(case.name, lambda r: r.connection == "Connected" and r.peer_disk == "UpToDate")
-    line = f"drbdadm dstate {case.name}"
-    wait = Wait(holds, 5, f"it is not connected to a good disk on {case.other(home)} any more", line)
+    asked = drbd.sees(case.name, drbd.CONNECTED, drbd.PEER_UP_TO_DATE)
+    wait = Wait(asked, 5, f"it is not connected to a good disk on {case.other(home)} any more")
     return Step(home, f"see that {case.name} is connected to its good side", wait)
 
 
 def _see_good(case: Case, home: str) -> Step:
     """Looked at again right before: only beside a good one a disk may be made anew."""
     peer, name = case.other(home), case.name
-    holds = when(name, lambda r: r.disk == "UpToDate")
-    wait = Wait(holds, 5, f"the disk on {peer} is not UpToDate any more", f"drbdadm dstate {name}")
+    wait = Wait(drbd.sees(name, drbd.UP_TO_DATE), 5, f"the disk on {peer} is not UpToDate any more")
     return Step(peer, f"see that the disk of {name} is good", wait)
 
 

@@ -15,7 +15,6 @@ from pmc.plans import asleep, covered, make, refuse, restoring, still
 from pmc.plans.add import check_new
 from pmc.plans.backup import bring, drbd_device
 from pmc.plans.make import Given
-from pmc.plans.vm import is_off, off_line
 from pmc.settings import Settings
 from pmc.units import MiB, show_size
 
@@ -144,7 +143,7 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
         *[bring(each) for each in dict.fromkeys((found.node, node))],
         prove(found, settings),
         # That took its time.
-        *(Step(home, f"see that {name} is off", Wait(is_off(name), 5, "it runs", off_line(name))) for home in homes),
+        *(Step(home, f"see that {name} is off", Wait(virsh.is_off(name), 5, "it runs")) for home in homes),
         *([make.see_equal(node, name)] if len(homes) > 1 else []),
         make.promote(node, name),
         *restoring.over(name, homes, state),

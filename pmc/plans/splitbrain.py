@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from pmc import backing, drbd, lvm, sides
+from pmc import backing, drbd, lvm, sides, virsh
 from pmc.model import Resource
 from pmc.plan import Step, Wait
-from pmc.plans import asleep, lost, refuse, vm
+from pmc.plans import asleep, lost, refuse
 from pmc.plans.ailment import About, Ailment, Case
 from pmc.units import show_size
 
@@ -81,7 +81,7 @@ def _won(case: Case, text: str) -> Ailment:
     steps: list[Step] = []
     if name in case.node(victim).domains:
         otherwise = f"it runs on {victim}, whose disk would be overwritten"
-        look = Wait(vm.is_off(name), 2, otherwise, vm.off_line(name))
+        look = Wait(virsh.is_off(name), 2, otherwise)
         steps.append(Step(victim, f"see that {name} does not run here", look))
     if case.wishes.snapshot:
         kept = lost.name_for(name, case.wishes.now)

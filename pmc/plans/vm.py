@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pmc import drbd, virsh
 from pmc.backup import Stored
-from pmc.command import Query, command
+from pmc.command import command
 from pmc.disks import RUNNING, Running
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, NodeState
@@ -103,20 +103,11 @@ def stop(name: str, force: bool, state: ClusterState, settings: Settings) -> Pla
         otherwise = f"the guest does not shut down; give it longer, or cut its power: fab vm.stop {name} --force"
         steps += [
             Step(node, f"ask {name} to shut down", virsh.shutdown(name)),
-            Step(node, f"wait until {name} is off", Wait(is_off(name), seconds, otherwise, off_line(name))),
+            Step(node, f"wait until {name} is off", Wait(virsh.is_off(name), seconds, otherwise)),
         ]
     for node in sorted({*state.primaries(name), *(n for n in active if name in state.nodes[n].resources)}):
         steps.append(Step(node, f"make {name} secondary", drbd.secondary(name)))
     return plan(f"vm.stop {name}", steps)
-
-
-def is_off(name: str) -> Query[bool]:
-    query = virsh.state_of(name)
-    return Query(query.command, lambda text: query.parse(text) == "shut off")
-
-
-def off_line(name: str) -> str:
-    return f'sh -c \'until [ "$(virsh domstate {name})" = "shut off" ]; do sleep 1; done\''
 
 
 def move(name: str, to: str, state: ClusterState, settings: Settings, room: bool = True) -> Plan:
@@ -270,8 +261,7 @@ def _ended(node: str, name: str) -> Step:
         f"bring that back, then fab vm.mv {name} --cleanup; only when its power is really off, here: "
         f"drbdadm resume-io {name}, virsh resume {name}"
     )
-    line = str(command("sh", "-c", f"until {virsh.goes_on(name).command}; do sleep 1; done"))
-    return Step(node, f"see that {name} goes on here", Wait(virsh.goes_on(name), 60, otherwise, line))
+    return Step(node, f"see that {name} goes on here", Wait(virsh.goes_on(name), 60, otherwise))
 
 
 def standing(name: str, state: ClusterState) -> str:

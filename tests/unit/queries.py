@@ -10,7 +10,7 @@ from pmc import backup, disks, drbd, drbd_files, freeze, look, lvm, saved, sides
 from pmc.checks import CHECKS
 from pmc.checks.finding import About
 from pmc.command import Query
-from pmc.plans import failover, make, vm
+from pmc.plans import failover
 from pmc.verify import deep, questions
 from tests.unit.samples import SETTINGS, data, node
 from tests.unit.test_imports import FILES
@@ -51,6 +51,7 @@ Sample = tuple[Query[Any], tuple[str, ...]]  # a question, and good answers to i
 SAMPLES: dict[str, list[Sample]] = {
     "pmc.backup:listing": [(backup.listing("/b", "pm-1"), (LISTING,))],
     "pmc.backup:of_the_future": [(backup.of_the_future("/b"), ("web.20260101T000000Z.base\n", ""))],
+    "pmc.cluster:_holds": [(Query(drbd.sees("web", drbd.CONNECTED), str), ("",))],  # its status is the answer
     "pmc.drbd:size_of": [(drbd.size_of(1), ("20971520\n",))],
     "pmc.drbd:version": [(drbd.version(), ("8.4.11\n", ""))],
     "pmc.drbd:status": [(drbd.status(), EVENTS)],
@@ -67,14 +68,11 @@ SAMPLES: dict[str, list[Sample]] = {
     "pmc.lvm:volumes": [(lvm.volumes("vg"), (VOLUMES,))],
     "pmc.lvm:group": [(lvm.group("vg"), (data("vgs-2.03.16-json.txt"),))],
     "pmc.sides:generation": [(sides.generation("web"), GENERATIONS)],
-    "pmc.sides:went_on": [(sides.went_on("web", "pm-2", "8.4.11"), GENERATIONS)],
     "pmc.sides:past": [(sides.past("web", 1), JOURNAL)],
     "pmc.thin:ranges": [(thin.ranges(thin.mapped("vg", "web", 1)), ("0 65536\n131072 65536\n",))],
     "pmc.trust:query": [(trust.query([SETTINGS.nodes["pm-2"]]), tuple(data(f"pm/ssh{what}.txt") for what in (
         "", "-wrong", "-bare")))],
     "pmc.virsh:domains": [(virsh.domains(), (data("virsh-9.0.0-domstats.txt"),))],
-    "pmc.virsh:state_of": [(virsh.state_of("web"), ("running\n",))],
-    "pmc.virsh:goes_on": [(virsh.goes_on("web"), ("running, Job type:         None        \n",))],
     "pmc.virsh:macs": [(virsh.macs(), (data("libvirt-9.0.0-macs.txt"),))],
     "pmc.disks:running": [(disks.running(), (
         "./web.xml\n  <job type='none' async='migration in' phase='prepare' flags='0x900'>\n"
@@ -91,9 +89,6 @@ SAMPLES: dict[str, list[Sample]] = {
     "pmc.virsh:downtime": [(virsh.downtime("web"), (
         data("virsh-9.0.0-domjobinfo-none.txt"), data("virsh-handwritten-domjobinfo-completed.txt")))],
     "pmc.plans.failover:peer": [(failover.peer("pm-1", SETTINGS), (PEER,))],
-    "pmc.plans.failover:see_silent": [(failover.see_silent("pm-1", "pm-2", SETTINGS).do.query, (PEER,))],  # type: ignore[union-attr]
-    "pmc.plans.make:when": [(make.when("web", lambda resource: resource.healthy), EVENTS)],
-    "pmc.plans.vm:is_off": [(vm.is_off("web"), ("shut off\n",))],
     "pmc.verify.questions:domain_files": [(questions.domain_files(), (f"== manual\n{DOMAIN}== autostart\n{DOMAIN}",))],
     "pmc.verify.questions:resource_files": [(questions.resource_files(), tuple(HEAD + text for text in RESOURCES))],
     "pmc.verify.questions:common": [(questions.common(), (data("drbd-utils-9.22.0-global_common.txt"),))],

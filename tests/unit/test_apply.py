@@ -10,8 +10,8 @@ import pytest
 from invoke.config import Config
 from invoke.context import Context
 
-from pmc.command import Command, Query, command
-from pmc.errors import Fenced, InDoubt, Interrupted, Refused, StepFailed
+from pmc.command import Command, command
+from pmc.errors import CommandFailed, Fenced, InDoubt, Interrupted, Refused, StepFailed
 from pmc.lock import ALLOCATION
 from pmc.node import _drain
 from pmc.plan import Fetch, Relay, Step, Wait, plan
@@ -143,10 +143,10 @@ def test_ctrl_c_in_the_last_step_is_too_late_but_nothing_begins_after_it(monkeyp
 
 
 def test_ctrl_c_does_not_end_a_wait_that_goes_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    cluster, answers = counted(monkeypatch, with_web()), [True, False]
+    cluster, answers = counted(monkeypatch, with_web()), [0, 1]
     cluster.stop.set()
-    wait = Wait(Query(command("true"), lambda text: True), 60, "never", "true")
-    monkeypatch.setattr(CountedNode, "ask", lambda node, query: [answers.pop()])
+    wait = Wait(command("true"), 60, "never")
+    monkeypatch.setattr(CountedNode, "ask_each", lambda node, query: [answered(node, answers.pop())])
     cluster.apply(plan("close", Step("pm-1", "wait", wait)), to_the_end=True, under=())
     assert answers == []
 
@@ -198,10 +198,21 @@ def test_what_a_node_prints_becomes_a_file_of_the_manager(monkeypatch: pytest.Mo
 
 def test_a_wait_has_its_deadline_and_says_what_never_was(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = counted(monkeypatch, with_web())
-    wait = Wait(Query(command("true"), lambda text: True), 0.1, "it runs", "true")
-    monkeypatch.setattr(CountedNode, "ask", lambda node, query: [False])
+    wait = Wait(command("true"), 0.1, "it runs")
+    monkeypatch.setattr(CountedNode, "ask_each", lambda node, query: [answered(node, 1)])
     with pytest.raises(StepFailed, match=r"it runs \(waited 0.1 s\)"):
         cluster.apply(plan("see", Step("pm-1", "wait", wait)), under=())
+
+
+def test_a_wait_that_cannot_ask_does_not_go_on_asking(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = counted(monkeypatch, with_web())
+    monkeypatch.setattr(CountedNode, "ask_each", lambda node, query: [answered(node, 2)])
+    with pytest.raises(StepFailed, match="ended with status 2: cannot ask"):
+        cluster.apply(plan("see", Step("pm-1", "wait", Wait(command("true"), 60, "it runs"))), under=())
+
+
+def answered(node: CountedNode, status: int) -> object:
+    return CommandFailed(node.name, "true", status, "cannot ask") if status else ""
 
 
 def test_one_that_a_shell_ignores_for_what_runs_in_the_background_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ def commands(plan: Plan) -> Iterator[Command]:
             if isinstance(action, Command):
                 yield action
             elif isinstance(action, Wait):
-                yield action.query.command
+                yield action.ask
             elif isinstance(action, Transfer | Relay):
                 yield action.target
 
