@@ -11,20 +11,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-from pmc import audit, drbd, lock, reached
+from pmc import audit, drbd, lock, paste, reached
 from pmc import plan as planning
 from pmc.command import Command, Query
 from pmc.errors import CommandFailed, Interrupted, NodeDown, PmcError, Refused, StepFailed
 from pmc.fetch import fetched, given
+from pmc.here import MANAGER, PYTHON
 from pmc.lock import Holder, Proof
 from pmc.locks import Lock, proved
 from pmc.look import node_state, state_queries
 from pmc.model import ClusterState, NodeState
 from pmc.node import WORKERS, Node
+from pmc.paste import Way
 from pmc.plan import Action, Fetch, Plan, Relay, Transfer, Wait, Watch
 from pmc.settings import Settings
 from pmc.ssh import allow_connections, configuration
@@ -123,6 +125,11 @@ class Cluster:
         """`work` on all the things, `most` of them at the same time; results in the same order."""
         with ThreadPoolExecutor(max_workers=most) as pool:
             return list(pool.map(work, things))
+
+    def script(self, *plans: Plan, first: Sequence[str] = ()) -> str:
+        """What `apply` would do with these plans, as lines for bash on the manager; `first` are lines to begin with."""
+        way = cache(lambda name: Way() if name == MANAGER else self.nodes[name].by_hand())
+        return paste.script(plans, way, PYTHON, first)
 
     def begin(self, plan: Plan) -> None:
         """For the audit log: this is about to be done."""

@@ -18,10 +18,10 @@ from pmc.command import Command
 from pmc.errors import CommandFailed, Interrupted, Refused
 
 MANAGER = "manager"  # in place of a node's name
-# What reads a disk is brought to a node; here it is, for this very Python.
-STREAM = (
-    f"PYTHONPATH={shlex.quote(str(Path(__file__).resolve().parents[1]))} {shlex.quote(sys.executable)} -m pmc.stream"
-)
+# Shell text: this very Python, which finds these modules.
+PYTHON = f"PYTHONPATH={shlex.quote(str(Path(__file__).resolve().parents[1]))} {shlex.quote(sys.executable)}"
+# What reads a disk is brought to a node; here it is.
+STREAM = f"{PYTHON} -m pmc.stream"
 
 
 def run(

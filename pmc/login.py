@@ -7,6 +7,7 @@ import errno
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import paramiko
@@ -14,6 +15,7 @@ import paramiko
 from pmc import known_hosts
 from pmc.errors import NodeDown
 from pmc.lock import SILENCE
+from pmc.paste import Way
 from pmc.plain import one_line
 from pmc.settings import NodeSettings, Settings
 from pmc.ssh import REVOKED, Connection
@@ -32,6 +34,14 @@ def reach(node: NodeSettings, settings: Settings, config: Any) -> Connection:
         if not connection.gateway:
             connection.connect_kwargs["sock"] = _spoken_to(connection.host, connection.port, seconds)
         return connection
+
+
+def by_hand(node: NodeSettings, settings: Settings, config: Any) -> Way:
+    """The same for a person's ssh, which reads the same configuration; only what is not in that is said."""
+    its = Connection(node.host or node.name, config=config)
+    file = ("-F", str(Path(settings.ssh_config).expanduser())) if settings.ssh_config else ()
+    port = ("-p", str(its.port)) if its.port != int(its.ssh_config.get("port", 22)) else ()
+    return Way(("ssh", *file, *port, f"{its.user}@{its.original_host}"), sudo=its.user != "root")
 
 
 def _spoken_to(host: str, port: int, seconds: float) -> socket.socket:

@@ -17,6 +17,7 @@ import paramiko
 from pmc import lock, model
 from pmc.command import ENVIRONMENT, Answer, Command, Query, begun, frame, masked, unframe
 from pmc.errors import CommandFailed, Fenced, InDoubt, Interrupted, PmcError
+from pmc.paste import Way
 from pmc.sessions import Sessions
 from pmc.settings import NodeSettings, Settings
 from pmc.ssh import Connection, Late, NotRun, Pulse, begin
@@ -45,6 +46,10 @@ class Node:
         self.name, self.spec, self.settings = spec.name, spec, settings
         self._sessions = Sessions(spec, settings, config)
         self.prints = ""  # what a login script there printed, fit to be shown
+
+    def by_hand(self) -> Way:
+        """How a person's shell gets there, as pmc does. Nothing is connected."""
+        return self._sessions.by_hand()
 
     def reach(self) -> bool:
         """Whether somebody is there. Until one knows, one only waits."""

@@ -127,7 +127,7 @@ class Plan:
     steps: tuple[Step, ...]
 
     def __str__(self) -> str:
-        """As commands, each under the node it is for."""
+        """As commands, each under the node it is for. (--dry-run prints lines that reach their nodes: pmc/paste.py.)"""
         lines = [f"# {self.title}: {len(self.steps)} steps"]
         for number, step in enumerate(self.steps, 1):
             lines += [f"# {number}. {step.node}: {step.note}", str(step.do)]

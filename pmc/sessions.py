@@ -11,7 +11,8 @@ from typing import Any
 import paramiko
 
 from pmc.errors import CommandFailed, NodeDown
-from pmc.login import log_in, reach, unused
+from pmc.login import by_hand, log_in, reach, unused
+from pmc.paste import Way
 from pmc.settings import NodeSettings, Settings
 from pmc.ssh import Connection
 
@@ -50,6 +51,10 @@ class Sessions:
                 why = str(error)
         said = f"sshd gives no session, on {MOST} connections ({why}); look at MaxSessions in its sshd_config"
         raise CommandFailed(self.spec.name, "ssh", 255, said)
+
+    def by_hand(self) -> Way:
+        """How a person's shell gets there. Nothing is connected."""
+        return by_hand(self.spec, self.settings, self.config)
 
     def reach(self) -> bool:
         """The part of connecting in which one only waits. False: nobody is there, and `connection` says so at once."""

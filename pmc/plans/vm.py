@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pmc import drbd, virsh
 from pmc.backup import Stored
@@ -309,15 +310,15 @@ def one_primary(nodes: Sequence[str], name: str, state: ClusterState) -> list[St
     )
 
 
-def closing(name: str, state: ClusterState) -> Plan:
-    """What `settle` will do when the migration of a healthy VM went well, for --dry-run."""
-    homes = state.homes(name)
-    source = state.active_on(name)[0]
-    return plan(
-        f"vm.mv {name}: close",
-        Step(source, f"make {name} secondary", drbd.secondary(name), pivot=True),
-        one_primary(homes, name, state),
-    )
+def closing(name: str, target: str, state: ClusterState) -> Plan:
+    """For --dry-run: what `settle` will find to do once the VM has come to `target` and all went well."""
+    after = dict(state.nodes)
+    for home in state.homes(name):
+        node = after[home]
+        domain = replace(node.domains[name], state="running" if home == target else "shut off")
+        side = replace(node.resources[name], role="Primary", two_primaries=True)
+        after[home] = replace(node, domains={**node.domains, name: domain}, resources={**node.resources, name: side})
+    return settle(name, ClusterState(after))
 
 
 def remove(

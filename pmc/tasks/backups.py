@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pmc import looks
-from pmc.backup import Stored
+from pmc.backup import Backup, Stored
 from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused
 from pmc.model import ClusterState
@@ -60,7 +60,12 @@ def backup(
             return
         refuse.check_name("vm.backup", name)
         state = located_with_backups(c, cluster, dry_run, name, wish.to)
-        id, plan = _planned(cluster, wish, state, looks.stored(state))
+        stored = looks.stored(state)
+        if dry_run or c.config.run.dry:
+            show(_shown(cluster, wish, state, stored, directory)[1])
+            return
+        made, plan = _planned(cluster, wish, state, stored)
+        id = made.id
         if carry_out(c, cluster, plan, dry_run):
             note(f"{id} is complete on {plans.kept_on(plan)}")
             if directory and carry_out(c, cluster, _copy(cluster, id, plan, directory, wish.limit), dry_run):
@@ -81,14 +86,13 @@ def _copy(cluster: Cluster, id: str, made: Plan, directory: str, limit: int) -> 
     return copies.to_manager(found, directory, there, cluster.settings, limit)
 
 
-def _planned(cluster: Cluster, wish: Wish, state: ClusterState, stored: Sequence[Stored]) -> tuple[str, Plan]:
+def _planned(cluster: Cluster, wish: Wish, state: ClusterState, stored: Sequence[Stored]) -> tuple[Backup, Plan]:
     source = looks.agent(cluster, wish.name, plans.choose_source(wish.name, state), wish.freeze)
     size, xml = looks.disk_at(cluster, wish.name, source.node, state)
     time, said = plans.follows(wish.name, stored, looks.now())
     if said:
         note(said)
-    made, plan = plans.make_backup(wish, source, size, xml, stored, time, state, cluster.settings)
-    return made.id, plan
+    return plans.make_backup(wish, source, size, xml, stored, time, state, cluster.settings)
 
 
 def _rate(text: str) -> int:
@@ -123,7 +127,7 @@ def _all(c: Any, cluster: Cluster, wish: Wish, jobs: int, most: int, directory: 
         mine = [each for each in stored if each.id.startswith(f"{name}.")]
         wanted = wish.named(name)
         if dry:
-            return _attempt(name, lambda: _shown(cluster, wanted, state, mine))
+            return _attempt(name, lambda: _shown(cluster, wanted, state, mine, directory))
         if cluster.stop.is_set():
             return _row(name, "", "not begun: interrupted")
         return _attempt(name, lambda: _locked(cluster, wanted, state, mine, directory))
@@ -132,7 +136,7 @@ def _all(c: Any, cluster: Cluster, wish: Wish, jobs: int, most: int, directory: 
         rows += in_turns(one, list(nodes), lambda name: nodes[name], jobs, most)
     rows.sort(key=lambda row: row["vm"])
     if dry:
-        show("\n".join(row["result"] for row in rows))
+        show("\n".join(row["result"] if row["backup"] else f"# {row['result']}" for row in rows))
     else:
         show(table(rows, False, ("vm", "backup", "result")))
     if failed := [row["vm"] for row in rows if not row["backup"]]:
@@ -140,9 +144,19 @@ def _all(c: Any, cluster: Cluster, wish: Wish, jobs: int, most: int, directory: 
     complain(state)
 
 
-def _shown(cluster: Cluster, wish: Wish, state: ClusterState, stored: Sequence[Stored]) -> tuple[str, str]:
-    id, plan = _planned(cluster, wish, state, stored)
-    return id, str(plan)
+def _shown(
+    cluster: Cluster, wish: Wish, state: ClusterState, stored: Sequence[Stored], directory: str
+) -> tuple[str, str]:
+    """Its id, and what --dry-run prints. How large the backup will be is not known, so what copies it to a `directory`
+    does not look at that, nor at --limit."""
+    made, plan = _planned(cluster, wish, state, stored)
+    if not directory:
+        return made.id, cluster.script(plan)
+    node = plans.kept_on(plan)
+    base = next((each.backup for each in stored if each.node == node and each.id == made.base), None)
+    there = {each.id for each in looks.kept(directory, made.vm) if not each.broken}
+    copy = copies.to_manager(restore.Found(node, made, base), directory, there, cluster.settings)
+    return made.id, cluster.script(plan, copy)
 
 
 def _locked(
@@ -153,7 +167,8 @@ def _locked(
     beside = {**looks.backups(cluster, wish.name), **looks.RUNNING}
     with near.held(cluster, f"vm.backup {wish.name}", [wish.name], state, also, beside=beside) as (held, now):
         mine = [each for each in looks.stored(now) if each.id.startswith(f"{wish.name}.")]
-        id, plan = _planned(cluster, wish, now, mine)
+        made, plan = _planned(cluster, wish, now, mine)
+        id = made.id
         cluster.apply(plan, prefix=wish.name, under=[held])
         if directory:
             cluster.apply(_copy(cluster, id, plan, directory, wish.limit), prefix=wish.name, under=[held])

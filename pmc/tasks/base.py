@@ -35,7 +35,7 @@ SPACES = {
 
 HELP = {
     "conf": "the configuration file, in place of $PMC_CONF or /etc/pmc.conf",
-    "dry_run": "print the plan as commands and change nothing",
+    "dry_run": "change nothing; print the plan as lines to paste into bash here",
     "json": "print JSON, sizes in bytes",
     "yes": "do not ask for confirmation",
 }
@@ -160,11 +160,17 @@ def located_with_backups(c: Any, cluster: Cluster, dry_run: bool, name: str, *mo
     return located(c, cluster, dry_run, name, first=first, also=also, beside=beside)
 
 
-def carry_out(c: Any, cluster: Cluster, plan: Plan, dry_run: bool, under: Sequence[Lock] | None = None) -> bool:
-    """Applies the plan (`under`: see Cluster.apply), or prints it (--dry-run, or fab's own --dry). True when it was
-    applied."""
+# Of a dry run: a line before a plan that makes a VM.
+CHOSEN = "# the MAC address, if no --address gives it, and the UUID are drawn for these lines; a run draws others"
+
+
+def carry_out(
+    c: Any, cluster: Cluster, plan: Plan, dry_run: bool, under: Sequence[Lock] | None = None, first: Sequence[str] = ()
+) -> bool:
+    """Applies the plan (`under`: see Cluster.apply), or prints it (--dry-run, or fab's own --dry; `first`: lines before
+    it). True when it was applied."""
     if dry_run or c.config.run.dry:
-        show(str(plan))
+        show(cluster.script(plan, first=first))
         return False
     if plan.steps:
         cluster.apply(plan, under=under)

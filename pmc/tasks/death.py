@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pmc.command import command
 from pmc.errors import PmcError, Refused
 from pmc.model import ClusterState
 from pmc.node import Node
+from pmc.paste import comment
 from pmc.plan import Step, plan
 from pmc.plans import failover as plans
 from pmc.sides import Generation
@@ -68,15 +70,19 @@ def off(sight: Sight) -> list[str]:
     return [name for name, lost in sight.facts.items() if not lost.in_use]
 
 
-def how(cluster: Cluster, dead: str, sight: Sight) -> str:
-    """What --dry-run says."""
+def how(cluster: Cluster, dead: str, sight: Sight) -> list[str]:
+    """What --dry-run says, and a line of shell that lets nobody past without it."""
     spec = cluster.settings.nodes[dead]
     text = "you are asked to type its name"
     if spec.fence:
         text = f"the manager runs its fence command, {fence.program(spec)}"
     if sight.signs:
         text += f", and waits until it is silent; for now it lives: {'; '.join(sight.signs)}"
-    return f"# first {dead} must be proved dead: {text}"
+    asked = f"first {dead} must be proved dead; when its power is off: dead={dead}"
+    return [
+        comment(f"first {dead} must be proved dead: {text}"),
+        f'[ "${{dead:-}}" = {dead} ] || {{ echo {shlex.quote(asked)} >&2; exit 1; }}',
+    ]
 
 
 def prove(cluster: Cluster, node: str, names: Sequence[str], sight: Sight, dead: str, state: ClusterState) -> None:

@@ -68,14 +68,12 @@ def failover(
         putback.not_in_use(name, survivor, state, name in sight.facts and sight.facts[name].in_use)
         if size:
             note(f"{name}: a restore into its disk broke off; the disk becomes again what it was before that")
-        if dry_run or c.config.run.dry:
-            show(death.how(cluster, node, sight))
-        else:
+        if not (dry_run or c.config.run.dry):
             death.prove(cluster, node, [name], sight, dead, state)
             if sight.signs:
                 state = death.silent(cluster, node, places)
                 plan = plans.failover(name, state, cluster.settings, discard=discard_saved, size=size)
-        if carry_out(c, cluster, plan, dry_run):
+        if carry_out(c, cluster, plan, dry_run, first=death.how(cluster, node, sight)):
             alone = any(putback.ALONE in step.note for step in plan.steps)
             also = f", fab vm.restore {name} --put-back (its copy is marked still)" if alone else ""
             note(f"{name} runs on {survivor}; when {node} is back: fab pm.ready_drbd{also}, then fab vm.mv {name}")
@@ -117,16 +115,17 @@ def evacuate(
             every = evacuations.start_all(node, (), state, cluster.settings, hangs=hangs, discard=discard_saved)
             first = [each.name for each in every.leaving]
             lock(c, cluster, dry, *first, but=hangs)
-            wanted = _dead(cluster, cluster.state(), node, dead, dry, first, discard_saved)
+            wanted, proof = _dead(cluster, cluster.state(), node, dead, dry, first, discard_saved)
             work = partial(_start, cluster)
         else:
-            wanted = evacuations.move_all(node, state, cluster.settings)
+            wanted, proof = evacuations.move_all(node, state, cluster.settings), list[str]()
             work = live(cluster, state)
         for name in wanted.off:
             note(f"{name} is off and is left{asleep.told(name, state)}")
         if dry:
             for each in wanted.leaving:
-                show(str(each.plan) if failover else f"{each.plan}\n{moves.closing(each.name, state)}")
+                closing = [] if failover else [moves.closing(each.name, each.target, state)]
+                show(cluster.script(each.plan, *closing, first=proof))
             for name, why in wanted.staying.items():
                 show(f"# {name} stays: {why}")
         else:
@@ -152,25 +151,24 @@ def _start(cluster: Cluster, each: Leaving) -> tuple[str, str]:
 
 def _dead(
     cluster: Cluster, state: ClusterState, node: str, dead: str, dry: bool, locked: Sequence[str], discard: bool
-) -> Evacuation:
-    """What starts elsewhere, of the VMs that are locked, after one proof of the node's death for all of it."""
+) -> tuple[Evacuation, list[str]]:
+    """What starts elsewhere, of the VMs that are locked, after one proof of the node's death for all of it; and what a
+    dry run says of that."""
     hangs = plans.hangs(dead, cluster.settings)
     start_all = partial(
         evacuations.start_all, node, settings=cluster.settings, locked=locked, discard=discard
     )  # fmt: skip
     wanted = start_all((), state, hangs=hangs)
     if not wanted.leaving:
-        return wanted
+        return wanted, []
     places: dict[str, list[str]] = {}
     for each in wanted.leaving:
         places.setdefault(each.target, []).append(each.name)
     sight = death.seen(cluster, state, node, places, hangs)
     off = death.off(sight)
     wanted = start_all(off, state, hangs=hangs)
-    if dry:
-        show(death.how(cluster, node, sight))
-    elif wanted.leaving:
+    if wanted.leaving and not dry:
         death.prove(cluster, node, [each.name for each in wanted.leaving], sight, dead, state)
         if sight.signs:
             wanted = start_all(off, death.silent(cluster, node, places))
-    return wanted
+    return wanted, death.how(cluster, node, sight)

@@ -150,7 +150,7 @@ def ready_drbd(c: Any, node: str = "", json: bool = False, conf: str = "", dry_r
             todo = plans.ready_all(names, state, cluster.settings, asleep)
         if dry_run or c.config.run.dry:
             for each in todo.plans:
-                show(str(each))
+                show(cluster.script(each))
             if not todo.plans:
                 show("# nothing to do")
             if unseen := [f"{name}: {why}" for name in names if (why := plans.unknown(state.nodes[name]))]:

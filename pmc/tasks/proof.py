@@ -120,7 +120,7 @@ def _read_here(c: Any, cluster: Cluster, found: restore.Found, directory: str, d
     step = restore.prove(found, replace(cluster.settings, backup_dir=directory), STREAM)
     assert isinstance(step.do, Command)  # noqa: S101
     if dry_run or c.config.run.dry:
-        show(str(plan(f"vm.verify_backup {found.backup.id}", [step])))
+        show(cluster.script(plan(f"vm.verify_backup {found.backup.id}", [step])))
         return False
     note(step.note)
     with Progress().bytes(step.watch, found.backup.size) as bar:

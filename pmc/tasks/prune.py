@@ -101,7 +101,7 @@ def _copies(cluster: Cluster, directory: str, vm: str, stored: Sequence[Stored],
     if how.dry or not any(each.action == REMOVE for each in decisions):
         _tell(vm, decisions, how)
         if how.dry and not how.json:
-            show(str(plans.prune(vm, decisions, settings)))
+            show(cluster.script(plans.prune(vm, decisions, settings)))
     else:
         # A vm.backup may be copying a delta there that needs a base.
         with cluster.lock(f"vm.prune {vm}", vm), cluster.interruptible():
@@ -156,7 +156,7 @@ def _pruned(
     if how.dry or not any(each.action == REMOVE for each in decisions):
         _tell(vm, decisions, how)
         if how.dry and not how.json:
-            show(str(plans.prune(vm, decisions, cluster.settings)))
+            show(cluster.script(plans.prune(vm, decisions, cluster.settings)))
     else:
         there = list(dict.fromkeys(each.node for each in stored))
         with near.held(cluster, f"vm.prune {vm}", [vm], state, there, beside=looks.backups(cluster, vm)) as (_, now):

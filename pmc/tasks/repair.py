@@ -70,7 +70,9 @@ def repair(
         if refused := [each.refusal for each in found if each.refusal]:
             raise Refused(f"{name}: {refused[0]}")
         if dry_run or c.config.run.dry:
-            return show("\n".join(str(each.plan(name)) for each in found) or f"# {name}: nothing to mend")
+            again = "# vm.repair looks again after each plan, and mends what is left then"
+            shown = cluster.script(*(each.plan(name) for each in found), first=[again] * (len(found) > 1))
+            return show(shown or f"# {name}: nothing to mend")
         asks = {each.ask for each in found if each.ask}
         for ask in sorted(asks) if not yes else ():
             confirm(ask, name)

@@ -17,7 +17,7 @@ from pmc.plans import copies, putback, refuse
 from pmc.plans import restore as plans
 from pmc.plans.restore import Found
 from pmc.settings import Settings
-from pmc.tasks.base import carry_out, confirm, here, located, located_with_backups, lock, opened, task
+from pmc.tasks.base import CHOSEN, carry_out, confirm, here, located, located_with_backups, lock, opened, task
 from pmc.view import note
 
 
@@ -99,7 +99,7 @@ def _as_new(
     nodes = plans.nodes_for(found, primary, secondary, cluster.settings)
     given = looks.given(state, cluster.settings, address)
     plan = plans.as_new(found, new, nodes, state, cluster.settings, given, str(uuid.uuid4()))
-    if carry_out(c, cluster, _both(copy, plan), dry):
+    if carry_out(c, cluster, _both(copy, plan), dry, first=[CHOSEN]):
         note(f"{new} is restored from {found.backup.id}; start it: fab vm.start {new}")
 
 

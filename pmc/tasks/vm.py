@@ -18,7 +18,7 @@ from pmc.plans import prune as pruning
 from pmc.plans import vm as plans
 from pmc.rows import VM_COLUMNS, vm_rows
 from pmc.tasks.backups import backup, backups
-from pmc.tasks.base import carry_out, complain, confirm, located, lock, opened, task
+from pmc.tasks.base import CHOSEN, carry_out, complain, confirm, located, lock, opened, task
 from pmc.tasks.failover import DISCARD, failover
 from pmc.tasks.ha import peer
 from pmc.tasks.moving import BANDWIDTH, PARALLEL, PAUSE, abreast, at_rest, hurry, live, moved, report, several
@@ -81,7 +81,7 @@ def add(
         xml = looks.new_domain(cluster, wanted, given)
         content = cloning.copy(wanted, disk, state, cluster.settings, given) if wanted.clone else ()
         plan = adding.add(wanted, disk, state, cluster.settings, given, xml, content)
-        if carry_out(c, cluster, plan, dry_run):
+        if carry_out(c, cluster, plan, dry_run, first=[CHOSEN]):
             note(f"{wanted.name} runs on {wanted.primary}, MAC {given.mac}, minor {given.minor}")
             if (wanted.full or wanted.reuse) and wanted.secondary:
                 note(f"DRBD copies its disk to {wanted.secondary}; fab vm.ls tells when both are UpToDate")
@@ -182,7 +182,7 @@ def mv(
         moves = evacuations.move_each(chosen, to, state, cluster.settings)
         if dry_run or c.config.run.dry:
             for each in moves:
-                show(f"{each.plan}\n{plans.closing(each.name, state)}")
+                show(cluster.script(each.plan, plans.closing(each.name, each.target, state)))
         elif len(moves) == 1:
             note(str(moved(cluster, chosen[0], state, to)))
         elif moves:

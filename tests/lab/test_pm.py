@@ -53,7 +53,7 @@ def test_a_dry_run_of_a_fix_touches_nothing(lab: Pmc) -> None:
     before = lab.ssh("pm-1", f"stat -c %a {BACKUPS}; md5sum /root/.ssh/*")
     done = lab.fab("pm.init", "pm-1", "--fix", "--dry-run")
     assert done.returncode == 0
-    assert f"\nchmod 00700 {BACKUPS}\n" in done.stdout
+    assert f" -- chmod 00700 {BACKUPS}\n" in done.stdout
     assert "let it know the host keys of pm-2" in done.stdout
     assert lab.ssh("pm-1", f"stat -c %a {BACKUPS}; md5sum /root/.ssh/*") == before
     failed = lab.fab("pm.init", "pm-1")

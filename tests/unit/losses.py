@@ -195,7 +195,7 @@ class Losses(Life):
         state = self.state()
         first = [each.name for each in evacuate.start_all(node, (), state, SETTINGS).leaving]
         with self._person(node, word) as (said, dead):
-            wanted = tasks._dead(self._asking(word), state, node, dead, False, first, discard=False)
+            wanted, _ = tasks._dead(self._asking(word), state, node, dead, False, first, discard=False)
         for each in wanted.leaving:
             self._told(each.name, node, each.target, said, word)
         self._each(wanted, lambda each: self._taken_over(manager, each.name, each.target, each.plan))

@@ -138,6 +138,56 @@ def test_a_dry_run_shows_commands_and_touches_nothing(
     assert "hunter2" not in shown
 
 
+def pasted(shown: str, folder: Path, **variables: str) -> tuple[int, list[str]]:
+    """Its status, and the nodes that it came to."""
+    (folder / "ssh").write_text('#!/bin/sh\necho "$2" >>"$0.log"\n')
+    (folder / "ssh").chmod(0o755)
+    path = {"PATH": f"{folder}:/usr/bin:/bin", **variables}
+    status = subprocess.run(
+        ["bash", "-e"], input=shown, env=path, capture_output=True, text=True, check=False
+    ).returncode
+    return status, log.read_text().split() if (log := folder / "ssh.log").exists() else []
+
+
+def test_nobody_gets_past_the_proof_of_death_by_pasting(run: Callable[..., str], tmp_path: Path) -> None:
+    for task, given in (("vm.failover", {"name": "web"}), ("pm.evacuate", {"node": "pm-1", "failover": True})):
+        shown = run(task, orphaned_web(), **given, dry_run=True)
+        assert "\n# first pm-1 must be proved dead: you are asked to type its name\n" in shown
+        assert pasted(shown, tmp_path) == (1, [])
+    status, nodes = pasted(shown, tmp_path, dead="pm-1")
+    assert (status, {node.partition("@")[2] for node in nodes}) == (0, {"pm-2"})
+
+
+def test_the_close_of_a_move_is_not_begun_when_the_move_fails(run: Callable[..., str]) -> None:
+    """Both are in one subshell."""
+    shown = run("vm.mv", with_web(), names="web", dry_run=True)
+    assert shown.count("(set -e\n") == 1
+    assert [line for line in shown.splitlines() if "steps" in line] == [
+        "# vm.mv web: 5 steps", "# vm.mv web: close: 3 steps"
+    ]  # fmt: skip
+
+
+def test_what_is_copied_to_a_directory_afterwards_is_shown_too(run: Callable[..., str], tmp_path: Path) -> None:
+    """With the base, which the directory lacks."""
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    for given in ({"name": "web"}, {"all": True}):
+        shown = run("vm.backup", backed_up_web(), **given, to=str(copies), dry_run=True)
+        moved = re.findall(rf"mv {copies}/\.(\S+)\.part {copies}/\1\)$", shown, re.M)
+        assert [name.split(".")[2] for name in moved] == ["base", "base", "base", "delta", "delta"]
+        assert [name.split(".", 3)[-1] for name in moved if name.endswith("json")] == ["json", "json"]
+        assert list(copies.iterdir()) == []
+
+
+def test_what_is_drawn_by_lot_is_said(run: Callable[..., str]) -> None:
+    for task, given in (
+        ("vm.add", NEW_VM), ("vm.restore", {"name": "web", "backup": DELTA.id, "as_": "web2"}),
+    ):  # fmt: skip
+        assert "\n# the MAC address, if no --address gives it, and the UUID are drawn" in run(
+            task, with_web(), **given, dry_run=True
+        )
+
+
 @pytest.mark.parametrize(
     ("task", "given", "begin"),
     [

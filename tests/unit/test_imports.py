@@ -44,7 +44,7 @@ LAYERS = [
         "pmc.balance",
         "pmc.backing",
     },
-    {"pmc.plan", "pmc.look"},
+    {"pmc.plan", "pmc.look", "pmc.paste"},
     {"pmc.plans", "pmc.plans.*", "pmc.checks", "pmc.checks.*", "pmc.trust", "pmc.rows", "pmc.verify", "pmc.verify.*"},
     {"pmc.view"},
     {"pmc.fetch", "pmc.here", "pmc.blocks", "pmc.stream"},

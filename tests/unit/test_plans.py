@@ -232,7 +232,7 @@ def test_an_emulated_guest_stands_still_while_it_moves_unless_told_otherwise() -
 def test_what_dry_run_says_of_closing_is_what_closing_does() -> None:
     story = STORIES["vm.mv"]()
     moved = done(story.world, story.plan)
-    assert vm.closing("web", story.world.state()) == vm.settle("web", moved.state())
+    assert vm.closing("web", "pm-2", story.world.state()) == vm.settle("web", moved.state())
 
 
 def test_removing_removes_all() -> None:

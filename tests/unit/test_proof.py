@@ -122,10 +122,12 @@ def test_a_wrong_name_keeps_the_fence_command_from_running(typed: Any, tmp_path:
 
 
 def test_what_dry_run_says(tmp_path: Path) -> None:
-    assert how(Cluster(SETTINGS), "pm-1", Sight()).endswith("you are asked to type its name")
-    told = how(Cluster(fenced(tmp_path, 0)), "pm-1", Sight())
+    """And a line that lets nobody past, see test_dry_run.py."""
+    assert how(Cluster(SETTINGS), "pm-1", Sight())[0].endswith("you are asked to type its name")
+    told, refuses = how(Cluster(fenced(tmp_path, 0)), "pm-1", Sight())
+    assert "dead=pm-1" in refuses
     assert told.endswith("the manager runs its fence command, fence_test")
-    told = how(Cluster(fenced(tmp_path, 0)), "pm-1", Sight(signs=("pm-2 reaches it: it answers ping",)))
+    told = how(Cluster(fenced(tmp_path, 0)), "pm-1", Sight(signs=("pm-2 reaches it: it answers\nping",)))[0]
     assert told.endswith("fence_test, and waits until it is silent; for now it lives: pm-2 reaches it: it answers ping")
 
 
