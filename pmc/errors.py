@@ -100,7 +100,8 @@ def at_the_end(error: PmcError, touched: bool, half: bool) -> None:
         error.status = 3
     elif touched and error.status == Refused.status:
         error.status = PmcError.status
-        error.message = f"{error.message}\n  What was done before stays; run the same command again to go on."
+        stays = "What was done before stays. When that is put right, run the same command again."
+        error.message = f"{error.message}\n  {stays}"
 
 
 def _first(line: str) -> str:

@@ -4,6 +4,7 @@ logging in, which takes the processor."""
 from __future__ import annotations
 
 import errno
+import shlex
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,8 +101,8 @@ def log_in(connection: Connection, node: NodeSettings, settings: Settings) -> No
 
 _SILENT = "Error reading SSH protocol banner"  # as paramiko says it
 _CLOSED = (
-    "it took the connection and closed it at once; sshd does so when too many log in (MaxStartups) or it is told to: "
-    "its log on the node tells why"
+    "it took the connection and closed it at once. sshd does so when too many log in (MaxStartups) or when its "
+    "configuration says so; its log on the node tells why"
 )
 
 
@@ -109,35 +110,39 @@ _CLOSED = (
 def _told(node: NodeSettings, settings: Settings, made: Connection | None = None) -> Iterator[None]:
     """Raises NodeDown with what to do next; nothing that a node or a network can cause escapes as another exception."""
     seconds = settings.deadlines.connect
-    host = node.host or node.name
+    host, by_hand = node.host or node.name, f"try: {_by_hand(node, settings)}"
     try:
         yield
     except paramiko.BadHostKeyException as error:
         raise NodeDown(
-            f"{node.name}: its host key is not the one known for {error.hostname}; if the node was installed anew, "
+            f"{node.name}: its host key is not the one known for {error.hostname}. If the node was installed anew, "
             f"check the key at its console, then {_forget(error, made)} and log in once",
             answered=True,
         ) from None
     except paramiko.AuthenticationException as error:
         said = one_line(str(error))
-        raise NodeDown(f"{node.name}: ssh login refused ({said}); try: ssh {host} true", answered=True) from None
+        raise NodeDown(
+            f"{node.name}: ssh login refused ({said}). Does the node know your key, and is the user right? {by_hand}",
+            answered=True,
+        ) from None
     except paramiko.SSHException as error:
         if str(error) == REVOKED:
             where = " or ".join(f"line {line.number} of {line.path}" for line in _marked(made, known_hosts.REVOKED))
             raise NodeDown(
-                f"{node.name}: its host key is revoked ({where}): whoever answers there may not be the node; give the "
+                f"{node.name}: its host key is revoked ({where}). Whoever answers there may not be the node; give the "
                 f"node another key at its console",
                 answered=True,
             ) from None
         if "not found in known_hosts" in str(error) and _marked(made, known_hosts.AUTHORITY):
             raise NodeDown(
                 f"{node.name}: its host key is known by a certificate only ({known_hosts.AUTHORITY}), which pmc does "
-                f"not read; add the key itself: ssh-keyscan {host}, compared at its console, to known_hosts",
+                f"not read. Add the key itself: ssh-keyscan {host}, compared at its console, to known_hosts",
                 answered=True,
             ) from None
         if "not found in known_hosts" in str(error):
             raise NodeDown(
-                f"{node.name}: its host key is not known; log in once by hand and compare it: ssh {host} true",
+                f"{node.name}: its host key is not known. Log in once by hand and compare it: "
+                f"{_by_hand(node, settings)}",
                 answered=True,
             ) from None
         if str(error).startswith(_SILENT) and isinstance(error.__context__, EOFError | ConnectionError):
@@ -146,13 +151,34 @@ def _told(node: NodeSettings, settings: Settings, made: Connection | None = None
             error = paramiko.SSHException(
                 f"it took the connection and then said nothing for {seconds:g} s; does it hang?"
             )
-        raise NodeDown(f"{node.name}: no ssh: {one_line(str(error))}; try: ssh {host} true") from None
+        raise NodeDown(f"{node.name}: no ssh: {one_line(str(error))}; {by_hand}") from None
     except (ConnectionResetError, BrokenPipeError, EOFError):
-        raise NodeDown(f"{node.name}: no ssh: {_CLOSED}; try: ssh {host} true") from None
+        raise NodeDown(f"{node.name}: no ssh: {_CLOSED}; {by_hand}") from None
     except (OSError, ValueError, KeyError) as error:
-        why = "no answer" if isinstance(error, socket.timeout) else getattr(error, "strerror", None) or str(error)
-        why = one_line(why)
-        raise NodeDown(f"{node.name}: no ssh within {seconds:g} s ({why}); is it up? try: ssh {host} true") from None
+        raise NodeDown(f"{node.name}: no ssh: {_cause(error, host, seconds)}; {by_hand}") from None
+
+
+def _by_hand(node: NodeSettings, settings: Settings) -> str:
+    """The same login, to paste: with the ssh configuration that pmc has."""
+    conf = f"-F {shlex.quote(str(Path(settings.ssh_config).expanduser()))} " if settings.ssh_config else ""
+    host, _, port = (node.host or node.name).rpartition(":")
+    if host and port.isdigit() and ":" not in host:
+        return f"ssh {conf}-p {port} {shlex.quote(host)} true"
+    return f"ssh {conf}{shlex.quote(node.host or node.name)} true"
+
+
+def _cause(error: OSError | ValueError | KeyError, host: str, seconds: float) -> str:
+    """Only a silence is a deadline's; the rest is known at once, and most of it is no node that is down."""
+    said = one_line(getattr(error, "strerror", None) or str(error))
+    if isinstance(error, socket.timeout):
+        return f"no answer within {seconds:g} s; is it up?"
+    if isinstance(error, ConnectionRefusedError):
+        return f"the connection is refused ({said}); a machine is up at that address: does sshd run there?"
+    if isinstance(error, socket.gaierror):
+        return f"the name {host} has no address ({said}); name it in DNS or in the ssh configuration"
+    if isinstance(error, PermissionError) and error.filename:
+        return f"this machine does not let you read {one_line(str(error.filename))} ({said})"
+    return f"{said}; is it up?"
 
 
 def _forget(error: paramiko.BadHostKeyException, made: Connection | None) -> str:

@@ -19,9 +19,19 @@ def plain(text: str) -> str:
     return text if text.isascii() and text.isprintable() else _UNFIT.sub("�", text)
 
 
+def program() -> str:
+    """What was started: a person who installed pmc has no fabfile."""
+    return "pmc" if sys.argv[0].rpartition("/")[2] == "pmc" else "fab"
+
+
 def advice(text: str) -> str:
     """For a person: commands of ours in it begin with the program that was started, so that they can be pasted."""
-    return _OURS.sub("pmc", text) if sys.argv[0].rpartition("/")[2] == "pmc" else text
+    return _OURS.sub(program(), text)
+
+
+def then(said: str, command: str) -> str:
+    """What a person reads who has to do something: what is true, then the one command to paste."""
+    return f"{said}{'' if said.endswith(('.', '?', '!')) else '.'} Next: {command}"
 
 
 def one_line(text: str) -> str:

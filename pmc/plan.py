@@ -229,7 +229,10 @@ def _walk_back(plan: Plan, failed: list[tuple[int, PmcError]], done: list[Step],
             lines.append(line)
             doubt = doubt or open_
     if no_return:
-        lines.append("  Past the point of no return: what was done stays done. Run the same command again to go on.")
+        lines.append(
+            "  Past the point of no return: what was done stays done. Run the same command again to go on; where that "
+            "is refused, fab pm.verify names what to do."
+        )
         done = []
     for each in reversed(done):
         if each.undo is None:

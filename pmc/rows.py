@@ -26,7 +26,11 @@ def _vm_row(state: ClusterState, name: str, text: bool) -> dict[str, Any]:
     homes = state.homes(name)
     active = state.active_on(name)
     place = active or state.primaries(name) or [home for home in homes if _answers(state, home)] or homes
-    others = [home for home in homes if home not in (active or place[:1])]
+    unseen = [home for home in homes if not _answers(state, home)]
+    if active or (primaries := state.primaries(name)):
+        others = [home for home in homes if home not in (active or primaries)]
+    else:  # both sides are; where it may run on a node that is down, the one that is left
+        others = [home for home in homes if home not in unseen]
     domains = [node.domains[name] for node in state.knowing(name) if name in node.domains]
     domain = next((d for d in domains if d.active), domains[0] if domains else None)
     resource = next(
@@ -39,7 +43,6 @@ def _vm_row(state: ClusterState, name: str, text: bool) -> dict[str, Any]:
     )
     files = [node.files[name] for node in state.knowing(name) if name in node.files]
     minor = resource.minor if resource else files[0].minor if files else -1
-    unseen = [home for home in homes if not _answers(state, home)]
     if state.twice(name):
         now = "RUNS TWICE"
     elif len(active) > 1:
@@ -174,6 +177,7 @@ def _backup_row(each: Stored, text: bool) -> dict[str, Any]:
         return {**row, "kind": f"BROKEN: {each.broken}" if each.broken else _kind(each),
                 "stored": show_size(each.stored), "disk": show_size(row["disk"]),
                 "source": f"{made.source} ({made.role})" if made else "",
+                "time": row["time"].replace("+00:00", "Z"),
                 "verified": f"DAMAGED, {each.damaged}" if each.damaged else each.verified or "never"}  # fmt: skip
     return {
         **row,

@@ -118,7 +118,8 @@ def domains() -> Query[dict[str, Domain]]:
     knows that it is busy. So who was kept asks again."""
     script = (
         'for s in 5 3 3 3 3 3 10; do r=0; timeout -k 1 $s "$@" || r=$?; [ $r = 124 ] || [ $r = 137 ] || exit $r; done; '
-        'echo "libvirt does not answer; does a guest stand on its disk?" >&2; exit 124'
+        'echo "virsh had no answer from libvirtd: libvirtd hangs, or a guest whose disk holds its writes keeps it; "'
+        '"journalctl -u libvirtd tells the first, drbdadm status (suspended) the second" >&2; exit 124'
     )
     asked = virsh("domstats", "--state", "--balloon", "--vcpu", "--nowait")
     return Query(bash(script, *asked.argv), parse_domstats)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pmc.errors import Refused
 from pmc.memory import Memory, running
 from pmc.model import ClusterState, NodeState
-from pmc.plans import make
+from pmc.plain import then
+from pmc.plans import make, refuse
 from pmc.plans.add import check_cluster, check_node
 from pmc.plans.request import Add
 from pmc.settings import Settings
@@ -113,9 +114,19 @@ def _why_not(request: Add, search: _Search, usable: Sequence[NodeState], unfit: 
             worst, spare = show_size(memory.worst(node.name)), show_size(max(0, memory.spare(node.name)))
             why.append(f"{node.name}: {worst} may fall on it when another is lost, and {spare} are spare")
     shown = "; ".join(why[:SHOWN]) + (f"; and {len(why) - SHOWN} more nodes" if len(why) > SHOWN else "")
-    which = "no node has" if request.single else "no two nodes have"
-    needed = f"{show_size(request.memory)} of memory, {show_size(search.size)} of disk"
-    return (
-        f"{request.name}: {which} room for it ({needed}) and for the loss of any one node: {shown}. "
-        f"fab pm.balance may make room; --primary and --secondary place it all the same"
+    who, least = ("no node has", 1) if request.single else ("no two nodes have", 2)
+    disk, size = show_size(search.size), make.volume_size(search.size)
+    fitting = [node for node in search.state if not refuse.no_room(node, size, search.settings)]
+    if len(fitting) < least:
+        return f"{request.name}: {who} room for a disk of {disk}: {shown}. Make room there, or give a smaller --size"
+    needed = show_size(request.memory)
+    if len([node for node in fitting if node.memory_available >= request.memory]) < least:
+        said = f"{request.name}: {who} {needed} of memory free: {shown}. Give a smaller --memory, or stop a VM"
+        return then(f"{said}. Moving VMs may make room", "fab pm.balance")
+    if len(usable) < least:
+        return f"{request.name}: {who} all that it needs: {shown}"
+    return then(
+        f"{request.name}: {who} room for it ({needed} of memory, {disk} of disk) and for the loss of any one node: "
+        f"{shown}. --primary and --secondary place it all the same. Moving VMs may make room",
+        "fab pm.balance",
     )

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pmc import backing, drbd, lvm, lvm_attr, names, pool
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, NodeState, Volume, shown
+from pmc.plain import then
 from pmc.settings import Settings
 from pmc.units import show_size
 
@@ -28,6 +29,8 @@ def check_new(flag: str, name: str) -> str:
 
 def check_name(flag: str, name: str) -> str:
     """Of a VM that is there."""
+    if not name:
+        raise Refused(then(f"{flag}: the VM's name is missing", "fab vm.ls"))
     if why := names.why_not(name):
         raise Refused(f"{flag} {shown(name)!r}: {why}; fab vm.ls lists the VMs")
     return name
@@ -293,9 +296,17 @@ def healthy(node: NodeState, vm: str) -> None:
     if resource is None:
         raise Refused(f"{vm}: its DRBD resource is not up on {node.name}; fab pm.ready_drbd --node {node.name}")
     if not resource.healthy:
+        why, command = "Either its peer is not up, or the link between the nodes does not work", "fab pm.ready_drbd"
+        if resource.connection == "StandAlone":
+            why, command = "StandAlone is a split brain, or disconnected by hand", f"fab vm.repair {vm}"
+        elif resource.connection == "Connected":
+            why, command = "One copy is not whole", f"fab vm.repair {vm}"
         raise Refused(
-            f"{vm}: DRBD on {node.name} is {resource.connection}, {resource.disk}/{resource.peer_disk}; it must be "
-            f"Connected, UpToDate/UpToDate: fab pm.ready_drbd brings it up, and look at the link to the peer"
+            then(
+                f"{vm}: DRBD on {node.name} is {resource.connection}, {resource.disk}/{resource.peer_disk}. It must be "
+                f"Connected, UpToDate/UpToDate. {why}",
+                command,
+            )
         )
 
 

@@ -77,12 +77,18 @@ def add(settings: Settings, flags: Mapping[str, object]) -> Add:
     image = _image(text["image"]) if text.get("image") else None
     if clone := text.get("clone", ""):
         check_name("--clone", clone)
-    if reuse := bool(flags.get("reuse")):
+    reuse = bool(flags.get("reuse"))
+    examples = {"memory": "4G"} if image or clone or reuse else {"size": "50G", "memory": "4G"}
+    if missing := [flag for flag in examples if not text.get(flag)]:
+        names = " and ".join(f"--{flag}" for flag in missing)
+        verb = "are" if len(missing) > 1 else "is"
+        raise Refused(f"{names} {verb} missing: such as {' '.join(f'--{flag} {examples[flag]}' for flag in missing)}")
+    if reuse:
         if text.get("size"):
             raise Refused("--size and --reuse: choose one; a reused volume keeps the size that it has")
         size = 0
     else:
-        size = _size("size", text, "50G", optional=bool(image or clone))
+        size = _size("size", text)
     if image and size and size < image.size:
         raise Refused(f"--size {text['size']}: the image {image.path} needs {-(-image.size // MiB)}M; leave --size out")
     if 0 < size < MiB:
@@ -92,7 +98,7 @@ def add(settings: Settings, flags: Mapping[str, object]) -> Add:
         primary=primary,
         secondary=secondary,
         size=size or (image.size if image else 0),
-        memory=_size("memory", text, "4G"),
+        memory=_size("memory", text),
         cpus=_cpus(text.get("cpus", "1")),
         iso=_iso(settings, text["iso"]) if text.get("iso") else None,
         image=image,
@@ -106,6 +112,11 @@ def add(settings: Settings, flags: Mapping[str, object]) -> Add:
     )
 
 
+def boots_nothing(wanted: Add) -> bool:
+    """Its disk is empty, and nothing else is there; what virt-install is told besides may be what it boots."""
+    return not (wanted.iso or wanted.image or wanted.clone or wanted.pxe or wanted.reuse or wanted.virt_install)
+
+
 def _full(flags: Mapping[str, object], single: bool) -> bool:
     sync = str(flags.get("sync") or "")
     if sync not in ("", "skip", "full"):
@@ -117,11 +128,10 @@ def _full(flags: Mapping[str, object], single: bool) -> bool:
     return sync == "full"
 
 
-def _size(flag: str, text: Mapping[str, str], example: str, optional: bool = False) -> int:
+def _size(flag: str, text: Mapping[str, str]) -> int:
+    """0: not given."""
     if not text.get(flag):
-        if optional:
-            return 0
-        raise Refused(f"--{flag} is missing: such as --{flag} {example}")
+        return 0
     try:
         return parse_size(text[flag])
     except ValueError as error:

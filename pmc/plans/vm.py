@@ -11,10 +11,11 @@ from pmc.command import command
 from pmc.disks import RUNNING, Running
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, NodeState
+from pmc.plain import then
 from pmc.plan import Plan, Step, Wait, Watch, on_each, plan
 from pmc.plans import asleep, broken, clear, clone, covered, make, prune, refuse, restoring, still
 from pmc.settings import Settings
-from pmc.units import parse_rate
+from pmc.units import parse_rate, show_size
 
 
 def start(name: str, on: str, state: ClusterState, settings: Settings, discard: bool = False) -> Plan:
@@ -50,6 +51,20 @@ def start(name: str, on: str, state: ClusterState, settings: Settings, discard: 
     well = len(homes) > 1 and all((its := state.nodes[home].resources.get(name)) and its.healthy for home in homes)
     over = restoring.over(name, homes, state) if well else []
     return plan(f"vm.start {name}", over, closing, promoting, asleep.discarded(name, state), make.started(node, name))
+
+
+def unlike(name: str, node: str, state: ClusterState) -> str:
+    """What is to be said before it starts on `node`: what it has there is not what it has on its other node. Empty when
+    the two are alike, as far as a look tells."""
+    said = []
+    for what, show in (("memory", show_size), ("cpus", str)):
+        its = {each.name: getattr(each.domains[name], what) for each in state.knowing(name) if name in each.domains}
+        if len({*its.values()}) > 1:
+            said.append(f"{what} {', '.join(f'{show(value)} on {there}' for there, value in its.items())}")
+    if not said:
+        return ""
+    differ = f"{name}: its definitions differ: {'; '.join(said)}. It starts with that of {node}"
+    return then(differ, f"fab vm.repair {name}")
 
 
 def _seen(name: str, state: ClusterState) -> None:

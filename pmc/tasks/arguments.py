@@ -8,6 +8,7 @@ hold this against the pinned invoke 2.
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from typing import Any
 
 from invoke.parser.argument import Argument
@@ -15,6 +16,7 @@ from invoke.parser.parser import ParseMachine
 from invoke.tasks import Task
 
 from pmc.errors import Refused
+from pmc.plain import program, then
 
 PLACED = "may_be_given_by_place"
 
@@ -42,11 +44,29 @@ def _handle(machine: Any, token: str, original: Any = ParseMachine.handle) -> No
 
 
 def _error(machine: Any, message: str) -> None:
-    context = getattr(machine.context, "name", None)
-    if len(message) > 200:  # a word that was never meant to be one
-        message = f"{message[:150]}... {message[-30:]}"
-    message = re.sub(r"<Argument: (\w+)[^>]*>", lambda flag: "--" + flag[1].replace("_", "-"), message)
-    raise Refused(f"{message} Try: {f'--help {context}' if context else '--list'}")
+    task = getattr(machine.context, "name", None) or ""
+    if unknown := re.fullmatch(r"No idea what (.+) is!", message, re.S):
+        message = _unknown(machine, task, unknown[1])
+    elif flag := re.fullmatch(r"Flag <Argument: (\w+)[^>]*> needed value and was not given one!", message):
+        message = f"{task}: --{flag[1].strip('_').replace('_', '-')} needs a value"
+    if len(message) > 300:  # a word that was never meant to be one
+        message = f"{message[:200]}... {message[-80:]}"
+    raise Refused(then(message, f"{program()} {f'{task} --help' if task else '--list'}"))
+
+
+def _unknown(machine: Any, task: str, said: str) -> str:
+    """`said`: the word as Python writes it."""
+    word, flags = said[1:-1], [*machine.context.flags] if task else []
+    if word.startswith("-"):
+        text, known = f"{task or 'pmc'} has no flag {said}", flags
+    elif task:
+        text, known = f"{task}: {said} is one word too many", []
+        if node := next((flag for flag in ("--to", "--on", "--secondary") if flag in flags), ""):
+            text += f" (a node is given as {node} {word[:70]})"
+    else:
+        text, known = f"there is no task {said}", [*machine.contexts]
+    alike = get_close_matches(word, known, 3) or [name for name in known if name.partition(".")[2] == word]
+    return text + (f"; is it {' or '.join(alike)}?" if alike else "")
 
 
 def install() -> None:

@@ -17,7 +17,7 @@ from pmc.plans import copies, lost, refuse, restore
 from pmc.plans.backup import Wish
 from pmc.rows import BACKUP_COLUMNS, backup_rows
 from pmc.tasks import near
-from pmc.tasks.base import carry_out, complain, here, located_with_backups, opened, task
+from pmc.tasks.base import carry_out, complain, here, listed, located_with_backups, opened, task
 from pmc.turns import in_turns
 from pmc.units import parse_rate
 from pmc.view import note, show, table
@@ -138,7 +138,7 @@ def _all(c: Any, cluster: Cluster, wish: Wish, jobs: int, most: int, directory: 
     if dry:
         show("\n".join(row["result"] if row["backup"] else f"# {row['result']}" for row in rows))
     else:
-        show(table(rows, False, ("vm", "backup", "result")))
+        listed(rows, False, ("vm", "backup", "result"), state)
     if failed := [row["vm"] for row in rows if not row["backup"]]:
         raise PmcError(f"{len(failed)} of {len(rows)} were not backed up: {', '.join(failed)}")
     complain(state)
@@ -200,7 +200,7 @@ def backups(c: Any, name: str = "", from_: str = "", json: bool = False, conf: s
         state = cluster.state(beside=looks.backups(cluster, name))
         kept = lost.snapshots(state, name)
         rows = backup_rows(looks.stored(state, partly=True), text=not json) + lost.rows(kept, text=not json)
-        show(table(rows, json, BACKUP_COLUMNS))
+        listed(rows, json, BACKUP_COLUMNS, state)
         for each in kept:
             note(lost.advice(each, cluster.settings))
         complain(state)

@@ -17,14 +17,14 @@ from invoke.tasks import task as invoke_task
 
 from pmc import audit, looks, settings
 from pmc.cluster import Cluster
-from pmc.errors import Interrupted, PmcError, Refused, at_the_end
+from pmc.errors import Interrupted, NodeDown, PmcError, Refused, at_the_end
 from pmc.locks import Lock
 from pmc.model import ClusterState
 from pmc.plan import Plan
 from pmc.settings import Settings
 from pmc.tasks import near
 from pmc.tasks.arguments import ClusterTask
-from pmc.view import note, show
+from pmc.view import note, show, table
 
 _line: ContextVar[str] = ContextVar("line", default="a program of your own")
 # The namespace of the tasks that are not in a module of its name.
@@ -177,10 +177,23 @@ def carry_out(
     return True
 
 
+def listed(rows: Sequence[dict[str, Any]], as_json: bool, columns: Sequence[str], state: ClusterState) -> None:
+    """Shows a listing. Where no node answered there is none: an empty table would say that there is nothing."""
+    if as_json or rows or state.answering:
+        show(table(rows, as_json, columns))
+
+
 def complain(state: ClusterState) -> None:
     """After a listing: the nodes that did not answer, or not all, on stderr and in the exit status."""
     if trouble := [f"{node.name}: {node.trouble}" for node in state if node.trouble]:
-        raise PmcError("\n".join(trouble))
+        raise PmcError("\n".join([*([] if state.answering else ["no node answered"]), *trouble]))
+
+
+def heard(state: ClusterState) -> None:
+    """Refuses where no node answered: then it is not known what there is."""
+    if not state.answering:
+        said = "; ".join(f"{node.name}: {node.trouble}" for node in state)
+        raise NodeDown(f"no node answered: {said}")
 
 
 def confirm(question: str, answer: str, otherwise: str = "give --yes if you are sure") -> None:

@@ -15,7 +15,7 @@ from pmc.errors import Interrupted, PmcError, Refused
 from pmc.here import STREAM, need, run
 from pmc.plan import plan
 from pmc.plans import copies, refuse, restore
-from pmc.tasks.base import carry_out, complain, here, opened, task
+from pmc.tasks.base import carry_out, complain, heard, here, opened, task
 from pmc.view import Progress, note, show, table
 
 Row = dict[str, str]
@@ -47,6 +47,8 @@ def verify_backup(
         stored = looks.stored(state, partly=True) if state else looks.kept(directory, name)
         ids = [backup] if backup else sorted({each.id for each in stored}, key=lambda id: id.split(".")[:2])
         newest = [id for id in ids if not any(each.id == id and each.ahead for each in stored)][-1:]
+        if state and not ids:
+            heard(state)
         if not ids:
             where = f"in {directory}" if directory else "on any node that answers"
             raise Refused(f"vm.verify_backup{name and f' {name}'}: there is no backup {where}")

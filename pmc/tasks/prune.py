@@ -21,7 +21,7 @@ from pmc.plans.backup import remove_unfinished
 from pmc.retention import REMOVE, Decision
 from pmc.settings import Keep
 from pmc.tasks import near
-from pmc.tasks.base import carry_out, complain, here, opened, task
+from pmc.tasks.base import carry_out, complain, heard, here, opened, task
 from pmc.view import note, show, table
 
 AGAIN = "keep the newest of each of the last so many {} that have one and are not covered yet"
@@ -76,6 +76,8 @@ def prune(
             found, unseen = retention.by_vm(looks.stored(state)), [node.name for node in state if node.down]
             work = partial(_pruned, c, cluster, state)
         if not found:
+            if state:
+                heard(state)
             _none(name, state, from_)
         how = How(keep, broken, together, unseen, dry, json)
         for vm, stored in found.items():

@@ -18,7 +18,7 @@ from pmc.plans import prune as pruning
 from pmc.plans import vm as plans
 from pmc.rows import VM_COLUMNS, vm_rows
 from pmc.tasks.backups import backup, backups
-from pmc.tasks.base import CHOSEN, carry_out, complain, confirm, located, lock, opened, task
+from pmc.tasks.base import CHOSEN, carry_out, complain, confirm, listed, located, lock, opened, task
 from pmc.tasks.failover import DISCARD, failover
 from pmc.tasks.ha import peer
 from pmc.tasks.moving import BANDWIDTH, PARALLEL, PAUSE, abreast, at_rest, hurry, live, moved, report, several
@@ -27,7 +27,7 @@ from pmc.tasks.proof import verify_backup
 from pmc.tasks.prune import prune
 from pmc.tasks.repair import repair
 from pmc.tasks.restore import restore
-from pmc.view import note, show, table
+from pmc.view import note, show
 
 # The whole namespace, so that a pipeline imports this module alone.
 __all__ = [
@@ -68,6 +68,10 @@ def add(
     flags = {key: value for key, value in locals().items() if key not in ("c", "conf", "dry_run")}
     with opened(conf) as cluster:
         wanted = request.add(cluster.settings, flags)
+        if request.boots_nothing(wanted):
+            note(
+                f"{wanted.name}: its disk is empty and nothing is there to boot; see --iso, --image, --clone and --pxe"
+            )
         address = wanted.address or looks.address_of(wanted.name, cluster.settings)
         lock(c, cluster, dry_run, *filter(None, (wanted.name, wanted.clone)))
         lock(c, cluster, dry_run, ALLOCATION)
@@ -92,7 +96,7 @@ def ls(c: Any, json: bool = False, conf: str = "") -> None:
     """List all VMs: state, where they run, DRBD, size, memory, minor."""
     with opened(conf) as cluster:
         state = cluster.state(last=True)
-        show(table(vm_rows(state, text=not json), json, VM_COLUMNS))
+        listed(vm_rows(state, text=not json), json, VM_COLUMNS, state)
         complain(state)
 
 
@@ -112,8 +116,14 @@ def start(
         if on:
             cluster.settings.node("--on", on)
         state = located(c, cluster, dry_run, name)
-        if carry_out(c, cluster, plans.start(name, on, state, cluster.settings, discard_saved), dry_run):
-            note(f"{name} is started")
+        plan = plans.start(name, on, state, cluster.settings, discard_saved)
+        node = plan.steps[-1].node
+        if differs := plans.unlike(name, node, state):
+            note(differs)
+        if carry_out(c, cluster, plan, dry_run):
+            homes = state.homes(name)
+            made = not on and len(homes) > 1 and node == homes[0]
+            note(f"{name} runs on {node}" + (", where it was made (--on NODE chooses)" if made else ""))
 
 
 @task(place="name", name="the VM", force="cut its power in place of asking the guest")

@@ -148,7 +148,7 @@ def within(low: float, high: float) -> Iterator[None]:
     ("hangs", "says"),
     [
         ("silence", f"no ssh: it took the connection and then said nothing for {CONNECT} s; does it hang?;"),
-        ("dead", f"no ssh within {CONNECT} s (no answer); is it up?"),
+        ("dead", f"no ssh: no answer within {CONNECT} s; is it up?;"),
     ],
 )
 def test_nodes_that_do_not_answer_cost_a_listing_the_connect_deadline_once(nodes: Nodes, hangs: str, says: str) -> None:
@@ -160,7 +160,8 @@ def test_nodes_that_do_not_answer_cost_a_listing_the_connect_deadline_once(nodes
             state = cluster.state()
             cluster.state()
         assert len(state.nodes) == 140
-        assert {node.down.partition(" try: ssh 127.0.0.1:")[0] for node in state} == {says}
+        assert {node.down.partition(" try: ssh -F ")[0] for node in state} == {says}
+        assert all(re.fullmatch(r".* try: ssh -F \S+/config -p \d+ 127\.0\.0\.1 true", node.down) for node in state)
 
 
 def test_what_was_reached_and_not_used_is_closed(nodes: Nodes) -> None:

@@ -220,16 +220,26 @@ def test_one_cluster_of_three_hundred_nodes() -> None:
 
 
 def test_no_room_is_said_with_the_reasons_and_what_helps() -> None:
+    """What cannot help is not advised: no VM that moves makes room for a disk."""
     state = build(totals(2, 16), guests(3, "pm-1", "pm-2"))
-    said = refused(state, wanted(memory=4))
-    assert said == (
-        "new: no two nodes have room for it (4 GiB of memory, 10 GiB of disk) and for the loss of any one node: "
-        "--memory 4 GiB: pm-1 has 3 GiB free of 16 GiB; pm-2: 12 GiB may fall on it when another is lost, and 15 GiB "
-        "are spare. fab pm.balance may make room; --primary and --secondary place it all the same"
+    assert refused(state, wanted(memory=4)) == (
+        "new: no two nodes have 4 GiB of memory free: --memory 4 GiB: pm-1 has 3 GiB free of 16 GiB; pm-2: 12 GiB may "
+        "fall on it when another is lost, and 15 GiB are spare. Give a smaller --memory, or stop a VM. Moving VMs may "
+        "make room. Next: fab pm.balance"
     )
-    alone = refused(build(totals(1), []))
-    assert "pm-1: no other node could take its VMs, with this one, if it were lost" in alone
-    assert refused(build(totals(1, 4), []), wanted(single=True)).startswith("new: no node has room for it (4 GiB")
+    full = changed(state, "pm-1", group_free=GiB)
+    assert refused(full, wanted(memory=4)).endswith(". Make room there, or give a smaller --size")
+    assert refused(full, wanted(memory=4)).startswith("new: no two nodes have room for a disk of 10 GiB: --size: pm-1 ")
+    assert "pm.balance" not in refused(full, wanted(memory=4))
+    assert refused(build(totals(2, 16), [*guests(3, "pm-1", "pm-2"), *guests(1, "pm-2", "")]), wanted(memory=3)) == (
+        "new: no two nodes have room for it (3 GiB of memory, 10 GiB of disk) and for the loss of any one node: pm-1: "
+        "no other node could take its VMs, with this one, if it were lost; pm-2: 12 GiB may fall on it when another is "
+        "lost, and 11 GiB are spare. --primary and --secondary place it all the same. Moving VMs may make room. Next: "
+        "fab pm.balance"
+    )
+    other = changed(build(totals(2), []), "pm-1", drbd="")
+    assert refused(other).startswith("new: no two nodes have all that it needs: pm-1: DRBD's module is not loaded")
+    assert refused(build(totals(1, 4), []), wanted(single=True)).startswith("new: no node has 4 GiB of memory free: ")
 
 
 def test_of_many_nodes_a_few_reasons_are_said() -> None:
@@ -276,7 +286,7 @@ def test_vm_add_says_in_one_line_why(
     monkeypatch.setattr(Cluster, "state", lambda self, **how: state)
     monkeypatch.setattr(looks, "new_domain", lambda cluster, request, given: XML)
     monkeypatch.setattr(looks, "address_of", lambda name, settings: "")
-    vm.add(Context(), "new", size="10", memory="4", conf=str(conf), dry_run=True, **flags)
+    vm.add(Context(), "new", size="10", memory="4", pxe=True, conf=str(conf), dry_run=True, **flags)
     out, err = capsys.readouterr()
     assert {line.split()[2].strip(":") for line in out.splitlines()[1:] if re.match(r"# \d+\. ", line)} == nodes
     assert (err.count("\n"), said in err) == (bool(said), True)

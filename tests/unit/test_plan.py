@@ -201,7 +201,7 @@ def test_a_pivot_that_is_in_doubt_takes_nothing_back(name: str) -> None:
             world, told = broken(story, at, how)
             assert world == done(story.world, Plan("so far", tuple(ran))), told
             assert "in doubt whether this step took effect, so nothing before it is undone" in told
-            assert "Run the same command again to go on" in told
+            assert "Run the same command again to go on; where that is refused, fab pm.verify names what to do." in told
 
 
 @pytest.mark.parametrize("name", sorted(ONE_WAY))

@@ -41,12 +41,12 @@ def test_a_vm_that_runs_as_json() -> None:
 @pytest.mark.parametrize(
     ("state", "shown"),
     [
-        (stopped(), {"state": "shut off", "on": "", "secondary": "pm-2"}),
+        (stopped(), {"state": "shut off", "on": "", "secondary": "pm-1,pm-2"}),
         (alone(active=True), {"state": "running", "on": "pm-1", "secondary": "", "drbd": "no peer UpToDate"}),
         (cluster(home("pm-1", active=True, primary=True), home("pm-2", active=True, primary=True)),
          {"state": "RUNS TWICE", "on": "pm-1,pm-2", "secondary": ""}),
         (cluster(node("pm-1", down="no ssh"), home("pm-2", active=False, primary=False)),
-         {"state": "unknown (pm-1 is down)", "on": ""}),
+         {"state": "unknown (pm-1 is down)", "on": "", "secondary": "pm-2"}),
         (cluster(home("pm-1", active=True, primary=True), node("pm-2", down="no ssh")),
          {"state": "running", "on": "pm-1", "secondary": "pm-2"}),
         (with_resource(running(), "pm-1", connection="StandAlone", peer_disk="DUnknown"),
