@@ -30,13 +30,13 @@ def on(survivor: str, dead: str, name: str, size: int, state: ClusterState, sett
     if kept(name, survivor, state):
         restore.of_the_disk(name, node, settings)
         if not size:
-            raise Refused(f"{name}: a restore into its disk broke off; fab vm.failover {name} puts it back first")
+            raise Refused(f"{name}: a restore into its disk was interrupted; fab vm.failover {name} puts it back first")
         put = restore.put_back(settings.volume_group, name, size, drbd_device(name, state))
         steps += [bring(survivor), Step(survivor, f"put the disk of {name} back ({show_size(size)})", put)]
     elif refuse.marked(node, name, lvm.RESTORING_THERE):
         raise Refused(
-            f"{name}: a restore into its disk broke off, and what was on it is kept on {dead}: bring that back, then: "
-            f"fab vm.restore {name} --put-back; when it is dead for good, a backup is what there is: "
+            f"{name}: a restore into its disk was interrupted, and what was on it is kept on {dead}: bring that back, "
+            f"then: fab vm.restore {name} --put-back; when it is dead for good, a backup is what there is: "
             f"fab vm.restore {name} --backup ID --as NEW"
         )
     # (With no more than its own mark it was not written yet, or is put back already.)

@@ -132,8 +132,7 @@ def one_truth(state: ClusterState, vm: str) -> None:
     from its nodes then would not be what its guest sees."""
     if state.contradicted(vm):
         raise Refused(
-            f"{vm}: its copies contradict each other on where it lives ({' or '.join(state.homes(vm))}); "
-            f"{which_is_old(vm)}"
+            f"{vm}: its resource files disagree about its nodes ({' or '.join(state.homes(vm))}). {which_is_old(vm)}"
         )
     if busy := [node for node in state.strays(vm) if node in {*state.active_on(vm), *state.primaries(vm)}]:
         raise Refused(
@@ -144,7 +143,7 @@ def one_truth(state: ClusterState, vm: str) -> None:
 
 def which_is_old(vm: str) -> str:
     """The remedy for copies that contradict each other."""
-    return f"one is old: bring all its nodes back, or compare {drbd.path(vm)} on each before anything is started"
+    return then("One of them is old. Bring all its nodes back, or compare them", f"on each node: cat {drbd.path(vm)}")
 
 
 def once(vm: str, state: ClusterState) -> None:
@@ -152,8 +151,8 @@ def once(vm: str, state: ClusterState) -> None:
     active = state.active_on(vm)
     if state.twice(vm):
         raise Refused(
-            f"{vm}: RUNS TWICE, on {' and '.join(active)}, unless a migration has just broken off (libvirt ends that "
-            f"within half a minute: try again); {stop_one(vm)}"
+            f"{vm}: RUNS TWICE, on {' and '.join(active)}, unless a migration was just interrupted (libvirt ends that "
+            f"within half a minute: try again). {stop_one(vm)}"
         )
     if len(active) > 1:
         how = {node: state.nodes[node].domains[vm].state for node in active}
@@ -169,7 +168,7 @@ def once(vm: str, state: ClusterState) -> None:
 def stop_one(vm: str) -> str:
     """The remedy for a VM that runs twice. Not `virsh shutdown`: a guest that shuts down writes what it still holds,
     over what the other one wrote when both have one disk open."""
-    return f"decide which one is right; on the other node: virsh destroy {vm}; then fab vm.repair {vm}"
+    return then(f"Decide which one is right. On the other node: virsh destroy {vm}", f"fab vm.repair {vm}")
 
 
 def disk(node: NodeState, vm: str, settings: Settings) -> Volume:
@@ -255,7 +254,7 @@ def settled(state: ClusterState, vm: str) -> None:
     """No restore into its disk broke off half way: then it is neither the old nor the new one."""
     if half_restored(state, vm):
         raise Refused(
-            f"{vm}: a restore into its disk broke off, and what was on it was kept on a disk that is gone; "
+            f"{vm}: a restore into its disk was interrupted, and what was on it was kept on a disk that is gone; "
             f"restore it again: fab vm.restore {vm} --backup ID --in-place"
         )
     for node in _its(state, vm):
@@ -264,7 +263,7 @@ def settled(state: ClusterState, vm: str) -> None:
     if kept or restoring(state, vm):
         where = f"is kept on {kept[0]}" if kept else "was kept on its other node"
         raise Refused(
-            f"{vm}: a restore into its disk broke off, and what was on it {where}; put that back: "
+            f"{vm}: a restore into its disk was interrupted, and what was on it {where}; put that back: "
             f"fab vm.restore {vm} --put-back"
         )
 
@@ -275,13 +274,13 @@ def left_over(node: NodeState, vm: str) -> None:
     if (kept := backing.snapshot(node, vm, BEFORE)) and not marked(node, vm, lvm.RESTORING):
         raise Refused(
             f"{vm}: {kept.group}/{kept.name} on {node.name} is left of a restore that was complete, or of another VM "
-            f"of that name; {no_more_needed(kept)}"
+            f"of that name. {no_more_needed(kept, node.name)}"
         )
 
 
-def no_more_needed(kept: Volume) -> str:
+def no_more_needed(kept: Volume, node: str) -> str:
     """The remedy for what is left of a restore."""
-    return f"when nothing in it is needed: there, lvremove {kept.group}/{kept.name}"
+    return then("Keep it while something in it may be needed", f"on {node}: lvremove {kept.group}/{kept.name}")
 
 
 def restoring(state: ClusterState, vm: str) -> list[str]:

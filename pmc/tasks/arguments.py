@@ -1,5 +1,6 @@
-"""Two things that invoke's command line lacks: a positional argument that may be left out (`pm.ready_drbd [NODE]`,
-`vm.mv NAME | --all-from NODE`), and exit status 2 for a line that it cannot parse (it says 1).
+"""What invoke's command line lacks: a positional argument that may be left out (`pm.ready_drbd [NODE]`, `vm.mv NAME |
+--all-from NODE`); exit status 2, and words that help, for a line that it cannot parse; a flag whose value reads like
+what it is (--size=SIZE).
 
 Invoke offers no way to put in a parser of one's own under `fab`, so its ParseMachine is extended (`install`); the tests
 hold this against the pinned invoke 2.
@@ -12,6 +13,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from invoke.parser.argument import Argument
+from invoke.parser.context import ParserContext
 from invoke.parser.parser import ParseMachine
 from invoke.tasks import Task
 
@@ -69,7 +71,31 @@ def _unknown(machine: Any, task: str, said: str) -> str:
     return text + (f"; is it {' or '.join(alike)}?" if alike else "")
 
 
+# What a flag's value is; what is not here is a number.
+_VALUES = {
+    **dict.fromkeys(("name", "clone", "as", "vm"), "NAME"),
+    **dict.fromkeys(("primary", "secondary", "on", "all-from", "node", "keep", "dead"), "NODE"),
+    **dict.fromkeys(("size", "memory", "bandwidth", "limit"), "SIZE"),
+    **dict.fromkeys(("conf", "image", "iso"), "FILE"),
+    "names": "NAME[,NAME...]", "nodes": "NODE[,NODE...]", "backup": "ID", "from": "DIRECTORY", "drop": "SNAPSHOT",
+    "address": "IPV4", "virt-install": "ARGUMENTS", "sync": "skip|full", "pause-after": "SECONDS",
+}  # fmt: skip
+_TO = {"vm.mv": "NODE", "vm.backup": "NODE|DIRECTORY", "vm.restore": "FILE"}
+
+
+def _help_for(context: Any, flag: str, original: Any = ParserContext.help_for) -> tuple[str, str]:
+    spec, text = original(context, flag)
+    name = flag.lstrip("-")
+    value = _TO.get(context.name, "NODE") if name == "to" else _VALUES.get(name, "NUMBER")
+    return (spec.replace("=STRING", f"={value}") if _ours(context) else spec), text
+
+
+def _ours(context: Any) -> bool:
+    return any(hasattr(argument, PLACED) for argument in context.args.values())
+
+
 def install() -> None:
     """For a command line: by `pmc`, and by what `fab` loads. A program that imports the tasks is left alone."""
     ParseMachine.handle = _handle  # type: ignore[method-assign,assignment]
     ParseMachine.error = _error  # type: ignore[method-assign,assignment]
+    ParserContext.help_for = _help_for  # type: ignore[method-assign,assignment]

@@ -28,14 +28,14 @@ Row = dict[str, str]
 @task(
     place="name",
     name="the VM",
-    base="a full image, in place of a delta against the newest one",
-    all="every VM; goes on past one that fails, and tells at the end",
-    jobs="with --all: how many at the same time on a node, be it read there or kept there (1)",
-    total="with --all: how many at the same time in all (8)",
+    base="make a full image, not a delta against the newest one",
+    all="back up every VM; when one fails, the others go on",
+    jobs="with --all: backups at the same time on a node, which reads or keeps them (default: 1)",
+    total="with --all: backups at the same time in all (default: 8)",
     to="the node to keep a new base on (left out: where the disk is read), or a directory of this machine for a copy",
-    compress="zstd for a base; --no-compress: as it is, with holes",
-    limit="read no more than this a second, and copy no more: 50M",
-    freeze="have the guest agent, if there is one, freeze the file systems meanwhile",
+    compress="compress a base with zstd (default); --no-compress: store it as it is, with holes",
+    limit="read and copy no more than this a second, such as 50M (default: no limit)",
+    freeze="have the guest agent, if there is one, freeze the file systems for the snapshot (default)",
 )
 def backup(
     c: Any, name: str = "", base: bool = False, all: bool = False, jobs: str = "", total: str = "", to: str = "",
@@ -188,9 +188,9 @@ def _row(name: str, id: str, result: str) -> Row:
     return {"vm": name, "backup": id, "result": result}
 
 
-@task(place="name", name="the VM; left out, all of them", from_="those in this directory of this machine")
+@task(place="name", name="the VM (default: all)", from_="list the copies in this directory of the manager")
 def backups(c: Any, name: str = "", from_: str = "", json: bool = False, conf: str = "") -> None:
-    """List the backups of a VM, or of all, over all nodes, and what vm.repair kept: vm.backups [NAME]"""
+    """List the backups of a VM, or of all VMs, and the snapshots that vm.repair kept: vm.backups [NAME]"""
     with opened(conf) as cluster:
         if name:
             refuse.check_name("vm.backups", name)

@@ -30,11 +30,11 @@ SHOWN = 5  # of the VMs that cannot move
 
 
 @task(
-    parallel=f"{PARALLEL}: only such as share no node",
+    parallel=f"{PARALLEL}; those that move together share no node",
     bandwidth=BANDWIDTH,
     pause_after=PAUSE,
-    json="print JSON, sizes in bytes; goes with --dry-run or --yes",
-    dry_run="print the moves, and the nodes before and after, and change nothing",
+    json="print JSON; sizes in bytes; needs --dry-run or --yes",
+    dry_run="print the moves, and the nodes before and after; change nothing",
 )
 def balance(
     c: Any, parallel: str = "2", bandwidth: str = "", pause_after: str = "", json: bool = False, yes: bool = False,
@@ -42,9 +42,9 @@ def balance(
 ) -> None:  # fmt: skip
     """Even out the nodes' memory by moving running VMs to their other node, live: pm.balance [--dry-run] [--yes]
 
-    Shows the moves and each node before and after, then asks; goes on past a VM that fails, and reports at the end.
-    Those move at the same time that share no node. Never to a node that lacks the memory, nor so that N+1 (pm.verify:
-    MEMORY_N1) gets worse; where it does not hold, that is mended first. Harmless when run again.
+    pmc shows the moves and each node before and after, then asks. When a VM fails, the others still move.
+    No VM moves to a node that lacks the memory, nor so that N+1 gets worse (pm.verify: MEMORY_N1). Where N+1 does not
+    hold, that is mended first. It may be run again at any time.
     """
     dry = bool(dry_run or c.config.run.dry)
     if json and not (dry or yes):

@@ -34,9 +34,9 @@ SPACES = {
 }
 
 HELP = {
-    "conf": "the configuration file, in place of $PMC_CONF or /etc/pmc.conf",
+    "conf": "the configuration file (default: $PMC_CONF, else /etc/pmc.conf)",
     "dry_run": "change nothing; print the plan as lines to paste into bash here",
-    "json": "print JSON, sizes in bytes",
+    "json": "print JSON; sizes in bytes",
     "yes": "do not ask for confirmation",
 }
 

@@ -32,13 +32,10 @@ from pmc.tasks.moving import (
 )
 from pmc.view import note, show
 
-DEAD = (
-    "its power is really off, or it hangs and has a fence command: the name of the dead node, in place of being asked "
-    "for it"
-)
+DEAD = "confirm that this node is dead: its power is off, or it hangs and has a fence command (default: you are asked)"
 
 
-DISCARD = "throw away what libvirt keeps of its memory (virsh managedsave) on any node, and boot it"
+DISCARD = "throw away the memory of it that libvirt has saved on any node (virsh managedsave)"
 
 
 @task(place="name", name="the VM", dead=DEAD, discard_saved=DISCARD)
@@ -47,9 +44,9 @@ def failover(
 ) -> None:
     """Start a VM on its other node when its node is dead: vm.failover NAME [--dead NODE]
 
-    Refused when there is any sign of life, unless you give --dead and the node has a fence command (pmc.conf), which
-    takes its power then. No sign of life is no proof of death: without a fence command that succeeds you are asked to
-    make sure that its power is off and to type its name.
+    pmc refuses while the node gives any sign of life. It goes on when you give --dead and the node has a fence
+    command (pmc.conf), which cuts its power first. Silence is no proof of death: without a fence command that
+    succeeds, pmc asks you to make sure that the power is off, and to type the node's name.
     """
     with opened(conf) as cluster:
         refuse.check_name("vm.failover", name)
@@ -67,7 +64,7 @@ def failover(
         sight = death.seen(cluster, state, node, places, hangs)
         putback.not_in_use(name, survivor, state, name in sight.facts and sight.facts[name].in_use)
         if size:
-            note(f"{name}: a restore into its disk broke off; the disk becomes again what it was before that")
+            note(f"{name}: a restore into its disk was interrupted; the disk becomes again what it was before that")
         if not (dry_run or c.config.run.dry):
             death.prove(cluster, node, [name], sight, dead, state)
             if sight.signs:
@@ -81,7 +78,7 @@ def failover(
 
 @task(
     place="node",
-    node="the node that shall run no VM",
+    node="the node to empty",
     parallel=PARALLEL,
     failover="the node is dead: start its VMs on their other nodes",
     dead=f"with --failover: {DEAD}",
@@ -95,8 +92,8 @@ def evacuate(
 ) -> None:  # fmt: skip
     """Move everything off a node, live, the largest VM first: pm.evacuate NODE [--parallel N] [--failover]
 
-    Refused before the first move when the other nodes have no memory for all of them together. Goes on past a VM
-    that fails and reports at the end. VMs that are off are left.
+    pmc refuses before the first move when the other nodes have no memory for all of them. When one fails, the others
+    still move; the end says which failed. VMs that are off stay.
     """
     if failover and (bandwidth or pause_after):
         raise Refused("--bandwidth and --pause-after: go with live migrations, not with --failover")

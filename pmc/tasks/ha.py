@@ -16,9 +16,9 @@ from pmc.view import note
 
 @task(
     place="name",
-    name="the VM, which runs",
+    name="the VM; it must run",
     secondary="the node for its second copy",
-    cleanup="change nothing of the VM; remove an old copy from a node that is no part of it any more",
+    cleanup="remove a stale copy from a node that the VM no longer lives on; change nothing of the VM",
 )
 def peer(
     c: Any, name: str = "", secondary: str = "", cleanup: bool = False, yes: bool = False, conf: str = "",
@@ -26,8 +26,8 @@ def peer(
 ) -> None:  # fmt: skip
     """Give a VM another secondary while it runs: vm.peer NAME --secondary NODE, or vm.peer NAME --cleanup
 
-    For a dead node or disk, or a VM that never had a second copy. The old copy, if its node answers, is removed when
-    the new one is complete. Run again after it broke off, it does what is missing.
+    For a dead node or disk, or a VM without a second copy. When the new copy is complete, pmc removes the old one, if
+    its node answers. After an interruption the same command does what is missing.
     """
     with opened(conf) as cluster:
         refuse.check_name("vm.peer", name)

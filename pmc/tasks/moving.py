@@ -26,9 +26,9 @@ Row = dict[str, str]
 Work = Callable[[Leaving], tuple[str, str]]  # its result and how long it stood still
 
 # Of the flags that `abreast` and `hurried` read.
-PARALLEL = "how many VMs move at the same time (2)"
-BANDWIDTH = "what each migration may take of the link, a second: 50M (pmc.conf: all there is)"
-PAUSE = "seconds; a guest that has not moved by then stands still until the rest is copied; 0: never (pmc.conf: 0)"
+PARALLEL = "migrations at the same time (default: 2)"
+BANDWIDTH = "bytes a second of each migration, such as 50M (default: migration_bandwidth of pmc.conf, else no limit)"
+PAUSE = "suspend a guest that has not moved after so many seconds; 0: never (default: migration_pause of pmc.conf)"
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from pmc.view import note, show, table
 
 @task()
 def ls(c: Any, json: bool = False, conf: str = "") -> None:
-    """List the nodes: up or not, VMs, memory, volume group, DRBD resources by state."""
+    """List the nodes: state, VMs, memory, volume group, DRBD resources by state"""
     with opened(conf) as cluster:
         state = cluster.state(last=True)
         show(table(pm_rows(state, text=not json), json, PM_COLUMNS))
@@ -37,12 +37,12 @@ def ls(c: Any, json: bool = False, conf: str = "") -> None:
             raise PmcError("\n".join(trouble))
 
 
-@task(place="nodes", nodes="a node, several with commas between them, or all", fix="do what is safe to do")
+@task(place="nodes", nodes="a node, several with commas between them, or all", fix="fix what is safe to fix")
 def init(c: Any, nodes: str = "", fix: bool = False, json: bool = False, conf: str = "", dry_run: bool = False) -> None:
-    """Check that nodes have what VMs need, and how to mend it: pm.init NODE [--fix]
+    """Check nodes, and say how to fix what fails: pm.init NODE [--fix]
 
     One line a check. --fix makes the backup directory, has DRBD and libvirt start at boot, sets LVM's global_filter if
-    none is set, and lets the nodes' roots into each other by ssh, host keys checked. All else is told as commands.
+    none is set, and lets the nodes' roots into each other by ssh, host keys checked. The rest is printed as commands.
     """
     with opened(conf) as cluster:
         chosen = _chosen(cluster, nodes)
@@ -127,12 +127,12 @@ def _show(found: Sequence[Finding], json: bool) -> None:
         show(checks.line(finding))
 
 
-@task(place="node", node="the node; left out, all of them")
+@task(place="node", node="the node (default: all)")
 def ready_drbd(c: Any, node: str = "", json: bool = False, conf: str = "", dry_run: bool = False) -> None:
-    """After a boot: bring DRBD up and wait for the peers: pm.ready_drbd [NODE]
+    """After a boot: bring DRBD up and wait until it is connected: pm.ready_drbd [NODE]
 
-    Loads DRBD's module, activates the volumes, brings every resource up that is not, on all nodes, then waits
-    until the sides are connected and up to date. Harmless when run again.
+    On all nodes pmc loads DRBD's module, activates the volumes and brings up every resource that is not up. Then it
+    waits until both sides are Connected and UpToDate. It may be run again at any time.
     """
     with opened(conf) as cluster:
         names = [cluster.settings.node("pm.ready_drbd", node).name] if node else list(cluster.nodes)

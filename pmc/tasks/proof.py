@@ -25,16 +25,16 @@ COLUMNS = ("backup", "node", "result")
 
 @task(
     place="name",
-    name="the VM; left out with --all, every VM",
-    backup="the id of the backup; left out, its newest",
-    all="every backup of it",
-    from_="the copies in this directory of the manager (vm.backup --to DIRECTORY); left out, on the nodes",
+    name="the VM (default with --all: every VM)",
+    backup="the id of the backup (default: the newest)",
+    all="verify every backup of it",
+    from_="verify the copies in this directory of the manager (default: the backups on the nodes)",
 )
 def verify_backup(
     c: Any, name: str = "", backup: str = "", all: bool = False, from_: str = "", json: bool = False, conf: str = "",
     dry_run: bool = False,
 ) -> None:  # fmt: skip
-    """Read a backup back and compare its checksum; needs no space: vm.verify_backup NAME [--backup ID | --all]"""
+    """Read a backup back and compare its checksum: vm.verify_backup NAME [--backup ID | --all]"""
     with opened(conf) as cluster:
         if name:
             refuse.check_name("vm.verify_backup", name)

@@ -24,24 +24,24 @@ from pmc.tasks import near
 from pmc.tasks.base import carry_out, complain, heard, here, opened, task
 from pmc.view import note, show, table
 
-AGAIN = "keep the newest of each of the last so many {} that have one and are not covered yet"
+AGAIN = "keep the newest backup of each of the last so many {}"
 
 
 @task(
     place="name",
     name="the VM; it may be gone",
-    all="the backups of every VM, also of those that are gone",
-    keep_last="keep the newest so many",
+    all="prune the backups of every VM, also of those that are gone",
+    keep_last="keep the newest so many backups",
     keep_hourly=AGAIN.format("hours"),
     keep_daily=AGAIN.format("days"),
     keep_weekly=AGAIN.format("weeks (ISO)"),
     keep_monthly=AGAIN.format("months"),
     keep_yearly=AGAIN.format("years"),
-    keep_verified="and of those that were read back and found right the newest so many (1), whatever is newer",
-    together="the rules count the backups of all nodes as one set; left out, those of each node for themselves",
-    from_="of the copies in this directory of the manager (vm.backup --to DIRECTORY); left out, on the nodes",
-    broken="remove also what cannot be used any more: damaged, of another version, or a delta whose base is gone",
-    json="print what becomes of each backup as JSON, sizes in bytes",
+    keep_verified="keep the newest so many that vm.verify_backup found right (default: 1)",
+    together="count the backups of all nodes as one set (default: each node's for themselves)",
+    from_="prune the copies in this directory of the manager (default: the backups on the nodes)",
+    broken="remove also what cannot be used: damaged, of another version, or a delta without its base",
+    json="print what becomes of each backup as JSON; sizes in bytes",
 )
 def prune(
     c: Any, name: str = "", all: bool = False, keep_last: str = "", keep_hourly: str = "", keep_daily: str = "",
@@ -51,8 +51,8 @@ def prune(
 ) -> None:  # fmt: skip
     """Remove the backups that no rule keeps: vm.prune NAME --keep-last 3 --keep-daily 7 [--dry-run]
 
-    The rules are those of Proxmox, in UTC; without any, [keep] of pmc.conf counts. The base of a delta that stays is
-    never removed, what is broken only with --broken. Nothing is asked: look with --dry-run first.
+    The rules are those of Proxmox, in UTC (default: [keep] of pmc.conf). pmc never removes the base of a delta that
+    stays, and what is broken only with --broken. It does not ask: look with --dry-run first.
     """
     with opened(conf) as cluster:
         if bool(name) == all:

@@ -28,20 +28,20 @@ ROUNDS = 20  # more than a VM can have ailments: one that comes back for ever mu
 @task(
     place="name",
     name="the VM",
-    keep="of a split brain: the node whose data stays; what the other wrote meanwhile is overwritten",
-    no_snapshot="do not keep a snapshot of the side that is overwritten",
-    new_disk="make a new volume where DRBD has lost its disk, and copy all of it from the other side",
-    drop="mend nothing; remove this snapshot of a side that was overwritten (vm.backups lists them)",
-    json="show what is wrong as JSON and mend nothing",
+    keep="after a split brain: the node whose data stays; the other node's writes since then are overwritten",
+    no_snapshot="keep no snapshot of the copy that is overwritten",
+    new_disk="where DRBD lost its disk: make a new volume, and copy all of it from the other node",
+    drop="repair nothing; remove this snapshot of an overwritten copy (vm.backups lists them)",
+    json="print what is wrong as JSON; repair nothing",
 )
 def repair(
     c: Any, name: str = "", keep: str = "", no_snapshot: bool = False, new_disk: bool = False, drop: str = "",
     yes: bool = False, json: bool = False, conf: str = "", dry_run: bool = False,
 ) -> None:  # fmt: skip
-    """Mend a VM whose two sides are not equal, not connected or not alike: vm.repair NAME [--keep NODE]
+    """Repair a VM's replication, definitions or disks: vm.repair NAME [--keep NODE]
 
-    A split brain is shown, and mended when you say whose data stays; a snapshot of the other side is kept. What must be
-    decided by a person is told and left as it is.
+    pmc shows a split brain, and repairs it when you say whose data stays; it keeps a snapshot of the other copy.
+    What a person must decide, pmc says and leaves as it is.
     """
     with opened(conf) as cluster:
         refuse.check_name("vm.repair", name)

@@ -25,22 +25,22 @@ from pmc.view import note
     place="name",
     name="the VM that was backed up",
     backup="the id of the backup, from vm.backups",
-    as_="the name of a new VM to make of it",
-    in_place="into the VM itself, which must be off; what it has now is lost",
-    to="as this file of the manager; raw, or qcow2 when its name ends so",
-    from_="the directory of this machine in which the backup lies; left out, a node",
-    put_back="after --in-place that broke off: the disk as it was before",
-    primary="with --as: its node; left out, the old VM's",
-    secondary="with --as: the node of its second copy; left out, the old VM's",
+    as_="make a new VM of this name from it",
+    in_place="write it to the VM's own disk; the VM must be off, and what its disk has now is lost",
+    to="write its disk to this file of the manager; qcow2 when the name ends so, else raw",
+    from_="the directory of this machine that has the backup (default: the nodes)",
+    put_back="after an interrupted --in-place: put the disk back as it was before",
+    primary="with --as: the node of the new VM (default: the old VM's)",
+    secondary="with --as: the node of its second copy (default: the old VM's)",
 )
 def restore(
     c: Any, name: str = "", backup: str = "", as_: str = "", in_place: bool = False, to: str = "", from_: str = "",
     put_back: bool = False, primary: str = "", secondary: str = "", yes: bool = False, conf: str = "",
     dry_run: bool = False,
 ) -> None:  # fmt: skip
-    """Give a backup back: vm.restore NAME --backup ID with --as NEW, --in-place, or --to FILE
+    """Restore a backup: vm.restore NAME --backup ID with --as NEW, --in-place, or --to FILE
 
-    The disk's checksum is verified: before the first write when it goes into the VM itself. Nothing is started.
+    pmc verifies the disk's checksum; with --in-place before the first write. It starts nothing.
     """
     with opened(conf) as cluster:
         refuse.check_name("vm.restore", name)

@@ -26,12 +26,12 @@ from pmc.view import Progress, note, show, table
 SECOND_LOOK = 5.0
 
 
-@task(vm="only what is about this VM", deep="compare both copies of each disk, block by block, which takes long")
+@task(vm="only what is about this VM", deep="compare both copies of each disk, block by block; this takes long")
 def verify_(c: Any, vm: str = "", deep: bool = False, json: bool = False, conf: str = "") -> None:
-    """Find what is wrong with the cluster, and how to mend it: pm.verify [--vm NAME] [--deep]
+    """Find what is wrong with the cluster, and how to fix it: pm.verify [--vm NAME] [--deep]
 
-    Exit status 1 when an error or a warning is found, 0 when only notes or nothing. docs/verify.md explains the codes.
-    --deep runs DRBD's online verify on each healthy VM, one after the other. Nothing is ever repaired.
+    The exit status is 1 when there is an error or a warning, else 0. docs/verify.md explains the codes. --deep runs
+    DRBD's online verify on each healthy VM, one after the other. pm.verify changes nothing.
     """
     with opened(conf) as cluster:
         if vm:
@@ -110,7 +110,7 @@ def _compared(cluster: Cluster, facts: Facts, vm: str) -> list[Finding]:
                 if finding := _one(cluster, facts, name, node, progress):
                     found.append(finding)
             except (CommandFailed, InDoubt, NodeDown) as error:
-                advice = f"fab pm.verify --vm {name}; then again with --deep"
+                advice = f"fab pm.verify --vm {name} --deep"
                 found.append(Finding("VERIFY_FAILED", str(error), advice, node, name))
     return found
 
@@ -143,8 +143,8 @@ def _pass(cluster: Cluster, facts: Facts, vm: str, node: str, progress: Progress
                 raise Interrupted()
             if time.monotonic() > deadline:
                 line = str(deeply.start(vm, seen.drbd, peer))
-                raise CommandFailed(node, line, 1, "it has no end within deadlines.long; the kernel goes on with it")
+                raise CommandFailed(node, line, 1, "it did not end within deadlines.long; the kernel goes on with it")
     if not resource.healthy:
-        said = f"it was broken off: now {resource.connection}, {resource.disk}/{resource.peer_disk}"
+        said = f"it was interrupted: now {resource.connection}, {resource.disk}/{resource.peer_disk}"
         raise CommandFailed(node, str(deeply.start(vm, seen.drbd, peer)), 1, said)
     return deeply.Pass(cluster.ask(node, deeply.log(minor, since))[0], resource.out_of_sync)

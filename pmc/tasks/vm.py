@@ -38,21 +38,21 @@ __all__ = [
 
 @task(
     place="name",
-    name="the new VM's name: a-z, 0-9, '-'",
-    primary="the node it runs on; left out, both nodes are chosen (docs/placement.md)",
-    secondary="the node that holds the second copy; left out beside --primary, there is none",
-    single="without a second copy, so that --primary alone is chosen",
-    size="its disk: 50G, 512M; a plain number is GiB",
-    memory="4G, 512M; a plain number is GiB",
-    cpus="how many virtual CPUs (1)",
-    iso="install from this file of iso_dir",
-    image="begin with this disk image of the manager (raw or qcow2)",
-    clone="begin with a copy of this VM's disk",
+    name="the new VM's name: a-z, 0-9 and '-'",
+    primary="the node that it runs on (default: both nodes are chosen, the least full ones)",
+    secondary="the node of its second copy (default: chosen; beside --primary: none)",
+    single="make no second copy; without --primary its node is chosen",
+    size="its disk: 50G or 512M; a plain number is GiB",
+    memory="its memory: 4G or 512M; a plain number is GiB",
+    cpus="its virtual CPUs (default: 1)",
+    iso="install from this file of iso_dir on the manager",
+    image="copy this disk image of the manager to its disk (raw or qcow2)",
+    clone="copy the disk of this VM to its disk",
     pxe="install over the network",
-    address="its IPv4 address, for the MAC address; left out, DNS is asked",
+    address="its IPv4 address, from which its MAC address is made (default: DNS is asked for its name)",
     virt_install="further arguments for virt-install, in one string",
-    reuse="keep what is on the volume of that name on the primary",
-    sync="skip: both copies begin as zeros (the default); full: DRBD copies the disk while the VM runs",
+    reuse="use the volume of its name on the primary, with what is on it",
+    sync="skip: both copies begin as zeros; full: DRBD copies the disk while the VM runs (default: skip)",
 )
 def add(
     c: Any, name: str = "", primary: str = "", secondary: str = "", size: str = "", memory: str = "", cpus: str = "1",
@@ -61,9 +61,9 @@ def add(
 ) -> None:  # fmt: skip
     """Make a VM and start it: vm.add NAME --size 50G --memory 4G --iso ubuntu [--primary pm-1 --secondary pm-2]
 
-    Its disk is new and empty (or begins with --iso, --image, --clone, --pxe), mirrored to the secondary by DRBD.
-    Without --primary the nodes are chosen: the least full ones, such that any one node may still be lost.
-    If any step fails, everything made so far is removed.
+    DRBD mirrors its disk to the secondary. The disk is empty, unless --image, --clone or --reuse fill it.
+    Without --primary pmc chooses the least full nodes, such that any one node may still be lost.
+    When a step fails, pmc removes all that it made so far.
     """
     flags = {key: value for key, value in locals().items() if key not in ("c", "conf", "dry_run")}
     with opened(conf) as cluster:
@@ -93,7 +93,7 @@ def add(
 
 @task()
 def ls(c: Any, json: bool = False, conf: str = "") -> None:
-    """List all VMs: state, where they run, DRBD, size, memory, minor."""
+    """List all VMs: state, nodes, DRBD, size, memory, minor"""
     with opened(conf) as cluster:
         state = cluster.state(last=True)
         listed(vm_rows(state, text=not json), json, VM_COLUMNS, state)
@@ -101,14 +101,14 @@ def ls(c: Any, json: bool = False, conf: str = "") -> None:
 
 
 @task(
-    place="name", name="the VM", on="the node to start it on; left out, where it was made", discard_saved=DISCARD
+    place="name", name="the VM", on="the node to start it on (default: the node it was made on)", discard_saved=DISCARD
 )  # fmt: skip
 def start(
     c: Any, name: str = "", on: str = "", discard_saved: bool = False, conf: str = "", dry_run: bool = False
 ) -> None:
     """Start a VM: vm.start NAME [--on NODE]
 
-    It always boots. While libvirt keeps memory of it on some node (virsh managedsave), it is refused: see
+    It always boots. While libvirt has saved memory of it on a node (virsh managedsave), pmc refuses: see
     --discard-saved.
     """
     with opened(conf) as cluster:
@@ -126,7 +126,7 @@ def start(
             note(f"{name} runs on {node}" + (", where it was made (--on NODE chooses)" if made else ""))
 
 
-@task(place="name", name="the VM", force="cut its power in place of asking the guest")
+@task(place="name", name="the VM", force="cut its power; do not ask the guest")
 def stop(c: Any, name: str = "", force: bool = False, conf: str = "", dry_run: bool = False) -> None:
     """Shut a VM down: vm.stop NAME [--force]"""
     with opened(conf) as cluster:
@@ -141,8 +141,8 @@ def stop(c: Any, name: str = "", force: bool = False, conf: str = "", dry_run: b
     place="names",
     names="the VM, or several with commas between them",
     all_from="move every VM that runs on this node",
-    to="the node to move to; left out, the VM's other node",
-    cleanup="move nothing; close what a migration that broke off left open",
+    to="the node to move to (default: the VM's other node)",
+    cleanup="move nothing; close what an interrupted migration left open",
     parallel=PARALLEL,
     bandwidth=BANDWIDTH,
     pause_after=PAUSE,
@@ -153,10 +153,10 @@ def mv(
 ) -> None:  # fmt: skip
     """Move running VMs to their other node, live: vm.mv NAME[,NAME...] or vm.mv --all-from NODE
 
-    Refused before the first move when one of them cannot move, or there is no memory for all of them together. Goes
-    on past a VM that fails and reports at the end. A guest that writes to its memory faster than it is copied is
-    slowed down until the copy catches up. One that does not run on KVM (virt_type = "qemu") stands still meanwhile,
-    see migration_emulated in etc/pmc.conf.
+    pmc refuses before the first move when one of the VMs cannot move, or when there is no memory for all of them.
+    When one fails, the others still move; the end says which failed. A guest that writes to its memory faster than it
+    is copied is slowed down. One that does not run on KVM (virt_type = "qemu") is suspended meanwhile: see
+    migration_emulated in pmc.conf.
     """
     if cleanup and (to or parallel or bandwidth or pause_after):
         raise Refused("--to, --parallel, --bandwidth, --pause-after: go with a live migration, not with --cleanup")
@@ -219,13 +219,13 @@ def _clean(c: Any, cluster: Cluster, name: str, state: ClusterState, dry_run: bo
 @task(
     place="name",
     name="the VM",
-    backups="its backups too, on all nodes; also of a VM that is gone already",
-    yes="do not ask for the name again",
+    backups="remove its backups too, on all nodes; also those of a VM that is gone",
+    yes="do not ask for the VM's name",
 )
 def rm(c: Any, name: str = "", backups: bool = False, yes: bool = False, conf: str = "", dry_run: bool = False) -> None:
-    """Remove a VM for good, with its disks on every node; also one half made: vm.rm NAME [--backups]
+    """Remove a VM and its disks from every node: vm.rm NAME [--backups]
 
-    Its backups stay, unless --backups is given.
+    Also one whose creation or removal was interrupted. Its backups stay, unless --backups is given.
     """
     with opened(conf) as cluster:
         refuse.check_name("vm.rm", name)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from pmc.backup import dated, is_ahead, moment
+from pmc.plain import then
 from pmc.retention import vm_of
 from pmc.verify.facts import Facts
 from pmc.verify.finding import Finding
@@ -16,7 +17,7 @@ def folders(facts: Facts) -> Iterator[Finding]:
     for node in facts.state:
         used = facts.answers(node).folder_used
         if used is not None and used > facts.settings.verify.full_percent:
-            advice = f"remove backups there that are not needed (fab vm.backups lists them), or make {folder} larger"
+            advice = then(f"Remove backups there that are not needed, or make {folder} larger", "fab vm.backups")
             yield Finding("BACKUP_DIR_FULL", f"the file system of {folder} is {used:.0f} % full", advice, node.name)
 
 
@@ -59,8 +60,8 @@ def future(facts: Facts) -> Iterator[Finding]:
         for id in facts.answers(node).future:
             if is_ahead(id, now):
                 text = f"the backup {id} is of the future: no delta is made against it, and vm.prune does not count it"
-                advice = f"is this machine's clock right ({now.isoformat(timespec='minutes')})? "
-                advice += f"If it is, remove that backup, on {node.name}: rm {folder}/{id}.*"
+                clock = f"If this machine's clock ({now.isoformat(timespec='minutes')}) is wrong, set it right"
+                advice = then(f"{clock}. If it is right, remove that backup", f"on {node.name}: rm {folder}/{id}.*")
                 yield Finding("BACKUP_FUTURE", text, advice, node.name, vm_of(id))
 
 
@@ -71,9 +72,8 @@ def damaged(facts: Facts) -> Iterator[Finding]:
             if each.damaged:
                 vm = vm_of(each.id)
                 text = f"the backup {each.id} was found damaged when it was read back at {each.damaged}"
-                advice = (
-                    f"fab vm.backup {vm} --base; to read it once more: fab vm.verify_backup {vm} --backup {each.id}"
-                )
+                again = f"To read it once more: fab vm.verify_backup {vm} --backup {each.id}. Else make a new base"
+                advice = then(again, f"fab vm.backup {vm} --base")
                 yield Finding("BACKUP_DAMAGED", text, advice, node.name, vm)
 
 

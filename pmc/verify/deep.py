@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from pmc.command import Command, Query, bash, command
+from pmc.plain import then
 from pmc.units import count, finite
 from pmc.verify.facts import Facts
 from pmc.verify.finding import Finding
@@ -118,12 +119,16 @@ def judged(vm: str, node: str, first: Pass, second: Pass, facts: Facts) -> Findi
                 return None
             if not (second.marked or second.log.ranges):
                 text = "the kernel's log does not say that either of two passes came to its end"
-                return Finding("VERIFY_FAILED", text, f"look why: journalctl -k on {node}; then again", node, vm)
+                return Finding(
+                    "VERIFY_FAILED", text, then("Look why, then run it again", f"on {node}: journalctl -k"), node, vm
+                )
         text = f"{second.marked} bytes are marked as different after two passes; blocks that were being written may be "
         return Finding("VERIFY_DIFFERS", f"{text}among them, for the kernel's log does not tell which", mend, vm=vm)
     if both := common(first.log.ranges, second.log.ranges):
         size = sum(end - begin for begin, end in both) * 512
         where = ", ".join(f"{begin}-{end - 1}" for begin, end in both[:3]) + (", ..." if len(both) > 3 else "")
         return Finding("VERIFY_DIFFERS", f"{size} bytes differ, found twice, in the sectors {where}", mend, vm=vm)
-    text = "blocks that were being written were found different once, and not again; while marked it stays there"
-    return Finding("VERIFY_ONCE", text, f"to take the mark away: {resync(facts, vm)}", vm=vm)
+    text = (
+        "blocks that were being written were found different once, and not again; while they are marked, vm.mv refuses"
+    )
+    return Finding("VERIFY_ONCE", text, then("This takes the mark away", resync(facts, vm)), vm=vm)

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from pmc.model import shown
+from pmc.plain import then
 from pmc.plans import asleep, covered, refuse
 from pmc.verify.facts import FILES, LIBVIRT, SAVED, STATUS, Facts
 from pmc.verify.finding import Finding
@@ -48,12 +49,12 @@ def saved(facts: Facts) -> Iterator[Finding]:
         there = [node.name for node in facts.telling(SAVED) if vm in node.saved]
         if there and facts.state.active_on(vm):
             text = (
-                f"old memory of it is saved on {' and '.join(there)}, while it runs; a start there would go on with it"
+                f"old memory of it is saved on {' and '.join(there)}, while it runs; a start there would go on from it"
             )
             yield Finding("DOMAIN_SAVED", text, asleep.remedy(vm, there, facts.state), ",".join(there), vm)
         elif there:
-            text = "its memory is saved; virsh start goes on with it there, whatever is on the disk by then"
-            advice = f"to throw that memory away and boot it: fab vm.start {vm} {asleep.FLAG}"
+            text = "its memory is saved; virsh start there goes on from it, whatever is on the disk by then"
+            advice = then("This throws that memory away, and boots the VM", f"fab vm.start {vm} {asleep.FLAG}")
             yield Finding("DOMAIN_SAVED", text, advice, ",".join(there), vm)
 
 
@@ -63,14 +64,19 @@ def beside_drbd(facts: Facts) -> Iterator[Finding]:
         several = covered.volumes(vm, facts.state)
         if several:
             text = f"its DRBD resource has several volumes ({', '.join(several)}), and a backup is of one disk"
-            yield Finding("DOMAIN_DISK", text, "back it up by other means; pmc refuses to do it by half", vm=vm)
+            home = facts.homes[vm][0]
+            advice = then("Back it up by other means; pmc backs up no part of a VM", f"on {home}: drbdadm dump {vm}")
+            yield Finding("DOMAIN_DISK", text, advice, vm=vm)
         for node in facts.sides(vm, FILES):
             domain = facts.answers(node).domains.get(vm)
             found = dict.fromkeys((*(domain.disks if domain else ()), *covered.attached(vm, node)))
             rest = covered.outside(vm, list(found), facts.state)
             if rest:
                 text = f"{', '.join(map(str, rest))} is not on its DRBD resource: vm.backup, vm.mv and others refuse it"
-                yield Finding("DOMAIN_DISK", text, "take it off the VM, or see to it by other means", node.name, vm)
+                advice = then(
+                    "Take it off the VM, or back it up by other means", f"on {node.name}: virsh domblklist {vm}"
+                )
+                yield Finding("DOMAIN_DISK", text, advice, node.name, vm)
                 break
 
 
@@ -83,7 +89,7 @@ def without_drbd(facts: Facts) -> Iterator[Finding]:
             continue
         nodes = [node.name for node in facts.state if vm in node.domains]
         yield Finding(
-            "DOMAIN_NO_DRBD", "is a domain without a DRBD resource: not pmc's, or removed by half",
+            "DOMAIN_NO_DRBD", "is a domain without a DRBD resource: not pmc's, or its removal was interrupted",
             f"if pmc made it: fab vm.rm {vm}; if not, leave it", ",".join(nodes), vm,
         )  # fmt: skip
     for node in facts.state:
@@ -113,7 +119,7 @@ def macs(facts: Facts) -> Iterator[Finding]:
             names = sorted(vms)
             yield Finding(
                 "DUPLICATE_MAC", f"{' and '.join(names)} have the MAC address {mac}",
-                f"give one another: virsh edit {names[-1]}, on each of its nodes", vm=names[-1],
+                then("Give one of them another one", f"on each of its nodes: virsh edit {names[-1]}"), vm=names[-1],
             )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from collections.abc import Container, Iterator
 
 from pmc import drbd
 from pmc.errors import Refused
+from pmc.plain import then
 from pmc.plans import clear, refuse
 from pmc.verify.facts import FILES, Facts
 from pmc.verify.finding import Finding
@@ -17,8 +18,8 @@ from pmc.verify.options import authenticated, dangerous, right, shown
 def half_made(facts: Facts) -> Iterator[Finding]:
     for vm in sorted(facts.half_made):
         nodes = [node.name for node in facts.state.knowing(vm)]
-        text = "has a DRBD resource or its file, and no domain on any node: made or removed by half"
-        advice = f"fab vm.rm {vm}, unless something else than a VM uses it"
+        text = "has a DRBD resource or its file, and no domain on any node: its creation or removal was interrupted"
+        advice = then("Remove what is left, unless something else than a VM uses it", f"fab vm.rm {vm}")
         yield Finding("VM_HALF_MADE", text, advice, ",".join(nodes), vm)
 
 
@@ -35,7 +36,7 @@ def unknown_nodes(facts: Facts) -> Iterator[Finding]:
         for home in facts.homes[vm]:
             if home not in facts.state.nodes:
                 text = f"lives on {home}, which is not in pmc.conf, so it was not asked"
-                yield Finding("VM_NODE_UNKNOWN", text, f"add {home} to {facts.settings.source}", home, vm)
+                yield Finding("VM_NODE_UNKNOWN", text, f"add [nodes.{home}] to {facts.settings.source}", home, vm)
 
 
 def strays(facts: Facts) -> Iterator[Finding]:
@@ -62,9 +63,10 @@ def _removal(facts: Facts, vm: str, stray: str) -> str:
     try:
         plan = clear.cleanup(vm, facts.state, facts.settings)
     except Refused as why:
-        return f"{remedy}, which does not yet remove it: {why}"
+        return f"{remedy} removes it, but not yet: {why}"
     if not any(step.node == stray for step in plan.steps):
-        return f"see which of the copies is the newest; {remedy} would not remove this one"
+        look = "Look which of the copies is the newest: fab vm.peer --cleanup would not remove this one"
+        return then(look, f"on each node: cat {drbd.path(vm)}")
     return remedy
 
 
@@ -83,7 +85,7 @@ def differing(facts: Facts) -> Iterator[Finding]:
             for node in facts.sides(vm, FILES) if vm in facts.answers(node).files
         }  # fmt: skip
         if len(set(hashes.values())) > 1:
-            advice = f"see which is right, copy it to the other node, then there: drbdadm adjust {vm}"
+            advice = then("Copy the one that is right to the other node", f"there: drbdadm adjust {vm}")
             yield Finding("FILE_DIFFERS", f"{drbd.path(vm)} differs between {' and '.join(hashes)}", advice, vm=vm)
 
 
@@ -93,7 +95,7 @@ def options(facts: Facts) -> Iterator[Finding]:
             if bad := dangerous(file.said):
                 yield Finding(
                     "FILE_OPTIONS", f"{drbd.path(vm)} says {shown(file.said, *bad)}",
-                    f"write {right(*bad)} there; then drbdadm adjust {vm}", node.name, vm,
+                    then(f"Write {right(*bad)} there", f"on {node.name}: drbdadm adjust {vm}"), node.name, vm,
                 )  # fmt: skip
 
 
@@ -106,7 +108,8 @@ def common_options(facts: Facts) -> Iterator[Finding]:
             held = sum(any(key not in each.said for key in bad) for each in answers.files.values())
             yield Finding(
                 "FILE_OPTIONS", f"DRBD's common section says {shown(answers.common, *bad)}, for {held} VMs here",
-                f"write {right(*bad)} in /etc/drbd.d/global_common.conf; then drbdadm adjust all", node.name,
+                then(f"Write {right(*bad)} in /etc/drbd.d/global_common.conf", f"on {node.name}: drbdadm adjust all"),
+                node.name,
             )  # fmt: skip
 
 
@@ -119,8 +122,11 @@ def secrets(facts: Facts) -> Iterator[Finding]:
             if not authenticated({**answers.common, **file.said}):
                 yield Finding(
                     "FILE_NO_SECRET", f"{drbd.path(vm)} has no cram-hmac-alg with a shared-secret",
-                    f"write both into the net section, the same on both nodes, mode 600; then drbdadm adjust {vm} on "
-                    f"both", node.name, vm,
+                    then(
+                        "Write both into its net section, the same on both nodes; the file has mode 600",
+                        f"on both nodes: drbdadm adjust {vm}",
+                    ),
+                    node.name, vm,
                 )  # fmt: skip
 
 
@@ -132,7 +138,7 @@ def addresses(facts: Facts) -> Iterator[Finding]:
                 if spec and _address(address) != _address(spec.replication):
                     yield Finding(
                         "FILE_ADDRESS", f"{drbd.path(vm)} has {address} for {host}, pmc.conf has {spec.replication}",
-                        f"correct the one that is wrong; after the file: drbdadm adjust {vm} on both nodes",
+                        then("Correct the one that is wrong, the file on both nodes", f"on both: drbdadm adjust {vm}"),
                         node.name, vm,
                     )  # fmt: skip
 
@@ -168,7 +174,10 @@ def _shared(owners: dict[int, set[str]], code: str, what: str) -> Iterator[Findi
     for number, vms in sorted(owners.items()):
         if len(vms) > 1:
             names = sorted(vms)
-            advice = f"stop {names[-1]}, give it a free {what} in its resource file on each node, drbdadm down and up"
+            advice = then(
+                f"Stop {names[-1]}, and give it a free {what} in its resource file on each of its nodes",
+                f"on each: drbdadm down {names[-1]} && drbdadm up {names[-1]}",
+            )
             yield Finding(code, f"{' and '.join(names)} have the {what} {number}", advice, vm=names[-1])
 
 

@@ -23,7 +23,7 @@ CODES = {
     "CLOCK_OFF": (WARNING, "a node's clock differs from the manager's"),
     "MEMORY_N1": (ERROR, "the VMs of a node that is lost do not fit on the nodes of their second copies"),
     # VMs as a whole
-    "VM_HALF_MADE": (ERROR, "a VM that was made or removed by half"),
+    "VM_HALF_MADE": (ERROR, "a VM whose creation or removal was interrupted"),
     "VM_NODE_UNKNOWN": (ERROR, "a VM lives on a node that pmc.conf does not have"),
     "VM_CONTRADICTED": (ERROR, "a VM's resource files name different nodes, and nothing tells which of them are right"),
     "VM_STRAY": (ERROR, "a copy of a VM on a node that its other files do not name"),
@@ -31,7 +31,7 @@ CODES = {
     "DOMAIN_TWICE": (ERROR, "a domain runs on two nodes"),
     "DOMAIN_ONE_SIDE": (ERROR, "a domain is defined on one of its VM's nodes only"),
     "DOMAIN_DIFFERS": (WARNING, "a domain's XML differs between its VM's nodes"),
-    "DOMAIN_SAVED": (ERROR, "memory of a VM is saved, and would be gone on with beside what its disk has since"),
+    "DOMAIN_SAVED": (ERROR, "saved memory of a VM, which does not fit what was written to its disk since"),
     "DOMAIN_DISK": (WARNING, "a VM has a disk, or a volume, that no backup has, and perhaps no second copy"),
     "DOMAIN_NO_DRBD": (NOTE, "a domain without a DRBD resource"),
     "DOMAIN_AUTOSTART": (ERROR, "libvirt starts a VM at boot by itself"),
@@ -45,7 +45,7 @@ CODES = {
     "DUPLICATE_MINOR": (ERROR, "two VMs have the same DRBD minor"),
     "DUPLICATE_PORT": (ERROR, "two VMs have the same DRBD port"),
     # what DRBD lies on, and DRBD as it is now
-    "LV_BROKEN": (ERROR, "a VM's volume stands still or is not whole"),
+    "LV_BROKEN": (ERROR, "a VM's volume is suspended or not whole"),
     "LV_WEAK": (WARNING, "a VM's volume works with less behind it than it should have"),
     "DRBD_SUSPENDED": (ERROR, "a VM's I/O is suspended: whatever touches its disk waits for ever"),
     "DRBD_NO_FILE": (ERROR, "a DRBD resource is up without its file"),
@@ -55,19 +55,19 @@ CODES = {
     "DRBD_PRIMARY_IDLE": (WARNING, "a side is primary where the VM does not run"),
     "DRBD_SPLIT": (ERROR, "split brain: both sides have writes that the other lacks"),
     "DRBD_UNRELATED": (ERROR, "the two sides' data have nothing in common"),
-    "DRBD_STANDALONE": (ERROR, "a side does not try to connect"),
+    "DRBD_STANDALONE": (ERROR, "a side is StandAlone: it does not try to connect"),
     "DRBD_NOT_CONNECTED": (ERROR, "the sides do not see each other"),
-    "DRBD_DISKLESS": (ERROR, "a side lost its disk"),
-    "DRBD_INCONSISTENT": (ERROR, "a side's data is not usable, and nothing mends it"),
-    "DRBD_OUTDATED": (ERROR, "a side's data is old"),
+    "DRBD_DISKLESS": (ERROR, "a side is Diskless: its disk failed or was detached"),
+    "DRBD_INCONSISTENT": (ERROR, "a side's disk is Inconsistent, and no resync runs"),
+    "DRBD_OUTDATED": (ERROR, "a side's disk is Outdated: it lacks writes, or may"),
     "DRBD_SYNCING": (NOTE, "a resync runs"),
-    "DRBD_SYNC_STALLED": (ERROR, "a resync does not get on"),
+    "DRBD_SYNC_STALLED": (ERROR, "a resync has stalled"),
     "DRBD_OUT_OF_SYNC": (WARNING, "blocks are marked as different, and no resync runs"),
     "DRBD_SIZE": (ERROR, "DRBD's size differs between the sides"),
     # volumes
-    "LV_ORPHAN": (ERROR, "a volume of pmc's without a VM"),
-    "SNAPSHOT_LEFT": (ERROR, "a snapshot that a broken-off command left"),
-    "RESTORE_BROKEN": (ERROR, "a restore into a VM's disk broke off; what was on it is in a snapshot, or lost"),
+    "LV_ORPHAN": (ERROR, "a volume that pmc made, without a VM"),
+    "SNAPSHOT_LEFT": (ERROR, "a snapshot that an interrupted command left"),
+    "RESTORE_BROKEN": (ERROR, "a restore into a VM's disk was interrupted; what was on it is in a snapshot, or lost"),
     "SNAPSHOT_KEPT": (NOTE, "the losing side of a split brain, kept by vm.repair"),
     "SNAPSHOT_FULL": (WARNING, "a snapshot is nearly full"),
     "POOL_MISSING": (ERROR, "a node has no thin pool, and new VMs are to be thin"),
@@ -88,7 +88,7 @@ CODES = {
     # --deep
     "VERIFY_DIFFERS": (ERROR, "blocks differ between the sides, found twice"),
     "VERIFY_ONCE": (NOTE, "blocks seemed to differ once and not again: they were being written"),
-    "VERIFY_FAILED": (ERROR, "DRBD's online verify could not be carried out"),
+    "VERIFY_FAILED": (ERROR, "DRBD's online verify failed"),
 }
 
 

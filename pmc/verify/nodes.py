@@ -10,6 +10,7 @@ from pmc.checks import machine
 from pmc.checks.finding import About
 from pmc.memory import Guest, falling
 from pmc.model import shown
+from pmc.plain import then
 from pmc.units import show_size
 from pmc.verify.facts import LIBVIRT, Facts
 from pmc.verify.finding import Finding
@@ -22,27 +23,36 @@ def answering(facts: Facts) -> Iterator[Finding]:
             about = f"; not checked: its side of {', '.join(lost)}" if lost else "; nothing on it was checked"
             yield Finding(
                 "NODE_DOWN", f"{node.down}{about}",
-                f"bring it back, then fab pm.ready_drbd {node.name}; if it is dead: docs/failover.md", node.name,
+                then(
+                    f"If it is dead: fab pm.evacuate {node.name} --failover. Otherwise bring it back",
+                    f"fab pm.ready_drbd {node.name}",
+                ),
+                node.name,
             )  # fmt: skip
         failures = {**node.failures, **facts.answers(node).failures}
         for what, said in sorted(failures.items()):
-            advice = f"fab pm.init {node.name} tells what is missing"
+            advice = f"fab pm.init {node.name}"
             yield Finding("NODE_TOOL", f"{what}: {said}; not checked: what it tells", advice, node.name)
+
+
+_ALONE = "nothing: pmc leaves it alone"
 
 
 def odd(facts: Facts) -> Iterator[Finding]:
     for node in facts.state:
         for each in node.odd:
             if each.named:
-                yield Finding("NAME_FOREIGN", str(each), "nothing, unless pmc made it", node.name)
+                yield Finding("NAME_FOREIGN", str(each), _ALONE, node.name)
                 continue
             vm = "" if names.why_not(each.vm) else each.vm
-            advice = f"on {node.name}: drbdadm dump {vm}".rstrip() + " says what is wrong; mend it"
-            text = f"{each}; all numbers in it count as taken, those it should have may not"
+            advice = then(
+                "Correct the file; the command says where it is wrong", f"on {node.name}: drbdadm dump {vm}".rstrip()
+            )
+            text = f"{each}; the minors and ports in it count as taken, those that it should have may not"
             yield Finding("FILE_UNREAD", text, advice, node.name, vm)
         for name in sorted(node.foreign_resources):
             text = f"the DRBD resource {shown(name)} is not pmc's, or has a name that its commands do not take"
-            yield Finding("NAME_FOREIGN", text, "nothing, unless pmc made it", node.name)
+            yield Finding("NAME_FOREIGN", text, _ALONE, node.name)
 
 
 def printing(facts: Facts) -> Iterator[Finding]:
@@ -87,7 +97,7 @@ def memory(facts: Facts) -> Iterator[Finding]:
                     "MEMORY_N1",
                     f"without {lost}, {', '.join(sorted(vms))} need {show_size(total)} here, and "
                     f"{show_size(there)} are available",
-                    f"move a VM away from {refuge} (fab vm.mv, or fab pm.balance), or give it memory", refuge,
+                    then(f"Move a VM away from {refuge}, or give {refuge} memory", "fab pm.balance"), refuge,
                 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ def missing(facts: Facts) -> Iterator[Finding]:
         found = node.volumes.get(settings.thin_pool)
         if found is None or not found.is_pool:
             text = f"there is no thin pool {settings.volume_group}/{settings.thin_pool}, so no VM can be made here"
-            yield Finding("POOL_MISSING", text, f"fab pm.init {node.name} tells how to make it", node.name)
+            yield Finding("POOL_MISSING", text, f"fab pm.init {node.name}", node.name)
 
 
 def broken(facts: Facts) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from pmc import drbd, sides
 from pmc.model import NodeState, Resource
+from pmc.plain import then
 from pmc.plans import still
 from pmc.verify.facts import FILES, LIBVIRT, STATUS, Facts
 from pmc.verify.finding import Finding
@@ -21,7 +22,11 @@ def without_file(facts: Facts) -> Iterator[Finding]:
             if stray or vm in facts.half_made:
                 continue  # a stray copy, or one that vm.rm removes: reported as such
             path = drbd.path(vm)
-            advice = f"copy {path} from {others[0]}, mode 600" if others else f"fab vm.rm {vm} removes the VM"
+            advice = f"fab vm.rm {vm}"
+            if others:
+                spec = facts.settings.nodes.get(others[0])
+                copy = f"on {node.name}: scp -p root@{spec.replication if spec else others[0]}:{path} {path}"
+                advice = then(f"Copy the file from {others[0]}; it has mode 600", copy)
             yield Finding("DRBD_NO_FILE", f"is up, and there is no {path}", advice, node.name, vm)
 
 
@@ -55,12 +60,16 @@ def connections(facts: Facts) -> Iterator[Finding]:
             yield Finding("DRBD_SPLIT", text, f"fab vm.repair {vm}", vm=vm)
         elif verdict == "unrelated":
             text = f"{told}; the two sides have nothing in common"
-            yield Finding("DRBD_UNRELATED", text, f"look by hand: drbdadm get-gi {vm} on both", vm=vm)
+            advice = then(
+                "pmc does not choose between them; docs/repair.md says how to give one up",
+                f"on both: drbdadm get-gi {vm}",
+            )
+            yield Finding("DRBD_UNRELATED", text, advice, vm=vm)
         elif alone := [node for node, state in apart if state == "StandAlone"]:
             text = f"{told}: disconnected by hand, or split brain"
             yield Finding("DRBD_STANDALONE", text, f"fab vm.repair {vm}", ",".join(alone), vm)
         elif len(sides) == len(facts.homes[vm]):
-            advice = "see that the link between the nodes works and carries the port; then fab pm.ready_drbd"
+            advice = then("See that the link between the nodes works and carries the port", "fab pm.ready_drbd")
             yield Finding("DRBD_NOT_CONNECTED", told, advice, vm=vm)
 
 
@@ -91,7 +100,7 @@ def _disk(facts: Facts, node: NodeState, now: Resource) -> Finding | None:
             text = f"{now.replication}, {now.percent:.1f} % in sync, and no progress between two looks"
             return Finding("DRBD_SYNC_STALLED", text, repair, node.name, now.name)
         text = f"{now.replication}, {now.percent:.1f} % in sync"
-        return Finding("DRBD_SYNCING", text, "wait: fab vm.ls shows how far it is", node.name, now.name)
+        return Finding("DRBD_SYNCING", text, then("It goes on by itself", "fab vm.ls"), node.name, now.name)
     if now.disk == "Inconsistent":
         return Finding("DRBD_INCONSISTENT", "its disk is Inconsistent, and no resync runs", repair, node.name, now.name)
     if now.disk in ("Outdated", "Consistent"):
@@ -116,28 +125,26 @@ def out_of_sync(facts: Facts) -> Iterator[Finding]:
 
 def resync(facts: Facts, vm: str) -> str:
     """vm.repair copies the marked blocks from the side in use, so there must be one."""
-    start = "" if facts.state.active_on(vm) else f"fab vm.start {vm}, then "
-    return f"{start}fab vm.repair {vm}"
+    return f"fab vm.repair {vm}" if facts.state.active_on(vm) else f"fab vm.start {vm} vm.repair {vm}"
 
 
 def primaries(facts: Facts) -> Iterator[Finding]:
     """What a migration opens and closes. One that is under way at this moment looks the same."""
     for vm in facts.whole:
         active, now = facts.state.active_on(vm), facts.state.primaries(vm)
-        cleanup = f"fab vm.mv {vm} --cleanup"
-        stop = f"fab vm.stop {vm}" if now and not active else ""
+        cleanup = f"vm.mv {vm} --cleanup"
+        stop = f"vm.stop {vm}" if now and not active else ""
+        closed = f"fab {stop or cleanup}"
         opened = [node.name for node, each in facts.resources(vm) if each.two_primaries]
         if opened:
-            advice = "; then ".join(filter(None, (stop, cleanup)))
-            yield Finding(
-                "DRBD_TWO_ALLOWED", f"a migration broke off, unless one runs: allowed on {' and '.join(opened)}",
-                advice, ",".join(opened), vm,
-            )  # fmt: skip
+            text = f"a migration was interrupted, unless one runs now: allowed on {' and '.join(opened)}"
+            advice = " ".join(filter(None, ("fab", stop, cleanup)))
+            yield Finding("DRBD_TWO_ALLOWED", text, advice, ",".join(opened), vm)
         if len(now) > 1:
-            yield Finding("DRBD_TWO_PRIMARIES", f"primary on {' and '.join(now)}", stop or cleanup, ",".join(now), vm)
+            yield Finding("DRBD_TWO_PRIMARIES", f"primary on {' and '.join(now)}", closed, ",".join(now), vm)
         elif now and now[0] not in active and facts.tells(now[0], LIBVIRT):
             text = f"is primary, and {f'runs on {active[0]}' if active else 'does not run'}"
-            yield Finding("DRBD_PRIMARY_IDLE", text, stop or cleanup, now[0], vm)
+            yield Finding("DRBD_PRIMARY_IDLE", text, closed, now[0], vm)
 
 
 def sizes(facts: Facts) -> Iterator[Finding]:
@@ -145,7 +152,7 @@ def sizes(facts: Facts) -> Iterator[Finding]:
         found = {node.name: now.size for node, now in facts.resources(vm) if now.size}
         if len(set(found.values())) > 1:
             text = " and ".join(f"{size} bytes on {name}" for name, size in found.items())
-            advice = f"connect the sides (fab pm.ready_drbd), then on one of them: drbdadm resize {vm}"
+            advice = then("The sides must be Connected", f"on {next(iter(found))}: drbdadm resize {vm}")
             yield Finding("DRBD_SIZE", text, advice, vm=vm)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from pmc import backing, lvm, lvm_attr
 from pmc.model import NodeState, Volume
+from pmc.plain import then
 from pmc.plans import clone, kept, refuse
 from pmc.units import show_size
 from pmc.verify.facts import FILES, LIBVIRT, STATUS, VOLUMES, Facts
@@ -29,7 +30,10 @@ def orphans(facts: Facts) -> Iterator[Finding]:
                 text = f"{volume.group}/{volume.name} ({show_size(volume.size)}) is pmc's, and there is no such VM"
                 advice = f"fab vm.rm {volume.name}"
                 if "." in volume.name:
-                    advice = "no VM has such a name: find out who renamed it, and give it its name again (lvrename)"
+                    advice = then(
+                        "No VM has such a name. Find out who renamed it, and give it its name again",
+                        f"on {node.name}: lvrename {volume.group} {volume.name} NAME",
+                    )
                 yield Finding("LV_ORPHAN", text, advice, node.name, volume.name)
 
 
@@ -58,21 +62,21 @@ def snapshots(facts: Facts) -> Iterator[Finding]:
                 continue
             if kind.startswith("lost-"):
                 text = f"{path} is the losing side of a split brain, kept by vm.repair"
-                drop = f"when nothing in it is needed any more: fab vm.repair {vm} --drop {volume.name}"
+                drop = then("Keep it while something in it may be needed", f"fab vm.repair {vm} --drop {volume.name}")
                 yield Finding("SNAPSHOT_KEPT", text, drop, node.name, vm)
             elif kind == refuse.BEFORE:
-                text = f"{path} is the disk of {vm} before a restore into it that broke off, or is under way"
+                text = f"{path} is the disk of {vm} before a restore into it that was interrupted, or is under way"
                 way = f"fab vm.restore {vm} --put-back"
                 if _all_tell(facts) and node.name not in facts.state.homes(vm):
                     way = f"fab vm.peer {vm} --cleanup" if vm in facts.vms else f"fab vm.rm {vm}"
                 elif not refuse.marked(node, vm, lvm.RESTORING):
                     text, way = (
-                        f"{path} is what a restore kept, and no restore broke off",
-                        refuse.no_more_needed(volume),
+                        f"{path} is what a restore kept, and no restore was interrupted",
+                        refuse.no_more_needed(volume, node.name),
                     )
                 yield Finding("RESTORE_BROKEN", text, way, node.name, vm)
             elif volume.attributes[5:6] != "o":
-                text = f"{path} is a snapshot that a command left when it broke off"
+                text = f"{path} is a snapshot that an interrupted command left"
                 yield Finding("SNAPSHOT_LEFT", text, _removal(facts, volume, vm, node.name), node.name, vm)
 
 
@@ -85,11 +89,13 @@ def restoring(facts: Facts) -> Iterator[Finding]:
             vm = next(iter(backing.users(node, volume.group, volume.name)), volume.name)
             if any(backing.snapshot(each, vm, refuse.BEFORE) for each in facts.state):
                 continue
-            text = f"a restore into {volume.group}/{volume.name} broke off, or is under way"
+            text = f"a restore into {volume.group}/{volume.name} was interrupted, or is under way"
             half = refuse.half_restored(facts.state, vm)
-            mend = "--backup ID --in-place, as what was on it is lost" if half else "--put-back"
             old = _all_tell(facts) and vm in facts.vms and node.name not in facts.state.homes(vm)
-            way = f"fab vm.peer {vm} --cleanup" if old else f"fab vm.restore {vm} {mend}"
+            way = f"fab vm.peer {vm} --cleanup" if old else f"fab vm.restore {vm} --put-back"
+            if half and not old:
+                lost = "What was on it is lost, so restore it again"
+                way = then(lost, f"fab vm.restore {vm} --backup ID --in-place")
             yield Finding("RESTORE_BROKEN", text, way, node.name, vm)
 
 
@@ -169,7 +175,8 @@ def groups(facts: Facts) -> Iterator[Finding]:
         used = 100.0 * (1 - node.group_free / node.group_size) if node.group_size else 0.0
         if used > limit:
             text = f"the volume group {group} is {used:.0f} % full, {show_size(node.group_free)} are free"
-            yield Finding("VG_FULL", text, f"vgextend {group} DISK there, or move VMs to another node", node.name)
+            advice = then("Give it a disk, or move VMs to another node", f"on {node.name}: vgextend {group} DISK")
+            yield Finding("VG_FULL", text, advice, node.name)
 
 
 CHECKS = (orphans, snapshots, restoring, broken_groups, unwell, missing, sizes, nearly_full, groups)

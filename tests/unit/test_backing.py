@@ -263,14 +263,14 @@ def test_a_mark_on_that_disk_keeps_it_from_being_started() -> None:
     for tag in (lvm.RESTORING, lvm.RESTORING_THERE):
         state = db(disk=marked(tag))
         assert refuse.restoring(state, "db") == ["pm-1", "pm-2"]
-        with pytest.raises(Refused, match="a restore into its disk broke off"):
+        with pytest.raises(Refused, match="a restore into its disk was interrupted"):
             vm.start("db", "", state, SETTINGS)
         alone = replace(state.nodes["pm-2"].resources["db"], connection="Connecting")
         dead = ClusterState({
             **changed(state, "pm-2", resources={"db": alone}).nodes, "pm-1": node("pm-1", down="no ssh", answers=False)
         })  # fmt: skip
         if tag == lvm.RESTORING_THERE:
-            with pytest.raises(Refused, match="a restore into its disk broke off"):
+            with pytest.raises(Refused, match="a restore into its disk was interrupted"):
                 failover.failover("db", dead, SETTINGS)
         else:  # what was kept is not there: nothing was written yet, or it is put back already
             notes = [step.note for step in failover.failover("db", dead, SETTINGS).steps]

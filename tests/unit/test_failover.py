@@ -299,7 +299,7 @@ def test_what_is_asked_of_the_journal_is_of_this_boot_and_has_its_clock(tmp_path
             changed(orphan(), "pm-2", files={}, odd=(Odd("/etc/drbd.d/web.res", "line 2: a quote", "web"),)),
             "web: on pm-2, /etc/drbd.d/web.res: line 2: a quote; mend it there",
         ),
-        (changed(orphan(), "pm-3", files=of("pm-1", "pm-3")), "contradict each other on where it lives"),
+        (changed(orphan(), "pm-3", files=of("pm-1", "pm-3")), "its resource files disagree about its nodes"),
         (changed(orphan(), "pm-3", hostname="pm-1"), "pm-3: its host name is 'pm-1'"),
         (
             changed(orphan(), "pm-2", files=of("pm-1", "pm-2", "pm-3")),

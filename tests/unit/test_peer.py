@@ -72,14 +72,14 @@ def test_what_contradicts_itself_is_not_started_nor_moved() -> None:
         home("pm-3", active=False, primary=False),
     )
     state = changed(both, "pm-3", files={"web": ResourceFile("web", 1, "/dev/vg/web", ("pm-1", "pm-3"), (7800,))})
-    with pytest.raises(Refused, match="contradict each other"):
+    with pytest.raises(Refused, match="its resource files disagree about its nodes"):
         vm.move("web", "", state, SETTINGS)
-    with pytest.raises(Refused, match="contradict each other"):
+    with pytest.raises(Refused, match="its resource files disagree about its nodes"):
         vm.settle("web", state)
     with pytest.raises(NodeDown, match="may run on pm-1"):
         vm.start("web", "", state, SETTINGS)
     answering = changed(state, "pm-1", down="")
-    with pytest.raises(Refused, match="contradict each other"):
+    with pytest.raises(Refused, match="its resource files disagree about its nodes"):
         vm.start("web", "pm-2", answering, SETTINGS)
 
 

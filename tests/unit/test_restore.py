@@ -85,7 +85,7 @@ def test_wherever_it_breaks_off_the_vm_is_as_before_or_refused_until_it_is_put_b
         with pytest.raises(Refused, match="there is nothing to put back"):
             put_back(world)
         return
-    with pytest.raises(Refused, match=r"a restore into its disk broke off.* --put-back"):
+    with pytest.raises(Refused, match=r"a restore into its disk was interrupted.* --put-back"):
         vm.start("web", "", world.state(), SETTINGS)
     assert disks(done(world, put_back(world))) == disks(stopped_web())
 
@@ -222,7 +222,7 @@ def test_the_other_side_keeps_its_mark_when_the_disk_cannot_be_put_back() -> Non
     with pytest.raises(StepFailed, match="pm-2: stays until that is done: mark vg/web"):
         apply(restored_in_place(world), world.carry_out)
     assert lvm.RESTORING_THERE in world.nodes["pm-2"].volumes["web"].tags
-    with pytest.raises(Refused, match=r"a restore into its disk broke off.* --put-back"):
+    with pytest.raises(Refused, match=r"a restore into its disk was interrupted.* --put-back"):
         failed_over(world)
 
 
