@@ -15,21 +15,26 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import libvirt
 import paramiko
 
+from pmc import virsh
 from pmc.errors import PmcError
 from pmc.node import Node, command_line
 from pmc.ssh import begin
 from pmc.view import Progress
+
+try:
+    import libvirt
+except ImportError:  # a manager without a compiler for it: `virsh domjobinfo` tells the same, a process each time
+    libvirt = None
 
 # Older libvirt (before 6.8) has no virt-ssh-helper; netcat reaches the same socket.
 HELPER = (
     "command -v virt-ssh-helper >/dev/null && exec virt-ssh-helper qemu:///system; "
     "exec nc -U /var/run/libvirt/libvirt-sock"
 )
-# Without this libvirt prints each error on stderr besides raising it.
-libvirt.registerErrorHandler(lambda context, error: None, None)
+if libvirt:  # or it prints each error on stderr besides raising it
+    libvirt.registerErrorHandler(lambda context, error: None, None)
 
 
 @contextmanager
@@ -76,7 +81,8 @@ def _join(listener: socket.socket, channel: paramiko.Channel) -> None:
 def watch(node: Node, domain: str, progress: Progress) -> Iterator[None]:
     """Shows how far the migration of `domain` away from `node` is. Watching never makes a migration fail."""
     over = threading.Event()
-    thread = threading.Thread(target=_follow, args=(node, domain, progress, over), daemon=True)
+    follow = _follow if libvirt else _ask
+    thread = threading.Thread(target=follow, args=(node, domain, progress, over), daemon=True)
     thread.start()
     try:
         yield
@@ -93,6 +99,13 @@ def _follow(node: Node, domain: str, progress: Progress, over: threading.Event) 
             while not over.wait(0.5):
                 done, total = job(running)
                 bar.at(done, total)
+
+
+def _ask(node: Node, domain: str, progress: Progress, over: threading.Event) -> None:
+    with suppress(PmcError), progress.bytes(None, 0) as bar:
+        bar.subject = domain
+        while not over.wait(2):
+            bar.at(*node.ask(virsh.job(domain))[0])
 
 
 def job(domain: Any) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pmc.command import Command, Query, bash, command
 from pmc.domain_xml import checked, parsed
 from pmc.model import Domain
-from pmc.units import KiB, MiB, count
+from pmc.units import KiB, MiB, count, finite
 
 CONNECT = ("virsh", "--connect", "qemu:///system")
 # virDomainState of libvirt's domain.h; "blocked" is a running guest that is idle.
@@ -289,6 +289,22 @@ def parse_downtime(text: str) -> float | None:
         raise ValueError("not the output of virsh domjobinfo")
     found = re.search(r"^Total downtime:\s+(\d+)\s+ms", text, re.M)
     return count(found[1]) / 1000 if found else None
+
+
+def job(name: str) -> Query[tuple[int, int]]:
+    """(bytes moved, bytes in all) of the domain's running job; (0, 0) when there is none."""
+    return Query(virsh("domjobinfo", name), parse_job)
+
+
+def parse_job(text: str) -> tuple[int, int]:
+    if not text.startswith("Job type:"):
+        raise ValueError("not the output of virsh domjobinfo")
+    return _amount(text, "processed"), _amount(text, "total")
+
+
+def _amount(text: str, word: str) -> int:
+    found = re.search(rf"^Data {word}:\s+(\d{{1,18}}(?:\.\d+)?) ([KMGTPE]i)?B$", text, re.M | re.ASCII)
+    return int(finite(found[1]) * 1024 ** ("KMGTPE".index(found[2][0]) + 1 if found[2] else 0)) if found else 0
 
 
 def parse_domstats(text: str) -> dict[str, Domain]:

@@ -86,6 +86,8 @@ SAMPLES: dict[str, list[Sample]] = {
     "pmc.virsh:virt_install": [(virsh.virt_install(
         name="web", memory=1 << 30, cpus=1, bridge="br0", mac="52:54:00:77:00:01", virt_type="kvm", boot="", extra=""
     ), (data("virt-install-4.1.0-print-xml.txt"),))],
+    "pmc.virsh:job": [(virsh.job("web"), (
+        data("virsh-9.0.0-domjobinfo-none.txt"), data("virsh-handwritten-domjobinfo-completed.txt")))],
     "pmc.virsh:downtime": [(virsh.downtime("web"), (
         data("virsh-9.0.0-domjobinfo-none.txt"), data("virsh-handwritten-domjobinfo-completed.txt")))],
     "pmc.plans.failover:peer": [(failover.peer("pm-1", SETTINGS), (PEER,))],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
@@ -236,6 +237,34 @@ class Job:
 def test_the_job_of_a_migration() -> None:
     assert hypervisor.job(Job(data_processed=5, data_total=9, type=2)) == (5, 9)
     assert hypervisor.job(Job(type=0)) == (0, 0)
+
+
+def test_the_job_by_virsh() -> None:
+    """For a manager without libvirt-python."""
+    assert virsh.parse_job(data("virsh-handwritten-domjobinfo-completed.txt")) == (21330132, 33571209)
+    assert virsh.parse_job(data("virsh-9.0.0-domjobinfo-none.txt")) == (0, 0)
+    assert virsh.parse_job("Job type:         Unbounded\nData processed: 9 B\nData total: 1.5 PiB\n")[0] == 9
+    with pytest.raises(ValueError, match="domjobinfo"):
+        virsh.parse_job("error: no domain\n")
+
+
+def test_a_migration_is_watched_without_libvirt_python() -> None:
+    """Python without it: pmc is imported, and virsh is asked in its place."""
+    program = (
+        "import sys, threading; sys.modules['libvirt'] = None\n"
+        "from pmc import hypervisor, virsh\n"
+        "from unittest.mock import MagicMock\n"
+        "node, progress, seen = MagicMock(), MagicMock(), threading.Event()\n"
+        "node.ask.return_value = [(5, 9)]\n"
+        "bar = progress.bytes().__enter__()\n"
+        "bar.at.side_effect = lambda done, total: seen.set()\n"
+        "with hypervisor.watch(node, 'web', progress):\n"
+        "    assert seen.wait(30)\n"
+        "assert node.ask.call_args.args[0].command == virsh.job('web').command\n"
+        "print(bar.subject, bar.at.call_args.args)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("web (5, 9)\n", "")
 
 
 def test_a_driver_that_knows_no_jobs_says_so(driver: Any) -> None:
