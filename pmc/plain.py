@@ -10,7 +10,7 @@ import sys
 _UNFIT = re.compile(
     "[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]|[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
-_OURS = re.compile(r"\bfab(?= (?:pm|vm)\.)")
+_OURS = re.compile(r"\bfab(?= (?:(?:pm|vm)\.|conf\b|doc\b))")
 MOST = 1000  # characters of what one node, tool or file says in one line
 
 

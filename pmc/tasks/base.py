@@ -31,6 +31,7 @@ _line: ContextVar[str] = ContextVar("line", default="a program of your own")
 SPACES = {
     **dict.fromkeys(("failover", "peer", "repair", "backup", "backups", "verify_backup", "restore", "prune"), "vm"),
     **dict.fromkeys(("evacuate", "verify", "balance"), "pm"),
+    **dict.fromkeys(("conf", "doc"), ""),
 }
 
 HELP = {
@@ -81,7 +82,7 @@ def _typed(body: Callable[..., Any], place: str, args: Sequence[Any], kwargs: Ma
     signature = inspect.signature(body)
     given = signature.bind_partial(None, *args, **kwargs).arguments
     name = body.__name__.strip("_")
-    words = [f"{SPACES.get(name, module)}.{name}"]
+    words = [f"{SPACES.get(name, module)}.{name}".strip(".")]
     for key, value in list(given.items())[1:]:
         if value in (None, signature.parameters[key].default) or key == "conf":
             continue

@@ -40,23 +40,29 @@ def test_the_task_in_the_readme(lab: Pmc, tmp_path: Path, clean: Clean) -> None:
 
 
 @pytest.mark.long
-def test_tasks_are_functions(lab: Pmc, clean: Clean) -> None:
-    program = f"""
-from fabric import Config
-from invoke.context import Context
-from pmc.tasks import pm, vm
+def test_the_examples_of_the_page_on_python(lab: Pmc, tmp_path: Path, clean: Clean) -> None:
+    """docs/python.md: a program that calls tasks, and a task that changes something."""
+    program, own = re.findall(r"```python\n(.*?)```", (witness.ROOT / "docs/python.md").read_text(), re.S)
+    guest = lab.add("web")
+    tick = guest.ticking(5)
 
-c, conf = Context(Config()), {str(lab.conf)!r}
-vm.add(c, "web", primary="pm-2", size="64M", memory="16M", image={str(lab.tick_image)!r}, conf=conf)
-vm.stop(c, "web", force=True, conf=conf)  # it may not have booted yet, and would not hear the button
-vm.ls(c, conf=conf)
-pm.ls(c, conf=conf)
-vm.rm(c, "web", yes=True, conf=conf)
-"""
-    done = subprocess.run([sys.executable, "-c", program], stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "shut off" in done.stdout
-    assert clean() == []
+    def run(*argv: str) -> str:
+        done = subprocess.run(
+            argv, cwd=tmp_path, env={**os.environ, "PMC_CONF": str(lab.conf)},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    run(sys.executable, "-c", program, "pm-1")
+    assert lab.state().active_on("web") == ["pm-2"]
+    assert '"kind": "base"' in lab.ok("vm.backups", "web", "--json")
+    assert guest.ticking(tick.counter).boots == 1
+    (tmp_path / "fabfile.py").write_text((witness.ROOT / "fabfile/__init__.py").read_text() + "\n\n" + own)
+    (tmp_path / "fabric.yaml").write_text((witness.ROOT / "fabric.yaml").read_text())
+    fab = str(Path(sys.executable).parent / "fab")
+    assert "sync" in run(fab, "flush", "web", "--dry-run")
+    assert "[2/2] pm-2: write what is in memory" in run(fab, "flush", "web")
 
 
 def test_behind_a_jump_host(lab: Pmc, tmp_path: Path) -> None:

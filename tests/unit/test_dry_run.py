@@ -45,7 +45,7 @@ from tests.unit.stories import (
 
 ROOT = Path(__file__).parents[2]
 CONF = "".join(f'[nodes.pm-{n}]\nreplication = "10.0.0.{n}"\n' for n in (1, 2, 3))
-TASKS = sorted(ns.task_names)
+TASKS = sorted(name for name in ns.task_names if "." in name)  # the others ask no node
 NEW_VM = {"name": "web2", "primary": "pm-1", "secondary": "pm-2", "size": "1G", "memory": "1G"}
 FLAGS = {name: set(inspect.signature(ns[name].body).parameters) for name in TASKS}
 UNFIT = Finding("pm-1", "x", bad("x", "y", Step("pm-1", "mend it", command("mend", "it"))))
