@@ -10,14 +10,15 @@
     ├── Interrupted        1  Ctrl-C or SIGTERM
     └── StepFailed         1  a step of a plan failed and all before it was undone; 3 when something may be half done
 
-What a command comes to is decided in one place, at its end: see `at_the_end`. Every message says what to do next.
+What a command comes to is decided in one place, at its end: see `at_the_end`. Every message says what is true; `next`
+is the one command that helps.
 """
 
 from __future__ import annotations
 
 from invoke.exceptions import Exit
 
-from pmc.plain import advice, one_line, plain
+from pmc.plain import advice, one_line, plain, then
 
 
 class PmcError(Exit):
@@ -25,9 +26,10 @@ class PmcError(Exit):
 
     status = 1
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, next: str = "") -> None:
+        """`next`: the command that a person pastes after reading it."""
         # Here, since invoke prints it: what nodes and tools say is in it.
-        super().__init__(advice(plain(message)))
+        super().__init__(advice(plain(then(message, next) if next else message)))
 
     def __str__(self) -> str:
         return str(self.message)
@@ -48,8 +50,8 @@ class SettingsError(Refused):
 class NodeDown(Refused):
     """`answered`: something was there and spoke, though it could not be used; silence alone may be death."""
 
-    def __init__(self, message: str, answered: bool = False) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, answered: bool = False, next: str = "") -> None:
+        super().__init__(message, next)
         self.answered = answered
 
 

@@ -158,7 +158,7 @@ def _refusal(kind: str, name: str, said: str) -> Refusal:
 def twice(node: str, source: str) -> str:
     """When it is this very command that has the lock: it asked the same machine before, under another name."""
     return (
-        f"{node}: is the same machine as another node of {source}, where this command has the lock already; leave one "
+        f"{node}: is the same machine as another node of {source}, where this command has the lock already. Leave one "
         f"of the two names out (ssh {node} hostname tells which is right)"
     )
 
@@ -167,14 +167,15 @@ def told(refusal: Refusal, node: str) -> str:
     name = WORDS.get(refusal.name, refusal.name)
     if refusal.kind == "busy":
         return (
-            f"{name}: a command on {node} still runs, of a manager that is gone: {refusal.holder}; it has a deadline; "
-            f"to see it there: pgrep -af {pattern(refusal.name)}; to end it: pkill -INT -f {pattern(refusal.name)}"
+            f"{name}: a command of a manager that is gone still runs on {node}: {refusal.holder}. It ends at its "
+            f"deadline. To see it there: pgrep -af {pattern(refusal.name)}; to end it: pkill -INT -f "
+            f"{pattern(refusal.name)}"
         )
     if refusal.kind == "since":
-        return f"{name}: was locked on {node}, while the connection was lost, by {refusal.holder}; look what it did"
+        return f"{name}: was locked on {node}, while the connection was lost, by {refusal.holder}. Look what it did"
     if refusal.kind == "lost":
         return (
             f"nothing ran: {name} is not locked for this command any more on {node}, which heard nothing of it for "
-            f"{SILENCE} s; the latest to have it: {refusal.holder}; look what it did"
+            f"{SILENCE} s. The latest to have it: {refusal.holder}. Look what it did"
         )
     return f"{name}: locked on {node} by {refusal.holder}"

@@ -115,7 +115,7 @@ def disk_of(cluster: Cluster, name: str, state: ClusterState) -> tuple[int, str]
         resource = state.nodes[home].resources.get(name)
         if resource is not None and resource.size:
             return disk_at(cluster, name, home, state)
-    raise Refused(f"{name}: its DRBD resource is not up; fab pm.ready_drbd")
+    raise Refused(f"{name}: its DRBD resource is not up", next="fab pm.ready_drbd")
 
 
 def disk_at(cluster: Cluster, name: str, node: str, state: ClusterState) -> tuple[int, str]:
@@ -160,8 +160,8 @@ def stored(state: ClusterState, partly: bool = False) -> list[Stored]:
     for node in state:
         if "backups" in node.failures and not partly:
             raise PmcError(
-                f"{node.name}: its backups are not known: {node.failures['backups']}; "
-                f"fab pm.init {node.name} tells what is missing"
+                f"{node.name}: its backups are not known: {node.failures['backups']}",
+                next=f"fab pm.init {node.name}",
             )
     return backup.dated((each for node in state for each in node.beside.get("backups", ())), now())
 

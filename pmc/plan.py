@@ -249,7 +249,7 @@ def _walk_back(plan: Plan, failed: list[tuple[int, PmcError]], done: list[Step],
     if undone:
         lines.append("  Undone: " + ", ".join(undone) + ".")
     elif not by_hand:
-        lines.append("  Nothing was changed by the steps before it that would have to be undone.")
+        lines.append("  Nothing had to be undone.")
     if by_hand:
         advice = "NOT undone; run by hand on the node named"
         if late:

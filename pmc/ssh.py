@@ -87,7 +87,7 @@ def _expanded(path: str) -> Path:
     except RuntimeError:
         user = shown(path.partition("/")[0])
         raise SettingsError(
-            f"the ssh configuration names {shown(path)}, and this machine has no user {user[1:]}; mend that line"
+            f"the ssh configuration names {shown(path)}, and this machine has no user {user[1:]}; correct that line"
         ) from None
 
 

@@ -136,7 +136,7 @@ def judged(node: str, peer: str, keys: Mapping[str, Keys | str], settings: Setti
     mine, other = keys[node], keys[peer]
     if isinstance(mine, str) or isinstance(other, str):
         who, why = (node, mine) if isinstance(mine, str) else (peer, other)
-        return Finding(node, name, bad(f"{who} could not be asked: {why}", "mend that first"))
+        return Finding(node, name, bad(f"{who} could not be asked: {why}", "correct that first"))
     ways = [way(settings.nodes[node], settings.nodes[peer], mine, other),
             way(settings.nodes[peer], settings.nodes[node], other, mine)]  # fmt: skip
     if not any(each.why for each in ways):

@@ -13,7 +13,7 @@ from pmc.checks import drbd, libvirt, lvm, machine, network, saving
 from pmc.checks.finding import About, Check, Finding, Seen, Verdict, bad, good
 from pmc.command import Query
 from pmc.errors import CommandFailed
-from pmc.plain import one_line
+from pmc.plain import one_line, then
 
 _NO_UTILS = "Debian: apt install drbd-utils"
 _NO_LIBVIRT = "systemctl status libvirtd tells why (Debian: apt install libvirt-daemon-system libvirt-clients)"
@@ -91,9 +91,9 @@ def _answers(seen: Iterable[Seen], query: Callable[[About], Query[Any]]) -> dict
 
 def line(finding: Finding) -> str:
     verdict = finding.verdict
-    extent = "part of it" if verdict.partly else "it"
-    fix = f"fab pm.init {finding.node} --fix does {extent}" if verdict.steps else ""
-    text = "; ".join(filter(None, (verdict.text, verdict.advice, fix)))
+    text = "; ".join(filter(None, (verdict.text, verdict.advice)))
+    if verdict.steps:
+        text = then(text, f"fab pm.init {finding.node} --fix" + ", which does a part of it" * verdict.partly)
     return one_line(f"{finding.node}  {'✓' if verdict.ok else '✗'} {finding.check}: {text}")
 
 

@@ -86,7 +86,7 @@ def judge_utils(found: tuple[str, bool, str], about: About) -> Verdict:
     if not included:
         return bad("/etc/drbd.conf does not include the resource files", 'add to it: include "drbd.d/*.res";')
     if said:
-        return bad(f"drbdadm: {said.splitlines()[0]}", f"mend the file that it names in {drbd.DIRECTORY}")
+        return bad(f"drbdadm: {said.splitlines()[0]}", f"correct the file that it names in {drbd.DIRECTORY}")
     return good(f"drbd-utils {version}")
 
 

@@ -45,9 +45,9 @@ def check_cluster(name: str, state: ClusterState, settings: Settings) -> None:
         if node.down:
             # The name above all: a VM that lives there alone is on no other node, and would be taken for an old copy.
             raise Refused(
-                f"{node.name}: {node.down}; a new VM needs a name, a number and an address that no node uses, so all "
-                f"nodes must answer (or take it out of {settings.source} while it is away, and choose a name that no "
-                f"VM there has)"
+                f"{node.name}: {node.down}. A new VM needs a name, a number and an address that no node uses, so all "
+                f"nodes must answer. (Or take it out of {settings.source} while it is away, and choose a name that no "
+                f"VM there has.)"
             )
     refuse.answering(state, *state.nodes)
     if name in state.vm_names():
@@ -61,19 +61,19 @@ def check_node(name: str, node: NodeState, size: int, memory: int, settings: Set
     """`kept`: the volume is there, and is reused."""
     place = node.name
     if not node.drbd:
-        raise Refused(f"{place}: DRBD's module is not loaded; fab pm.ready_drbd --node {place}")
+        raise Refused(f"{place}: DRBD's module is not loaded", next=f"fab pm.ready_drbd --node {place}")
     refuse.misnamed(node)
     refuse.claimed(node, name, settings)
     if left := backing.snapshots(node, name):
         names = ", ".join(sorted(f"{each.group}/{each.name}" for each in left.values()))
         raise Refused(
-            f"{place}: has {names} of a former VM {name}; fab vm.rm {name} removes it, or choose another name"
+            f"{place}: has {names} of a former VM {name}. Choose another name, or remove it", next=f"fab vm.rm {name}"
         )
     if kept and name in node.volumes:
         _check_free(node, name)
     if name in node.volumes and not kept:
         raise Refused(
-            f"{place}: has a volume {settings.volume_group}/{name} already; choose another name, remove it there, "
+            f"{place}: has a volume {settings.volume_group}/{name} already. Choose another name, remove it there, "
             f"or keep what is on it with --reuse (on the primary only)"
         )
     if kept and name not in node.volumes:
@@ -102,11 +102,14 @@ def _check_free(node: NodeState, name: str) -> None:
         ("k", 9, "is left out when volumes are activated, as at a boot", "--setactivationskip n"),
     ):
         if attributes[at : at + 1] == letter:
-            raise Refused(f"--reuse: {name} on {node.name} {what}; there: lvchange {change} {volume.group}/{name}")
+            raise Refused(
+                f"--reuse: {name} on {node.name} {what}",
+                next=f"on {node.name}: lvchange {change} {volume.group}/{name}",
+            )
     if attributes[:1] not in ("-", "o", "V"):
         raise Refused(f"--reuse: {name} on {node.name} is no plain volume (lv_attr {attributes})")
     if attributes[5:6] == "o":
-        raise Refused(f"--reuse: {name} on {node.name} is in use; end what has it open first")
+        raise Refused(f"--reuse: {name} on {node.name} is in use. End what has it open first")
 
 
 def add(

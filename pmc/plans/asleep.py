@@ -16,9 +16,9 @@ def start(vm: str, again: str, state: ClusterState) -> None:
     """Nothing starts beside it without a word. `again`: the command that was given."""
     if nodes := state.saved_on(vm):
         raise Refused(
-            f"{vm}: its memory is saved on {' and '.join(nodes)} (virsh managedsave), of a time before what may be on "
-            f"its disk now; gone on with, it would destroy that. To throw that memory away, and boot {vm} as after a "
-            f"power cut: {again} {FLAG}"
+            f"{vm}: its memory is saved on {' and '.join(nodes)} (virsh managedsave), and older than what may be "
+            f"on its disk now, which it would destroy. This throws the memory away, and boots {vm} as after a crash",
+            next=f"{again} {FLAG}",
         )
 
 
@@ -26,8 +26,9 @@ def beside(vm: str, state: ClusterState) -> None:
     """It runs, so what is saved is of its past; where it goes, its next start there would be with that."""
     if nodes := state.saved_on(vm):
         raise Refused(
-            f"{vm}: old memory of it is saved on {' and '.join(nodes)}, which a start there would go on with; throw it "
-            f"away first: {remedy(vm, nodes, state)}"
+            f"{vm}: old memory of it is saved on {' and '.join(nodes)}, which a start there would go on from. Throw "
+            f"it away first",
+            next=remedy(vm, nodes, state),
         )
 
 
@@ -35,8 +36,9 @@ def written(vm: str, what: str, state: ClusterState) -> None:
     """Before its disk becomes another: what is remembered will not fit to it. `what` is about to be done."""
     if nodes := state.saved_on(vm):
         raise Refused(
-            f"{vm}: its memory is saved on {' and '.join(nodes)}, and does not fit to the disk any more after {what}; "
-            f"throw it away first: {remedy(vm, nodes, state)}"
+            f"{vm}: its memory is saved on {' and '.join(nodes)}, and does not fit the disk any more after {what}. "
+            f"Throw it away first",
+            next=remedy(vm, nodes, state),
         )
 
 

@@ -77,8 +77,9 @@ def choose_source(name: str, state: ClusterState) -> Source:
     refuse.relied_on(state, *(home for home in homes if home in state.nodes))
     told = ", ".join(f"{side.connection} {side.disk} on {home}" for home, side in sides.items()) or "not up"
     raise Refused(
-        f"{name}: DRBD is {told}, so it is not known which side is the newest; it must be Connected, "
-        f"UpToDate/UpToDate, or the VM must run: fab pm.ready_drbd, then fab vm.repair {name}"
+        f"{name}: DRBD is {told}, so it is not known which side is the newest. It must be Connected, "
+        f"UpToDate/UpToDate, or the VM must run",
+        next=f"fab pm.ready_drbd vm.repair {name}",
     )
 
 
@@ -132,16 +133,17 @@ def make_backup(
     covered.whole(name, "a backup", xml, state)
     if source.agent and (why := still.suspended(name, state.nodes[source.runs])):
         raise Refused(
-            f"{name}: its I/O is suspended on {source.runs} ({why}), so its file systems cannot be frozen; "
-            f"{still.remedy(name, source.runs, why)}; or back it up as it is: --no-freeze"
+            f"{name}: its I/O is suspended on {source.runs} ({why}), so its file systems cannot be frozen. "
+            f"Back it up as it is (--no-freeze), or {still.remedy(name, source.runs, why)}"
         )
     if base and base.size > size:
         raise Refused(
-            f"{name}: its disk is smaller than its newest base {base.id}; make a new one: fab vm.backup {name} --base"
+            f"{name}: its disk is smaller than its newest base {base.id}. Make a new base",
+            next=f"fab vm.backup {name} --base",
         )
     id = backup.new_id(name, kind, now)
     if any(s.id == id for s in stored):
-        raise Refused(f"{name}: there is a backup of this very second; try again")
+        raise Refused(f"{name}: there is a backup of this very second. Try again", next=f"fab vm.backup {name}")
     made = Backup(
         id=id, vm=name, kind=kind, time=now.astimezone(UTC).isoformat(timespec="seconds"), size=size,
         device=drbd_device(name, state), nodes=tuple(state.homes(name)), source=source.node, role=source.role,
@@ -264,6 +266,7 @@ def drbd_device(name: str, state: ClusterState) -> str:
         if name in node.files:
             return drbd.device(node.files[name].minor)
     raise Refused(
-        f"{name}: has no DRBD resource file on any node that answers; bring the nodes back that are away (fab pm.ls), "
-        f"or see what there is of it: fab pm.verify --vm {name}"
+        f"{name}: has no DRBD resource file on any node that answers. Bring the nodes back that are away (fab pm.ls), "
+        f"or see what there is of it",
+        next=f"fab pm.verify --vm {name}",
     )

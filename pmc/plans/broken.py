@@ -50,10 +50,11 @@ def told_apart(name: str, state: ClusterState) -> None:
     asked = all(RUNNING in state.nodes[node].beside for node in active)
     if len(active) == 2 and still and asked and not came_from(name, state):
         raise Refused(
-            f"{name}: a move of it broke off, it stands still on {' and '.join(active)}, and libvirt does not tell on "
-            f"which of them it ran, so nothing was changed; on each: virsh qemu-monitor-command {name} --hmp info "
-            f"status: postmigrate and finish-migrate mean that it ran there, inmigrate that it never did: there, and "
-            f"nowhere else: virsh destroy {name}; then fab vm.mv {name} --cleanup; when neither says so, leave both"
+            f"{name}: a migration was interrupted. It is suspended on {' and '.join(active)}, libvirt does not "
+            f"tell on which of them it ran, so nothing was changed. On each: virsh qemu-monitor-command {name} "
+            f"--hmp info status. postmigrate and finish-migrate mean that it ran there; inmigrate means that it never "
+            f"did: there, and nowhere else: virsh destroy {name}. When neither says so, leave both",
+            next=f"fab vm.mv {name} --cleanup",
         )
 
 

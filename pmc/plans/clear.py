@@ -92,12 +92,14 @@ def refuse_foreign(name: str, nodes: Iterable[NodeState], settings: Settings) ->
             if hanging := backing.dependents(node, volume, mine):
                 raise Refused(
                     f"{node.name}: the volume {volume.group}/{hanging[0]}, which pmc did not make, depends on {path} "
-                    f"and would go with it; when nobody needs it any more, remove it there, then run this again"
+                    f"and would go with it. When nobody needs it any more, remove it, then run this again",
+                    next=f"on {node.name}: lvremove {volume.group}/{hanging[0]}",
                 )
             if volume.is_pool or (lvm.TAG not in volume.tags and name not in node.files):
                 raise Refused(
                     f"{node.name}: the volume {path} was not made by pmc and belongs to no DRBD resource, so it is not "
-                    f"touched; rename or remove it there by hand"
+                    f"touched. Rename or remove it by hand",
+                    next=f"on {node.name}: lvs {path}",
                 )
 
 
@@ -114,8 +116,8 @@ def refuse_namesakes(name: str, state: ClusterState) -> None:
         who = ", another on ".join(" and ".join(sorted(group)) for group in groups)
         raise Refused(
             f"{name}: by the resource files there is one on {who}: they may be two VMs of that name, so none of their "
-            f"disks is removed; what is not wanted any more has to go by hand (virsh undefine, drbdadm down, lvremove, "
-            f"then {drbd.path(name)})"
+            f"disks is removed. Remove by hand what is not wanted any more",
+            next=f"there: virsh undefine {name}; drbdadm down {name}; lvremove VOLUME; rm {drbd.path(name)}",
         )
 
 
@@ -125,7 +127,7 @@ def cleanup(name: str, state: ClusterState, settings: Settings) -> Plan:
     for home in homes if len(homes) > 1 else []:
         refuse.healthy(state.nodes[home], name)
     if all((r := state.nodes[home].resources.get(name)) is None or r.disk != "UpToDate" for home in homes):
-        raise Refused(f"{name}: its disk is not UpToDate on {' or '.join(homes)}; fab pm.ready_drbd")
+        raise Refused(f"{name}: its disk is not UpToDate on {' or '.join(homes)}", next="fab pm.ready_drbd")
     refuse.same(state, name, "what an old copy has may be wanted")
     strays = [node.name for node in holders(name, state) if node.name not in homes]
     refuse.relied_on(state, *strays)

@@ -50,7 +50,7 @@ def snapshot(name: str, kind: str, node: str, state: ClusterState, settings: Set
     left = [(n.name, old.name) for each in KINDS for n in state if (old := backing.snapshot(n, name, each))]
     return [
         *(
-            Step(other, f"remove the snapshot {group}/{old} of a command that broke off", lvm.discard(group, old))
+            Step(other, f"remove the snapshot {group}/{old} of an interrupted command", lvm.discard(group, old))
             for other, old in left
         ),
         Step(

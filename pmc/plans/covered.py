@@ -39,13 +39,14 @@ def whole(vm: str, what: str, xml: str, state: ClusterState) -> None:
     now = (disk for node in state.knowing(vm) for disk in attached(vm, node))
     if rest := outside(vm, list(dict.fromkeys((*found, *now))), state):
         raise Refused(
-            f"{vm}: {what} is of one disk, that of its DRBD resource ({device}); {_listed(rest)} is not in it; take "
-            f"that off the VM, or see to the VM by other means"
+            f"{vm}: {what} is of one disk, that of its DRBD resource ({device}); {_listed(rest)} is not in it. Take "
+            f"that off the VM, or use other means"
         )
     if len(found) != 1:
         raise Refused(
             f"{vm}: {what} is of the disk of its DRBD resource ({device}), and its domain has it "
-            f"{'more than once' if found else 'not at all'}; see to it with virsh edit {vm}"
+            f"{'more than once' if found else 'not at all'}. Correct it",
+            next=f"virsh edit {vm}",
         )
 
 
@@ -59,8 +60,8 @@ def attached(vm: str, node: NodeState) -> tuple[Disk, ...]:
 def one_volume(vm: str, what: str, state: ClusterState) -> None:
     if several := volumes(vm, state):
         raise Refused(
-            f"{vm}: {what} is of one disk, and its DRBD resource has several volumes ({', '.join(several)}); see to it "
-            f"by other means"
+            f"{vm}: {what} is of one disk, and its DRBD resource has several volumes ({', '.join(several)}). Use "
+            f"other means"
         )
 
 
@@ -70,7 +71,7 @@ def manifest(id: str, vm: str, device: str, xml: str) -> None:
     if rest:
         raise Refused(
             f"--backup {id}: {vm} had {_listed(rest)} too, which is not in it, so no whole VM can be made of "
-            f"it; its disk as a file: --to FILE"
+            f"it. Its disk as a file: --to FILE"
         )
 
 
@@ -79,7 +80,7 @@ def there_too(vm: str, found: Sequence[Disk], target: str, state: ClusterState) 
     if rest := [disk for disk in outside(vm, found, state) if not disk.network]:
         raise Refused(
             f"{vm}: {_listed(rest)} is not on its DRBD resource, so {target} does not have it, and it would "
-            f"go on without it or with another one; take it off, or stop {vm} and see to that disk first"
+            f"go on without it or with another one. Take it off, or stop {vm} and take care of that disk first"
         )
 
 

@@ -48,7 +48,10 @@ def move_each(names: Sequence[str], to: str, state: ClusterState, settings: Sett
 def move_all(node: str, state: ClusterState, settings: Settings) -> Evacuation:
     """Live, from a node that answers."""
     if state.nodes[node].down:
-        raise NodeDown(f"{node}: {state.nodes[node].down}; when it is dead: fab pm.evacuate {node} --failover")
+        raise NodeDown(
+            f"{node}: {state.nodes[node].down}. When it is dead, start its VMs elsewhere",
+            next=f"fab pm.evacuate {node} --failover",
+        )
     refuse.relied_on(state, node)
     domains = state.nodes[node].domains
     active = [name for name, domain in domains.items() if domain.active]
@@ -69,7 +72,9 @@ def start_all(
     """On their other nodes, from a node that is dead (or `hangs`, see plans/failover.py). `off` are known to have been
     off when it was last seen; those that are not `locked` stay."""
     if not state.nodes[node].down:
-        raise Refused(f"{node}: answers ssh, so it is not dead; without --failover its VMs move while they run")
+        raise Refused(
+            f"{node}: answers ssh, so it is not dead. Its VMs can move while they run", next=f"fab pm.evacuate {node}"
+        )
     gone = [name for name in state.vm_names() if node in state.homes(name) and not state.active_on(name)]
     left = tuple(sorted(set(off) & set(gone)))
     if not gone and (silent := [each for each in state if each.trouble and each.name != node]):
@@ -78,7 +83,7 @@ def start_all(
 
     def leave(name: str) -> Leaving:
         if locked is not None and name not in locked:
-            raise Refused(f"{name}: could not be started when this command began; run it again")
+            raise Refused(f"{name}: could not be started when this command began. Run it again")
         _, survivor = failover.homes(name, state, settings, hangs)
         plan = failover.failover(name, state, settings, room=False, hangs=hangs, discard=discard)
         return Leaving(name, node, survivor, state.nodes[survivor].domains[name].memory, plan)
@@ -119,7 +124,7 @@ def _room(leaving: Iterable[Leaving], state: ClusterState) -> None:
     if without:
         room = {name: show_size(state.nodes[name].memory_available) for name in sorted({e.target for e in leaving})}
         raise Refused(
-            f"no memory for all of them together: {', '.join(without)}; free now: "
-            f"{', '.join(f'{name} {size}' for name, size in room.items())}. Nothing was touched; stop or move some "
-            f"VMs, or take those that matter one by one"
+            f"no memory for all of them together: {', '.join(without)}. Free now: "
+            f"{', '.join(f'{name} {size}' for name, size in room.items())}. Nothing was touched. Stop or move some "
+            f"VMs, or move those that matter one by one"
         )

@@ -66,30 +66,34 @@ def homes(name: str, state: ClusterState, settings: Settings, hangs: str = "") -
     refuse.one_truth(state, name)
     for home in found:
         if home not in state.nodes:
-            raise Refused(f"{name}: lives on {home}, which is not in pmc.conf; add it there")
+            raise Refused(f"{name}: lives on {home}, which is not in pmc.conf. Add it there")
     if active := state.active_on(name):
         how = state.nodes[active[0]].domains[name].state
         raise Refused(
             f"{name}: is {how} on {active[0]}, so there is nothing to fail over"
-            + ("; libvirt ends a migration that broke off within half a minute: try again then" * (how == "paused"))
+            + (". libvirt ends an interrupted migration within half a minute: try again then" * (how == "paused"))
         )
     down = [home for home in found if state.nodes[home].down]
     if not down:
         raise Refused(
-            f"{name}: {' and '.join(found)} answer{'s' * (len(found) == 1)} ssh, so nothing is dead; "
-            f"start it: fab vm.start {name}"
+            f"{name}: {' and '.join(found)} answer{'s' * (len(found) == 1)} ssh, so nothing is dead. Start it",
+            next=f"fab vm.start {name}",
         )
     if len(found) < 2:
-        raise Refused(f"{name}: has its disk on {found[0]} only, no second copy; fab vm.backups {name} lists backups")
+        raise Refused(
+            f"{name}: has its disk on {found[0]} only, and no second copy. Restore a backup",
+            next=f"fab vm.backups {name}",
+        )
     if len(down) > 1 or len(found) > 2:
         raise NodeDown(
-            f"{name}: {'; '.join(f'{home}: {state.nodes[home].down}' for home in down)}; one must be "
-            f"there: bring one back, or restore a backup on other nodes: fab vm.backups {name}"
+            f"{name}: {'; '.join(f'{home}: {state.nodes[home].down}' for home in down)}. One must be "
+            f"there. Bring one back, or restore a backup on other nodes",
+            next=f"fab vm.backups {name}",
         )
     dead = down[0]
     if state.nodes[dead].answers and dead != hangs:
         raise Refused(
-            f"{name}: {dead} speaks, so it is not dead, but cannot be used: {state.nodes[dead].down}; "
+            f"{name}: {dead} is alive (it answered ssh) but cannot be used: {state.nodes[dead].down}. "
             f"{_when_it_hangs(dead, settings)}"
         )
     survivor = next(home for home in found if home != dead)
@@ -204,7 +208,7 @@ def signs(dead: str, survivor: str, names: Sequence[str], state: ClusterState, s
     here = state.nodes[dead]
     found = [] if here.down else ["it answers the manager"]
     if here.down and here.answers:
-        found = [f"it speaks to the manager: {here.down}"]
+        found = [f"it answers the manager: {here.down}"]
     found += [f"{survivor} reaches it: {sign}" for sign in seen.life]
     # ping-int in pmc/drbd.py, and what the answer may take.
     late = "a lost power shows within 5 s: then try again"
@@ -230,15 +234,15 @@ def alive(dead: str, signs: Sequence[str], settings: Settings) -> None:
     """Refuses when there is any sign of life."""
     if signs:
         raise Refused(
-            f"{dead}: does not answer the manager, but lives: {'; '.join(signs)}; mend the manager's way to it; "
+            f"{dead}: does not answer the manager, but lives: {'; '.join(signs)}. Correct the manager's way to it. "
             f"{_when_it_hangs(dead, settings)}"
         )
 
 
 def _when_it_hangs(dead: str, settings: Settings) -> str:
     if settings.nodes[dead].fence:
-        return f"if it hangs: give --dead {dead}, and its fence command takes its power first"
-    return "if it hangs: configure fence for it, or take its power and try again"
+        return f"If it hangs: give --dead {dead}, and its fence command cuts its power first"
+    return "If it hangs: configure fence for it, or cut its power and try again"
 
 
 def failover(
@@ -257,11 +261,12 @@ def failover(
     node = state.nodes[survivor]
     if name not in node.domains:
         raise Refused(
-            f"{name}: is not defined on {survivor}, so it cannot start there; define it by hand (virsh define)"
+            f"{name}: is not defined on {survivor}, so it cannot start there. Define it by hand",
+            next=f"on {survivor}: virsh define FILE",
         )
     resource = node.resources.get(name)
     if resource is None:
-        raise Refused(f"{name}: its DRBD resource is not up on {survivor}; fab pm.ready_drbd --node {survivor}")
+        raise Refused(f"{name}: its DRBD resource is not up on {survivor}", next=f"fab pm.ready_drbd --node {survivor}")
     back = putback.on(survivor, dead, name, size, state, settings)
     _complete(name, dead, survivor, resource)
     if resource.suspended != "fencing":  # held since the dead node was lost in the middle of a move
@@ -269,7 +274,7 @@ def failover(
     if not discard:
         asleep.start(name, f"fab vm.failover {name}", state)
     if room:
-        refuse.memory(node, name, node.domains[name].memory, "move another VM away first")
+        refuse.memory(node, name, node.domains[name].memory, "Move another VM away first")
     opened = [survivor] if resource.two_primaries else []
     return plan(
         f"vm.failover {name}",
@@ -287,13 +292,14 @@ def failover(
 def _complete(name: str, dead: str, survivor: str, resource: Resource) -> None:
     if resource.disk != "UpToDate":
         raise Refused(
-            f"{name}: its disk on {survivor} is {resource.disk}: it lacks writes, or may lack some, that {dead} has; "
-            f"bring {dead} back, or restore a backup: fab vm.backups {name}"
+            f"{name}: its disk on {survivor} is {resource.disk}: it lacks writes, or may lack some, that {dead} has. "
+            f"Bring {dead} back, or restore a backup",
+            next=f"fab vm.backups {name}",
         )
     if resource.connection == "StandAlone":
         raise Refused(
             f"{name}: DRBD on {survivor} is StandAlone: the sides were apart already (split brain, or disconnected by "
-            f"hand), so this one may lack writes; see docs/failover.md"
+            f"hand), so this one may lack writes: docs/failover.md"
         )
 
 

@@ -112,11 +112,11 @@ def drop(vm: str, snapshot: str, state: ClusterState, settings: Settings) -> Pla
     match = NAME.fullmatch(snapshot)
     if not match or match["vm"] != vm:
         raise Refused(
-            f"--drop {snapshot[:90]!r}: no snapshot that vm.repair keeps of {vm}; fab vm.backups {vm} lists them"
+            f"--drop {snapshot[:90]!r}: no snapshot that vm.repair keeps of {vm}", next=f"fab vm.backups {vm}"
         )
     nodes = [each.node for each in snapshots(state, vm) if each.volume.name == snapshot]
     if not nodes:
-        raise Refused(f"--drop {snapshot}: on no node that answers; fab vm.backups {vm} lists what there is")
+        raise Refused(f"--drop {snapshot}: on no node that answers", next=f"fab vm.backups {vm}")
     group = settings.volume_group
     gone = lvm.remove_snapshot(group, snapshot)
     return plan(

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from pmc import backing, definition, drbd, lvm, sides, virsh
 from pmc.errors import Refused
+from pmc.plain import then
 from pmc.plan import Step, Wait
 from pmc.plans import asleep, covered, make, refuse, restoring
 from pmc.plans.ailment import NO_DISK, Ailment, Case
@@ -21,7 +22,7 @@ def _not_up(case: Case, home: str) -> Ailment:
     text = f"its DRBD resource is not up on {home}"
     volume, path = backing.of(node, name), backing.path_of(node, name)
     if not node.drbd or (volume and volume.attributes[4:5] not in ("", "a")):
-        return Ailment("not-up", text, refusal=f"{text}: fab pm.ready_drbd {home}")
+        return Ailment("not-up", text, refusal=then(text, f"fab pm.ready_drbd {home}"))
     bring = Step(
         home,
         f"bring up {name}",
@@ -30,7 +31,7 @@ def _not_up(case: Case, home: str) -> Ailment:
         check=drbd.is_up(name),
     )
     if volume or (lvm.split(path) or ("", ""))[0] != case.settings.volume_group:
-        return Ailment("not-up", text, (bring,), advice=f"fab pm.ready_drbd {home} tells more")
+        return Ailment("not-up", text, (bring,), advice=f"Next: fab pm.ready_drbd {home}")
     text = f"the volume {path.removeprefix('/dev/')} is not there on {home}"
     return _renewed(case, home, text, bring)
 
@@ -53,17 +54,20 @@ def _detached(case: Case, home: str, all_of_them: bool) -> Ailment:
         check=sides.is_attached(name),
     )
     advice = (
-        f"the disk on {home} does not work or is not DRBD's (journalctl -k there); a new volume in its place: "
-        f"fab vm.repair {name} --new-disk; another node: fab vm.peer {name} --secondary NODE"
+        f"the disk on {home} does not work or is not DRBD's (journalctl -k there). For a second copy on another node: "
+        f"fab vm.peer {name} --secondary NODE. Or make a new volume in its place. Next: fab vm.repair {name} --new-disk"
     )
     if len(case.homes) == 1:
-        advice = f"it has no other copy; look at journalctl -k on {home}, restore a backup: fab vm.backups {name}"
+        advice = then(
+            f"it has no other copy. Look at journalctl -k on {home}, or restore a backup", f"fab vm.backups {name}"
+        )
         return Ailment("diskless", text, (attach,), advice=advice)
     peer = case.node(case.other(home)).resources.get(name)
     if all_of_them or peer is None or peer.disk != "UpToDate":
         state = peer.disk if peer else "not up"
         refusal = (
-            f"{text}, and {state} on {case.other(home)}: mend that side first; nothing is attached until it is UpToDate"
+            f"{text}, and {state} on {case.other(home)}. Repair that side first; "
+            f"nothing is attached until it is UpToDate"
         )
         return Ailment("diskless", text, refusal=refusal)
     if now.connection != "Connected" or peer.connection != "Connected":
@@ -97,7 +101,9 @@ def _renewed(case: Case, home: str, text: str, last: Step) -> Ailment:
     node = case.node(home)
     if len(case.homes) == 1:
         return Ailment(
-            "no-volume", text, refusal=f"{text}, and there is no other copy; restore a backup: fab vm.backups {name}"
+            "no-volume",
+            text,
+            refusal=then(f"{text}, and there is no other copy. Restore a backup", f"fab vm.backups {name}"),
         )
     peer = case.node(case.other(home))
     there, good = backing.of(peer, name), peer.resources.get(name)
@@ -107,7 +113,7 @@ def _renewed(case: Case, home: str, text: str, last: Step) -> Ailment:
             refusal = f"--new-disk: its disk is {path}, not {group}/{name}, on {side.name}; make that anew by hand"
             return Ailment("no-volume", text, refusal=refusal)
     if there is None or good is None or good.disk != "UpToDate":
-        refusal = f"{text}, and the side on {peer.name} is not UpToDate; mend that one first"
+        refusal = f"{text}, and the side on {peer.name} is not UpToDate. Repair that one first"
         return Ailment("no-volume", text, refusal=refusal)
     if not case.wishes.new_disk:
         refusal = (

@@ -49,21 +49,25 @@ def choose(name: str, new: str, state: ClusterState, settings: Settings) -> Chan
     if len(homes) > 2:
         raise Refused(f"{name}: lives on {', '.join(homes)}; vm.peer is for a VM with one or two nodes")
     if not file.ports:
-        raise Refused(f"{name}: its resource file on {primary} names no port; look at it by hand")
+        raise Refused(
+            f"{name}: its resource file on {primary} names no port. Correct it",
+            next=f"on {primary}: drbdadm dump {name}",
+        )
     disk = backing.of(state.nodes[primary], name)
     if disk is None or disk.name != name:
         path = backing.path_of(state.nodes[primary], name) or "none"
         raise Refused(
             f"{name}: its disk {path} on {primary} is not {settings.volume_group}/{name}, as that of a VM that pmc "
-            f"made; make a new VM of it: fab vm.backup {name}, then fab vm.restore {name} --backup ID --as NEW"
+            f"made. Make a new VM of it: back it up, then fab vm.restore {name} --backup ID --as NEW",
+            next=f"fab vm.backup {name}",
         )
     for node in (state.nodes[primary], state.nodes[new]):
         _eight(node)
     still.flows(name, state, [primary])
     if (its := state.nodes[primary].resources.get(name)) and its.two_primaries:
         raise Refused(
-            f"{name}: a move of it left two primaries allowed on {primary}, so without its peer it would hold its "
-            f"writes; first: fab vm.mv {name} --cleanup"
+            f"{name}: a migration left two primaries allowed on {primary}, so without its peer its writes would stop",
+            next=f"fab vm.mv {name} --cleanup",
         )
     refuse.usual_disk(state.nodes[new], name, settings)
     change = Change(name, primary, old, new, file)
@@ -81,29 +85,34 @@ def runs_on(name: str, state: ClusterState) -> str:
     active = state.active_on(name)
     refuse.once(name, state)
     if not active:
-        raise Refused(f"{name}: runs nowhere; vm.peer is for a VM that runs on one node: fab vm.start {name}")
+        raise Refused(f"{name}: runs nowhere; vm.peer is for a VM that runs on one node", next=f"fab vm.start {name}")
     primary = active[0]
     refuse.relied_on(state, primary)
     resource = state.nodes[primary].resources.get(name)
     if primary not in state.homes(name) or resource is None or name not in state.nodes[primary].files:
-        raise Refused(f"{name}: runs on {primary}, which has no part in its DRBD resource; look at it by hand")
+        raise Refused(
+            f"{name}: runs on {primary}, which has no part in its DRBD resource",
+            next=f"on {primary}: virsh dumpxml {name}; drbdadm dump {name}",
+        )
     if state.primaries(name) != [primary]:
-        raise Refused(f"{name}: DRBD is primary on {state.primaries(name)}; fab vm.mv {name} --cleanup")
+        raise Refused(f"{name}: DRBD is primary on {state.primaries(name)}", next=f"fab vm.mv {name} --cleanup")
     if resource.disk != "UpToDate":
         raise Refused(
-            f"{name}: its disk on {primary} is {resource.disk}, so it cannot be copied from; "
-            f"move it to its other node first: fab vm.mv {name}"
+            f"{name}: its disk on {primary} is {resource.disk}, so it cannot be copied from. "
+            f"Move it to its other node first",
+            next=f"fab vm.mv {name}",
         )
     return primary
 
 
 def _eight(node: NodeState) -> None:
     if not node.drbd:
-        raise Refused(f"{node.name}: DRBD's module is not loaded; fab pm.ready_drbd --node {node.name}")
+        raise Refused(f"{node.name}: DRBD's module is not loaded", next=f"fab pm.ready_drbd --node {node.name}")
     if not node.drbd.startswith("8."):
         raise Refused(
-            f"{node.name}: has DRBD {node.drbd}; vm.peer is made for 8.4 and was not tried with 9; make a new "
-            f"VM of it: fab vm.backup NAME, then fab vm.restore NAME --backup ID --as NEW --primary A --secondary B"
+            f"{node.name}: has DRBD {node.drbd}; vm.peer is made for 8.4 and was not tried with 9. Make a new "
+            f"VM from a backup of it (fab vm.backup NAME)",
+            next="fab vm.restore NAME --backup ID --as NEW --primary A --secondary B",
         )
 
 
@@ -136,7 +145,8 @@ def _old_goes(change: Change, state: ClusterState) -> str:
     if there and there.disk not in ("Diskless", "Failed") and "StandAlone" in (seen.connection, there.connection):
         raise Refused(
             f"{change.name}: DRBD is StandAlone between {change.primary} and {change.old}, which may have writes of "
-            f"its own (split brain): see to that first (docs/failover.md)"
+            f"its own (split brain). See to that first",
+            next=f"fab vm.repair {change.name}",
         )
     if seen.healthy:
         return (

@@ -35,7 +35,7 @@ def rules(flags: Mapping[str, str], settings: Settings) -> Keep:
     if not any(keep.rules.values()):
         none = numbers.keys() <= {"verified"}
         why = f"no rule says what to keep, and {settings.source} has none" if none else "the rules keep nothing at all"
-        raise Refused(f"vm.prune: {why}; give one above 0, as in --keep-last 3 --keep-daily 7, or [keep] in pmc.conf")
+        raise Refused(f"vm.prune: {why}. Give one above 0, as in --keep-last 3 --keep-daily 7, or [keep] in pmc.conf")
     return keep
 
 

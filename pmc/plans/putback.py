@@ -30,14 +30,17 @@ def on(survivor: str, dead: str, name: str, size: int, state: ClusterState, sett
     if kept(name, survivor, state):
         restore.of_the_disk(name, node, settings)
         if not size:
-            raise Refused(f"{name}: a restore into its disk was interrupted; fab vm.failover {name} puts it back first")
+            raise Refused(
+                f"{name}: a restore into its disk was interrupted. A failover puts it back first",
+                next=f"fab vm.failover {name}",
+            )
         put = restore.put_back(settings.volume_group, name, size, drbd_device(name, state))
         steps += [bring(survivor), Step(survivor, f"put the disk of {name} back ({show_size(size)})", put)]
     elif refuse.marked(node, name, lvm.RESTORING_THERE):
         raise Refused(
-            f"{name}: a restore into its disk was interrupted, and what was on it is kept on {dead}: bring that back, "
-            f"then: fab vm.restore {name} --put-back; when it is dead for good, a backup is what there is: "
-            f"fab vm.restore {name} --backup ID --as NEW"
+            f"{name}: a restore into its disk was interrupted, and what was on it is kept on {dead}. When that is "
+            f"dead for good, only a backup is left: fab vm.restore {name} --backup ID --as NEW. Else bring {dead} back",
+            next=f"fab vm.restore {name} --put-back",
         )
     # (With no more than its own mark it was not written yet, or is put back already.)
     mark = restoring.marked(survivor, refuse.disk(node, name, settings), True, lvm.PUT_BACK)
@@ -50,7 +53,8 @@ def not_in_use(name: str, survivor: str, state: ClusterState, in_use: bool) -> N
     if in_use and kept(name, survivor, state):
         raise Refused(
             f"{name}: its disk was in use on its other node after the restore that kept {refuse.before(name)} on "
-            f"{survivor}, so that is too old to be put back; look by hand which disk is right"
+            f"{survivor}, so that is too old to be put back. Look by hand which disk is right",
+            next=f"on {survivor}: lvs",
         )
 
 
@@ -60,5 +64,6 @@ def both_there(name: str, state: ClusterState) -> None:
         if home in state.nodes and state.nodes[home].down and refuse.restoring(state, name):
             raise NodeDown(
                 f"{name}: {home} does not answer ({state.nodes[home].down}), and what is put back goes to both of its "
-                f"nodes; bring it back; when it is dead, fab vm.failover {name} puts it back on the other one"
+                f"nodes. Bring {home} back. When it is dead, a failover puts it back on the other node",
+                next=f"fab vm.failover {name}",
             )

@@ -30,9 +30,9 @@ def check_new(flag: str, name: str) -> str:
 def check_name(flag: str, name: str) -> str:
     """Of a VM that is there."""
     if not name:
-        raise Refused(then(f"{flag}: the VM's name is missing", "fab vm.ls"))
+        raise Refused(f"{flag}: the VM's name is missing", next="fab vm.ls")
     if why := names.why_not(name):
-        raise Refused(f"{flag} {shown(name)!r}: {why}; fab vm.ls lists the VMs")
+        raise Refused(f"{flag} {shown(name)!r}: {why}", next="fab vm.ls")
     return name
 
 
@@ -43,7 +43,7 @@ def answering(state: ClusterState, *nodes: str) -> None:
         if node.down:
             raise NodeDown(f"{name}: {node.down}")
         if node.failures:
-            raise Refused(f"{name}: {node.trouble}; fab pm.init {name} tells what is missing")
+            raise Refused(f"{name}: {node.trouble}", next=f"fab pm.init {name}")
 
 
 def relied_on(state: ClusterState, *nodes: str) -> None:
@@ -58,8 +58,9 @@ def misnamed(node: NodeState) -> None:
     whatever a person says of one of them (--keep, --dead, pm.evacuate) would be done to the other."""
     if node.hostname != node.name:
         raise Refused(
-            f"{node.name}: its host name is {node.hostname!r}; DRBD needs it to be {node.name!r}: there, "
-            f"hostnamectl set-hostname {node.name}, or write the other name into pmc.conf"
+            f"{node.name}: its host name is {node.hostname!r}. DRBD looks for {node.name!r}, the name in pmc.conf. "
+            f"Correct pmc.conf, or the node",
+            next=f"on it: hostnamectl set-hostname {node.name}",
         )
 
 
@@ -70,7 +71,7 @@ def found(state: ClusterState, vm: str) -> list[str]:
         return homes
     silent = [f"{node.name}: {node.trouble}" for node in state if node.trouble]
     if silent:
-        raise NodeDown(f"{vm}: no node that answers knows it, and not all did: {'; '.join(silent)}")
+        raise NodeDown(f"{vm}: no node that answers knows it, and not all answered: {'; '.join(silent)}")
     near = ", ".join(state.vm_names()) or "none yet"
     raise Refused(f"{vm}: no such VM; there are: {near}")
 
@@ -99,8 +100,9 @@ def whole(state: ClusterState, vm: str) -> list[str]:
     for home in homes:
         if vm not in state.nodes[home].domains:
             raise Refused(
-                f"{vm}: is not defined on {home}; fab vm.repair {vm} defines it there again, "
-                f"or, if it was never finished or is half removed: fab vm.rm {vm}"
+                f"{vm}: is not defined on {home}. If its creation or removal was interrupted: fab vm.rm {vm}. Else "
+                f"define it there again",
+                next=f"fab vm.repair {vm}",
             )
     return homes
 
@@ -115,7 +117,7 @@ def half_known(vm: str, state: ClusterState) -> None:
     if unknown and linked:
         raise Refused(
             f"{vm}: lives on {unknown[0]} as well, which is not in pmc.conf, and DRBD on {linked[0]} is connected to "
-            f"it; add it there"
+            f"it. Add it there"
         )
 
 
@@ -124,7 +126,10 @@ def readable(state: ClusterState, vm: str) -> None:
     for node in state:
         for odd in node.odd:
             if odd.vm == vm:
-                raise Refused(f"{vm}: on {node.name}, {odd}; mend it there: drbdadm dump {vm} says what is wrong")
+                raise Refused(
+                    f"{vm}: on {node.name}, {odd}. Correct the file there; the command says where it is wrong",
+                    next=f"on {node.name}: drbdadm dump {vm}",
+                )
 
 
 def one_truth(state: ClusterState, vm: str) -> None:
@@ -137,7 +142,8 @@ def one_truth(state: ClusterState, vm: str) -> None:
     if busy := [node for node in state.strays(vm) if node in {*state.active_on(vm), *state.primaries(vm)}]:
         raise Refused(
             f"{vm}: its old copy on {busy[0]} is in use, where it does not live: the domain runs there or DRBD is "
-            f"primary; look which of the two is wanted, and stop the other by hand"
+            f"primary. Decide which of the two is wanted, and stop the other by hand",
+            next=f"on {busy[0]}: virsh domstate {vm}; drbdadm status {vm}",
         )
 
 
@@ -157,11 +163,12 @@ def once(vm: str, state: ClusterState) -> None:
     if len(active) > 1:
         how = {node: state.nodes[node].domains[vm].state for node in active}
         still = [node for node, its in how.items() if its == "paused"]
-        end = f"; should that not help: on {still[0]}: virsh destroy {vm}" if len(still) < len(active) else ""
+        end = f". Should that not help: on {still[0]}: virsh destroy {vm}" if len(still) < len(active) else ""
         there = " and ".join(f"{its} on {node}" for node, its in how.items())
         raise Refused(
-            f"{vm}: is {there}: it moves, or a move broke off, which libvirt ends within half a minute, unless DRBD "
-            f"holds its writes; then: fab vm.mv {vm} --cleanup{end}"
+            f"{vm}: is {there}. It moves, or a migration was interrupted, which libvirt ends within half a minute "
+            f"unless DRBD holds its writes{end}",
+            next=f"fab vm.mv {vm} --cleanup",
         )
 
 
@@ -174,7 +181,7 @@ def stop_one(vm: str) -> str:
 def disk(node: NodeState, vm: str, settings: Settings) -> Volume:
     """The volume that is the VM's disk here, whatever its name is."""
     if vm not in node.files:
-        odd = [f"{each}; mend it there" for each in node.odd if each.vm == vm]
+        odd = [f"{each}; correct it there" for each in node.odd if each.vm == vm]
         why = odd[0] if odd else f"{drbd.path(vm)} is missing; copy it there from its other node, mode 600"
         raise Refused(f"{vm}: it is not known which volume is its disk on {node.name}: {why}")
     path, group = backing.path_of(node, vm), settings.volume_group
@@ -182,7 +189,7 @@ def disk(node: NodeState, vm: str, settings: Settings) -> Volume:
         return volume
     if not path or (lvm.split(path) or ("", ""))[0] != group:
         raise Refused(f"{vm}: its disk on {node.name} is {path or 'none'}, which is no volume of {group}")
-    raise Refused(f"{vm}: {node.name} has no volume {path}, which is its disk; fab pm.verify tells more")
+    raise Refused(f"{vm}: {node.name} has no volume {path}, which is its disk", next=f"fab vm.repair {vm}")
 
 
 def usual_disk(node: NodeState, vm: str, settings: Settings) -> None:
@@ -191,8 +198,8 @@ def usual_disk(node: NodeState, vm: str, settings: Settings) -> None:
         path = backing.path_of(node, vm) or "none"
         raise Refused(
             f"{vm}: its disk on {node.name} is {path}, not {settings.volume_group}/{vm}, so pmc did not make it, and "
-            f"neither removes nor replaces it; by hand on each of its nodes: virsh undefine {vm}, drbdadm down {vm}, "
-            f"what becomes of its disk, rm {drbd.path(vm)}"
+            f"neither removes nor replaces it. By hand, when its disk is taken care of",
+            next=f"on each of its nodes: virsh undefine {vm}; drbdadm down {vm}; rm {drbd.path(vm)}",
         )
 
 
@@ -210,8 +217,8 @@ def foreign(node: NodeState, name: str, ours: object, settings: Settings) -> Non
     """A volume that has the name of a snapshot of pmc's, and is not `ours`."""
     if name in node.volumes and not ours:
         raise Refused(
-            f"{node.name}: the volume {settings.volume_group}/{name} is no snapshot that pmc made; rename it there "
-            f"first"
+            f"{node.name}: the volume {settings.volume_group}/{name} is no snapshot that pmc made. Rename it first",
+            next=f"on {node.name}: lvrename {settings.volume_group} {name} NEW",
         )
 
 
@@ -254,8 +261,9 @@ def settled(state: ClusterState, vm: str) -> None:
     """No restore into its disk broke off half way: then it is neither the old nor the new one."""
     if half_restored(state, vm):
         raise Refused(
-            f"{vm}: a restore into its disk was interrupted, and what was on it was kept on a disk that is gone; "
-            f"restore it again: fab vm.restore {vm} --backup ID --in-place"
+            f"{vm}: a restore into its disk was interrupted, and its snapshot of what was there is lost with a disk. "
+            f"Restore it again",
+            next=f"fab vm.restore {vm} --backup ID --in-place",
         )
     for node in _its(state, vm):
         left_over(node, vm)
@@ -263,8 +271,8 @@ def settled(state: ClusterState, vm: str) -> None:
     if kept or restoring(state, vm):
         where = f"is kept on {kept[0]}" if kept else "was kept on its other node"
         raise Refused(
-            f"{vm}: a restore into its disk was interrupted, and what was on it {where}; put that back: "
-            f"fab vm.restore {vm} --put-back"
+            f"{vm}: a restore into its disk was interrupted, and what was on it {where}. Put that back",
+            next=f"fab vm.restore {vm} --put-back",
         )
 
 
@@ -293,7 +301,7 @@ def healthy(node: NodeState, vm: str) -> None:
     """DRBD's two sides see each other and both are up to date, as this node sees it."""
     resource = node.resources.get(vm)
     if resource is None:
-        raise Refused(f"{vm}: its DRBD resource is not up on {node.name}; fab pm.ready_drbd --node {node.name}")
+        raise Refused(f"{vm}: its DRBD resource is not up on {node.name}", next=f"fab pm.ready_drbd --node {node.name}")
     if not resource.healthy:
         why, command = "Either its peer is not up, or the link between the nodes does not work", "fab pm.ready_drbd"
         if resource.connection == "StandAlone":
@@ -301,21 +309,19 @@ def healthy(node: NodeState, vm: str) -> None:
         elif resource.connection == "Connected":
             why, command = "One copy is not whole", f"fab vm.repair {vm}"
         raise Refused(
-            then(
-                f"{vm}: DRBD on {node.name} is {resource.connection}, {resource.disk}/{resource.peer_disk}. It must be "
-                f"Connected, UpToDate/UpToDate. {why}",
-                command,
-            )
+            f"{vm}: DRBD on {node.name} is {resource.connection}, {resource.disk}/{resource.peer_disk}. It must be "
+            f"Connected, UpToDate/UpToDate. {why}",
+            next=command,
         )
 
 
 def same(state: ClusterState, vm: str, why: str) -> None:
     """No blocks of its two sides are known to differ; `why` that matters."""
     if size := differs(state, vm):
-        homes, start = " and ".join(state.homes(vm)), "" if state.active_on(vm) else f"fab vm.start {vm}, then "
+        homes, start = " and ".join(state.homes(vm)), "" if state.active_on(vm) else f"vm.start {vm} "
         raise Refused(
-            f"{vm}: {show_size(size)} of its disk differ between {homes}, as a verify found, and {why}; "
-            f"{start}fab vm.repair {vm} makes them alike"
+            f"{vm}: {show_size(size)} of its disk differ between {homes}, as a verify found, and {why}",
+            next=f"fab {start}vm.repair {vm}",
         )
 
 
@@ -347,7 +353,10 @@ def snapshot_room(node: NodeState, volume: Volume, size: int) -> None:
     """For a snapshot of the volume of which `size` bytes will change."""
     if why := no_snapshot_room(node, volume, size):
         larger = f"lvextend {volume.group}/{volume.pool}" if volume.thin else f"vgextend {volume.group}"
-        raise Refused(f"{why}; make room there: {larger}, or remove old snapshots (lvs {volume.group} lists them)")
+        raise Refused(
+            f"{why}. Make room there, or remove old snapshots (lvs {volume.group} lists them)",
+            next=f"on {node.name}: {larger}",
+        )
 
 
 def no_snapshot_room(node: NodeState, volume: Volume, size: int) -> str:
@@ -369,5 +378,5 @@ def memory(node: NodeState, vm: str, needed: int, advice: str = "") -> None:
     if node.memory_available < needed:
         raise Refused(
             f"{vm}: needs {show_size(needed)} of memory, {node.name} has {show_size(node.memory_available)} free"
-            + (f"; {advice}" if advice else "")
+            + (f". {advice}" if advice else "")
         )

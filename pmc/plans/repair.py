@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pmc import drbd, sides
 from pmc.errors import Refused
 from pmc.model import ClusterState, Resource
+from pmc.plain import then
 from pmc.plan import Step, on_each
 from pmc.plans import refuse, still, vm
 from pmc.plans.ailment import NO_DISK, About, Ailment, Case, Wishes
@@ -26,14 +27,16 @@ def homes(name: str, state: ClusterState, settings: Settings) -> tuple[str, ...]
     named = tuple(refuse.sides(state, name))
     for home in named:
         if home not in state.nodes:
-            raise Refused(f"{name}: lives on {home}, which is not in pmc.conf; add it there")
+            raise Refused(f"{name}: lives on {home}, which is not in pmc.conf. Add it there")
     refuse.one_truth(state, name)
     there = [home for home in named if name in state.nodes[home].files]
     if not there:
-        raise Refused(f"{name}: has no DRBD resource file, so it is half made or removed; fab vm.rm {name} removes it")
+        raise Refused(
+            f"{name}: has no DRBD resource file: its creation or removal was interrupted", next=f"fab vm.rm {name}"
+        )
     for home in named:
         if home not in there:
-            raise Refused(f"{name}: {drbd.path(name)} is missing on {home}; copy it there from {there[0]}, mode 600")
+            raise Refused(f"{name}: {drbd.path(name)} is missing on {home}. Copy it there from {there[0]}, mode 600")
     refuse.once(name, state)
     return named
 
@@ -63,7 +66,7 @@ def standing(case: Case) -> list[Ailment]:
         if why and not mended & set(why.split(",")):
             way = still.remedy(case.name, home, why)
             text = f"its I/O is suspended on {home} ({why})"
-            found.append(Ailment("suspended", text, refusal=f"{text}: {way}"))
+            found.append(Ailment("suspended", text, refusal=f"{text}. {way}"))
         if (its := still.volume(case.name, case.node(home))) and its.stands and its.hangs:
             found.append(Ailment("stands", f"{its} ({home})", refusal=f"{its}; on {home}: {its.remedy}"))
     return found
@@ -104,24 +107,24 @@ def between(case: Case) -> list[Ailment]:
         return [split(case)]
     if verdict in ("unrelated", "unknown"):
         why = "have nothing in common" if verdict == "unrelated" else "do not tell what they have in common"
-        advice = f"look by hand: drbdadm get-gi {case.name} on both; docs/repair.md says how to give one side up"
+        advice = then("docs/repair.md says how to give one of them up", f"on both nodes: drbdadm get-gi {case.name}")
         return [
             Ailment(
-                "unrelated", f"{told}; the two sides {why}", refusal=f"its two sides {why}, so it is {told}; {advice}"
+                "unrelated", f"{told}; the two sides {why}", refusal=f"its two sides {why}, so it is {told}. {advice}"
             )
         ]
     stale = {"ahead": case.homes[1], "behind": case.homes[0]}.get(verdict, "")
     if stale and stale == case.wishes.keep:
         text = f"no split brain, but the disk on {stale} lacks what {case.other(stale)} wrote"
         refusal = (
-            f"--keep {stale}: {text}, and would be overwritten by it; run it without --keep if that is right, "
-            f"docs/repair.md says how to give {case.other(stale)} up"
+            f"--keep {stale}: {text}, and would be overwritten by it. If that is right, leave --keep out; "
+            f"docs/repair.md says how to give {case.other(stale)} up instead"
         )
         return [Ailment("stale-kept", text, refusal=refusal)]
     if stale and up[stale].role == "Primary":
-        advice = f"stop it (fab vm.stop {case.name}), then run this again"
         text = f"the disk on {stale} lacks what {case.other(stale)} wrote, and {stale} is primary"
-        return [Ailment("stale-primary", text, refusal=f"{text}; {advice}")]
+        refusal = then(f"{text}. Stop it first", f"fab vm.stop {case.name} vm.repair {case.name}")
+        return [Ailment("stale-primary", text, refusal=refusal)]
     return [_connect(case, alone, told)]
 
 
@@ -133,8 +136,8 @@ def compare(case: Case) -> str:
 def _connect(case: Case, alone: Sequence[str], told: str) -> Ailment:
     name = case.name
     link = (
-        f"the two sides do not find each other; does the replication network carry the port between the nodes? "
-        f"On each: ss -tn | grep :{next(iter(case.node(case.homes[0]).files[name].ports), 'PORT')}; "
+        f"the two sides do not find each other. Does the replication network carry the port between the nodes? "
+        f"Next: on each: ss -tn | grep :{next(iter(case.node(case.homes[0]).files[name].ports), 'PORT')}; "
         f"journalctl -k | grep {name}"
     )
     if not alone:
@@ -153,17 +156,18 @@ def _connected(case: Case, up: Mapping[str, Resource]) -> list[Ailment]:
     good = [home for home in up if up[home].disk == "UpToDate"]
     if not good:
         text = f"no side is up to date ({disks})"
-        advice = f"restore a backup (fab vm.backups {name}), or declare one side right by hand (docs/repair.md)"
-        return [Ailment("no-good-side", text, refusal=f"{text}: {advice}")]
+        advice = "Restore a backup, or declare one side right by hand (docs/repair.md)"
+        return [Ailment("no-good-side", text, refusal=then(f"{text}. {advice}", f"fab vm.backups {name}"))]
     if any("Paused" in r.replication for r in up.values()):
         steps = on_each(case.homes, lambda home: Step(home, f"let {name} resync", sides.resume(name)))
         return [Ailment("paused", f"its resync is paused ({disks})", tuple(steps))]
     if not case.wishes.stalled:
         return [Ailment("syncing", f"not equal yet ({disks}, {up[good[0]].percent:.1f} % in sync)")]
     target = case.other(good[0])
-    text = f"its resync does not go on ({disks})"
+    text = f"its resync has stalled ({disks})"
     if up[target].role == "Primary":
-        refusal = f"{text}, and {target} is primary: only connected it can read; stop it first: fab vm.stop {name}"
+        refusal = f"{text}, and {target} is primary: it can only read while it is connected. Stop it first"
+        refusal = then(refusal, f"fab vm.stop {name} vm.repair {name}")
         return [Ailment("stalled", text, refusal=refusal)]
     steps = [
         Step(

@@ -36,10 +36,10 @@ class Found:
 def find(id: str, stored: Sequence[Stored]) -> Found:
     """The backup by its id; where it lies on several nodes, one where it can be used."""
     if not backup.ID.fullmatch(id):
-        raise Refused(f"--backup {id[:90]!r}: no id of a backup; fab vm.backups NAME lists them")
+        raise Refused(f"--backup {id[:90]!r}: no id of a backup", next="fab vm.backups")
     there = [s for s in stored if s.id == id]
     if not there:
-        raise Refused(f"--backup {id}: on no node that answers; fab vm.backups lists what there is")
+        raise Refused(f"--backup {id}: on no node that answers", next="fab vm.backups")
     why = ""
     for each in there:
         if each.backup is None or each.broken:
@@ -117,7 +117,9 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
     if not refuse.half_restored(state, name):
         refuse.settled(state, name)
     if active := state.active_on(name):
-        raise Refused(f"{name}: runs on {active[0]}; its disk is only written when it is off: fab vm.stop {name}")
+        raise Refused(
+            f"{name}: runs on {active[0]}; its disk is only written when it is off", next=f"fab vm.stop {name}"
+        )
     if len(homes) > 1:
         refuse.healthy(state.nodes[homes[0]], name)
         _alike(homes, name, state)
@@ -126,7 +128,7 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
     asleep.written(name, "a restore", state)
     if old.size != size:
         raise Refused(
-            f"{name}: its disk has {size} bytes, that of {old.id} {old.size}; restore it as a new VM: --as NEW"
+            f"{name}: its disk has {size} bytes, that of {old.id} {old.size}. Restore it as a new VM: --as NEW"
         )
     node, device, group = homes[0], drbd_device(name, state), settings.volume_group
     kept = refuse.before(name)
@@ -178,12 +180,12 @@ def _alike(homes: Sequence[str], name: str, state: ClusterState) -> None:
     """Not written is what is on the first side as in the backup already, whatever the other side has there."""
     if not (size := refuse.differs(state, name)):
         return
-    way = f"fab vm.start {name}, fab vm.repair {name}, fab vm.stop {name}, then this again"
+    way = f"fab vm.start {name} vm.repair {name} vm.stop {name}, then this again"
     if refuse.half_restored(state, name):
         way = f"on {homes[1]}: drbdadm invalidate {name}; then this again when DRBD has copied it"
     raise Refused(
         f"{name}: {show_size(size)} of its disk differ between {' and '.join(homes)}, as a verify found, and a restore "
-        f"writes only what differs on {homes[0]}; first make both alike ({way}), or restore it as a new VM: --as NEW"
+        f"writes only what differs on {homes[0]}. First make both alike ({way}), or restore it as a new VM: --as NEW"
     )
 
 
@@ -207,9 +209,9 @@ def undo_in_place(name: str, size: int, state: ClusterState, settings: Settings)
             refuse.healthy(state.nodes[home], name)
         return plan(f"vm.restore {name} --put-back", steps)
     if not there and not half:
-        raise Refused(f"{name}: no restore of it broke off; there is nothing to put back")
+        raise Refused(f"{name}: no restore of it was interrupted; there is nothing to put back")
     if active := state.active_on(name):
-        raise Refused(f"{name}: runs on {active[0]}; first: fab vm.stop {name}")
+        raise Refused(f"{name}: runs on {active[0]}", next=f"fab vm.stop {name}")
     if refuse.half_restored(state, name):
         refuse.settled(state, name)
     still.flows(name, state, homes)
@@ -235,8 +237,9 @@ def of_the_disk(name: str, node: NodeState, settings: Settings) -> None:
     if kept and kept.origin not in ("", disk.name):
         raise Refused(
             f"{name}: {kept.group}/{kept.name} on {node.name} is a snapshot of {kept.group}/{kept.origin}, and its "
-            f"disk is {disk.group}/{disk.name}, so it is not put back; look which is right; when the disk is, there: "
-            f"lvchange --deltag {lvm.RESTORING} {kept.group}/{kept.origin}, lvremove {kept.group}/{kept.name}"
+            f"disk is {disk.group}/{disk.name}, so it is not put back. Look which is right. To give the snapshot up",
+            next=f"on {node.name}: lvchange --deltag {lvm.RESTORING} {kept.group}/{kept.origin} && "
+            f"lvremove {kept.group}/{kept.name}",
         )
 
 

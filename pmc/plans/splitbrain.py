@@ -38,14 +38,14 @@ def _refusal(case: Case) -> str:
     name, keep = case.name, case.wishes.keep
     if not keep:
         return (
-            f"split brain; choose the side whose data stays, the other's is overwritten: fab vm.repair {name} --keep "
-            f"{' or --keep '.join(case.homes)} (a snapshot of the other is kept)"
+            f"split brain. Choose the side whose data stays; the other's is overwritten, and a snapshot of it is kept. "
+            f"Next: fab vm.repair {name} --keep {' or --keep '.join(case.homes)}"
         )
     victim = case.other(keep)
     if case.active == victim:
         return (
-            f"it runs on {victim}, whose disk would be overwritten under it; stop it first: fab vm.stop {name}; "
-            f"or keep that side: --keep {victim}"
+            f"it runs on {victim}, whose disk would be overwritten under it. Keep that side (--keep {victim}), or stop "
+            f"it first. Next: fab vm.stop {name}"
         )
     for home, what in ((keep, "keep"), (victim, "overwrite")):
         disk = case.node(home).resources[name].disk
@@ -53,8 +53,8 @@ def _refusal(case: Case) -> str:
             return f"--keep {keep}: its disk is {disk} there, so it has nothing whole to {what}"
     if nodes := case.state.saved_on(name):
         return (
-            f"its memory is saved on {' and '.join(nodes)} (virsh managedsave), and does not fit to the disk any more; "
-            f"throw it away first: {asleep.remedy(name, nodes, case.state)}"
+            f"its memory is saved on {' and '.join(nodes)} (virsh managedsave), and does not fit the disk any more. "
+            f"Throw it away first. Next: {asleep.remedy(name, nodes, case.state)}"
         )
     if not case.wishes.snapshot:
         return ""
@@ -62,10 +62,10 @@ def _refusal(case: Case) -> str:
     if volume is None:
         return (
             f"{victim}: its disk {backing.path_of(node, name) or 'none'} is not there, or no volume of "
-            f"{case.settings.volume_group}, so no snapshot of it can be kept; without one: --no-snapshot"
+            f"{case.settings.volume_group}, so no snapshot of it can be kept. Without one: --no-snapshot"
         )
     if why := refuse.no_snapshot_room(node, volume, lost.room(differing(case), volume)):
-        return f"{why}; make room (vgextend, fab vm.backups shows old ones), or give --no-snapshot"
+        return f"{why}. Make room (vgextend; fab vm.backups lists old ones), or give --no-snapshot"
     return ""
 
 

@@ -15,7 +15,7 @@ def flows(vm: str, state: ClusterState, nodes: Iterable[str]) -> None:
     for node in (state.nodes[name] for name in nodes if name in state.nodes):
         if why := suspended(vm, node):
             raise Refused(
-                f"{vm}: its I/O is suspended on {node.name} ({why}), so whatever touches its disk waits for ever; "
+                f"{vm}: its I/O is suspended on {node.name} ({why}), so whatever touches its disk waits for ever. "
                 f"{remedy(vm, node.name, why)}"
             )
         readable(vm, node)
@@ -30,7 +30,7 @@ def lets_go(vm: str, state: ClusterState, nodes: Iterable[str]) -> None:
 
 def readable(vm: str, node: NodeState) -> None:
     if (its := volume(vm, node)) and its.stands:
-        raise Refused(f"{vm}: on {node.name} {its}; there: {its.remedy}")
+        raise Refused(f"{vm}: on {node.name} {its}", next=f"on {node.name}: {its.remedy}")
 
 
 def suspended(vm: str, node: NodeState) -> str:
@@ -54,5 +54,5 @@ def remedy(vm: str, node: str, why: str) -> str:
         return f"{good}; or give the guest errors in its place: {resume}"
     if "quorum" in why:
         return "bring its other nodes back: fab pm.ready_drbd"
-    cleanup = f"if a move of it broke off: fab vm.mv {vm} --cleanup"
+    cleanup = f"after an interrupted migration: fab vm.mv {vm} --cleanup"
     return f"{cleanup}; else see that its other node is really off, then {resume}"

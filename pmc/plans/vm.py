@@ -28,23 +28,26 @@ def start(name: str, on: str, state: ClusterState, settings: Settings, discard: 
     if active and on in ("", *active):
         raise Refused(f"{name}: runs already, on {active[0]}")
     if active:
-        raise Refused(f"{name}: runs on {active[0]}; fab vm.mv {name} moves it while it runs")
+        raise Refused(f"{name}: runs on {active[0]}. It can move while it runs", next=f"fab vm.mv {name}")
     if on and on not in homes:
         if on in state.strays(name):
             raise Refused(
-                f"--on {on}: what is there of {name} is an old or half-made copy; {name} lives on "
-                f"{' and '.join(homes)}; fab vm.peer {name} --cleanup removes the old one"
+                f"--on {on}: what is there of {name} is an old or unfinished copy; {name} lives on "
+                f"{' and '.join(homes)}. Remove the old copy",
+                next=f"fab vm.peer {name} --cleanup",
             )
         raise Refused(f"--on {on}: {name} has its disks on {' and '.join(homes)}; choose one of them")
     primaries = state.primaries(name)
     node = on or (primaries or homes)[0]
     if other := [each for each in primaries if each != node]:
-        raise Refused(f"{name}: DRBD is primary on {other[0]}; start it there: fab vm.start {name} --on {other[0]}")
+        raise Refused(
+            f"{name}: DRBD is primary on {other[0]}. Start it there", next=f"fab vm.start {name} --on {other[0]}"
+        )
     _usable(state, name, homes, node)
     still.flows(name, state, homes)
     if not discard:
         asleep.start(name, f"fab vm.start {name}{f' --on {on}' if on else ''}", state)
-    there, advice = state.nodes[node], "move another VM away first, or start it with --on another node"
+    there, advice = state.nodes[node], "Move another VM away first, or start it with --on another node"
     refuse.memory(there, name, there.domains[name].memory, advice)
     closing = one_primary(_opened(name, homes, state), name, state)
     promoting = [] if primaries else [make.promote(node, name)]
@@ -74,8 +77,9 @@ def _seen(name: str, state: ClusterState) -> None:
     here = [home for home in homes if home not in down]
     if down and here and not state.active_on(name):
         raise NodeDown(
-            f"{name}: may run on {down[0]}, which does not answer ({state.nodes[down[0]].down}); bring it back, or, "
-            f"when it is dead: fab vm.failover {name} (docs/failover.md)"
+            f"{name}: may run on {down[0]}, which does not answer ({state.nodes[down[0]].down}). Bring {down[0]} back, "
+            f"or, when it is dead, fail over",
+            next=f"fab vm.failover {name}",
         )
 
 
@@ -90,7 +94,7 @@ def _usable(state: ClusterState, name: str, homes: list[str], node: str) -> None
         return
     resource = state.nodes[node].resources.get(name)
     if resource is None or resource.disk != "UpToDate":
-        raise Refused(f"{name}: its disk on {node} is not up; fab pm.ready_drbd --node {node}")
+        raise Refused(f"{name}: its disk on {node} is not up", next=f"fab pm.ready_drbd --node {node}")
 
 
 def stop(name: str, force: bool, state: ClusterState, settings: Settings) -> Plan:
@@ -100,11 +104,12 @@ def stop(name: str, force: bool, state: ClusterState, settings: Settings) -> Pla
     silent = [home for home in homes if home in state.nodes and state.nodes[home].trouble]
     if not active and silent:
         raise Refused(
-            f"{name}: may run on {silent[0]}, which does not answer ({state.nodes[silent[0]].trouble}); bring it back; "
-            f"when it is dead nothing runs there, and fab vm.failover {name} starts it on its other node"
+            f"{name}: may run on {silent[0]}, which does not answer ({state.nodes[silent[0]].trouble}). Bring "
+            f"{silent[0]} back. When it is dead nothing runs there, and the VM can start on its other node",
+            next=f"fab vm.failover {name}",
         )
     if not active and (unknown := [home for home in homes if home not in state.nodes]):
-        raise Refused(f"{name}: may run on {unknown[0]}, which is not in pmc.conf; add it there")
+        raise Refused(f"{name}: may run on {unknown[0]}, which is not in pmc.conf. Add it there")
     refuse.relied_on(state, *active)
     refuse.once(name, state)
     # A side that lost its peer in a move holds its writes; where nothing runs it has none, and can be secondary.
@@ -116,7 +121,9 @@ def stop(name: str, force: bool, state: ClusterState, settings: Settings) -> Pla
             steps.append(Step(node, f"cut the power of {name}", virsh.destroy(name)))
             continue
         seconds = settings.deadlines.shutdown
-        otherwise = f"the guest does not shut down; give it longer, or cut its power: fab vm.stop {name} --force"
+        otherwise = then(
+            "the guest does not shut down. Give it longer, or cut its power", f"fab vm.stop {name} --force"
+        )
         steps += [
             Step(node, f"ask {name} to shut down", virsh.shutdown(name)),
             Step(node, f"wait until {name} is off", Wait(virsh.is_off(name), seconds, otherwise)),
@@ -133,27 +140,29 @@ def move(name: str, to: str, state: ClusterState, settings: Settings, room: bool
     homes = refuse.whole(state, name)
     active = state.active_on(name)
     if not active:
-        raise Refused(f"{name}: does not run; start it where you want it: fab vm.start {name} --on NODE")
+        raise Refused(f"{name}: does not run. Start it where you want it", next=f"fab vm.start {name} --on NODE")
     refuse.once(name, state)
     source = active[0]
     others = [home for home in homes if home != source]
     if not others:
         raise Refused(
-            f"{name}: has its disk on {source} only, so it cannot move; a second copy first: "
-            f"fab vm.peer {name} --secondary NODE"
+            f"{name}: has its disk on {source} only, so it cannot move. Give it a second copy first",
+            next=f"fab vm.peer {name} --secondary NODE",
         )
     target = to or others[0]
     if target not in others:
         raise Refused(f"--to {target}: {name} can move to {' or '.join(others)}")
     if (domain := state.nodes[source].domains[name]).state != "running":
-        resume = f"let it run: virsh resume {name} there" if domain.state == "paused" else "wait for its end, and look"
-        raise Refused(f"{name}: is {domain.state} on {source}, and only a running VM moves; {resume}")
+        paused = domain.state == "paused"
+        resume = f"on {source}: virsh resume {name}" if paused else "fab vm.ls"
+        raise Refused(f"{name}: is {domain.state} on {source}, and only a running VM moves", next=resume)
     still.flows(name, state, homes)  # before what comes of it: DRBD gives up a peer whose disk stands still
     for node in (source, target):
         refuse.healthy(state.nodes[node], name)
         if state.nodes[node].resources[name].replication not in ("Established", "Off"):
             raise Refused(
-                f"{name}: DRBD is in {state.nodes[node].resources[name].replication} on {node}; wait for its end"
+                f"{name}: DRBD is in {state.nodes[node].resources[name].replication} on {node}. Wait for its end",
+                next="fab vm.ls",
             )
     refuse.same(state, name, f"it would go on with those of {target}")
     asleep.beside(name, state)
@@ -161,7 +170,8 @@ def move(name: str, to: str, state: ClusterState, settings: Settings, room: bool
         covered.there_too(name, known.disks, target, state)
     if state.primaries(name) != [source]:
         raise Refused(
-            f"{name}: runs on {source} but DRBD is primary on {state.primaries(name)}; fab vm.mv {name} --cleanup"
+            f"{name}: runs on {source} but DRBD is primary on {state.primaries(name)}",
+            next=f"fab vm.mv {name} --cleanup",
         )
     if room:
         refuse.memory(state.nodes[target], name, domain.memory)
@@ -230,8 +240,9 @@ def settle(name: str, state: ClusterState) -> Plan:
     if not active:
         primaries = " and ".join(state.primaries(name))
         raise Refused(
-            f"{name}: runs nowhere, and DRBD is primary on {primaries}, so nothing was changed; when nothing else uses "
-            f"its disk: fab vm.stop {name}, then fab vm.mv {name} --cleanup"
+            f"{name}: runs nowhere, and DRBD is primary on {primaries}, so nothing was changed. See that nothing else "
+            f"uses its disk",
+            next=f"fab vm.stop {name} vm.mv {name} --cleanup",
         )
     steps = [
         Step(node, f"make {name} secondary", drbd.secondary(name), pivot=True)
@@ -273,9 +284,9 @@ def _ended(node: str, name: str) -> Step:
     """The other node is silent, so only libvirt here can tell that the guest has not gone on there: when it has given
     the move up and lets it run here. Where it stands still that is not known."""
     otherwise = (
-        f"libvirt still tries to move it, or left it standing, so it may run on its other node, which does not answer; "
-        f"bring that back, then fab vm.mv {name} --cleanup; only when its power is really off, here: "
-        f"drbdadm resume-io {name}, virsh resume {name}"
+        "libvirt still tries to move it, or left it suspended, so it may run on its other node, which does not answer. "
+        f"Only when the power of that is really off, here: drbdadm resume-io {name}, virsh resume {name}. Else bring "
+        f"that back. Next: fab vm.mv {name} --cleanup"
     )
     return Step(node, f"see that {name} goes on here", Wait(virsh.goes_on(name), 60, otherwise))
 
@@ -289,10 +300,10 @@ def standing(name: str, state: ClusterState) -> str:
         its, silent = state.nodes[node].resources.get(name), _silent(name, state)
         if silent and not (its and its.connection == "Connected" and its.peer_role == "Secondary"):
             return (
-                f"; but it stands still there, and may run on {silent[0]}; only when the power of that is really off: "
-                f"virsh resume {name} on {node}"
+                f"; but it is suspended there, and may run on {silent[0]}. Only when the power of that is really off, "
+                f"on {node}: virsh resume {name}"
             )
-        return f"; but it stands still there: virsh resume {name} on {node} lets it go on"
+        return f"; but it is suspended there. Next: on {node}: virsh resume {name}"
     return ""
 
 
@@ -305,7 +316,7 @@ def unseen(name: str, state: ClusterState) -> str:
     what is said about a VM that is closed."""
     if not (silent := _silent(name, state)):
         return ""
-    return f"; {silent[0]} does not answer, and may still allow two primaries: once it does: fab vm.mv {name} --cleanup"
+    return f"; {silent[0]} does not answer, and may still allow two primaries. Once it does: fab vm.mv {name} --cleanup"
 
 
 def _opened(name: str, homes: Sequence[str], state: ClusterState) -> list[str]:
@@ -356,7 +367,7 @@ def remove(
     clear.refuse_namesakes(name, state)
     if not holders and stored and not backups:
         raise Refused(
-            f"{name}: no such VM, but {prune.lying(name, stored)}; to remove them: fab vm.rm {name} --backups"
+            f"{name}: no such VM, but {prune.lying(name, stored)}. Remove them", next=f"fab vm.rm {name} --backups"
         )
     if not holders and not stored:
         refuse.found(state, name)

@@ -117,7 +117,7 @@ def opened(conf: str | None, change: Callable[[Settings], Settings] = lambda rea
         record.write(cluster.applied, None)
         if cluster.stop.is_set():
             # An error, so that no task after this one begins, nor what a shell has behind &&.
-            end = Interrupted(f"interrupted; {_line.get()} was done by then, and stays")
+            end = Interrupted(f"interrupted after the last step; {_line.get()} is done, and stays")
             at_the_end(end, True, bool(cluster.half))
             raise end
 
@@ -200,7 +200,7 @@ def heard(state: ClusterState) -> None:
 def confirm(question: str, answer: str, otherwise: str = "give --yes if you are sure") -> None:
     """Goes on when the person types `answer`; refuses otherwise, and where nobody can be asked."""
     if sys.stdin is None or not sys.stdin.isatty():
-        raise Refused(f"{question}: nobody is here to confirm it; {otherwise}")
+        raise Refused(f"{question}: this is no terminal, so nobody can confirm it; {otherwise}")
     note(f"{question}. Type {answer} to go on:")
     if sys.stdin.readline().strip() != answer:
         raise Refused("not confirmed; nothing was touched")

@@ -12,6 +12,7 @@ from pmc.errors import PmcError, Refused, StepFailed
 from pmc.locks import Lock
 from pmc.looks import RUNNING
 from pmc.model import ClusterState
+from pmc.plain import then
 from pmc.plans import broken
 from pmc.plans import vm as plans
 from pmc.plans.evacuate import Leaving
@@ -183,8 +184,8 @@ def closed(
                 cluster.apply(rest, to_the_end=True, prefix=prefix, under=[held])
         return (state.active_on(name) or ["no node"])[0], plans.unseen(name, state) + plans.standing(name, state)
     except PmcError as error:
-        said = f"{name} was NOT closed, two primaries may still be allowed: {error}; then fab vm.mv {name} --cleanup"
-        cluster.half.append(left := StepFailed(said, half=True))
+        said = f"{name} was NOT closed, two primaries may still be allowed: {error}"
+        cluster.half.append(left := StepFailed(then(said, f"fab vm.mv {name} --cleanup"), half=True))
         raise left from None
 
 

@@ -76,9 +76,7 @@ def verify_backup(
                 f"{len(failed)} of {len(rows)} cannot be used: {', '.join(failed)}{advice if directory else ''}"
             )
         if {row["result"] for row in rows} == {REMOVED}:
-            raise PmcError(
-                f"nothing was proved: {rows[0]['backup']} was removed meanwhile; fab vm.backups lists what there is"
-            )
+            raise PmcError(f"nothing was proved: {rows[0]['backup']} was removed meanwhile", next="fab vm.backups")
         if state:
             complain(state)
 
@@ -89,7 +87,7 @@ def _proved(c: Any, cluster: Cluster, id: str, stored: Sequence[Stored], directo
     nodes = [each.node for each in stored if each.id == id]
     if not nodes:
         if directory and ID.fullmatch(id):
-            raise Refused(f"--backup {id}: not in {directory}; fab vm.backups --from {directory} lists them")
+            raise Refused(f"--backup {id}: not in {directory}", next=f"fab vm.backups --from {directory}")
         restore.find(id, stored)  # says what is wrong with the id
     for node in nodes:
         try:

@@ -129,9 +129,13 @@ def _here(action: Action, what: str) -> None:
 
 def _none(name: str, state: ClusterState | None, directory: str) -> None:
     if name and not state:
-        raise Refused(f"vm.prune {name}: --from {directory}: no backup of it; fab vm.backups --from {directory}")
+        raise Refused(
+            f"vm.prune {name}: --from {directory}: no backup of it", next=f"fab vm.backups --from {directory}"
+        )
     if name and state and name not in state.vm_names():
-        raise Refused(f"vm.prune {name}: no such VM, and no backup of one on the nodes that answer; fab vm.backups")
+        raise Refused(
+            f"vm.prune {name}: no such VM, and no backup of one on the nodes that answer", next="fab vm.backups"
+        )
     note(f"{name} has no backups" if name else "there are no backups")
 
 

@@ -70,9 +70,9 @@ def repair(
         if refused := [each.refusal for each in found if each.refusal]:
             raise Refused(f"{name}: {refused[0]}")
         if dry_run or c.config.run.dry:
-            again = "# vm.repair looks again after each plan, and mends what is left then"
+            again = "# vm.repair looks again after each plan, and repairs what is left then"
             shown = cluster.script(*(each.plan(name) for each in found), first=[again] * (len(found) > 1))
-            return show(shown or f"# {name}: nothing to mend")
+            return show(shown or f"# {name}: nothing to repair")
         asks = {each.ask for each in found if each.ask}
         for ask in sorted(asks) if not yes else ():
             confirm(ask, name)
@@ -100,7 +100,7 @@ def _mend_each(cluster: Cluster, case: Case, found: list[Ailment], wishes: Wishe
     be confirmed and was not (`asked`; None: all is) ends it."""
     name, done = case.name, list[Ailment]()
     if not found:
-        return note(f"{name}: nothing to mend")
+        return note(f"{name}: nothing to repair")
     while found:
         first = found[0]
         if first.refusal or (first.steps and first.text in [each.text for each in done]) or len(done) > ROUNDS:

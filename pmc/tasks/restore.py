@@ -73,7 +73,7 @@ def _found(state: ClusterState, name: str, which: Which, settings: Settings) -> 
         return plans.find(id, stored), Plan("", ())
     there = looks.kept(directory, name)
     if id not in {each.id for each in there}:
-        raise Refused(f"--backup {id[:90]!r}: not in {directory}; fab vm.backups {name} --from {directory} lists them")
+        raise Refused(f"--backup {id[:90]!r}: not in {directory}", next=f"fab vm.backups {name} --from {directory}")
     found = plans.find(id, there)
     answering = [node.name for node in state.answering]
     refuse.relied_on(state, *(() if answering else state.nodes))

@@ -101,7 +101,9 @@ def _status(node: Node) -> dict[str, Resource]:
 def _compared(cluster: Cluster, facts: Facts, vm: str) -> list[Finding]:
     chosen = deeply.candidates(facts, vm)
     if vm and not chosen:
-        raise Refused(f"--deep: {vm} has no second copy that is Connected and UpToDate; fab pm.verify --vm {vm}")
+        raise Refused(
+            f"--deep: {vm} has no second copy that is Connected and UpToDate", next=f"fab pm.verify --vm {vm}"
+        )
     found = []
     with Progress() as progress, cluster.interruptible():
         for name, node in chosen.items():

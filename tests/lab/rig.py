@@ -101,7 +101,7 @@ def whole_backups(lab: Pmc) -> list[dict[str, Any]]:
 # Of what a command says when it failed: something may be half done.
 LEFT = (
     "NOT undone", "NOT closed", "Past the point of no return", "nothing to undo", "and may still allow two primaries",
-    "stands still there",
+    "is suspended there",
 )  # fmt: skip
 
 

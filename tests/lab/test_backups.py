@@ -213,7 +213,7 @@ def test_a_restore_that_broke_off_and_the_other_node_is_dead(lab: Pmc, clean: Cl
     lab.ok("vm.stop", "web")
     assert die_at(lab, "where it differs", "vm.restore", "web", "--backup", base["id"], "--in-place", "--yes")
     lab.lab.kill("pm-2")
-    assert "fab vm.failover web puts it back" in lab.fab("vm.restore", "web", "--put-back").stderr
+    assert "Next: fab vm.failover web" in lab.fab("vm.restore", "web", "--put-back").stderr
     lab.ok("vm.failover", "web", "--dead", "pm-2")
     later = guest.ticking(new.counter, boots=2)
     assert later.boots == 2, "it goes on with what was on the disk before the restore"

@@ -220,7 +220,7 @@ def test_nodes_that_are_exchanged_in_the_configuration(lab: Pmc, clean: Clean, t
         ("vm.mv", "web"), ("vm.stop", "web", "--force"), ("vm.rm", "web", "--yes"), ("vm.failover", "web"),
         ("vm.repair", "web", "--keep", "pm-1"), ("pm.evacuate", "pm-1"),
     ):  # fmt: skip
-        one_line(with_conf(lab, tmp_path, text, *argv), 2, "DRBD needs it to be 'pm-")
+        one_line(with_conf(lab, tmp_path, text, *argv), 2, "DRBD looks for 'pm-")
     assert clean() == there
     assert guest.ticking(tick.counter, seconds=LONG).boots == 1
 

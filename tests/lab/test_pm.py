@@ -59,7 +59,7 @@ def test_a_dry_run_of_a_fix_touches_nothing(lab: Pmc) -> None:
     failed = lab.fab("pm.init", "pm-1")
     assert failed.returncode == 1
     assert failed.stdout.count("✗") == 2
-    assert "fab pm.init pm-1 --fix does it" in failed.stdout
+    assert "Next: fab pm.init pm-1 --fix" in failed.stdout
     lab.ok("pm.init", "pm-1", "--fix")
     lab.ssh("pm-1", "rm /root/.ssh/away")
 

@@ -36,7 +36,7 @@ def mended(lab: Pmc, *flags: str) -> str:
     assert done.returncode == 0, done.stderr
     assert "whole again" in done.stderr
     again = lab.fab("vm.repair", "web", *flags)
-    assert (again.returncode, again.stderr) == (0, "web: nothing to mend\n")
+    assert (again.returncode, again.stderr) == (0, "web: nothing to repair\n")
     return done.stderr
 
 

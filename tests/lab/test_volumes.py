@@ -143,7 +143,7 @@ def test_a_thin_clone_is_another_vms_disk(lab: Pmc, clean: Clean) -> None:
         assert "vg/mine has not the tag of pmc" in lab.ssh("pm-1", f"{again} 2>&1 || :")
 
         done = lab.fab("vm.rm", "golden")
-        assert "removed for good: golden and its disk (vg/golden on pm-1): nobody is here" in done.stderr
+        assert "removed for good: golden and its disk (vg/golden on pm-1): this is no terminal" in done.stderr
         lab.ok("vm.rm", "golden", "--yes")
         left = lab.ssh("pm-1", "lvs --noheadings -o lv_name vg").split()
         assert left == ["mine", "old", "pool", "shop"]

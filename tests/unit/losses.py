@@ -127,7 +127,7 @@ class Losses(Life):
 
         def confirm(question: str, answer: str, otherwise: str = "") -> None:
             if word != "typed":
-                raise Refused("nobody is here to confirm it")
+                raise Refused("this is no terminal, so nobody can confirm it")
             self.world.power_off(node)
 
         if word == "flag":

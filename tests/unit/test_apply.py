@@ -135,7 +135,7 @@ def test_ctrl_c_in_the_last_step_is_too_late_but_nothing_begins_after_it(monkeyp
     close = plan("close", Step("pm-2", "make web secondary", command("drbdadm", "secondary", "web")))
     cluster.until_closed(cluster.lock("test", "web"))
     cluster.apply(close)
-    with pytest.raises(StepFailed, match=r"step 1 of 1 failed: .*\n  interrupted\n  Nothing was changed"):
+    with pytest.raises(StepFailed, match=r"step 1 of 1 failed: .*\n  interrupted\n  Nothing had to be undone"):
         cluster.apply(close)
     assert len(ran) == 1
     cluster.apply(close, to_the_end=True)
@@ -157,7 +157,7 @@ def test_a_task_that_was_done_says_so_and_the_next_one_is_not_begun(
     """`fab vm.stop web vm.start web`, Ctrl-C while the first one's last step runs."""
     counted(monkeypatch, with_web())
     ran = interrupted_by(monkeypatch, "secondary")
-    with pytest.raises(Interrupted, match=r"^interrupted; vm.stop web --force was done by then, and stays$"):
+    with pytest.raises(Interrupted, match=r"^interrupted after the last step; vm.stop web --force is done, and stays$"):
         ns["vm.stop"](Context(Config()), name="web", force=True)
     assert "secondary" in ran[-1]
 

@@ -437,8 +437,12 @@ def test_a_thin_clone_that_becomes_a_disk_is_told_with_its_origin() -> None:
             {"x": ResourceFile("x", 9, "/dev/mapper/vg-web", ("pm-1",), ())},
             "by /etc/drbd.d/x.res the volume vg/web is the disk of x",
         ),
-        (replace(CLONE, attributes="Vri-a-tz--"), {}, "is read-only; there: lvchange --permission rw vg/web"),
-        (replace(CLONE, attributes="Vwi---tz-k"), {}, "as at a boot; there: lvchange --setactivationskip n vg/web"),
+        (replace(CLONE, attributes="Vri-a-tz--"), {}, "is read-only. Next: on pm-1: lvchange --permission rw vg/web"),
+        (
+            replace(CLONE, attributes="Vwi---tz-k"),
+            {},
+            "as at a boot. Next: on pm-1: lvchange --setactivationskip n vg/web",
+        ),
         (replace(CLONE, attributes="swi-a-s---"), {}, "is no plain volume"),
     ],
 )

@@ -358,7 +358,7 @@ def test_a_line_tells_the_way_out() -> None:
     assert checks.line(Finding("pm-1", "hostname", checks.good("pm-1"))) == "pm-1  ✓ hostname: pm-1"
     [fix] = verdict("backup directory", "none\n").steps
     broken = Finding("pm-1", "backups", checks.bad("none", "make it", fix))
-    assert checks.line(broken) == "pm-1  ✗ backups: none; make it; fab pm.init pm-1 --fix does it"
+    assert checks.line(broken) == "pm-1  ✗ backups: none; make it. Next: fab pm.init pm-1 --fix"
     assert checks.line(Finding("pm-1", "bridge", checks.bad("none", "make one"))) == "pm-1  ✗ bridge: none; make one"
 
 
@@ -448,7 +448,7 @@ def test_of_two_ways_the_one_that_can_be_is_mended() -> None:
     found = ssh(mine, replace(GOOD_2, known={}, tried={"pm-1": UNKNOWN}))
     assert found.partly
     assert [step.node for step in found.steps] == ["pm-2"]
-    assert "does part of it" in checks.line(Finding("pm-1", "ssh", found))
+    assert "pm-1 --fix, which does a part of it" in checks.line(Finding("pm-1", "ssh", found))
 
 
 def test_a_key_that_is_there_is_let_in() -> None:
@@ -526,7 +526,7 @@ def test_what_a_person_must_mend(mine: Keys, says: str) -> None:
 
 def test_a_node_that_is_down_is_a_line() -> None:
     assert ssh(GOOD_1, "no ssh within 10 s") == checks.bad(
-        "pm-2 could not be asked: no ssh within 10 s", "mend that first"
+        "pm-2 could not be asked: no ssh within 10 s", "correct that first"
     )
     assert "pm-1 could not be asked" in ssh("x", GOOD_2).text
 

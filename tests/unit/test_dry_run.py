@@ -217,7 +217,7 @@ def test_a_node_that_cannot_be_looked_at_is_named(run: Callable[..., str], monke
     world.dead.add("pm-3")
     run("vm.rm", world, name="web", backups=True, dry_run=True)
     assert said.pop().startswith("pm-3 cannot be looked at; when it is back, run fab vm.rm web --backups again")
-    assert run("vm.repair", world, name="web", dry_run=True) == "# web: nothing to mend\n"
+    assert run("vm.repair", world, name="web", dry_run=True) == "# web: nothing to repair\n"
     assert said == ["pm-3 cannot be asked, so what is there of web, if anything, is not known"]
 
 

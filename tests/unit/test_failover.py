@@ -103,9 +103,9 @@ def test_signs_of_life(text: str) -> None:
     assert len(seen.life) == 1
     with pytest.raises(Refused, match="pm-1: does not answer the manager, but lives: pm-2 reaches it"):
         alive(orphan(), seen)
-    with pytest.raises(Refused, match="if it hangs: configure fence for it, or take its power and try again"):
+    with pytest.raises(Refused, match="If it hangs: configure fence for it, or cut its power and try again"):
         alive(orphan(), seen)
-    with pytest.raises(Refused, match="if it hangs: give --dead pm-1, and its fence command takes its power first"):
+    with pytest.raises(Refused, match="If it hangs: give --dead pm-1, and its fence command cuts its power first"):
         alive(orphan(), seen, fenced())
 
 
@@ -134,7 +134,7 @@ def test_drbd_that_is_connected_is_a_sign_of_life() -> None:
     ("state", "sign"),
     [
         (running(), "it answers the manager"),
-        (dead(running(), "pm-1", answers=True), "it speaks to the manager: no ssh within 10 s"),
+        (dead(running(), "pm-1", answers=True), "it answers the manager: no ssh within 10 s"),
     ],
 )
 def test_what_the_manager_sees_is_a_sign_of_life_too(state: ClusterState, sign: str) -> None:
@@ -151,9 +151,9 @@ def test_one_that_hangs_may_speak_when_a_person_says_so_and_it_can_be_fenced() -
     wanted = evacuate.start_all("pm-1", (), state, fenced(), hangs=hangs)
     assert [each.name for each in wanted.leaving] == ["web"]
     for other in ("", failover.hangs("pm-2", fenced("pm-2"))):
-        with pytest.raises(Refused, match=r"pm-1 speaks, so it is not dead, .*; if it hangs: give --dead pm-1"):
+        with pytest.raises(Refused, match=r"pm-1 is alive .*\. If it hangs: give --dead pm-1"):
             failover.homes("web", state, fenced(), other)
-    with pytest.raises(Refused, match=r"pm-1 speaks, so it is not dead, .*; if it hangs: configure fence for it"):
+    with pytest.raises(Refused, match=r"pm-1 is alive .*\. If it hangs: configure fence for it"):
         failover.homes("web", state, SETTINGS)
 
 
@@ -281,11 +281,11 @@ def test_what_is_asked_of_the_journal_is_of_this_boot_and_has_its_clock(tmp_path
     ("state", "words"),
     [
         (running(), "is running on pm-1, so there is nothing to fail over"),
-        (stopped(), "pm-1 and pm-2 answer ssh, so nothing is dead; start it: fab vm.start web"),
+        (stopped(), "pm-1 and pm-2 answer ssh, so nothing is dead. Start it. Next: fab vm.start web"),
         (alone(active=False), "pm-1 answers ssh"),
         (dead(running(), "pm-2"), "is running on pm-1"),
-        (dead(stopped(), "pm-1", answers=True), "configure fence for it, or take its power and try again"),
-        (dead(orphan(), "pm-2"), "not all did"),
+        (dead(stopped(), "pm-1", answers=True), "configure fence for it, or cut its power and try again"),
+        (dead(orphan(), "pm-2"), "not all answered"),
         (orphan(disk="Inconsistent"), "its disk on pm-2 is Inconsistent: it lacks writes"),
         (orphan(disk="Outdated"), "its disk on pm-2 is Outdated: it lacks writes"),
         (orphan(disk="Consistent"), "its disk on pm-2 is Consistent: it lacks writes"),
@@ -293,17 +293,17 @@ def test_what_is_asked_of_the_journal_is_of_this_boot_and_has_its_clock(tmp_path
         (orphan(connection="StandAlone"), "StandAlone: the sides were apart already"),
         (changed(orphan(), "pm-2", resources={}), "fab pm.ready_drbd --node pm-2"),
         (changed(orphan(), "pm-2", domains={}), "is not defined on pm-2"),
-        (changed(orphan(), "pm-2", memory_available=MiB), "pm-2 has 1 MiB free; move another VM away first"),
+        (changed(orphan(), "pm-2", memory_available=MiB), "pm-2 has 1 MiB free. Move another VM away first"),
         (changed(orphan(), "pm-2", failures={"libvirt": "no"}), "libvirt: no"),
         (
             changed(orphan(), "pm-2", files={}, odd=(Odd("/etc/drbd.d/web.res", "line 2: a quote", "web"),)),
-            "web: on pm-2, /etc/drbd.d/web.res: line 2: a quote; mend it there",
+            "web: on pm-2, /etc/drbd.d/web.res: line 2: a quote. Correct the file there",
         ),
         (changed(orphan(), "pm-3", files=of("pm-1", "pm-3")), "its resource files disagree about its nodes"),
         (changed(orphan(), "pm-3", hostname="pm-1"), "pm-3: its host name is 'pm-1'"),
         (
             changed(orphan(), "pm-2", files=of("pm-1", "pm-2", "pm-3")),
-            "web: pm-1: no ssh within 10 s; one must be there",
+            "web: pm-1: no ssh within 10 s. One must be there",
         ),
         (dead(cluster(), "pm-1"), "no node that answers knows it"),
         (dead(alone(active=True), "pm-1"), "no node that answers knows it"),
@@ -319,7 +319,9 @@ def test_refused(state: ClusterState, words: str) -> None:
 def test_a_vm_without_a_second_copy_that_another_node_still_knows() -> None:
     state = dead(cluster(), "pm-1")
     file = alone(active=False).nodes["pm-1"].files["web"]
-    with pytest.raises(Refused, match=r"has its disk on pm-1 only, no second copy; fab vm.backups web"):
+    with pytest.raises(
+        Refused, match=r"has its disk on pm-1 only, and no second copy. Restore a backup. Next: fab vm.backups web"
+    ):
         plan(changed(state, "pm-2", files={"web": file}))
 
 
@@ -396,7 +398,7 @@ def test_what_fits_alone_but_not_together_is_refused(build: Callable[[ClusterSta
     with pytest.raises(Refused) as caught:
         build(state)
     assert str(caught.value).startswith(
-        "no memory for all of them together: a (2 GiB) on pm-2; free now: pm-2 4 GiB. Nothing was touched"
+        "no memory for all of them together: a (2 GiB) on pm-2. Free now: pm-2 4 GiB. Nothing was touched"
     )
 
 
@@ -413,7 +415,7 @@ def test_a_vm_that_cannot_move_does_not_hold_the_others() -> None:
     wanted = evacuate.move_all("pm-1", state, SETTINGS)
     assert [each.name for each in wanted.leaving] == ["b"]
     assert sorted(wanted.staying) == ["a", "one"]
-    assert wanted.staying["one"].startswith("has its disk on pm-1 only, so it cannot move; a second copy")
+    assert wanted.staying["one"].startswith("has its disk on pm-1 only, so it cannot move. Give it a second copy")
     assert wanted.off == ("off",)
 
 
@@ -432,7 +434,9 @@ def test_a_dead_nodes_vms_start_elsewhere_but_for_those_that_were_off_or_run() -
 
 
 def test_the_way_to_evacuate_must_fit_the_node() -> None:
-    with pytest.raises(NodeDown, match=r"when it is dead: fab pm.evacuate pm-1 --failover"):
+    with pytest.raises(
+        NodeDown, match=r"When it is dead, start its VMs elsewhere. Next: fab pm.evacuate pm-1 --failover"
+    ):
         evacuate.move_all("pm-1", orphan(), SETTINGS)
     with pytest.raises(Refused, match="pm-1: libvirt: no answer"):
         evacuate.move_all("pm-1", changed(running(), "pm-1", failures={"libvirt": "no answer"}), SETTINGS)
@@ -522,6 +526,6 @@ def test_a_silent_node_may_still_allow_two_primaries(monkeypatch: pytest.MonkeyP
     notes, (on, more) = closed_after(monkeypatch, unseen, unseen)
     assert (notes, on) == (["allow one primary of web only"], "pm-1")
     assert more == (
-        "; pm-2 does not answer, and may still allow two primaries: once it does: fab vm.mv web --cleanup"
+        "; pm-2 does not answer, and may still allow two primaries. Once it does: fab vm.mv web --cleanup"
     )  # fmt: skip
     assert vm.unseen("web", running()) == ""

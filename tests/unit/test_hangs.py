@@ -123,7 +123,7 @@ def test_it_is_fenced_looked_at_again_and_then_its_vm_starts(
     err = capsys.readouterr().err
     assert "pm-1 gives signs of life" in err
     assert "DRBD of web is Connected to it" in err
-    assert ("it speaks to the manager: does it hang?" in err) == speaks
+    assert ("it answers the manager: does it hang?" in err) == speaks
     assert "may be old" not in err, "what is connected has all"
 
 

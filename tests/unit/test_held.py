@@ -130,12 +130,14 @@ def test_a_guest_that_stands_still_beside_a_silent_node_is_left_to_a_person() ->
     step = vm.settle("web", silent("paused")).steps[0]
     assert isinstance(step.do, Wait)
     assert step.do.ask == virsh.goes_on("web"), "see above"
-    assert "only when its power is really off, here: drbdadm resume-io web, virsh resume web" in step.do.otherwise
-    assert "may run on pm-2; only when the power of that is really off" in vm.standing("web", silent("paused"))
+    assert (
+        "Only when the power of that is really off, here: drbdadm resume-io web, virsh resume web" in step.do.otherwise
+    )
+    assert "may run on pm-2. Only when the power of that is really off" in vm.standing("web", silent("paused"))
     linked = silent("paused", connection="Connected", peer_role="Primary")
     assert "may run on pm-2" in vm.standing("web", linked)
     sure = silent("paused", connection="Connected", peer_role="Secondary")
-    assert vm.standing("web", sure) == "; but it stands still there: virsh resume web on pm-1 lets it go on"
+    assert vm.standing("web", sure) == "; but it is suspended there. Next: on pm-1: virsh resume web"
     assert vm.standing("web", silent("running")) == ""
 
 

@@ -92,7 +92,7 @@ def test_a_revoked_key_is_refused_whatever_else_is_known(tmp_path: Path, place: 
 
 def test_a_node_that_only_an_authority_knows_is_told_as_such(tmp_path: Path, place: str, key: str) -> None:
     said = told(f"@cert-authority * {key}\n", tmp_path, place)
-    assert "known by a certificate only (@cert-authority), which pmc does not read; add the key itself" in said
+    assert "known by a certificate only (@cert-authority), which pmc does not read. Add the key itself" in said
 
 
 def test_what_is_to_be_done_about_a_changed_key_takes_the_entry_out(tmp_path: Path, place: str, key: str) -> None:

@@ -123,7 +123,7 @@ def test_a_step_whose_lock_another_manager_has_by_now_does_not_run(site: Site, m
     assert isinstance(error, StepFailed)
     assert "step 2 of 2 failed: two, on pm-1" in str(error)
     assert "nothing ran: web is not locked for this command any more on pm-1" in str(error)
-    assert "for: other; look what it did" in str(error)
+    assert "for: other. Look what it did" in str(error)
 
 
 def test_what_undoes_does_not_run_under_another_ones_lock_either(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,5 +200,5 @@ def test_a_manager_that_comes_after_all_was_over_is_told(site: Site) -> None:
         error = late.exception(WAIT)
     assert isinstance(error, PmcError)
     assert "by" in str(error)
-    assert "for: other; look what it did" in str(error)
+    assert "for: other. Look what it did" in str(error)
     assert site.ran == []

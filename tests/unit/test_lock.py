@@ -266,6 +266,6 @@ def test_what_those_who_wait_are_told() -> None:
     assert lock.told(Refusal("held", lock.ALLOCATION, str(ANN)), "pm-1").startswith("the numbers for new VMs: locked")
     assert "still runs" in lock.told(Refusal("busy", "web", str(ANN)), "pm-1")
     assert lock.told(Refusal("lost", "web", str(BOB)), "pm-1") == (
-        "nothing ran: web is not locked for this command any more on pm-1, which heard nothing of it for 60 s; the "
-        f"latest to have it: {BOB}; look what it did"
+        "nothing ran: web is not locked for this command any more on pm-1, which heard nothing of it for 60 s. The "
+        f"latest to have it: {BOB}. Look what it did"
     )

@@ -75,8 +75,8 @@ def test_who_waits_is_told_for_whom_once_and_goes_on(
     hold(60, lambda lock, cluster: len(sessions.open) == 3 or pytest.fail("not on all nodes"))
     assert capsys.readouterr().err.splitlines() == [
         f"waiting, at most 60 s: web: locked on pm-2 by {BOB}",
-        f"waiting, at most 60 s: web: a command on pm-2 still runs, of a manager that is gone: {BOB}; it has a "
-        "deadline; to see it there: pgrep -af '^timeout .*/web[.]busy '; "
+        f"waiting, at most 60 s: web: a command of a manager that is gone still runs on pm-2: {BOB}. It ends at its "
+        "deadline. To see it there: pgrep -af '^timeout .*/web[.]busy '; "
         "to end it: pkill -INT -f '^timeout .*/web[.]busy '",
     ]
 

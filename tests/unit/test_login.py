@@ -99,7 +99,7 @@ def test_a_file_of_a_user_that_is_not_there_is_a_line(tmp_path: Path) -> None:
     """As ssh says it, which ends there, too. (The ~ of an IdentityFile paramiko replaces by itself.)"""
     (tmp_path / "config").write_text("UserKnownHostsFile ~no-such-user/known\n")
     conf = f'audit_log = ""\nssh_config = "{tmp_path}/config"\n[nodes.pm-1]\nreplication = "10.0.0.1"\n'
-    words = r"names ~no-such-user/known, and this machine has no user no-such-user; mend that line"
+    words = r"names ~no-such-user/known, and this machine has no user no-such-user; correct that line"
     with Cluster(parse(conf, "pmc.conf")) as cluster, pytest.raises(SettingsError, match=words):
         cluster.state()
 

@@ -86,7 +86,9 @@ def test_what_contradicts_itself_is_not_started_nor_moved() -> None:
 def test_a_stray_is_not_started() -> None:
     world = with_stray()
     world = done(world, vm.stop("web", False, world.state(), SETTINGS))
-    with pytest.raises(Refused, match=r"--on pm-2: .* old or half-made copy; web lives on pm-1 and pm-3; .* --cleanup"):
+    with pytest.raises(
+        Refused, match=r"--on pm-2: .* old or unfinished copy; web lives on pm-1 and pm-3\. .* --cleanup"
+    ):
         vm.start("web", "pm-2", world.state(), SETTINGS)
     assert [step.node for step in vm.start("web", "", world.state(), SETTINGS).steps] == ["pm-1", "pm-1"]
 
@@ -332,7 +334,7 @@ TWICE = cluster(home("pm-1", active=True, primary=True), home("pm-2", active=Tru
     ("build", "words"),
     [
         (lambda: choose(cluster()), "no such VM"),
-        (lambda: choose(stopped()), "runs nowhere; vm.peer is for a VM that runs on one node: fab vm.start web"),
+        (lambda: choose(stopped()), "runs nowhere; vm.peer is for a VM that runs on one node. Next: fab vm.start web"),
         (lambda: choose(running(), "pm-1"), "--secondary pm-1: web runs there"),
         (lambda: choose(changed(running(), "pm-3", down=DOWN)), "pm-3: no ssh"),
         (lambda: choose(changed(running(), "pm-3", drbd="")), "fab pm.ready_drbd --node pm-3"),
@@ -343,7 +345,7 @@ TWICE = cluster(home("pm-1", active=True, primary=True), home("pm-2", active=Tru
         (lambda: choose(changed(running(), "pm-3", volumes={"web": FOREIGN})), "was not made by pmc"),
         (lambda: choose(changed(running(), "pm-3", files={"db": ResourceFile("db", 1, "/dev/vg/db", ("x",), (1,))})),
          "DRBD's minor 1 is db's there"),
-        (lambda: choose(with_resource(running(), "pm-1", disk="Diskless")), "move it to its other node first"),
+        (lambda: choose(with_resource(running(), "pm-1", disk="Diskless")), "Move it to its other node first"),
         (lambda: choose(with_resource(running(), "pm-1", connection="StandAlone")), "split brain"),
         (lambda: choose(with_resource(running(), "pm-2", role="Primary")), "fab vm.mv web --cleanup"),
         (lambda: choose(TWICE), "RUNS TWICE, on pm-1 and pm-2"),
@@ -382,5 +384,5 @@ def test_an_old_copy_in_use_is_not_removed() -> None:
 
 def test_an_old_copy_stays_while_blocks_are_known_to_differ() -> None:
     state = with_resource(with_resource(running(), "pm-1", out_of_sync=4096), "pm-2", out_of_sync=4096)
-    with pytest.raises(Refused, match=r"fab vm.repair web makes them alike"):
+    with pytest.raises(Refused, match=r"Next: fab vm.repair web"):
         clear.cleanup("web", state, SETTINGS)

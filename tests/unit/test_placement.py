@@ -251,7 +251,7 @@ def test_of_many_nodes_a_few_reasons_are_said() -> None:
 def test_all_nodes_must_answer_and_the_name_be_free() -> None:
     state = build(totals(3), guests(1, "pm-1", "pm-2"))
     silent = ClusterState({**state.nodes, "pm-3": NodeState("pm-3", down="no ssh within 10 s")})
-    assert refused(silent).startswith("pm-3: no ssh within 10 s; a new VM needs a name, a number")
+    assert refused(silent).startswith("pm-3: no ssh within 10 s. A new VM needs a name, a number")
     assert refused(state, wanted(name="pm-1-1")).startswith("pm-1-1: there is such a VM already")
 
 

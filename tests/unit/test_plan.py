@@ -312,7 +312,7 @@ def test_a_long_step_that_was_interrupted_is_undone_with_the_others() -> None:
 
 
 def test_nothing_to_undo_is_said() -> None:
-    assert "Nothing was changed" in failed(A_B_C, Recorder(do_a=error()))
+    assert "Nothing had to be undone" in failed(A_B_C, Recorder(do_a=error()))
 
 
 def test_after_a_pivot_nothing_is_undone() -> None:

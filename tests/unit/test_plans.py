@@ -374,7 +374,7 @@ def without_domain(state: ClusterState, place: str) -> ClusterState:
     ("build", "words"),
     [
         (lambda: start(running()), "web: runs already, on pm-1"),
-        (lambda: start(running(), "pm-2"), "fab vm.mv web moves it"),
+        (lambda: start(running(), "pm-2"), "It can move while it runs. Next: fab vm.mv web"),
         (lambda: start(stopped(), "pm-3"), "--on pm-3: web has its disks on pm-1 and pm-2"),
         (lambda: start(with_resource(stopped(), "pm-2", role="Primary"), "pm-1"), "fab vm.start web --on pm-2"),
         (lambda: start(with_resource(stopped(), "pm-1", connection="StandAlone")), "StandAlone"),
@@ -384,36 +384,37 @@ def without_domain(state: ClusterState, place: str) -> ClusterState:
         (lambda: start(changed(stopped(), "pm-1", memory_available=MiB)), "1 GiB of memory, pm-1 has 1 MiB"),
         (lambda: start(with_resource(alone(active=False), "pm-1", disk="Inconsistent")), "its disk on pm-1 is not up"),
         (lambda: start(cluster()), "web: no such VM; there are: none yet"),
-        (lambda: start(without_domain(stopped(), "pm-2")), "fab vm.repair web defines it there again, or, if"),
-        (lambda: start(MISSING_TOOL), "drbd status: command not found; fab pm.init pm-2"),
-        (lambda: stop(changed(stopped(), "pm-2", down="no ssh")), "dead nothing runs there, and fab vm.failover web"),
+        (lambda: start(without_domain(stopped(), "pm-2")), "Else define it there again. Next: fab vm.repair web"),
+        (lambda: start(MISSING_TOOL), "drbd status: command not found. Next: fab pm.init pm-2"),
+        (lambda: stop(changed(stopped(), "pm-2", down="no ssh")), "start on its other node. Next: fab vm.failover web"),
         (lambda: stop(cluster()), "no such VM"),
         (lambda: stop(changed(running(), "pm-1", failures={"lvs": "not found"})), "pm-1: lvs: not found"),
-        (lambda: move(stopped()), "does not run; start it where you want it"),
+        (lambda: move(stopped()), "does not run. Start it where you want it"),
         (lambda: move(TWICE), "RUNS TWICE, on pm-1 and pm-2"),
         (lambda: stop(TWICE), "RUNS TWICE, on pm-1 and pm-2"),
-        (lambda: move(alone(active=True)), "a second copy first: fab vm.peer web --secondary NODE"),
+        (lambda: move(alone(active=True)), "Give it a second copy first. Next: fab vm.peer web --secondary NODE"),
         (lambda: move(running(), "pm-1"), "--to pm-1: web can move to pm-2"),
         (lambda: move(running(), "pm-3"), "--to pm-3: web can move to pm-2"),
         (lambda: move(SPLIT), "StandAlone, UpToDate/DUnknown"),
-        (lambda: move(with_resource(running(), "pm-2", replication="VerifyT")), "VerifyT on pm-2; wait"),
+        (lambda: move(with_resource(running(), "pm-2", replication="VerifyT")), "VerifyT on pm-2. Wait"),
         (lambda: move(with_resource(running(), "pm-2", role="Primary")), "fab vm.mv web --cleanup"),
         (lambda: move(changed(running(), "pm-2", memory_available=0)), "pm-2 has 0 B free"),
-        (lambda: move(changed(running(), "pm-1", domains={"web": PAUSED})), "let it run: virsh resume web"),
-        (lambda: settle(TWICE), "virsh destroy web; then fab vm.repair web"),
-        (lambda: settle(with_resource(stopped(), "pm-1", role="Primary")), "else uses its disk: fab vm.stop web"),
+        (lambda: move(changed(running(), "pm-1", domains={"web": PAUSED})), "Next: on pm-1: virsh resume web"),
+        (lambda: settle(TWICE), "virsh destroy web. Next: fab vm.repair web"),
+        (lambda: settle(with_resource(stopped(), "pm-1", role="Primary")), "Next: fab vm.stop web vm.mv web --cleanup"),
         (lambda: remove(FOREIGN), "was not made by pmc"),
         (lambda: remove(with_volume("own", (), "swi-a-s---")), "vg/own, which pmc did not make, depends on vg/web and "
          "would go with it"),
         (lambda: remove(cluster()), "no such VM"),
         (lambda: make(running()), "there is such a VM already, on pm-1, pm-2"),
         (lambda: make(cluster(node("pm-2", drbd=""))), "fab pm.ready_drbd --node pm-2"),
-        (lambda: make(cluster(node("pm-2", hostname="debian"))), "'debian'; DRBD needs it to be 'pm-2': there, host"),
+        (lambda: make(cluster(node("pm-2", hostname="debian"))), "'debian'. DRBD looks for 'pm-2', the "
+         "name in pmc.conf. Correct pmc.conf, or the node. Next: on it: host"),
         (lambda: make(cluster(node("pm-2", volumes={"web": VOLUME}))), "has a volume vg/web already"),
         (lambda: make(cluster(node("pm-1", volumes={"web": VOLUME}))), "keep what is on it with --reuse"),
         (lambda: make(cluster(), reuse=True), "--reuse: pm-1 has no volume vg/web"),
         (lambda: make(cluster(node("pm-1", volumes={"web": replace(VOLUME, attributes="-wi-ao----")})), reuse=True),
-         "--reuse: web on pm-1 is in use; end what has it open first"),
+         "--reuse: web on pm-1 is in use. End what has it open first"),
         (lambda: make(cluster(node("pm-2", group_free=GiB))), "--size: pm-2 has 1 GiB free"),
         (lambda: make_thin(data_percent=80.5), "pm-2 has a thin pool vg/pool whose data are 80 % full, more than "
          "pool_data_percent = 80; there: lvextend --extents +25%LV vg/pool"),
@@ -426,39 +427,39 @@ def without_domain(state: ClusterState, place: str) -> ClusterState:
         (lambda: make_thin(attributes="-wi-a-----"), "pm-2 has no thin pool vg/pool; fab pm.init tells how"),
         (lambda: make(cluster(node("pm-2", volumes={"pool": POOL})), name="pool"), "has a volume vg/pool already"),
         (lambda: make(cluster(node("pm-1", memory_available=MiB))), "--memory 1 GiB: pm-1 has 1 MiB free"),
-        (lambda: make(cluster(node("pm-3", down="no ssh"))), "pm-3: no ssh; a new VM needs"),
+        (lambda: make(cluster(node("pm-3", down="no ssh"))), "pm-3: no ssh. A new VM needs"),
         (lambda: make(cluster(node("pm-3", failures={"ports": "ss: not found"}))), "pm-3: ports: ss: not found"),
         (lambda: take(with_resource(stopped(), "pm-2", connection="StandAlone")), "Connected, UpToDate/UpToDate"),
         (lambda: take(with_resource(stopped(), "pm-2", disk="Inconsistent")), "Inconsistent on pm-2"),
         (lambda: take(with_resource(alone(active=True), "pm-1", disk="Diskless")), "Diskless on pm-1"),
         (lambda: move(marked(running())), "web: 4 KiB of its disk differ between pm-1 and pm-2, as a verify found, "
-         "and it would go on with those of pm-2; fab vm.repair web makes them alike"),
-        (lambda: take(marked(stopped())), "neither side is known to be right; fab vm.start web, then fab vm.repair"),
-        (lambda: clone.standby("web", marked(stopped())), "fab vm.start web, then fab vm.repair web"),
+         "and it would go on with those of pm-2. Next: fab vm.repair web"),
+        (lambda: take(marked(stopped())), "neither side is known to be right. Next: fab vm.start web vm.repair"),
+        (lambda: clone.standby("web", marked(stopped())), "Next: fab vm.start web vm.repair web"),
         (lambda: clone.standby("web", with_resource(running(), "pm-2", connection="StandAlone")), "pm-2 is StandAlone"),
         (lambda: take(TWICE), "RUNS TWICE, on pm-1 and pm-2"),
         (lambda: taken(running(), [Stored("pm-2", "web.20260102T030405Z.base", GiB, None)], base=True)[1],
-         "web: there is a backup of this very second; try again"),
+         "web: there is a backup of this very second. Try again"),
         (lambda: write(marked(stopped())), "as a verify "
-         "found, and a restore writes only what differs on pm-1; first make both alike (fab vm.start web, fab "
-         "vm.repair web, fab vm.stop web, then this again), or restore it as a new VM: --as NEW"),
-        (lambda: write(running()), "web: runs on pm-1; its disk is only written when it is off: fab vm.stop web"),
+         "found, and a restore writes only what differs on pm-1. First make both alike (fab vm.start web "
+         "vm.repair web vm.stop web, then this again), or restore it as a new VM: --as NEW"),
+        (lambda: write(running()), "web: runs on pm-1; its disk is only written when it is off. Next: fab vm.stop web"),
         (lambda: write(with_resource(stopped(), "pm-1", connection="StandAlone")), "DRBD on pm-1 is StandAlone"),
         (lambda: write(stopped(), 2 * GiB), "web: its disk has 2147483648 bytes, that of web.20260102T000000Z.delta "
-         "1073741824; restore it as a new VM: --as NEW"),
+         "1073741824. Restore it as a new VM: --as NEW"),
         (lambda: write(changed(stopped(), "pm-1", group_free=GiB)), "pm-1: a snapshot of web needs 10"),
         (lambda: write(changed(stopped(), "pm-2", volumes=thin_web(POOL).nodes["pm-2"].volumes)), "pm-2: a snapshot of "
          "web needs 1000 GiB, the thin pool vg/pool has 90 GiB free"),
         (lambda: taken(changed(running(), "pm-3", failures={"lvs": "not found"}), to="pm-3")[1], "pm-3: lvs"),
         (lambda: write(with_before(stopped())), "pm-1: the volume vg/web.before is no snapshot that pmc made"),
         (lambda: write(half_restored_web().state()), "fab vm.restore web --put-back"),
-        (lambda: put_back(changed(half_restored_web().state(), "pm-1", domains={"web": RUNNING})), "web: runs on pm-1; "
-         "first: fab vm.stop web"),
+        (lambda: put_back(changed(half_restored_web().state(), "pm-1", domains={"web": RUNNING})), "web: runs on pm-1. "
+         "Next: fab vm.stop web"),
         (lambda: put_back(with_resource(half_restored_web().state(), "pm-1", connection="StandAlone")), "StandAlone"),
         (lambda: take(half_restored_web().state()), "fab vm.restore web --put-back"),
         (lambda: clone.standby("web", half_restored_web().state()), "fab vm.restore web --put-back"),
         (lambda: start(half_restored_web().state()), "fab vm.restore web --put-back"),
-        (lambda: take(changed(running(), "pm-2", group_free=MiB)), "free; make room there: vgextend vg, or remove"),
+        (lambda: take(changed(running(), "pm-2", group_free=MiB)), "free. Make room there, or remove"),
         (lambda: take(thin_web(replace(POOL, data_percent=95.0), 50 * GiB)), "pm-2: a snapshot of web needs 10 GiB, "
          "the thin pool vg/pool has 5 GiB free"),
         (lambda: take(thin_web(replace(POOL, attributes="twi-aotzF-"))), "the thin pool vg/pool of web has failed"),
@@ -548,14 +549,14 @@ EXCHANGED = changed(changed(running(), "pm-1", hostname="pm-2"), "pm-2", hostnam
     ],
 )  # fmt: skip
 def test_nodes_that_are_exchanged_in_the_configuration_are_refused(build: Callable[[ClusterState], object]) -> None:
-    with pytest.raises(Refused, match=r"pm-\d: its host name is 'pm-\d'; DRBD needs it to be 'pm-\d'"):
+    with pytest.raises(Refused, match=r"pm-\d: its host name is 'pm-\d'. DRBD looks for 'pm-\d'"):
         build(EXCHANGED)
 
 
 def test_what_may_run_on_a_node_that_the_configuration_lacks_is_neither_off_nor_removed() -> None:
     known = ClusterState({"pm-2": running().nodes["pm-2"]})
     for build in (stop, remove):
-        with pytest.raises(Refused, match=r"web: (may run|lives) on pm-1.*not in pmc.conf.*; add it there"):
+        with pytest.raises(Refused, match=r"web: (may run|lives) on pm-1.*not in pmc.conf.*\. Add it there"):
             build(known)
     gone = with_resource(known, "pm-2", connection="WFConnection")
     assert vm.remove("web", gone, SETTINGS).steps, "taken out of pmc.conf since it is gone for good"
@@ -607,7 +608,7 @@ def test_a_vm_starts_on_the_side_that_a_resync_comes_from() -> None:
 
 
 def test_a_vm_may_be_on_a_node_that_is_down() -> None:
-    with pytest.raises(NodeDown, match="not all did: pm-2: "):
+    with pytest.raises(NodeDown, match="not all answered: pm-2: "):
         start(cluster(node("pm-2", down="no ssh")))
 
 
@@ -721,7 +722,7 @@ def test_a_snapshot_that_a_broken_command_left_is_removed_first_and_anothers_is_
     state = changed(state, "pm-1", volumes={**state.nodes["pm-1"].volumes, "web.backup": left})
     _, plan = taken(state, size=10 * GiB, base=True)
     notes = [f"{step.node}: {step.note}" for step in plan.steps]
-    removed = "pm-1: remove the snapshot vg/web.backup of a command that broke off"
+    removed = "pm-1: remove the snapshot vg/web.backup of an interrupted command"
     assert notes.index(removed) < notes.index("pm-2: take the snapshot vg/web.backup")
     renamed = (replace(left, attributes=each) for each in ("-wi-a-----", "Vwi-a-tz--"))
     for foreign in (replace(left, tags=()), *renamed):
@@ -752,4 +753,4 @@ def test_a_guest_that_was_left_suspended_is_told() -> None:
     there = state.nodes["pm-1"]
     paused = {**there.domains, "web": replace(there.domains["web"], state="paused")}
     state = ClusterState({**state.nodes, "pm-1": replace(there, domains=paused)})
-    assert vm.standing("web", state).endswith("virsh resume web on pm-1 lets it go on")
+    assert vm.standing("web", state).endswith("is suspended there. Next: on pm-1: virsh resume web")

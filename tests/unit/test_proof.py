@@ -46,7 +46,7 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_without_a_fence_command_a_person_says_so(typed: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(Refused, match=r"that is no proof.*nobody is here to confirm it; once its power is really off"):
+    with pytest.raises(Refused, match=r"that is no proof.*this is no terminal.*; once its power is really off"):
         proved(SETTINGS)
     said = capsys.readouterr().err
     assert "web: lost pm-1 at 2026-11-23T08:20:31+0000; that was 60 s ago (the time is by its other node's" in said

@@ -214,7 +214,7 @@ def test_without_a_snapshot_it_is_asked() -> None:
         (
             apart(running()),
             {"keep": "pm-2"},
-            "it runs on pm-1, whose disk would be overwritten under it; stop it",
+            "it runs on pm-1, whose disk would be overwritten under it. Keep that side (--keep pm-1), or stop it",
         ),
         (with_resource(apart(running()), "pm-1", disk="Outdated"), {"keep": "pm-1"}, "its disk is Outdated there"),
         (changed(apart(running()), "pm-2", group_free=MiB), {"keep": "pm-1"}, "give --no-snapshot"),
@@ -296,20 +296,20 @@ def test_a_loser_that_was_not_disconnected_yet_is_connected_again_when_the_next_
             changed(running(), "pm-3", domains=running().nodes["pm-1"].domains),
             "old copy on pm-3 is in use, where it does not",
         ),
-        (changed(stopped(), "pm-3", resources=running().nodes["pm-1"].resources), "primary; look which of the two"),
-        (without(running(), "pm-2", files=True), "/etc/drbd.d/web.res is missing on pm-2; copy it there from pm-1"),
+        (changed(stopped(), "pm-3", resources=running().nodes["pm-1"].resources), "primary. Decide which of the two"),
+        (without(running(), "pm-2", files=True), "/etc/drbd.d/web.res is missing on pm-2. Copy it there from pm-1"),
         (
             changed(running(), "pm-3", odd=(Odd("/etc/drbd.d/web.res", "a brace too many", "web"),)),
-            "a brace too many; mend",
+            "a brace too many. Correct",
         ),
         (cluster(), "no such VM"),
         (
             without(without(stopped(), "pm-1", files=True), "pm-2", files=True),
-            "has no DRBD resource file, so it is half",
+            "has no DRBD resource file: its creation or removal was interrupted",
         ),
         (
             cluster(home("pm-1", active=True, primary=True, files={"web": replace(FILE, hosts=("pm-1", "pm-9"))})),
-            "web: lives on pm-9, which is not in pmc.conf; add it there",
+            "web: lives on pm-9, which is not in pmc.conf. Add it there",
         ),
     ],
 )
@@ -342,8 +342,8 @@ def test_a_node_that_is_no_side_cannot_be_kept() -> None:
         (changed(without(running(), "pm-2", resources=True, volumes=True), "pm-2", group_free=GiB),
          {"new_disk": True}, "pm-2 has 1 GiB free"),
         (with_resource(without(running(), "pm-2", resources=True, volumes=True), "pm-1", disk="Inconsistent"),
-         {"new_disk": True}, "mend that one first"),
-        (without(alone(active=False), "pm-1", resources=True, volumes=True), {"new_disk": True}, "restore a backup"),
+         {"new_disk": True}, "Repair that one first"),
+        (without(alone(active=False), "pm-1", resources=True, volumes=True), {"new_disk": True}, "Restore a backup"),
         (changed(without(running(), "pm-2", resources=True), "pm-2", drbd=""), {}, "fab pm.ready_drbd pm-2"),
         (without(without(stopped(), "pm-2", domains=True), "pm-1", domains=True), {}, "defined on no node"),
     ],
@@ -440,7 +440,7 @@ def test_the_losing_side_on_a_thin_volume_needs_room_in_the_pool_only() -> None:
     full = replace(POOL, data_percent=100.0)
     [ailment] = found(on_thin(apart(running()), "pm-2", pool=full), PARTED, keep="pm-1")
     assert "pm-2: a snapshot of web needs" in ailment.refusal
-    assert "the thin pool vg/pool has 0 B free; make room" in ailment.refusal
+    assert "the thin pool vg/pool has 0 B free. Make room" in ailment.refusal
 
 
 def test_the_only_copy_is_attached_again() -> None:

@@ -118,7 +118,9 @@ def dead(world: World, node: str) -> World:
 def test_the_other_side_is_not_started_when_the_node_with_the_snapshot_dies() -> None:
     """A backup is what is left then, and what says so names no command that refuses in its turn."""
     world = dead(half_restored_web(), "pm-1")
-    with pytest.raises(Refused, match=r"bring that back, then: .* --put-back; .* dead for good.* --backup ID --as NEW"):
+    with pytest.raises(
+        Refused, match=r"dead for good.* --backup ID --as NEW. Else bring pm-1 back. Next: .* --put-back"
+    ):
         failed_over(world)
 
 
@@ -126,9 +128,11 @@ def test_nobody_else_goes_on_alone() -> None:
     """All others name vm.failover, which proves that the other node is dead."""
     for node in ("pm-1", "pm-2"):
         state = dead(half_restored_web(), node).state()
-        with pytest.raises(NodeDown, match=r"when it is dead: fab vm\.failover web"):
+        with pytest.raises(NodeDown, match=r"when it is dead, fail over. Next: fab vm\.failover web"):
             vm.start("web", "", state, SETTINGS)
-        with pytest.raises(NodeDown, match=r"when it is dead, fab vm\.failover web puts it back"):
+        with pytest.raises(
+            NodeDown, match=r"When it is dead, a failover puts it back on the other node. Next: fab vm\.failover web"
+        ):
             putback.both_there("web", state)
     putback.both_there("web", half_restored_web().state())
     putback.both_there("web", dead(stopped_web(), "pm-2").state())
@@ -174,7 +178,7 @@ def test_a_new_restore_is_marked_by_itself() -> None:
 
 
 def test_the_put_back_of_an_evacuation_is_a_failovers() -> None:
-    with pytest.raises(Refused, match=r"fab vm\.failover web puts it back first"):
+    with pytest.raises(Refused, match=r"A failover puts it back first. Next: fab vm\.failover web"):
         failover.failover("web", dead(half_restored_web(), "pm-2").state(), SETTINGS)
 
 
@@ -233,7 +237,7 @@ def test_what_was_lost_with_its_disk_is_not_put_back() -> None:
     del mine["web.before"]
     mine["web"] = replace(mine["web"], tags=(lvm.TAG,))
     for refused in (put_back, lambda world: vm.start("web", "", world.state(), SETTINGS)):
-        with pytest.raises(Refused, match=r"on a disk that is gone; restore it again: .* --in-place"):
+        with pytest.raises(Refused, match=r"is lost with a disk. Restore it again. Next: .* --in-place"):
             refused(world)
     again = done(world, restored_in_place(world))
     assert disks(again) == disks(stopped_web())
@@ -306,5 +310,8 @@ def test_a_new_disk_beside_a_half_restored_one_is_marked_as_well() -> None:
 def test_nothing_new_is_made_where_something_of_a_former_vm_is_left() -> None:
     left = Volume("web.before", "vg", GiB, (lvm.TAG,), "", "Vri-a-tz--")
     node = replace(stopped_web().state().nodes["pm-3"], volumes={"web.before": left})
-    with pytest.raises(Refused, match=r"pm-3: has vg/web\.before of a former VM web; fab vm\.rm web"):
+    with pytest.raises(
+        Refused,
+        match=r"pm-3: has vg/web\.before of a former VM web. Choose another name, or remove it. Next: fab vm\.rm web",
+    ):
         add.check_node("web", node, GiB, GiB, SETTINGS)

@@ -116,7 +116,9 @@ def test_no_start_goes_on_with_memory_that_came_after_one_looked() -> None:
 
 def test_a_failover_is_refused_until_that_is_thrown_away() -> None:
     state = orphaned_saved_web().state()
-    with pytest.raises(Refused, match=r"web: its memory is saved on pm-2 .*: fab vm.failover web --discard-saved$"):
+    with pytest.raises(
+        Refused, match=r"web: its memory is saved on pm-2 .*. Next: fab vm.failover web --discard-saved$"
+    ):
         failover.failover("web", state, SETTINGS)
     wanted = evacuate.start_all("pm-1", (), state, SETTINGS)
     assert not wanted.leaving
@@ -279,7 +281,7 @@ def test_what_is_safe_to_mend_is_mended_and_undone(tmp_path: Path) -> None:
     found = saving.judge(saving.parse(f"unit enabled\nfile {CONF}\nON_SHUTDOWN suspend\nend\n"), NODE)
     (step,) = found.steps
     assert not found.partly
-    assert "fab pm.init pm-1 --fix does it" in checks.line(checks.Finding("pm-1", "saved memory", found))
+    assert "Next: fab pm.init pm-1 --fix" in checks.line(checks.Finding("pm-1", "saved memory", found))
 
     def run(action: Any) -> int:
         argv = [word.replace(CONF, str(conf)) for word in action.argv]

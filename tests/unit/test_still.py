@@ -124,7 +124,9 @@ STAND = ["-wi-so----", "-wi-ao--p-", "-wi-ao--X-", "-wi-Xo----", "-wi-do----", "
 @pytest.mark.parametrize("attributes", STAND)
 @pytest.mark.parametrize("task", ["vm.start", "vm.mv", "vm.restore --in-place"])
 def test_a_volume_that_stands_or_is_not_whole(task: str, attributes: str) -> None:
-    with pytest.raises(Refused, match=r"web: on pm-2 vg/web (is|has) .*; there: ((bring|dmsetup|lvchange) .*)"):
+    with pytest.raises(
+        Refused, match=r"web: on pm-2 vg/web (is|has) .*\. Next: on pm-2: ((bring|dmsetup|lvchange) .*)"
+    ):
         HANG[task](lettered(begin(task)[0], attributes))
 
 
@@ -196,7 +198,9 @@ def test_a_thin_volume_stands_with_its_pool() -> None:
         state = lettered(stopped(), "Vwi-aotz--")
         web = replace(state.nodes["pm-2"].volumes["web"], pool="pool")
         state = changed(state, "pm-2", volumes={"web": web, "pool": replace(POOL, attributes=letters)})
-        with pytest.raises(Refused, match=r"web: on pm-2 the thin pool vg/pool of web .*; there: .*") as caught:
+        with pytest.raises(
+            Refused, match=r"web: on pm-2 the thin pool vg/pool of web .*\. Next: on pm-2: .*"
+        ) as caught:
             vm.start("web", "", state, SETTINGS)
         assert way in str(caught.value)
 

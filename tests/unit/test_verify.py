@@ -448,7 +448,7 @@ def test_memory_counts_all_vms_that_would_come_together() -> None:
          ["fab vm.peer web --cleanup"]),
         ((volumes("pm-3", Volume("web", "vg", GiB)),),
          ["fab vm.peer web --cleanup removes it, but not yet: pm-3: the volume vg/web was not made by pmc and "
-          "belongs to no DRBD resource, so it is not touched; rename or remove it there by hand"]),
+          "belongs to no DRBD resource, so it is not touched. Rename or remove it by hand. Next: on pm-3: lvs vg/web"]),
     ],
 )  # fmt: skip
 def test_remedies(changes: tuple[Change, ...], remedies: list[str]) -> None:
@@ -591,4 +591,4 @@ def test_a_vm_that_runs_twice_has_one_remedy() -> None:
         assert str(refused.value).endswith(remedy)
     lines = (Path(__file__).parents[2] / "docs/verify.md").read_text().splitlines()
     (row,) = [line for line in lines if line.startswith("| `DOMAIN_TWICE`")]
-    assert "`virsh destroy NAME`; then `fab vm.repair NAME`" in row
+    assert "`virsh destroy NAME`; then `pmc vm.repair NAME`" in row

@@ -157,7 +157,7 @@ def test_no_module_of_the_folder_where_one_happens_to_be_is_run(
 
 def test_what_is_odd_in_the_directory_is_told(copies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counted(monkeypatch, World())
-    with pytest.raises(Refused, match=r"--backup web.20200101T000000Z.base: not in .*/copies, all; fab vm.backups"):
+    with pytest.raises(Refused, match=r"--backup web.20200101T000000Z.base: not in .*/copies, all. Next: fab"):
         vm.verify_backup(Context(), "web", backup="web.20200101T000000Z.base", from_=str(copies))
     os.mkfifo(copies / "web.20300101T000000Z.base.json")
     (copies / f"{BASE.id}.index").unlink()  # which only new deltas need

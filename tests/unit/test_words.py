@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 from invoke.context import Context
 
+import pmc
 from lab.ports import free_ports
 from pmc.cluster import Cluster
 from pmc.errors import NodeDown, PmcError, Refused
@@ -26,6 +29,24 @@ from tests.unit.samples import SETTINGS, changed, stopped, with_resource
 def test_what_is_true_then_the_command() -> None:
     assert then("web: is off", "fab vm.start web") == "web: is off. Next: fab vm.start web"
     assert then("Is it up?", "ssh pm-1 true") == "Is it up? Next: ssh pm-1 true"
+
+
+def raised(path: Path) -> list[tuple[int, str]]:
+    """What the errors of a module are raised with: the line, and the words before `next`."""
+    found = []
+    for each in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(each, ast.Raise) and isinstance(each.exc, ast.Call) and each.exc.args:
+            words = [n.value for n in ast.walk(each.exc.args[0]) if isinstance(n, ast.Constant)]
+            found.append((each.lineno, "".join(word for word in words if isinstance(word, str))))
+    return found
+
+
+def test_a_refusal_that_ends_in_a_command_gives_it_as_the_next_one() -> None:
+    """In one form, "... Next: COMMAND", so that it is found at the end of any message."""
+    for path in sorted(Path(pmc.__file__).parent.rglob("*.py")):
+        for line, said in raised(path):
+            end = re.search(r"(?:; |: )fab (?:pm|vm)\.\w+[\w -]*$", said)
+            assert end is None, f"{path.name}:{line}: give {end and end[0]!r} as next="
 
 
 # -- ssh --
