@@ -444,6 +444,12 @@ def test_the_way_to_evacuate_must_fit_the_node() -> None:
         evacuate.start_all("pm-1", (), running(), SETTINGS)
 
 
+def test_a_dead_node_of_which_nobody_knows_a_vm_is_no_success_while_others_are_silent() -> None:
+    state = changed(changed(cluster(), "pm-1", down="no ssh"), "pm-3", down="no ssh")
+    with pytest.raises(NodeDown, match="pm-1: no node that answers knows a VM of it, and not all could be asked: pm-3"):
+        evacuate.start_all("pm-1", (), state, SETTINGS)
+
+
 def test_homes_that_are_not_configured() -> None:
     state = cluster(home("pm-1", active=False, primary=False))
     elsewhere = replace(state.nodes["pm-1"].files["web"], hosts=("pm-1", "pm-9"))

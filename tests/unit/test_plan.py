@@ -363,6 +363,13 @@ def test_in_doubt_with_nothing_to_undo_nothing_is_left_to_the_hand() -> None:
     assert "it has nothing to undo" in told
 
 
+def test_in_doubt_a_step_that_only_reads_leaves_nothing_half_done() -> None:
+    looks = plan("x", step("a"), Step("node-b", "look", command("look"), reads=True))
+    with pytest.raises(StepFailed, match="in doubt whether this step ran, which changes nothing") as caught:
+        apply(looks, Recorder(look=LOST))
+    assert not caught.value.half
+
+
 @pytest.mark.parametrize("exit", [1, 2, 5, 127, 128])
 def test_a_plain_failure_is_not_in_doubt(exit: int) -> None:
     run = Recorder(do_b=error(exit=exit))

@@ -300,6 +300,19 @@ def test_the_mark_of_the_other_side_goes_with_the_next_move_or_start() -> None:
         assert {v.tags for node in now.nodes.values() for v in node.volumes.values()} == {(lvm.TAG,)}
 
 
+@pytest.mark.parametrize("how", [{"connection": "Connecting"}, {"disk": "Inconsistent"}])
+def test_marks_stay_until_both_sides_are_equal(how: dict[str, str]) -> None:
+    """Of a restore that was put back while a node was dead: that node's disk may still be the half written one."""
+    world = dead(half_restored_web(), "pm-2")
+    world.nodes["pm-1"].resources["web"].role = "Secondary"
+    world = failed_over(world)
+    world.dead.clear()
+    off = done(world, vm.stop("web", False, world.state(), SETTINGS)).state()
+    assert restore.undo_in_place("web", GiB, off, SETTINGS).steps
+    with pytest.raises(Refused, match="must be Connected, UpToDate/UpToDate"):
+        restore.undo_in_place("web", GiB, with_resource(off, "pm-2", **how), SETTINGS)
+
+
 def test_a_new_disk_beside_a_half_restored_one_is_marked_as_well() -> None:
     state = with_resource(half_restored_web().state(), "pm-2", disk="Diskless")
     case = Case("web", ("pm-1", "pm-2"), state, ALIKE, SETTINGS, Wishes(NOW, new_disk=True))
