@@ -67,6 +67,7 @@ def life(lab: Pmc, does: Does) -> list[object]:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_pasted_plans_do_what_the_commands_do(lab: Pmc, clean: Clean) -> None:
     by_command = life(lab, lab.ok)
     by_hand = life(lab, lambda *argv: pasted(lab, *argv))
