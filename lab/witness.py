@@ -26,13 +26,17 @@ BLOCK = 4096  # bytes
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def environment(conf: Path) -> dict[str, str]:
+    """Of `fab`: the pmc of this checkout, also where a venv is shared."""
+    return {**os.environ, "PMC_CONF": str(conf), "PYTHONPATH": str(ROOT)}
+
+
 def fab(lab: Lab, *argv: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
     """Runs pmc's tasks as a person would: `fab vm.ls` in the repository, against this lab."""
     program = str(Path(sys.executable).parent / "fab")
-    environment = {**os.environ, "PMC_CONF": str(lab.conf().pmc)}
     done = subprocess.run(
-        [program, *argv], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=timeout,
+        [program, *argv], cwd=ROOT, env=environment(lab.conf().pmc), stdin=subprocess.DEVNULL, capture_output=True,
+        text=True, timeout=timeout,
     )  # fmt: skip
     ears(lab.run).listen()
     return done

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -44,7 +43,7 @@ def started(lab: Pmc, *argv: str) -> Iterator[subprocess.Popen[str]]:
     """A manager at work: `fab` as a process of its own, ended at the latest when the block ends."""
     program = str(Path(sys.executable).parent / "fab")
     with subprocess.Popen(
-        [program, *argv], cwd=witness.ROOT, env={**os.environ, "PMC_CONF": str(lab.conf)},
+        [program, *argv], cwd=witness.ROOT, env=witness.environment(lab.conf),
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         try:

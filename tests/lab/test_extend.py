@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -30,7 +29,7 @@ def test_the_task_in_the_readme(lab: Pmc, tmp_path: Path, clean: Clean) -> None:
     tick = guest.ticking(5)
     done = subprocess.run(
         [str(Path(sys.executable).parent / "fab"), "refresh", "web"],
-        cwd=tmp_path, env={**os.environ, "PMC_CONF": str(lab.conf)},
+        cwd=tmp_path, env=witness.environment(lab.conf),
         stdin=subprocess.DEVNULL, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -48,7 +47,7 @@ def test_the_examples_of_the_page_on_python(lab: Pmc, tmp_path: Path, clean: Cle
 
     def run(*argv: str) -> str:
         done = subprocess.run(
-            argv, cwd=tmp_path, env={**os.environ, "PMC_CONF": str(lab.conf)},
+            argv, cwd=tmp_path, env=witness.environment(lab.conf),
             stdin=subprocess.DEVNULL, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

@@ -142,7 +142,7 @@ def test_what_is_told_of_it_shows_and_ends_it(tmp_path: Path) -> None:
     """Under a name that no other process of this machine has."""
     name = f"web-{os.getpid()}"
     told = lock.told(Refusal("busy", name, str(ANN)), "pm-1")
-    see, end = (re.search(f"{word}: (.*?)(?:;|$)", told)[1] for word in ("to see it there", "to end it"))  # type: ignore[index]
+    see, end = (re.search(f"{word}: (.*?)(?:;|$)", told)[1] for word in ("To see it there", "to end it"))  # type: ignore[index]
     work = ("sh", "-c", f"trap 'sleep 1; exit 9' INT; echo $$ >{tmp_path}/pid; while :; do sleep 0.1; done")
     argv = ["sh", "-c", WRAPPER, "pmc", "600", *step(ANN, name), *work]
     with held(ANN, name), subprocess.Popen(argv, stderr=subprocess.DEVNULL) as running:
