@@ -65,8 +65,12 @@ def test_a_disk_that_is_slow_and_then_stands_still(lab: Pmc, clean: Clean, tmp_p
             assert "Traceback" not in seen
             # DRBD gives the peer up (ko-count), and the guest goes on alone.
             tick = guest.ticking(tick.counter + 5, seconds=LONG)
-            assert "pm-2: vg/web is suspended" in lab.fab("vm.ls").stdout
-            assert "LV_BROKEN" in {row["code"] for row in found(lab)}
+            # pm-2 says so, or what DRBD does there stands in the kernel, and nothing can be asked.
+            told = lab.fab("vm.ls")
+            said = told.stdout + told.stderr
+            assert "pm-2: vg/web is suspended" in said or "pm-2: 'the questions': no end" in said, said
+            rows = [row for row in found(lab) if row["node"] == "pm-2"]
+            assert {row["code"] for row in rows} & {"LV_BROKEN", "NODE_DOWN"}, rows
         finally:
             lab.ssh("pm-2", f"dmsetup resume {VOLUME}")
     lab.ok("pm.ready_drbd", "vm.mv", "web", "--cleanup")
