@@ -93,7 +93,7 @@ def refuse_foreign(name: str, nodes: Iterable[NodeState], settings: Settings) ->
                 raise Refused(
                     f"{node.name}: the volume {volume.group}/{hanging[0]}, which pmc did not make, depends on {path} "
                     f"and would go with it. When nobody needs it any more, remove it, then run this again",
-                    next=f"on {node.name}: lvremove {volume.group}/{hanging[0]}",
+                    next=f"on {node.name}: lvs -o +tags {volume.group}/{hanging[0]}",
                 )
             if volume.is_pool or (lvm.TAG not in volume.tags and name not in node.files):
                 raise Refused(

@@ -288,7 +288,7 @@ def left_over(node: NodeState, vm: str) -> None:
 
 def no_more_needed(kept: Volume, node: str) -> str:
     """The remedy for what is left of a restore."""
-    return then("Keep it while something in it may be needed", f"on {node}: lvremove {kept.group}/{kept.name}")
+    return then("Remove it only when nothing in it is needed", f"on {node}: lvremove {kept.group}/{kept.name}")
 
 
 def restoring(state: ClusterState, vm: str) -> list[str]:

@@ -62,7 +62,7 @@ def snapshots(facts: Facts) -> Iterator[Finding]:
                 continue
             if kind.startswith("lost-"):
                 text = f"{path} is the losing side of a split brain, kept by vm.repair"
-                drop = then("Keep it while something in it may be needed", f"fab vm.repair {vm} --drop {volume.name}")
+                drop = then("Remove it only when nothing in it is needed", f"fab vm.repair {vm} --drop {volume.name}")
                 yield Finding("SNAPSHOT_KEPT", text, drop, node.name, vm)
             elif kind == refuse.BEFORE:
                 text = f"{path} is the disk of {vm} before a restore into it that was interrupted, or is under way"

@@ -176,4 +176,4 @@ def test_round_trips(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str)
 
 
 def test_each_task_is_counted() -> None:
-    assert {name.split()[0] for name in COUNTS} == set(ns.task_names)
+    assert {name.split()[0] for name in COUNTS} == {name for name in ns.task_names if "." in name}
