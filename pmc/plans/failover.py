@@ -299,7 +299,7 @@ def _complete(name: str, dead: str, survivor: str, resource: Resource) -> None:
     if resource.connection == "StandAlone":
         raise Refused(
             f"{name}: DRBD on {survivor} is StandAlone: the sides were apart already (split brain, or disconnected by "
-            f"hand), so this one may lack writes: docs/failover.md"
+            f"hand), so this one may lack writes: fab doc failover"
         )
 
 

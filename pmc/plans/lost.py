@@ -79,7 +79,7 @@ def _row(each: Lost, text: bool) -> dict[str, Any]:
 def advice(each: Lost, settings: Settings) -> str:
     """What can be done with it."""
     name, path = each.volume.name, lvm.path(settings.volume_group, each.volume.name)
-    look = "" if each.broken else f"on {each.node} it is read as {path} (docs/repair.md); "
+    look = "" if each.broken else f"on {each.node} it is read as {path} (fab doc repair); "
     return f"{name}: {look}it is removed by: fab vm.repair {each.vm} --drop {name}"
 
 

@@ -107,7 +107,7 @@ def between(case: Case) -> list[Ailment]:
         return [split(case)]
     if verdict in ("unrelated", "unknown"):
         why = "have nothing in common" if verdict == "unrelated" else "do not tell what they have in common"
-        advice = then("docs/repair.md says how to give one of them up", f"on both nodes: drbdadm get-gi {case.name}")
+        advice = then("fab doc repair says how to give one of them up", f"on both nodes: drbdadm get-gi {case.name}")
         return [
             Ailment(
                 "unrelated", f"{told}; the two sides {why}", refusal=f"its two sides {why}, so it is {told}. {advice}"
@@ -118,7 +118,7 @@ def between(case: Case) -> list[Ailment]:
         text = f"no split brain, but the disk on {stale} lacks what {case.other(stale)} wrote"
         refusal = (
             f"--keep {stale}: {text}, and would be overwritten by it. If that is right, leave --keep out; "
-            f"docs/repair.md says how to give {case.other(stale)} up instead"
+            f"fab doc repair says how to give {case.other(stale)} up instead"
         )
         return [Ailment("stale-kept", text, refusal=refusal)]
     if stale and up[stale].role == "Primary":
@@ -156,7 +156,7 @@ def _connected(case: Case, up: Mapping[str, Resource]) -> list[Ailment]:
     good = [home for home in up if up[home].disk == "UpToDate"]
     if not good:
         text = f"no side is up to date ({disks})"
-        advice = "Restore a backup, or declare one side right by hand (docs/repair.md)"
+        advice = "Restore a backup, or declare one side right by hand (fab doc repair)"
         return [Ailment("no-good-side", text, refusal=then(f"{text}. {advice}", f"fab vm.backups {name}"))]
     if any("Paused" in r.replication for r in up.values()):
         steps = on_each(case.homes, lambda home: Step(home, f"let {name} resync", sides.resume(name)))

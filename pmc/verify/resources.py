@@ -61,7 +61,7 @@ def connections(facts: Facts) -> Iterator[Finding]:
         elif verdict == "unrelated":
             text = f"{told}; the two sides have nothing in common"
             advice = then(
-                "pmc does not choose between them; docs/repair.md says how to give one up",
+                "pmc does not choose between them; fab doc repair says how to give one up",
                 f"on both: drbdadm get-gi {vm}",
             )
             yield Finding("DRBD_UNRELATED", text, advice, vm=vm)
