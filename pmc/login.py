@@ -151,11 +151,11 @@ def _told(node: NodeSettings, settings: Settings, made: Connection | None = None
             error = paramiko.SSHException(
                 f"it took the connection and then said nothing for {seconds:g} s; does it hang?"
             )
-        raise NodeDown(f"{node.name}: no ssh: {one_line(str(error))}; {by_hand}") from None
+        raise NodeDown(f"{node.name}: no ssh: {_then(one_line(str(error)), by_hand)}") from None
     except (ConnectionResetError, BrokenPipeError, EOFError):
-        raise NodeDown(f"{node.name}: no ssh: {_CLOSED}; {by_hand}") from None
+        raise NodeDown(f"{node.name}: no ssh: {_then(_CLOSED, by_hand)}") from None
     except (OSError, ValueError, KeyError) as error:
-        raise NodeDown(f"{node.name}: no ssh: {_cause(error, host, seconds)}; {by_hand}") from None
+        raise NodeDown(f"{node.name}: no ssh: {_then(_cause(error, host, seconds), by_hand)}") from None
 
 
 def _by_hand(node: NodeSettings, settings: Settings) -> str:
@@ -165,6 +165,10 @@ def _by_hand(node: NodeSettings, settings: Settings) -> str:
     if host and port.isdigit() and ":" not in host:
         return f"ssh {conf}-p {port} {shlex.quote(host)} true"
     return f"ssh {conf}{shlex.quote(node.host or node.name)} true"
+
+
+def _then(why: str, by_hand: str) -> str:
+    return f"{why}{' ' if why.endswith('?') else '; '}{by_hand}"
 
 
 def _cause(error: OSError | ValueError | KeyError, host: str, seconds: float) -> str:

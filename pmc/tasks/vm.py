@@ -68,10 +68,6 @@ def add(
     flags = {key: value for key, value in locals().items() if key not in ("c", "conf", "dry_run")}
     with opened(conf) as cluster:
         wanted = request.add(cluster.settings, flags)
-        if request.boots_nothing(wanted):
-            note(
-                f"{wanted.name}: its disk is empty and nothing is there to boot; see --iso, --image, --clone and --pxe"
-            )
         address = wanted.address or looks.address_of(wanted.name, cluster.settings)
         lock(c, cluster, dry_run, *filter(None, (wanted.name, wanted.clone)))
         lock(c, cluster, dry_run, ALLOCATION)
@@ -85,6 +81,10 @@ def add(
         xml = looks.new_domain(cluster, wanted, given)
         content = cloning.copy(wanted, disk, state, cluster.settings, given) if wanted.clone else ()
         plan = adding.add(wanted, disk, state, cluster.settings, given, xml, content)
+        if request.boots_nothing(wanted):
+            note(
+                f"{wanted.name}: its disk is empty and nothing is there to boot; see --iso, --image, --clone and --pxe"
+            )
         if carry_out(c, cluster, plan, dry_run, first=[CHOSEN]):
             note(f"{wanted.name} runs on {wanted.primary}, MAC {given.mac}, minor {given.minor}")
             if (wanted.full or wanted.reuse) and wanted.secondary:

@@ -147,8 +147,8 @@ def within(low: float, high: float) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("hangs", "says"),
     [
-        ("silence", f"no ssh: it took the connection and then said nothing for {CONNECT} s; does it hang?;"),
-        ("dead", f"no ssh: no answer within {CONNECT} s; is it up?;"),
+        ("silence", f"no ssh: it took the connection and then said nothing for {CONNECT} s; does it hang?"),
+        ("dead", f"no ssh: no answer within {CONNECT} s; is it up?"),
     ],
 )
 def test_nodes_that_do_not_answer_cost_a_listing_the_connect_deadline_once(nodes: Nodes, hangs: str, says: str) -> None:
