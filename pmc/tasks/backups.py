@@ -11,6 +11,7 @@ from pmc.backup import Backup, Stored
 from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused
 from pmc.model import ClusterState
+from pmc.paste import comment
 from pmc.plan import Plan
 from pmc.plans import backup as plans
 from pmc.plans import copies, lost, refuse, restore
@@ -136,7 +137,7 @@ def _all(c: Any, cluster: Cluster, wish: Wish, jobs: int, most: int, directory: 
         rows += in_turns(one, list(nodes), lambda name: nodes[name], jobs, most)
     rows.sort(key=lambda row: row["vm"])
     if dry:
-        show("\n".join(row["result"] if row["backup"] else f"# {row['result']}" for row in rows))
+        show("\n".join(row["result"] if row["backup"] else comment(row["result"]) for row in rows))
     else:
         listed(rows, False, ("vm", "backup", "result"), state)
     if failed := [row["vm"] for row in rows if not row["backup"]]:

@@ -10,6 +10,7 @@ from pmc import drbd, looks
 from pmc.cluster import Cluster
 from pmc.errors import Refused
 from pmc.model import ClusterState
+from pmc.paste import comment
 from pmc.plans import asleep, putback, refuse
 from pmc.plans import evacuate as evacuations
 from pmc.plans import failover as plans
@@ -124,7 +125,7 @@ def evacuate(
                 closing = [] if failover else [moves.closing(each.name, each.target, state)]
                 show(cluster.script(each.plan, *closing, first=proof))
             for name, why in wanted.staying.items():
-                show(f"# {name} stays: {why}")
+                show(comment(f"{name} stays: {why}"))
         else:
             with cluster.interruptible():
                 rows = several(cluster, wanted.leaving, most, work)

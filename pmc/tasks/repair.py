@@ -61,7 +61,9 @@ def repair(
                 json_.dumps({"vm": name, "ailments": facts, "sides": splitbrain.rows(case, text=False)}, indent=2)
             )
         if any(each.code == splitbrain.CODE for each in found):
-            show(table(splitbrain.rows(case, text=True), False, splitbrain.COLUMNS))
+            sides = table(splitbrain.rows(case, text=True), False, splitbrain.COLUMNS)
+            dry = dry_run or c.config.run.dry  # then what is no command is a comment
+            show("\n".join(f"# {line}" for line in sides.splitlines()) if dry else sides)
             if said := splitbrain.clocks(case):
                 note(said)
             if not keep and not sure and sys.stdin is not None and sys.stdin.isatty():

@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import pytest
 from fabric import Config
 from invoke.context import Context
 
+from pmc import disks, lvm
 from pmc.checks import Finding
 from pmc.checks.finding import bad
 from pmc.command import command
-from pmc.errors import Refused
+from pmc.errors import PmcError, Refused
+from pmc.model import ClusterState, Volume
 from pmc.plan import Step
 from pmc.tasks import ns
 from pmc.tasks.death import Sight
@@ -147,6 +150,34 @@ def pasted(shown: str, folder: Path, **variables: str) -> tuple[int, list[str]]:
         ["bash", "-e"], input=shown, env=path, capture_output=True, text=True, check=False
     ).returncode
     return status, log.read_text().split() if (log := folder / "ssh.log").exists() else []
+
+
+@pytest.mark.parametrize(("task", "given"), [("pm.evacuate", {"node": "pm-1"}), ("vm.backup", {"all": True})])
+def test_what_a_node_says_is_never_a_command(
+    run: Callable[..., str], task: str, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """A disk's path in a domain's XML, and what LVM's report has, may have more than one line."""
+    evil = f"x\ntouch {tmp_path}/done; # "
+    notes = f"./web.xml\n<domain type='kvm'><disk type='file'><source file='{evil.replace(chr(10), '&#10;')}'/>"
+    running = disks.parse_running(f"{notes}<target dev='vdb'/></disk>")
+    state = with_web().state()
+    kept = Volume("web.before", evil, GiB, (lvm.TAG,), "web", "swi-a-s---")
+    node = state.nodes["pm-1"]
+    node = replace(node, beside={disks.RUNNING: running}, volumes={**node.volumes, "web.before": kept})
+    monkeypatch.setattr(World, "state", lambda world: ClusterState({**state.nodes, "pm-1": node}))
+    try:
+        shown = run(task, World(), **given, dry_run=True)
+    except PmcError:
+        shown = capsys.readouterr().out
+    assert f"touch {tmp_path}/done" in shown
+    assert pasted(shown, tmp_path) == (0, [])
+    assert not (tmp_path / "done").exists()
+
+
+def test_the_sides_of_a_split_brain_are_no_commands(run: Callable[..., str], tmp_path: Path) -> None:
+    shown = run("vm.repair", parted_web(), name="web", keep="pm-1", dry_run=True)
+    assert pasted(shown, tmp_path)[0] == 0
 
 
 def test_nobody_gets_past_the_proof_of_death_by_pasting(run: Callable[..., str], tmp_path: Path) -> None:
