@@ -212,11 +212,13 @@ def status(name: str = "") -> Query[dict[str, Resource]]:
 
 
 # Of each kind of lines (connection, device, peer-device) there is one, and all have a fact that fits the pattern. A
-# peer that is diskless on purpose has no copy to speak of (see pmc/events2.py).
+# peer that is diskless on purpose has no copy to speak of (see pmc/events2.py). All of it by bash itself: what could
+# not be run would else look like a connection that is not there.
 _SEES = (
     'said=$(drbdsetup events2 --now --statistics "$1") && [[ $said = *"exists -" ]] || exit 2; '
-    'sees() { while (($#)); do its=$(grep "^exists $1 " <<<"$said" | grep -v " peer-client:yes") && '
-    '! grep -qvE " ($2)( |$)" <<<"$its" || return 1; shift 2; done; }; '
+    "set -f; IFS=$'\\n'; "
+    'sees() { while (($#)); do n=0; for its in $said; do [[ $its = "exists $1 "* && $its != *" peer-client:yes"* ]] || '
+    'continue; n=1; [[ "$its " =~ " "($2)" " ]] || return 1; done; ((n)) || return 1; shift 2; done; }; '
 )
 CONNECTED = ("connection", "connection:Connected")
 UP_TO_DATE = ("device", "disk:UpToDate")

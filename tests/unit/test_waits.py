@@ -84,6 +84,15 @@ def test_what_drbd_does_not_say_to_its_end_is_no_answer(asks: Asks, text: str | 
         assert asks(asked, {"drbdsetup": text}) == 2
 
 
+def test_what_cannot_be_run_is_never_a_side_that_is_alone(tmp_path: Path) -> None:
+    """On a node with no process, or no file, to spare: nothing but drbdsetup is needed to judge what it says."""
+    (tmp_path / "drbdsetup").write_text(f"#!/bin/bash\nprintf %s {shlex.quote(WEB)}\n")
+    (tmp_path / "drbdsetup").chmod(0o755)
+    for asked, status in ((drbd.sees("web", *drbd.HEALTHY), 0), (drbd.sees_not("web", drbd.CONNECTED), 1)):
+        done = subprocess.run(["/bin/bash", *asked.argv[1:]], env={"PATH": str(tmp_path)}, capture_output=True)
+        assert (done.returncode, done.stderr) == (status, b"")
+
+
 @pytest.mark.parametrize(("text", "status"), [("shut off\n\n", 0), ("running\n", 1), ("paused\n", 1), (None, 2)])
 def test_whether_a_guest_is_off(asks: Asks, text: str | None, status: int) -> None:
     assert asks(virsh.is_off("web"), {"virsh": text}) == status
