@@ -24,7 +24,7 @@ def conf(c: Any) -> None:
 def doc(c: Any, page: str = "") -> None:
     """Print a page of the documentation, or list the pages: doc [PAGE]"""
     folder = files("pmc").joinpath("docs")
-    names = sorted(each.name[:-3] for each in folder.iterdir() if re.fullmatch(r"\w+\.md", each.name))
+    names = sorted(each.name[:-3] for each in folder.iterdir() if re.fullmatch(r"[\w-]+\.md", each.name))
     if page and page not in names:
         raise Refused(f"no page {page!r:.60}; there are: {', '.join(names)}")
     texts = {name: folder.joinpath(f"{name}.md").read_text(encoding="utf-8") for name in names if page in ("", name)}
