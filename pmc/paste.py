@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -77,9 +77,9 @@ class _Shell:
         line = self.on(node, command, fed=True)
         if command.printer:
             return f"{self.python} -m {command.printer} | {line}"
-        if not any(secret in command.stdin for secret in command.secrets):
+        if not (names := {each: self.names[each] for each in command.secrets if each in self.names}):
             return given(line, command.stdin)
-        return given(line, _expanding(command.stdin, {each: self.names[each] for each in command.secrets}), True)
+        return given(line, _expanding(command.stdin, names), True)
 
 
 def _lines(step: Step, shell: _Shell) -> Iterator[str]:
@@ -94,7 +94,8 @@ def _lines(step: Step, shell: _Shell) -> Iterator[str]:
         target = PurePath(action.target)
         part, whole = shlex.quote(str(target.with_name(f".{target.name}.part"))), shlex.quote(str(target))
         size = f'[ "$(stat -c %s {part})" = {action.size} ] && ' if action.size else ""
-        yield f"(umask 077; {shell.on(step.node, action.source)} >{part} && {size}mv {part} {whole})"
+        alone = f"umask 077; set -C; rm -f {part}"  # nobody reads it, nor has put something else in its place
+        yield f"({alone}; {shell.on(step.node, action.source)} >{part} && {size}mv {part} {whole})"
     elif isinstance(action, Relay):
         yield f"said=$({shell.on(action.source, action.reader)})"
         yield f'{shell.on(step.node, action.target, fed=True)} <<<"$said"'
@@ -105,7 +106,7 @@ def _names(steps: Sequence[Step]) -> dict[str, str]:
     found: dict[str, str] = {}
     for step in steps:
         if isinstance(step.do, Command) and step.do.stdin:
-            for secret in filter(None, step.do.secrets):
+            for secret in _words(step.do.secrets).findall(step.do.stdin) if any(step.do.secrets) else ():
                 kind = "secret" if f'shared-secret "{secret}"' in step.do.stdin else "password"
                 many = sum(name.startswith(kind) for name in found.values())
                 found.setdefault(secret, kind + (str(many + 1) if many else ""))
@@ -116,17 +117,22 @@ def _secret(name: str) -> str:
     """DRBD's are chosen by who makes the resource. Those in a domain's definition are a person's."""
     if name.startswith("secret"):
         return f"{name}={MADE}"
-    return f': "${{{name}:?is a password in the definition of the VM, which is not shown; set this variable to it}}"'
+    said = "is a password in the definition of the VM, which is not shown; set this variable to it, as it stands there"
+    return f': "${{{name}:?{said} (&amp; for &)}}"'
+
+
+def _words(secrets: Iterable[str]) -> re.Pattern[str]:
+    """(Of a short secret see command.hidden.)"""
+    words = (
+        rf"(?<!\w){re.escape(each)}(?!\w)" if len(each) < SHORT else re.escape(each)
+        for each in sorted(filter(None, secrets), key=len, reverse=True)
+    )
+    return re.compile(f"({'|'.join(words)})")
 
 
 def _expanding(text: str, names: dict[str, str]) -> str:
-    """For a here-document in which variables stand for the secrets, and nothing else is expanded. (Of a short secret
-    see command.hidden.)"""
-    words = [
-        rf"(?<!\w){re.escape(each)}(?!\w)" if len(each) < SHORT else re.escape(each)
-        for each in sorted(filter(None, names), key=len, reverse=True)
-    ]
-    parts = re.split(f"({'|'.join(words)})", text)
+    """For a here-document in which variables stand for the secrets, and nothing else is expanded."""
     return "".join(
-        f"${{{names[part]}}}" if number % 2 else re.sub(r"([\\$`])", r"\\\1", part) for number, part in enumerate(parts)
+        f"${{{names[part]}}}" if number % 2 else re.sub(r"([\\$`])", r"\\\1", part)
+        for number, part in enumerate(_words(names).split(text))
     )

@@ -186,6 +186,11 @@ def test_what_runs_here_runs_here(shell: Shell) -> None:
     assert (folder / "it's").stat().st_mode & 0o77 == 0
     assert (folder / "touched").exists()
     (folder / "it's").unlink()
+    (folder / ".it's.part").symlink_to(folder / "another's")  # in a folder where others may write
+    assert shell.run(shell.script(files), SAYS="said").returncode == 0
+    assert (folder / "it's").is_file()
+    assert not (folder / "another's").exists()
+    (folder / "it's").unlink()
     assert shell.run(shell.script(files), SAYS="too much").returncode == 1
     assert not (folder / "it's").exists()
     assert len(shell.arrived()) == 2, "nothing after it"
@@ -193,7 +198,7 @@ def test_what_runs_here_runs_here(shell: Shell) -> None:
     assert shell.arrived()[-1][1] == ("cat", "key")
 
 
-@pytest.mark.parametrize("password", ["pa$s`w\\ord", "a"])
+@pytest.mark.parametrize("password", ["pa$s`w\\ord", "a", "a&amp;b&lt;c"])
 def test_a_password_is_asked_for_and_not_shown(shell: Shell, password: str) -> None:
     xml = XML.replace("</devices>", f'<graphics type="vnc" passwd="{password}"/></devices><a>`$HOME` \\ \\\n$(x)</a>')
     define = plan("define", Step("pm-1", "define", virsh.define(xml)), Step("pm-2", "define", virsh.define(xml)))
@@ -207,12 +212,14 @@ def test_a_password_is_asked_for_and_not_shown(shell: Shell, password: str) -> N
     assert shell.arrived() == applied(define)
 
 
-def test_the_program_that_reads_disks_comes_from_the_manager() -> None:
-    """From any folder, with the Python that pmc has."""
+@pytest.mark.parametrize("name", ["hashlib.py", "pmc.py"])
+def test_the_program_that_reads_disks_comes_from_the_manager(tmp_path: Path, name: str) -> None:
+    """From any folder, be it one where others may write, with the Python that pmc has."""
+    (tmp_path / name).write_text("raise SystemExit('not this one')\n")
     line = paste.script([plan("x", Step("pm-1", "x", pipeline.bring()))], lambda name: Way(("ssh", "n")), here.PYTHON)
     printer = line.splitlines()[3].partition(" | ssh n -- ")[0]
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    assert subprocess.run(["bash", "-c", printer], cwd="/", env=env, capture_output=True).stdout == (
+    assert subprocess.run(["bash", "-c", printer], cwd=tmp_path, env=env, capture_output=True).stdout == (
         pipeline.PROGRAM.encode()
     )
 
