@@ -116,7 +116,8 @@ def load(path: str | None = None) -> Settings:
         text = Path(source).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SettingsError(
-            f"{source}: no such file; fab conf > {DEFAULT} makes one to name your nodes in; or give --conf or PMC_CONF"
+            f"{source}: no such file; fab conf > {shlex.quote(source)} makes one to name your nodes in; or give --conf "
+            f"or PMC_CONF"
         ) from None
     except (OSError, ValueError) as error:
         raise SettingsError(f"{source}: cannot be read: {getattr(error, 'strerror', None) or error}") from None

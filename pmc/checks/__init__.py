@@ -93,7 +93,8 @@ def line(finding: Finding) -> str:
     verdict = finding.verdict
     text = "; ".join(filter(None, (verdict.text, verdict.advice)))
     if verdict.steps:
-        text = then(text, f"fab pm.init {finding.node} --fix" + ", which does a part of it" * verdict.partly)
+        text = f"{text}; --fix does a part of it" if verdict.partly else text
+        text = then(text, f"fab pm.init {finding.node} --fix")
     return one_line(f"{finding.node}  {'✓' if verdict.ok else '✗'} {finding.check}: {text}")
 
 

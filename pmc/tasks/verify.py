@@ -30,7 +30,7 @@ SECOND_LOOK = 5.0
 def verify_(c: Any, vm: str = "", deep: bool = False, json: bool = False, conf: str = "") -> None:
     """Find what is wrong with the cluster, and how to fix it: pm.verify [--vm NAME] [--deep]
 
-    The exit status is 1 when there is an error or a warning, else 0. fab doc verify explains the codes. --deep runs
+    The exit status is 1 when there is an error or a warning, else 0. For the codes: doc verify. --deep runs
     DRBD's online verify on each healthy VM, one after the other. pm.verify changes nothing.
     """
     with opened(conf) as cluster:

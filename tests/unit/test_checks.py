@@ -448,7 +448,7 @@ def test_of_two_ways_the_one_that_can_be_is_mended() -> None:
     found = ssh(mine, replace(GOOD_2, known={}, tried={"pm-1": UNKNOWN}))
     assert found.partly
     assert [step.node for step in found.steps] == ["pm-2"]
-    assert "pm-1 --fix, which does a part of it" in checks.line(Finding("pm-1", "ssh", found))
+    assert "; --fix does a part of it. Next: fab pm.init pm-1 --fix" in checks.line(Finding("pm-1", "ssh", found))
 
 
 def test_a_key_that_is_there_is_let_in() -> None:

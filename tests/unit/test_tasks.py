@@ -111,7 +111,7 @@ def test_fab_and_pmc_as_processes() -> None:
         assert all(task in got.stdout for task in TASKS)
     got = script("fab", "pm.ls", PMC_CONF="/no/such/file")
     assert (got.returncode, got.stdout) == (2, "")
-    assert got.stderr.startswith("/no/such/file: no such file; fab conf > /etc/pmc.conf makes one")
+    assert got.stderr.startswith("/no/such/file: no such file; fab conf > /no/such/file makes one")
 
 
 # -- careless lines --
