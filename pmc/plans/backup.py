@@ -79,7 +79,7 @@ def choose_source(name: str, state: ClusterState) -> Source:
     raise Refused(
         f"{name}: DRBD is {told}, so it is not known which side is the newest. It must be Connected, "
         f"UpToDate/UpToDate, or the VM must run",
-        next=f"fab pm.ready_drbd vm.repair {name}",
+        next=f"fab vm.repair {name}",
     )
 
 

@@ -98,9 +98,8 @@ def runs_on(name: str, state: ClusterState) -> str:
         raise Refused(f"{name}: DRBD is primary on {state.primaries(name)}", next=f"fab vm.mv {name} --cleanup")
     if resource.disk != "UpToDate":
         raise Refused(
-            f"{name}: its disk on {primary} is {resource.disk}, so it cannot be copied from. "
-            f"Move it to its other node first",
-            next=f"fab vm.mv {name}",
+            f"{name}: its disk on {primary} is {resource.disk}, so it cannot be copied from. Repair that first",
+            next=f"fab vm.repair {name}",
         )
     return primary
 

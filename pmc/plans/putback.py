@@ -62,8 +62,14 @@ def both_there(name: str, state: ClusterState) -> None:
     """Or the way out is another one."""
     for home in state.homes(name):
         if home in state.nodes and state.nodes[home].down and refuse.restoring(state, name):
+            others = [each for each in state.homes(name) if each != home and each in state.nodes]
+            far = [n for n in others if refuse.marked(state.nodes[n], name, lvm.RESTORING_THERE)]
+            way, command = "When it is dead, a failover puts it back on the other node", f"fab vm.failover {name}"
+            if far and not any(kept(name, each, state) for each in others):  # `on` would refuse
+                way = f"What was on the disk is kept there only. When {home} is dead for good, only a backup is left"
+                command = f"fab vm.backups {name}"
             raise NodeDown(
                 f"{name}: {home} does not answer ({state.nodes[home].down}), and what is put back goes to both of its "
-                f"nodes. Bring {home} back. When it is dead, a failover puts it back on the other node",
-                next=f"fab vm.failover {name}",
+                f"nodes. Bring {home} back. {way}",
+                next=command,
             )

@@ -345,7 +345,7 @@ TWICE = cluster(home("pm-1", active=True, primary=True), home("pm-2", active=Tru
         (lambda: choose(changed(running(), "pm-3", volumes={"web": FOREIGN})), "was not made by pmc"),
         (lambda: choose(changed(running(), "pm-3", files={"db": ResourceFile("db", 1, "/dev/vg/db", ("x",), (1,))})),
          "DRBD's minor 1 is db's there"),
-        (lambda: choose(with_resource(running(), "pm-1", disk="Diskless")), "Move it to its other node first"),
+        (lambda: choose(with_resource(running(), "pm-1", disk="Diskless")), "first. Next: fab vm.repair web"),
         (lambda: choose(with_resource(running(), "pm-1", connection="StandAlone")), "split brain"),
         (lambda: choose(with_resource(running(), "pm-2", role="Primary")), "fab vm.mv web --cleanup"),
         (lambda: choose(TWICE), "RUNS TWICE, on pm-1 and pm-2"),
