@@ -116,8 +116,9 @@ def refuse_namesakes(name: str, state: ClusterState) -> None:
         who = ", another on ".join(" and ".join(sorted(group)) for group in groups)
         raise Refused(
             f"{name}: by the resource files there is one on {who}: they may be two VMs of that name, so none of their "
-            f"disks is removed. Remove by hand what is not wanted any more",
-            next=f"there: virsh undefine {name}; drbdadm down {name}; lvremove VOLUME; rm {drbd.path(name)}",
+            f"disks is removed. What is not wanted any more has to go by hand: virsh undefine, drbdadm down, lvremove, "
+            f"then {drbd.path(name)}",
+            next=f"on each of them: virsh domstate {name}; drbdadm dump {name}",
         )
 
 

@@ -59,8 +59,9 @@ def misnamed(node: NodeState) -> None:
     if node.hostname != node.name:
         raise Refused(
             f"{node.name}: its host name is {node.hostname!r}. DRBD looks for {node.name!r}, the name in pmc.conf. "
-            f"Correct pmc.conf, or the node",
-            next=f"on it: hostnamectl set-hostname {node.name}",
+            f"If pmc.conf has another machine there, or two exchanged, correct it. If not: hostnamectl set-hostname "
+            f"{node.name}",
+            next="on it: hostname; ip -brief address",
         )
 
 
@@ -149,7 +150,8 @@ def one_truth(state: ClusterState, vm: str) -> None:
 
 def which_is_old(vm: str) -> str:
     """The remedy for copies that contradict each other."""
-    return then("One of them is old. Bring all its nodes back, or compare them", f"on each node: cat {drbd.path(vm)}")
+    advice = "One of them is old. Bring all its nodes back, or compare them before anything is started"
+    return then(advice, f"on each node: cat {drbd.path(vm)}")
 
 
 def once(vm: str, state: ClusterState) -> None:
@@ -163,11 +165,11 @@ def once(vm: str, state: ClusterState) -> None:
     if len(active) > 1:
         how = {node: state.nodes[node].domains[vm].state for node in active}
         still = [node for node, its in how.items() if its == "paused"]
-        end = f". Should that not help: on {still[0]}: virsh destroy {vm}" if len(still) < len(active) else ""
+        end = f"; only should that not help: on {still[0]}: virsh destroy {vm}" if len(still) < len(active) else ""
         there = " and ".join(f"{its} on {node}" for node, its in how.items())
         raise Refused(
             f"{vm}: is {there}. It moves, or a migration was interrupted, which libvirt ends within half a minute "
-            f"unless DRBD holds its writes{end}",
+            f"unless DRBD holds its writes. Wait that long, then close it{end}",
             next=f"fab vm.mv {vm} --cleanup",
         )
 
@@ -198,8 +200,9 @@ def usual_disk(node: NodeState, vm: str, settings: Settings) -> None:
         path = backing.path_of(node, vm) or "none"
         raise Refused(
             f"{vm}: its disk on {node.name} is {path}, not {settings.volume_group}/{vm}, so pmc did not make it, and "
-            f"neither removes nor replaces it. By hand, when its disk is taken care of",
-            next=f"on each of its nodes: virsh undefine {vm}; drbdadm down {vm}; rm {drbd.path(vm)}",
+            f"neither removes nor replaces it. By hand on each of its nodes, once it is off and its disk is taken care "
+            f"of: virsh undefine {vm}, drbdadm down {vm}, rm {drbd.path(vm)}",
+            next=f"on {node.name}: drbdadm dump {vm}",
         )
 
 
@@ -352,7 +355,9 @@ def no_growth(node: NodeState, volume: Volume, more: int, settings: Settings) ->
 def snapshot_room(node: NodeState, volume: Volume, size: int) -> None:
     """For a snapshot of the volume of which `size` bytes will change."""
     if why := no_snapshot_room(node, volume, size):
-        larger = f"lvextend {volume.group}/{volume.pool}" if volume.thin else f"vgextend {volume.group}"
+        larger = f"vgextend {volume.group} DISK"
+        if volume.thin:
+            larger = f"lvextend --size +SIZE {volume.group}/{volume.pool}"
         raise Refused(
             f"{why}. Make room there, or remove old snapshots (lvs {volume.group} lists them)",
             next=f"on {node.name}: {larger}",

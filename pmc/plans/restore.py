@@ -237,9 +237,9 @@ def of_the_disk(name: str, node: NodeState, settings: Settings) -> None:
     if kept and kept.origin not in ("", disk.name):
         raise Refused(
             f"{name}: {kept.group}/{kept.name} on {node.name} is a snapshot of {kept.group}/{kept.origin}, and its "
-            f"disk is {disk.group}/{disk.name}, so it is not put back. Look which is right. To give the snapshot up",
-            next=f"on {node.name}: lvchange --deltag {lvm.RESTORING} {kept.group}/{kept.origin} && "
-            f"lvremove {kept.group}/{kept.name}",
+            f"disk is {disk.group}/{disk.name}, so it is not put back. Look which is right. Only when the disk is, "
+            f"there: lvchange --deltag {lvm.RESTORING} {kept.group}/{kept.origin}, lvremove {kept.group}/{kept.name}",
+            next=f"on {node.name}: lvs -o +lv_time,tags {kept.group}",
         )
 
 

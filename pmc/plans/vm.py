@@ -122,7 +122,8 @@ def stop(name: str, force: bool, state: ClusterState, settings: Settings) -> Pla
             continue
         seconds = settings.deadlines.shutdown
         otherwise = then(
-            "the guest does not shut down. Give it longer, or cut its power", f"fab vm.stop {name} --force"
+            f"the guest does not shut down. To cut its power: fab vm.stop {name} --force. Or give it longer",
+            f"fab vm.stop {name}",
         )
         steps += [
             Step(node, f"ask {name} to shut down", virsh.shutdown(name)),
@@ -367,7 +368,8 @@ def remove(
     clear.refuse_namesakes(name, state)
     if not holders and stored and not backups:
         raise Refused(
-            f"{name}: no such VM, but {prune.lying(name, stored)}. Remove them", next=f"fab vm.rm {name} --backups"
+            f"{name}: no such VM, but {prune.lying(name, stored)}. fab vm.rm {name} --backups removes them for good",
+            next=f"fab vm.backups {name}",
         )
     if not holders and not stored:
         refuse.found(state, name)

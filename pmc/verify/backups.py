@@ -61,7 +61,8 @@ def future(facts: Facts) -> Iterator[Finding]:
             if is_ahead(id, now):
                 text = f"the backup {id} is of the future: no delta is made against it, and vm.prune does not count it"
                 clock = f"If this machine's clock ({now.isoformat(timespec='minutes')}) is wrong, set it right"
-                advice = then(f"{clock}. If it is right, remove that backup", f"on {node.name}: rm {folder}/{id}.*")
+                gone = f"If it is right, remove that backup, on {node.name}: rm {folder}/{id}.*"
+                advice = then(f"{clock}. {gone}", "timedatectl")
                 yield Finding("BACKUP_FUTURE", text, advice, node.name, vm_of(id))
 
 

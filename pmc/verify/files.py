@@ -85,7 +85,10 @@ def differing(facts: Facts) -> Iterator[Finding]:
             for node in facts.sides(vm, FILES) if vm in facts.answers(node).files
         }  # fmt: skip
         if len(set(hashes.values())) > 1:
-            advice = then("Copy the one that is right to the other node", f"there: drbdadm adjust {vm}")
+            advice = then(
+                f"See which is right, copy it to the other node, then there: drbdadm adjust {vm}",
+                f"on both nodes: cat {drbd.path(vm)}",
+            )
             yield Finding("FILE_DIFFERS", f"{drbd.path(vm)} differs between {' and '.join(hashes)}", advice, vm=vm)
 
 

@@ -22,10 +22,13 @@ def without_file(facts: Facts) -> Iterator[Finding]:
             if stray or vm in facts.half_made:
                 continue  # a stray copy, or one that vm.rm removes: reported as such
             path = drbd.path(vm)
-            advice = f"fab vm.rm {vm}"
+            lost = "No node that answers has it. Write it again by what DRBD says. Only of a VM that is to go"
+            advice = then(f"{lost}: fab vm.rm {vm}", f"on {node.name}: drbdsetup show {vm}")
             if others:
                 spec = facts.settings.nodes.get(others[0])
-                copy = f"on {node.name}: scp -p root@{spec.replication if spec else others[0]}:{path} {path}"
+                host = spec.replication if spec else others[0]
+                host = f"[{host}]" if ":" in host else host
+                copy = f"on {node.name}: scp -p root@{host}:{path} {path}"
                 advice = then(f"Copy the file from {others[0]}; it has mode 600", copy)
             yield Finding("DRBD_NO_FILE", f"is up, and there is no {path}", advice, node.name, vm)
 
@@ -152,7 +155,8 @@ def sizes(facts: Facts) -> Iterator[Finding]:
         found = {node.name: now.size for node, now in facts.resources(vm) if now.size}
         if len(set(found.values())) > 1:
             text = " and ".join(f"{size} bytes on {name}" for name, size in found.items())
-            advice = then("The sides must be Connected", f"on {next(iter(found))}: drbdadm resize {vm}")
+            sure = "The sides must be Connected (fab pm.ready_drbd)"
+            advice = then(sure, f"on {next(iter(found))}: drbdadm resize {vm}")
             yield Finding("DRBD_SIZE", text, advice, vm=vm)
 
 

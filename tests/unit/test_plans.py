@@ -409,7 +409,8 @@ def without_domain(state: ClusterState, place: str) -> ClusterState:
         (lambda: make(running()), "there is such a VM already, on pm-1, pm-2"),
         (lambda: make(cluster(node("pm-2", drbd=""))), "fab pm.ready_drbd --node pm-2"),
         (lambda: make(cluster(node("pm-2", hostname="debian"))), "'debian'. DRBD looks for 'pm-2', the "
-         "name in pmc.conf. Correct pmc.conf, or the node. Next: on it: host"),
+         "name in pmc.conf. If pmc.conf has another machine there, or two exchanged, correct it. If not: hostnamectl "
+         "set-hostname pm-2. Next: on it: hostname; ip"),
         (lambda: make(cluster(node("pm-2", volumes={"web": VOLUME}))), "has a volume vg/web already"),
         (lambda: make(cluster(node("pm-1", volumes={"web": VOLUME}))), "keep what is on it with --reuse"),
         (lambda: make(cluster(), reuse=True), "--reuse: pm-1 has no volume vg/web"),

@@ -317,7 +317,7 @@ def test_a_vm_without_backups(site: Site) -> None:
 def test_the_backups_of_a_vm_that_is_gone_go_when_named(site: Site) -> None:
     site.world = gone_web()
     before = site.files()
-    with pytest.raises(Refused, match=r"web: no such VM, but 3 backups of web on .*: fab vm\.rm web --backups"):
+    with pytest.raises(Refused, match=r"web: no such VM, but 3 backups of web on .*\. Next: fab vm\.backups web$"):
         site.call("vm.rm", name="web")
     assert site.files() == before
     site.call("vm.rm", name="web", backups=True)

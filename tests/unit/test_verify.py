@@ -446,6 +446,13 @@ def test_memory_counts_all_vms_that_would_come_together() -> None:
          ["fab vm.start web vm.repair web"]),
         ((volumes("pm-3", Volume("web", "vg", GiB, ("pmc",))),),
          ["fab vm.peer web --cleanup"]),
+        ((on("pm-3", resources={"mail": Resource("mail", 2, "Secondary", "UpToDate")},
+             domains={"mail": Domain("mail", "shut off", GiB, 1)}),),
+         ["No node that answers has it. Write it again by what DRBD says. Only of a VM that is to go: fab vm.rm mail. "
+          "Next: on pm-3: drbdsetup show mail"]),
+        ((asked("pm-3", future=("web.21000101T000000Z.base",)),),
+         ["If this machine's clock (2027-01-15T08:00+00:00) is wrong, set it right. If it is right, remove that "
+          "backup, on pm-3: rm /var/lib/pmc/backups/web.21000101T000000Z.base.*. Next: timedatectl"]),
         ((volumes("pm-3", Volume("web", "vg", GiB)),),
          ["fab vm.peer web --cleanup removes it, but not yet: pm-3: the volume vg/web was not made by pmc and "
           "belongs to no DRBD resource, so it is not touched. Rename or remove it by hand. Next: on pm-3: lvs vg/web"]),
@@ -508,8 +515,8 @@ def test_of_contradicting_files_none_is_told_to_go_when_nothing_decides() -> Non
     assert (found.code, found.node) == ("VM_CONTRADICTED", "pm-2,pm-3")
     assert found.text == "its resource files name different nodes: pm-2: pm-1 and pm-2; pm-3: pm-1 and pm-3"
     assert (
-        found.remedy
-        == "One of them is old. Bring all its nodes back, or compare them. Next: on each node: cat /etc/drbd.d/web.res"
+        found.remedy == "One of them is old. Bring all its nodes back, or compare them before anything is started. "
+        "Next: on each node: cat /etc/drbd.d/web.res"
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from invoke.context import Context
+from invoke.parser import Parser
 
 import pmc
 from lab.ports import free_ports
@@ -19,9 +20,11 @@ from pmc.login import reach
 from pmc.model import ClusterState, Domain, NodeState
 from pmc.plain import then
 from pmc.plans import vm as plans
+from pmc.plans.asleep import FLAG
 from pmc.settings import Settings, parse
 from pmc.ssh import configuration
 from pmc.tasks import ns
+from pmc.tasks.arguments import install
 from pmc.units import GiB
 from tests.unit.samples import SETTINGS, changed, stopped, with_resource
 
@@ -47,6 +50,64 @@ def test_a_refusal_that_ends_in_a_command_gives_it_as_the_next_one() -> None:
         for line, said in raised(path):
             end = re.search(r"(?:; |: )fab (?:pm|vm)\.\w+[\w -]*$", said)
             assert end is None, f"{path.name}:{line}: give {end and end[0]!r} as next="
+
+
+def advised(path: Path) -> list[tuple[int, str]]:
+    """Texts of a module with a command of ours in them; what is put into them is x."""
+    found = []
+    every = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    inside = {id(part) for each in every if isinstance(each, ast.JoinedStr) for part in each.values}
+    for each in every:
+        parts = each.values if isinstance(each, ast.JoinedStr) else [each]
+        words = []
+        for part in parts:
+            if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                words.append(part.value)
+            elif isinstance(part, ast.FormattedValue):
+                words.append(FLAG if ast.unparse(part.value).endswith("FLAG") else "x")
+        if isinstance(each, ast.expr) and id(each) not in inside and "fab " in (text := "".join(words)):
+            found.append((each.lineno, text))
+    return found
+
+
+def test_commands_that_are_advised_exist_with_their_flags() -> None:
+    """Whatever is pasted from a message is a line that the real parser takes."""
+    install()
+    parser = Parser(contexts=ns.to_contexts())
+    contexts, whole = parser.contexts, 0
+    for path in sorted(Path(pmc.__file__).parent.rglob("*.py")):
+        for line, text in advised(path):
+            where = f"{path.name}:{line}: {text!r}"
+            for found in re.findall(r"\bfab ((?:(?:pm|vm)\.|conf\b|doc\b)[\w., -]*)", text):
+                task, *words = found.replace(",", "").split()
+                assert task in contexts, where
+                for word in words:
+                    task = word if word in contexts else task
+                    assert not word.startswith("--") or word in contexts[task].flags, where
+            if re.fullmatch(r"fab (?:pm|vm)\.[\w. -]*", text):
+                parser.parse_argv(text.split()[1:])
+                whole += 1
+    assert whole > 40, "the commands were found"
+
+
+DESTROYS = r"(?<!vm\.)\brm |lvremove|virsh (?:destroy|undefine)|drbdadm down|--force|--backups|--deltag|set-hostname"
+
+
+def test_the_next_command_destroys_nothing() -> None:
+    """It is what is pasted unread. What a person must decide first stands before it, in the sentence."""
+    found = []
+    for path in sorted(Path(pmc.__file__).parent.rglob("*.py")):
+        for each in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(each, ast.Call):
+                given = [key.value for key in each.keywords if key.arg == "next"]
+                if isinstance(each.func, ast.Name) and each.func.id == "then":
+                    given += each.args[1:]
+                found += [f"{path.name}: {text}" for text in map(ast.unparse, given) if re.search(DESTROYS, text)]
+    assert found == [
+        "refuse.py: f'on {node}: lvremove {kept.group}/{kept.name}'",  # asks, and nothing else helps
+        # Of a VM that is off, whose file was just changed: else it is refused.
+        "files.py: f'on each: drbdadm down {names[-1]} && drbdadm up {names[-1]}'",
+    ]
 
 
 # -- ssh --
