@@ -78,6 +78,7 @@ _VALUES = {
     **dict.fromkeys(("size", "memory", "bandwidth", "limit"), "SIZE"),
     **dict.fromkeys(("conf", "image", "iso"), "FILE"),
     "names": "NAME[,NAME...]", "nodes": "NODE[,NODE...]", "backup": "ID", "from": "DIRECTORY", "drop": "SNAPSHOT",
+    "page": "PAGE",
     "address": "IPV4", "virt-install": "ARGUMENTS", "sync": "skip|full", "pause-after": "SECONDS",
 }  # fmt: skip
 _TO = {"vm.mv": "NODE", "vm.backup": "NODE|DIRECTORY", "vm.restore": "FILE"}

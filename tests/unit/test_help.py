@@ -9,36 +9,42 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import suppress
+import subprocess
+import sys
 
 import pytest
-from invoke.parser.context import ParserContext
-from invoke.parser.parser import ParseMachine
 
+from tests.unit.samples import DATA, data
+
+# In a process of its own: a task gives its flags' help away when it is asked for it, whoever asks.
+ALL = r"""
+import contextlib, io
+from unittest import mock
 from pmc.main import program
 from pmc.tasks import ns
 from pmc.tasks.arguments import install
-from tests.unit.samples import DATA, data
 
-TASKS = sorted(ns.task_names)
-
-
-@pytest.fixture
-def helped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """All of it, 100 columns wide."""
-    for what, name in ((ParseMachine, "handle"), (ParseMachine, "error"), (ParserContext, "help_for")):
-        monkeypatch.setattr(what, name, getattr(what, name))  # put back afterwards
-    install()
-    monkeypatch.setattr("invoke.program.pty_size", lambda: (100, 24))
-    given, texts = {name: dict(ns[name].help) for name in TASKS}, list[str]()
-    for words in (["--list"], *([name, "--help"] for name in TASKS)):
-        with suppress(SystemExit):
+install()
+texts = []
+given = {name: dict(ns[name].help) for name in ns.task_names}
+for words in (["--list"], *([name, "--help"] for name in sorted(ns.task_names))):
+    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
+        with mock.patch("invoke.program.pty_size", lambda: (100, 24)):
             program.run(["pmc", *words])
-        for name, help in given.items():  # a task gives its flags' help away when it is asked for it
-            ns[name].help = dict(help)
-        lines = [line.rstrip() for line in capsys.readouterr().out.strip("\n").splitlines()]
-        texts.append("\n".join([f"$ pmc {' '.join(words)}", *lines, ""]))
-    return "\n".join(texts)
+    for name, help in given.items():
+        ns[name].help = dict(help)
+    lines = [line.rstrip() for line in said.getvalue().strip("\n").splitlines()]
+    texts.append("\n".join(["$ pmc " + " ".join(words), *lines, ""]))
+print("\n".join(texts), end="")
+"""
+
+
+@pytest.fixture(scope="module")
+def helped() -> str:
+    """All of it, 100 columns wide."""
+    done = subprocess.run([sys.executable, "-c", ALL], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_the_help_is_as_expected(helped: str) -> None:
