@@ -113,16 +113,19 @@ _REACHED = """
         [ $s -ne 124 ] || said="it lets in, and hangs"
         echo "ssh $s $(tr -s "[:space:]" " " <<<"$said")"
 """
-# What ssh says (with status 255) of one that is silent: a regular expression of Python's and of grep -E.
+# What ssh says (with status 255) of one that is silent: a regular expression of Python's and of bash.
 _SILENCE = "timed? ?out|No route to host|unreachable|Host is down"
 
 
 def silent(dead: str, settings: Settings) -> Command:
-    """As `peer`, no more than whether it gives no sign of life: succeeds then, and ends 1 when it gives one."""
+    """As `peer`, no more than whether it gives no sign of life: succeeds then, and ends 1 when it gives one. Judged by
+    bash alone: a grep that could not be run would else look like one that found no sign."""
     script = f"""
         said=$({_REACHED})
-        ! grep -q "^life " <<<"$said" || exit 1
-        grep -iqE "^ssh 255 .*({_SILENCE})" <<<"$said" && ! grep -qF "banner exchange" <<<"$said"
+        [[ $'\\n'$said != *$'\\nlife '* ]] || exit 1
+        shopt -s nocasematch
+        silence=$'\\nssh 255 [^\\n]*({_SILENCE})'
+        [[ $'\\n'$said =~ $silence && $said != *"banner exchange"* ]]
     """
     return bash(script, settings.nodes[dead].replication)
 

@@ -137,6 +137,19 @@ def test_a_node_that_is_silent(asks: Asks, tmp_path: Path, said: str, status: in
     assert (not looked.parse(done.stdout).life) == silent
 
 
+def test_a_sign_of_life_counts_also_where_a_tool_cannot_be_run(asks: Asks, tmp_path: Path) -> None:
+    """As when the node has no process left to give, for one moment: the first grep of all."""
+    tools = {
+        "ping": "exit 0",
+        "ssh": "echo 'ssh: connect: Connection timed out'; exit 255",
+        "grep": f'[ -e {tmp_path}/once ] && exec /usr/bin/grep "$@"; touch {tmp_path}/once; exit 126',
+    }
+    for tool, does in tools.items():
+        (tmp_path / tool).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / tool).chmod(0o755)
+    assert asks(failover.silent("pm-1", SETTINGS), {}) == 1
+
+
 @pytest.mark.parametrize("name", STORIES)
 def test_the_fake_world_judges_as_bash_does(asks: Asks, name: str) -> None:
     """Of what it says, before the plan begins."""
