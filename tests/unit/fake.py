@@ -39,6 +39,7 @@ class Kernel:
     marked: int = 0  # bytes that a verify found to differ
     holds: bool = False  # when it loses its peer, it holds its writes
     held: bool = False  # and does so now: suspended:fencing
+    behind: bool = False  # its peer, when it was last seen, was known to lack writes (pdsk Outdated, Inconsistent)
 
 
 @dataclass

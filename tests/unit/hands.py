@@ -86,7 +86,11 @@ def up(world: Cloud, at: str, command: Command, vm: str) -> None:
 
 
 def promote(world: Cloud, at: str, command: Command, force: str | None, vm: str) -> None:
-    disk, before = world.disks[at, vm], world.nodes[at].resources[vm].role
+    kernel, disk = world.nodes[at].resources[vm], world.disks[at, vm]
+    before = kernel.role
+    # drbd_state.c, is_valid_state: SS_PRIMARY_NOP
+    lone = kernel.holds and not kernel.behind and before != "Primary" and not world.other(at, vm)
+    need(force or not lone, "Refusing to be Primary while peer is not outdated")
     fake.promote(world, at, command, force, vm)
     if force:
         if not disk.new:

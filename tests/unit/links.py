@@ -157,8 +157,9 @@ class Linked(World):
         since, clock = (round(1e6 * time) for time in self.clocks(side))
         entry = {"MESSAGE": said, "__MONOTONIC_TIMESTAMP": f"{since}", "__REALTIME_TIMESTAMP": f"{clock}"}
         self.journal.setdefault(side, []).append(json.dumps(entry))
+        kernel.behind = self.disks.get((peer, vm), Disk()).state in ("Outdated", "Inconsistent")
         if kernel.role == "Primary" and (side, vm) not in self.detached:
-            kernel.held = kernel.holds and self.disks.get((peer, vm), Disk()).state != "Outdated"
+            kernel.held = kernel.holds and not kernel.behind
             if not kernel.held:
                 self.disks[side, vm].lose_peer(self.generation())
 
@@ -204,7 +205,7 @@ class Linked(World):
             return
         self.linked[vm] = frozenset((one, two))
         self.stood -= {(one, vm), (two, vm)}
-        a.held = b.held = False
+        a.held = b.held = a.behind = b.behind = False
         a.discard = b.discard = False
         for disk in (mine, peers):
             if disk.state == "Outdated":  # "D_OUTDATED vanishes when we get connected" (sanitize_state)

@@ -61,3 +61,21 @@ def test_a_side_that_goes_down_beside_a_primary_that_holds_is_outdated_when_it_i
     model.sever(frozenset(NODES))
     assert model.tool("pm-2", drbd.up(NAME))
     assert disks(model) == ["UpToDate", "Outdated"]
+
+
+def test_a_side_that_holds_is_no_primary_alone_while_nobody_knows_what_became_of_its_peer() -> None:
+    """As CI saw it: both hold, the link is cut, and drbdadm primary is refused."""
+    model = pair(holds=True)
+    assert model.tool("pm-1", drbd.secondary(NAME))
+    model.sever(frozenset(NODES))
+    assert not model.tool("pm-2", drbd.primary(NAME))
+    assert model.tool("pm-2", drbd.two_primaries(NAME, False, "8.4.11"))
+    assert model.tool("pm-2", drbd.primary(NAME))
+
+
+def test_a_side_that_holds_is_primary_again_without_the_peer_that_left_as_outdated() -> None:
+    model = pair(holds=True)
+    assert model.tool("pm-2", sides.disconnect(NAME))
+    for do in (drbd.secondary(NAME), drbd.primary(NAME)):
+        assert model.tool("pm-1", do)
+    assert not model.tool("pm-2", drbd.primary(NAME))
