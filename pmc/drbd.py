@@ -10,9 +10,9 @@ import re
 from collections.abc import Sequence
 
 from pmc.command import Command, Query, bash, command, whole
-from pmc.drbd_files import DIRECTORY
-from pmc.drbd_files import query as files
-from pmc.events2 import parse_status
+from pmc.facts.drbd_files import DIRECTORY
+from pmc.facts.drbd_files import query as files
+from pmc.facts.drbd_status import parse_status
 from pmc.model import Resource
 from pmc.units import MiB, count
 
@@ -212,8 +212,8 @@ def status(name: str = "") -> Query[dict[str, Resource]]:
 
 
 # Of each kind of lines (connection, device, peer-device) there is one, and all have a fact that fits the pattern. A
-# peer that is diskless on purpose has no copy to speak of (see pmc/events2.py). All of it by bash itself: what could
-# not be run would else look like a connection that is not there.
+# peer that is diskless on purpose has no copy to speak of (see pmc/facts/drbd_status.py). All of it by bash itself:
+# what could not be run would else look like a connection that is not there.
 _SEES = (
     'said=$(drbdsetup events2 --now --statistics "$1") && [[ $said = *"exists -" ]] || exit 2; '
     "set -f; IFS=$'\\n'; "

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pmc import drbd, lvm, names, saved, virsh
+from pmc import drbd, lvm, names, virsh
 from pmc.command import Query, command
-from pmc.drbd_files import Files
 from pmc.errors import CommandFailed
+from pmc.facts import managed_save
+from pmc.facts.drbd_files import Files
 from pmc.lvm import Group
 from pmc.model import Domain, NodeState, Odd, Resource, ResourceFile, Volume, shown
 from pmc.settings import HOSTNAME, Settings
@@ -23,7 +24,7 @@ def state_queries(settings: Settings, allocating: bool = False) -> dict[str, Que
         "hostname": Query(command("uname", "-n"), str.strip),
         "memory": Query(command("cat", "/proc/meminfo"), parse_meminfo),
         "libvirt": virsh.domains(),
-        "saved memory": saved.query(),
+        "saved memory": managed_save.query(),
         "drbd version": drbd.version(),
         "drbd status": drbd.status(),
         "drbd two-primaries": drbd.open_resources(),

@@ -13,12 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pmc import allocate, backup, disks, drbd, freeze, virsh
+from pmc import allocate, backup, drbd, freeze, virsh
 from pmc import sides as sides_
 from pmc.backup import Stored
 from pmc.cluster import Beside, Cluster
 from pmc.command import Query
 from pmc.errors import PmcError, Refused
+from pmc.facts import domain_disks
 from pmc.here import MANAGER
 from pmc.model import ClusterState
 from pmc.node import Node
@@ -151,7 +152,7 @@ def backups(cluster: Cluster, vm: str = "") -> Beside:
 
 
 # What a look must ask besides where a VM's disks count: what is attached to a guest that runs.
-RUNNING: Beside = {disks.RUNNING: lambda node: disks.running()}
+RUNNING: Beside = {domain_disks.RUNNING: lambda node: domain_disks.running()}
 
 
 def stored(state: ClusterState, partly: bool = False) -> list[Stored]:

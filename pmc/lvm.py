@@ -52,7 +52,7 @@ def create(group: str, name: str, size: int, *tags: str) -> Command:
 
 def create_thin(group: str, name: str, size: int, pool: str, *tags: str) -> Command:
     """Takes space of the pool only as it is written, and reads as zeros until then: where the pool zeroes its chunks
-    (pmc/pool.py), nothing of a former owner can be read."""
+    (pmc/facts/thin_pool.py), nothing of a former owner can be read."""
     return command(
         "lvcreate", "--yes", "--type", "thin", "--wipesignatures", "n", *_marks(*tags), "--virtualsize", f"{size}b",
         "--thinpool", pool, "--name", name, group,

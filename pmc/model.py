@@ -25,7 +25,7 @@ class Domain:
 @dataclass(frozen=True)
 class Resource:
     """A DRBD resource as one node's kernel knows it, in DRBD's own words. Empty fields: not known to the kernel. With
-    several volumes or peers each field says the worst of them (pmc/events2.py)."""
+    several volumes or peers each field says the worst of them (pmc/facts/drbd_status.py)."""
 
     name: str
     minor: int = -1

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from pmc import lvm_attr
 from pmc.backup import Stored
+from pmc.facts import lvm_attr
 from pmc.model import ClusterState, NodeState, Resource, shown
 from pmc.plans import still
 from pmc.units import show_size

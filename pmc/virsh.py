@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from pmc.command import Command, Query, bash, command
-from pmc.domain_xml import checked, parsed
+from pmc.facts.domain_xml import checked, parsed
 from pmc.model import Domain
 from pmc.units import KiB, MiB, count, finite
 
@@ -52,7 +52,7 @@ def undefine(name: str) -> Command:
 
 
 def start(name: str) -> Command:
-    """Never with saved memory (pmc/saved.py): that goes, also some that came after one looked."""
+    """Never with saved memory (pmc/facts/managed_save.py): that goes, also some that came after one looked."""
     return virsh("start", "--force-boot", name)
 
 

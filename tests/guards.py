@@ -33,12 +33,12 @@ class Guard:
 
 GUARDS = (
     Guard(
-        "that the VM's disk is what its resource file names", "pmc/backing.py",
+        "that the VM's disk is what its resource file names", "pmc/facts/backing.py",
         "return at(node, path_of(node, vm))", "return node.volumes.get(vm)",
         "test_volumes.py::test_a_disk_of_another_name_beside_anothers_volume",
     ),
     Guard(
-        "that a snapshot of pmc's has its name", "pmc/backing.py",
+        "that a snapshot of pmc's has its name", "pmc/facts/backing.py",
         'kinds = (name.partition(".")[2] for name in node.volumes if name.startswith(f"{vm}."))',
         'return {name: each for name, each in node.volumes.items() if each.origin == vm}; kinds = ("",)',
         "test_volumes.py::test_a_thin_clone_is_another_vms_disk",

@@ -8,9 +8,10 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pmc import lvm, lvm_attr, pool, thin
+from pmc import lvm, thin
 from pmc.checks.finding import About, Verdict, bad, good
 from pmc.command import Query, bash, command
+from pmc.facts import lvm_attr, thin_pool
 from pmc.lvm import Group
 from pmc.model import Volume
 from pmc.plan import Step
@@ -72,12 +73,12 @@ def judge_pool(found: Pool, about: About) -> Verdict:
         return good("not needed: new volumes are classic")
     if its is None or not its.is_pool:
         return bad(f"{path} is no thin pool", "choose another name as thin_pool in pmc.conf")
-    if why := pool.broken(its):
-        return bad(f"{path} {why}", pool.remedy(its))
-    if not pool.zeroes(its):
+    if why := thin_pool.broken(its):
+        return bad(f"{path} {why}", thin_pool.remedy(its))
+    if not thin_pool.zeroes(its):
         text = f"{path} does not zero what it hands out, so a new VM would see what was there before"
         return bad(text, f"lvchange --zero y {path}")
-    if full := pool.over(its, settings):
+    if full := thin_pool.over(its, settings):
         return bad(f"{path}: {full[0]}; it takes no new VM", full[0].remedy)
     if found.missing:
         return bad(f"not installed: {', '.join(found.missing)}", "Debian: apt install thin-provisioning-tools dmsetup")
@@ -86,7 +87,7 @@ def judge_pool(found: Pool, about: About) -> Verdict:
             f"{found.wrong} misses changes, so it is not asked what changed since a backup",
             "install thin-provisioning-tools 1.0.6 or later",
         )
-    return good(f"{path}: {show_size(pool.free(its))} free of {show_size(its.size)}, zeroing")
+    return good(f"{path}: {show_size(thin_pool.free(its))} free of {show_size(its.size)}, zeroing")
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-from pmc import drbd, drbd_files
+from pmc import drbd
 from pmc.checks.finding import About, Verdict, bad, good
 from pmc.command import Query, bash, command
+from pmc.facts import drbd_files
 from pmc.units import count
 
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from pmc import saved
 from pmc.checks.finding import About, Verdict, good
 from pmc.command import Query, bash, command
+from pmc.facts import managed_save
 from pmc.plan import Step
 
 # The script has the distribution's defaults, which its settings may change.
@@ -40,7 +40,7 @@ def query(about: About) -> Query[Saving]:
         "(ON_SHUTDOWN|auto_shutdown_try_save)[[:space:]]*=[[:space:]]*[\"'\\'']?([a-z]+).*/\\2 \\3/p' \"$f\"; }; done; "
         "echo end"
     )
-    return Query(bash(script, saved.FOLDER, *_SCRIPTS, *_SETTINGS, *_DAEMON), parse)
+    return Query(bash(script, managed_save.FOLDER, *_SCRIPTS, *_SETTINGS, *_DAEMON), parse)
 
 
 def parse(text: str) -> Saving:

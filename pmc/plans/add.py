@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pmc import backing, drbd, lvm
+from pmc import drbd, lvm
 from pmc.command import Command, bash, command
 from pmc.errors import Refused
+from pmc.facts import backing
 from pmc.model import ClusterState, NodeState
 from pmc.plan import Plan, Step, Transfer, Watch, on_each, plan
 from pmc.plans import make, refuse

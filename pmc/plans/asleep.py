@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pmc import saved
 from pmc.errors import Refused
+from pmc.facts import managed_save
 from pmc.model import ClusterState
 from pmc.plan import Step
 
@@ -44,7 +44,7 @@ def written(vm: str, what: str, state: ClusterState) -> None:
 
 def remedy(vm: str, nodes: Iterable[str], state: ClusterState) -> str:
     """The command, for each node on which there is some. virsh knows only of domains that are defined there."""
-    known = {True: f"virsh managedsave-remove {vm}", False: f"rm {saved.path(vm)}"}
+    known = {True: f"virsh managedsave-remove {vm}", False: f"rm {managed_save.path(vm)}"}
     return "; ".join(f"on {node}: {known[vm in state.nodes[node].domains]}" for node in nodes)
 
 
@@ -59,4 +59,7 @@ def told(vm: str, state: ClusterState) -> str:
 def discarded(vm: str, state: ClusterState) -> list[Step]:
     """There is no way back. One node after the other: when one fails, those behind it have theirs still."""
     throw = f"throw away the saved memory of {vm}"
-    return [Step(node, throw, saved.discard(vm), check=saved.gone(vm), pivot=True) for node in state.saved_on(vm)]
+    return [
+        Step(node, throw, managed_save.discard(vm), check=managed_save.gone(vm), pivot=True)
+        for node in state.saved_on(vm)
+    ]

@@ -8,10 +8,11 @@ before, an older copy, and a bitmap resync brings it up to date.
 
 from __future__ import annotations
 
-from pmc import backing, virsh
+from pmc import virsh
 from pmc.command import Command, bash, command
-from pmc.disks import RUNNING
 from pmc.errors import Refused
+from pmc.facts import backing
+from pmc.facts.domain_disks import RUNNING
 from pmc.model import ClusterState
 from pmc.plan import Plan, Step, plan
 

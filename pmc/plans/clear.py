@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pmc import backing, drbd, drbd_peer, lvm, saved, virsh
+from pmc import drbd, drbd_peer, lvm, virsh
 from pmc.command import Command, bash
 from pmc.errors import Refused
+from pmc.facts import backing, managed_save
 from pmc.model import ClusterState, NodeState
 from pmc.plan import Plan, Step, on_each, plan
 from pmc.plans import covered, make, refuse
@@ -30,7 +31,9 @@ def steps(name: str, holders: Sequence[NodeState], settings: Settings) -> list[S
     found = [
         *on_each(active, lambda node: Step(node, f"cut the power of {name}", virsh.destroy(name), pivot=True)),
         *on_each(defined, lambda node: Step(node, f"undefine {name}", virsh.undefine(name), pivot=True)),
-        *on_each(asleep, lambda node: Step(node, f"remove saved memory of {name}", saved.discard(name), pivot=True)),
+        *on_each(
+            asleep, lambda node: Step(node, f"remove saved memory of {name}", managed_save.discard(name), pivot=True)
+        ),
         *on_each(
             [node.name for node in holders],
             lambda node: Step(node, "remove its ISO file and what is unfinished, if any", rest, pivot=True),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pmc import backing, lock, lvm, pipeline
+from pmc import lock, lvm, pipeline
 from pmc.command import bash
+from pmc.facts import backing
 from pmc.model import ClusterState
 from pmc.plan import Step, Watch
 from pmc.plans import make, refuse, still

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pmc import backing, disks, drbd
-from pmc.disks import RUNNING, Disk
+from pmc import drbd
 from pmc.errors import Refused
+from pmc.facts import backing, domain_disks
+from pmc.facts.domain_disks import RUNNING, Disk
 from pmc.model import ClusterState, NodeState
 
 
@@ -16,7 +17,7 @@ def outside(vm: str, found: Sequence[Disk], state: ClusterState) -> list[Disk]:
     own = set[str]()
     for node in state.knowing(vm):
         if file := node.files.get(vm):
-            own |= disks.names_of(vm, (file.minor, *file.more_minors), backing.named_by(file, node))
+            own |= domain_disks.names_of(vm, (file.minor, *file.more_minors), backing.named_by(file, node))
     return [disk for disk in found if disk.source not in own]
 
 
@@ -90,6 +91,6 @@ def _listed(found: Sequence[Disk]) -> str:
 
 def _writable(whose: str, xml: str) -> tuple[Disk, ...]:
     try:
-        return disks.writable(xml)
+        return domain_disks.writable(xml)
     except ValueError as error:
         raise Refused(f"{whose}: its domain's XML cannot be read: {str(error)[:120]}") from None

@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from pmc import backing, lvm, pool, thin
+from pmc import lvm, thin
 from pmc.backup import Backup
+from pmc.facts import backing, thin_pool
 from pmc.model import ClusterState, Volume
 from pmc.plan import Step
 from pmc.plans import refuse
@@ -72,7 +73,7 @@ def why_not_kept(place: Place) -> str:
     its = place.state.nodes[place.source].volumes.get(place.volume.pool)
     if its is None:
         return f"the pool {place.volume.pool} is not there"
-    full = pool.over(its, place.settings)
+    full = thin_pool.over(its, place.settings)
     return f"the pool's {full[0]}" if full else ""
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from pmc import backing, lvm
+from pmc import lvm
 from pmc.errors import Refused
+from pmc.facts import backing
 from pmc.model import ClusterState, Volume
 from pmc.plan import Plan, Step, on_each, plan
 from pmc.settings import Settings

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pmc import backing, definition, drbd, lvm, sides, virsh
+from pmc import drbd, lvm, sides, virsh
 from pmc.errors import Refused
+from pmc.facts import backing, domain_definition
 from pmc.plain import then
 from pmc.plan import Step, Wait
 from pmc.plans import asleep, covered, make, refuse, restoring
@@ -179,7 +180,7 @@ def defined(case: Case) -> list[Ailment]:
         for home in missing
     ]
     for home in having:
-        if home != source and (differ := definition.differences(xml, case.about[home].xml)):
+        if home != source and (differ := domain_definition.differences(xml, case.about[home].xml)):
             found.append(_differs(case, source, home, differ))
     return found
 
@@ -191,7 +192,7 @@ def _differs(case: Case, source: str, home: str, differ: list[tuple[str, str, st
     )
     more = f"; and {len(differ) - 6} more" if len(differ) > 6 else ""
     text = f"its definitions differ: {shown}{more}"
-    if definition.uuid(here) != definition.uuid(there):
+    if domain_definition.uuid(here) != domain_definition.uuid(there):
         refusal = f"{text}: not the same machine; if {home}'s may go, there: virsh undefine --keep-nvram {name}"
         return Ailment("definitions-differ", text, refusal=refusal)
     step = Step(home, f"define {name} as on {source}", virsh.define(here), undo=virsh.define(there))

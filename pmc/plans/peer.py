@@ -10,9 +10,10 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, replace
 
-from pmc import allocate, backing, drbd, drbd_peer, lvm, pipeline
+from pmc import allocate, drbd, drbd_peer, lvm, pipeline
 from pmc.command import command
 from pmc.errors import Refused
+from pmc.facts import backing
 from pmc.model import ClusterState, NodeState, ResourceFile
 from pmc.plan import Plan, Step, Watch, plan
 from pmc.plans import clear, covered, lost, make, refuse, restoring, still

@@ -6,9 +6,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pmc import backing, drbd, lvm
+from pmc import drbd, lvm
 from pmc.checks import Finding
 from pmc.command import command
+from pmc.facts import backing
 from pmc.model import ClusterState, NodeState, Resource, ResourceFile
 from pmc.plan import Plan, Relay, Step, plan
 from pmc.plans.vm import one_primary

@@ -3,8 +3,9 @@ the death and nobody else may go on alone. Pure."""
 
 from __future__ import annotations
 
-from pmc import backing, lvm
+from pmc import lvm
 from pmc.errors import NodeDown, Refused
+from pmc.facts import backing
 from pmc.model import ClusterState, Volume
 from pmc.plan import Step
 from pmc.plans import refuse, restore, restoring

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pmc import backing, drbd, lvm, lvm_attr, names, pool
+from pmc import drbd, lvm, names
 from pmc.errors import NodeDown, Refused
+from pmc.facts import backing, lvm_attr, thin_pool
 from pmc.model import ClusterState, NodeState, Volume, shown
 from pmc.plain import then
 from pmc.settings import Settings
@@ -339,7 +340,7 @@ def no_room(node: NodeState, size: int, settings: Settings) -> str:
     if (broken := lvm_attr.group(node.group_attributes, settings.volume_group)) and broken.stands:
         return f"cannot have it: {broken}; there: {broken.remedy}"
     if settings.volumes == "thin":
-        return pool.unfit(settings.thin_pool, node.volumes, settings)
+        return thin_pool.unfit(settings.thin_pool, node.volumes, settings)
     if node.group_free >= size:
         return ""
     return f"has {show_size(node.group_free)} free in {settings.volume_group}, {show_size(size)} are needed"
@@ -348,7 +349,7 @@ def no_room(node: NodeState, size: int, settings: Settings) -> str:
 def no_growth(node: NodeState, volume: Volume, more: int, settings: Settings) -> str:
     """As `no_room`, for a volume that is there and grows."""
     if volume.thin:
-        return pool.unfit(volume.pool, node.volumes, settings)
+        return thin_pool.unfit(volume.pool, node.volumes, settings)
     return no_room(node, more, replace(settings, volumes="classic"))
 
 
@@ -372,10 +373,10 @@ def no_snapshot_room(node: NodeState, volume: Volume, size: int) -> str:
     place = "volume group"
     if volume.thin:
         its = node.volumes.get(volume.pool)
-        if its is None or pool.broken(its):
-            why = pool.broken(its) if its else "is not there"
+        if its is None or thin_pool.broken(its):
+            why = thin_pool.broken(its) if its else "is not there"
             return f"{node.name}: the thin pool {volume.group}/{volume.pool} of {volume.name} {why}"
-        place, free = f"thin pool {volume.group}/{volume.pool}", pool.free(its)
+        place, free = f"thin pool {volume.group}/{volume.pool}", thin_pool.free(its)
     return "" if free >= size else f"{node.name}: {what}, the {place} has {show_size(free)} free"
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pmc import backing, backup, drbd, lvm, pipeline, virsh
+from pmc import backup, drbd, lvm, pipeline, virsh
 from pmc.backup import Backup, Stored
 from pmc.command import Command, bash, command
 from pmc.errors import Refused
+from pmc.facts import backing
 from pmc.model import ClusterState, NodeState
 from pmc.plan import Fetch, Plan, Step, Wait, Watch, plan
 from pmc.plans import asleep, covered, make, refuse, restoring, still

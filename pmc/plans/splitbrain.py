@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from pmc import backing, drbd, lvm, sides, virsh
+from pmc import drbd, lvm, sides, virsh
+from pmc.facts import backing
 from pmc.model import Resource
 from pmc.plan import Step, Wait
 from pmc.plans import asleep, lost, refuse

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pmc import backing, lvm_attr
 from pmc.errors import Refused
-from pmc.lvm_attr import Unwell
+from pmc.facts import backing, lvm_attr
+from pmc.facts.lvm_attr import Unwell
 from pmc.model import ClusterState, NodeState
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pmc import drbd, virsh
 from pmc.backup import Stored
 from pmc.command import command
-from pmc.disks import RUNNING, Running
 from pmc.errors import NodeDown, Refused
+from pmc.facts.domain_disks import RUNNING, Running
 from pmc.model import ClusterState, NodeState
 from pmc.plain import then
 from pmc.plan import Plan, Step, Wait, Watch, on_each, plan

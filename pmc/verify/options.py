@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from pmc.drbd_conf import Part, read
+from pmc.facts.drbd_conf import Part, read
 
 # What is right, and what else is no danger. What none of them is: writes acknowledged too early (protocol), a side
 # discarded by itself (after-sb-*, rr-conflict), both sides written, flushes that never reach the disk, a disk with

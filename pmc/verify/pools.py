@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pmc import lvm, pool
+from pmc import lvm
+from pmc.facts import thin_pool
 from pmc.model import NodeState, Volume
 from pmc.verify.facts import VOLUMES, Facts
 from pmc.verify.finding import Finding
@@ -24,15 +25,15 @@ def broken(facts: Facts) -> Iterator[Finding]:
     for node in facts.telling(VOLUMES):
         for each in _pools(node):
             inside = sorted(v.name for v in node.volumes.values() if v.pool == each.name and lvm.TAG in v.tags)
-            if inside and (why := pool.broken(each)):
+            if inside and (why := thin_pool.broken(each)):
                 text = f"the thin pool {each.group}/{each.name} {why}; in it: {', '.join(inside)}"
-                yield Finding("POOL_BROKEN", text, f"on {node.name}: {pool.remedy(each)}", node.name)
+                yield Finding("POOL_BROKEN", text, f"on {node.name}: {thin_pool.remedy(each)}", node.name)
 
 
 def full(facts: Facts) -> Iterator[Finding]:
     for node in facts.telling(VOLUMES):
         for each in _pools(node):
-            for over in pool.over(each, facts.settings):
+            for over in thin_pool.over(each, facts.settings):
                 remedy = f"on {node.name}: {over.remedy} (vgextend {each.group} DISK first when it has no room)"
                 if over.what == "data":
                     remedy += "; or free some: fstrim in the guests, old snapshots, move VMs away"

@@ -8,15 +8,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from pmc import backup, definition, drbd, drbd_conf, drbd_files, lock, names
+from pmc import backup, drbd, lock, names
 from pmc.backup import Stored
 from pmc.checks import lvm as lvm_checks
 from pmc.checks import machine
 from pmc.checks.finding import About
 from pmc.checks.lvm import Filter
 from pmc.command import Query, bash
-from pmc.disks import Disk, writable
-from pmc.domain_xml import parsed
+from pmc.facts import domain_definition, drbd_conf, drbd_files
+from pmc.facts.domain_disks import Disk, writable
+from pmc.facts.domain_xml import parsed
 from pmc.model import NodeState
 from pmc.settings import Settings
 from pmc.sides import Generation, parse_generation
@@ -115,7 +116,7 @@ def parse_domain_files(text: str) -> dict[str, DomainFile]:
         macs = tuple(str(mac.get("address")).lower() for mac in domain.iter("mac"))
         name = domain.findtext("name") or ""
         sources = tuple(path for each in domain.iter("source") if (path := each.get("dev") or each.get("file")))
-        found[name] = DomainFile(definition.digest(xml), macs, start == "autostart", writable(xml), sources)
+        found[name] = DomainFile(domain_definition.digest(xml), macs, start == "autostart", writable(xml), sources)
     return found
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pmc import backing, lvm, lvm_attr
+from pmc import lvm
+from pmc.facts import backing, lvm_attr
 from pmc.model import NodeState, Volume
 from pmc.plain import then
 from pmc.plans import clone, kept, refuse

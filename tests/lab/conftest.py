@@ -12,8 +12,9 @@ import pytest
 from lab import guests, paths, witness
 from lab.cluster import Lab
 from lab.ears import ears
-from pmc import backing, lvm, settings
+from pmc import lvm, settings
 from pmc.cluster import Cluster
+from pmc.facts import backing
 from pmc.model import ClusterState
 from pmc.plans import kept
 

@@ -11,7 +11,7 @@ from lab.cluster import Lab
 from pmc import drbd, lvm, sides
 from pmc.command import Command
 from pmc.errors import PmcError
-from pmc.events2 import parse_status
+from pmc.facts.drbd_status import parse_status
 from pmc.units import MiB
 from tests.unit.fake import Kernel
 from tests.unit.samples import SETTINGS

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pmc import drbd_files
 from pmc.cluster import Cluster
 from pmc.command import Query, bash
+from pmc.facts import drbd_files
 from pmc.settings import load
 from tests.unit.samples import data
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pmc import virsh
-from pmc.saved import FOLDER
+from pmc.facts.managed_save import FOLDER
 
 from .conftest import Pmc, broken_invariants
 from .rig import until

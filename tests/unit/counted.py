@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from pmc import disks, locks
+from pmc import locks
 from pmc.backup import Stored
 from pmc.checks.machine import Folder
 from pmc.cluster import Beside, Cluster
 from pmc.command import Command, Query
-from pmc.disks import Disk, Running
 from pmc.errors import CommandFailed, NodeDown
+from pmc.facts import domain_disks
+from pmc.facts.domain_disks import Disk, Running
 from pmc.lock import Holder
 from pmc.model import NodeState
 from pmc.node import Node
@@ -81,7 +82,7 @@ class Counted(Cluster):
             for name, its in seen.domains.items()
             if its.active
         }
-        told = {"backups": self.backups(node.name), disks.RUNNING: runs}
+        told = {"backups": self.backups(node.name), domain_disks.RUNNING: runs}
         return replace(seen, volumes=active, beside={what: told[what] for what in beside})
 
     def named(self, line: str) -> set[str]:

@@ -6,10 +6,11 @@ from __future__ import annotations
 import ast
 from typing import Any
 
-from pmc import backup, disks, drbd, drbd_files, freeze, look, lvm, saved, sides, thin, trust, virsh
+from pmc import backup, drbd, freeze, look, lvm, sides, thin, trust, virsh
 from pmc.checks import CHECKS
 from pmc.checks.finding import About
 from pmc.command import Query
+from pmc.facts import domain_disks, drbd_files, managed_save
 from pmc.plans import failover
 from pmc.verify import deep, questions
 from tests.unit.samples import SETTINGS, data, node
@@ -74,11 +75,11 @@ SAMPLES: dict[str, list[Sample]] = {
         "", "-wrong", "-bare")))],
     "pmc.virsh:domains": [(virsh.domains(), (data("virsh-9.0.0-domstats.txt"),))],
     "pmc.virsh:macs": [(virsh.macs(), (data("libvirt-9.0.0-macs.txt"),))],
-    "pmc.disks:running": [(disks.running(), (
+    "pmc.disks:running": [(domain_disks.running(), (
         "./web.xml\n  <job type='none' async='migration in' phase='prepare' flags='0x900'>\n"
         "  <domain type='kvm' id='1'>\n<disk type='block' device='disk'>\n<source dev='/dev/drbd1'/>\n"
         "<target dev='vda' bus='virtio'/>\n</disk>\n./db.xml\n<domain type='qemu' id='2'>\n",))],
-    "pmc.saved:query": [(saved.query(), (SAVED,))],
+    "pmc.saved:query": [(managed_save.query(), (SAVED,))],
     "pmc.virsh:dumpxml": [(virsh.dumpxml("web"), (DOMAIN,))],
     "pmc.virsh:host_cpu": [(virsh.host_cpu("kvm"), (data("virsh-9.0.0-domcapabilities.txt"),))],
     "pmc.virsh:baseline": [(virsh.baseline(["<cpu/>"], "kvm"), ("<cpu><model>qemu64</model></cpu>\n",))],

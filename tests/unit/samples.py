@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pmc import drbd, drbd_files
+from pmc import drbd
 from pmc.command import Answer
+from pmc.facts import drbd_files
 from pmc.model import ClusterState, Domain, NodeState, Resource, ResourceFile, Volume
 from pmc.settings import Settings, parse
 from pmc.units import GiB

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from invoke.context import Context
 
-from pmc import disks
-from pmc.disks import Disk, Running
 from pmc.errors import PmcError, Refused
+from pmc.facts import domain_disks
+from pmc.facts.domain_disks import Disk, Running
 from pmc.model import ClusterState
 from pmc.plans import clear, covered, peer, repair, restore, vm
 from pmc.plans.ailment import About, Wishes
@@ -64,10 +64,10 @@ def several(state: ClusterState) -> ClusterState:
 
 
 def test_the_disks_of_a_domain() -> None:
-    assert disks.writable(TWO) == (Disk("vda", "/dev/drbd20"), Disk("vdb", "/dev/vg/db_data"))
-    assert disks.writable(HARMLESS) == disks.writable(XML) == (Disk("vda", "/dev/drbd1"),)
+    assert domain_disks.writable(TWO) == (Disk("vda", "/dev/drbd20"), Disk("vdb", "/dev/vg/db_data"))
+    assert domain_disks.writable(HARMLESS) == domain_disks.writable(XML) == (Disk("vda", "/dev/drbd1"),)
     for xml, said in UNCOVERED:
-        assert said in [str(each) for each in disks.writable(xml)]
+        assert said in [str(each) for each in domain_disks.writable(xml)]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_nothing_is_done_by_half(what: str, xml: str, said: str) -> None:
 def attached(state: ClusterState, *more: Disk) -> ClusterState:
     """To the guest as it runs on pm-1 (virsh attach-disk --live); its definition has none of it."""
     runs = {"web": Running("kvm", (Disk("vda", "/dev/drbd1"), *more))}
-    return changed(state, "pm-1", beside={disks.RUNNING: runs})
+    return changed(state, "pm-1", beside={domain_disks.RUNNING: runs})
 
 
 @pytest.mark.parametrize("what", [what for what, (_, state) in BY_HALF.items() if state is running])
@@ -244,7 +244,7 @@ def test_a_new_disk(xml: str) -> None:
 
 def moved(*found: Disk, state: ClusterState | None = None) -> object:
     runs = {"web": Running("kvm", (Disk("vda", "/dev/drbd1"), *found))}
-    return vm.move("web", "", changed(state or running(), "pm-1", beside={disks.RUNNING: runs}), SETTINGS)
+    return vm.move("web", "", changed(state or running(), "pm-1", beside={domain_disks.RUNNING: runs}), SETTINGS)
 
 
 def test_a_vm_does_not_move_without_one_of_its_disks() -> None:
@@ -260,7 +260,7 @@ def test_a_vm_does_not_move_without_one_of_its_disks() -> None:
 
 def test_the_disks_are_read_of_libvirts_own_files() -> None:
     (found,) = parse_domain_files(f"== manual\n{TWO}").values()
-    assert found.disks == disks.writable(TWO)
+    assert found.disks == domain_disks.writable(TWO)
 
 
 def test_a_backup_of_one_disk_is_taken() -> None:

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pmc import allocate, drbd, drbd_files
-from pmc.drbd_conf import DEEPEST, read
-from pmc.drbd_files import Files
+from pmc import allocate, drbd
 from pmc.errors import Refused
+from pmc.facts import drbd_files
+from pmc.facts.drbd_conf import DEEPEST, read
+from pmc.facts.drbd_files import Files
 from pmc.look import node_state
 from pmc.model import Domain, Odd, ResourceFile
 from pmc.plans import refuse

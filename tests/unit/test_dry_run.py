@@ -16,11 +16,12 @@ import pytest
 from fabric import Config
 from invoke.context import Context
 
-from pmc import disks, lvm
+from pmc import lvm
 from pmc.checks import Finding
 from pmc.checks.finding import bad
 from pmc.command import command
 from pmc.errors import PmcError, Refused
+from pmc.facts import domain_disks
 from pmc.model import ClusterState, Volume
 from pmc.plan import Step
 from pmc.tasks import ns
@@ -160,11 +161,11 @@ def test_what_a_node_says_is_never_a_command(
     """A disk's path in a domain's XML, and what LVM's report has, may have more than one line."""
     evil = f"x\ntouch {tmp_path}/done; # "
     notes = f"./web.xml\n<domain type='kvm'><disk type='file'><source file='{evil.replace(chr(10), '&#10;')}'/>"
-    running = disks.parse_running(f"{notes}<target dev='vdb'/></disk>")
+    running = domain_disks.parse_running(f"{notes}<target dev='vdb'/></disk>")
     state = with_web().state()
     kept = Volume("web.before", evil, GiB, (lvm.TAG,), "web", "swi-a-s---")
     node = state.nodes["pm-1"]
-    node = replace(node, beside={disks.RUNNING: running}, volumes={**node.volumes, "web.before": kept})
+    node = replace(node, beside={domain_disks.RUNNING: running}, volumes={**node.volumes, "web.before": kept})
     monkeypatch.setattr(World, "state", lambda world: ClusterState({**state.nodes, "pm-1": node}))
     try:
         shown = run(task, World(), **given, dry_run=True)

@@ -11,8 +11,8 @@ from invoke.context import Context
 
 from pmc import drbd, virsh
 from pmc.cluster import Cluster
-from pmc.disks import RUNNING, Running, parse_running
 from pmc.errors import Refused
+from pmc.facts.domain_disks import RUNNING, Running, parse_running
 from pmc.model import ClusterState, Domain
 from pmc.plan import Plan, Wait
 from pmc.plans import broken, failover, peer, vm

@@ -15,10 +15,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from pmc import checks, domain_xml, looks, rows, view
+from pmc import checks, looks, rows, view
 from pmc.checks.finding import Seen
 from pmc.command import Query
 from pmc.errors import CommandFailed, PmcError
+from pmc.facts import domain_xml
 from pmc.look import node_state, state_queries
 from pmc.model import ClusterState, Volume
 from pmc.node import Node

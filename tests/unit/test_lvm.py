@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pmc import lvm, pool
+from pmc import lvm
 from pmc.command import Command
+from pmc.facts import thin_pool
 from pmc.model import Volume
 from pmc.units import GiB, MiB
 from tests.unit.samples import data
@@ -217,13 +218,13 @@ def test_no_snapshot_to_look_at_is_no_good_one(tmp_path: Path) -> None:
     ],
 )
 def test_a_pool_that_cannot_be_written_to(attributes: str, why: str) -> None:
-    assert pool.broken(replace(POOL, attributes=attributes)) == why
+    assert thin_pool.broken(replace(POOL, attributes=attributes)) == why
 
 
 def test_what_a_pool_has_left() -> None:
-    assert pool.free(POOL) == 6 * GiB
-    assert pool.zeroes(POOL)
-    assert not pool.zeroes(replace(POOL, attributes="twi-aot---"))
+    assert thin_pool.free(POOL) == 6 * GiB
+    assert thin_pool.zeroes(POOL)
+    assert not thin_pool.zeroes(replace(POOL, attributes="twi-aot---"))
 
 
 def test_a_compact_report_is_the_same() -> None:

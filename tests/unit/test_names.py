@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pmc import names, verify, virsh
-from pmc.drbd_files import Files
 from pmc.errors import Refused
+from pmc.facts.drbd_files import Files
 from pmc.look import node_state
 from pmc.lvm import Group
 from pmc.model import Domain, NodeState, Resource, ResourceFile, Volume

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from pmc import disks, drbd, pipeline
+from pmc import drbd, pipeline
 from pmc.backup import Stored
-from pmc.disks import Running
 from pmc.errors import NodeDown, Refused
+from pmc.facts import domain_disks
+from pmc.facts.domain_disks import Running
 from pmc.model import ClusterState, Domain, NodeState, ResourceFile, Volume
 from pmc.plan import Plan
 from pmc.plans import add, backup, clone, evacuate, failover, refuse, repair, restore, vm
@@ -220,7 +221,7 @@ def test_an_emulated_guest_stands_still_while_it_moves_unless_told_otherwise() -
     def known(**kinds: str) -> ClusterState:
         state = running()
         runs = {name: Running(kind) for name, kind in kinds.items()}
-        return ClusterState({**state.nodes, "pm-1": replace(state.nodes["pm-1"], beside={disks.RUNNING: runs})})
+        return ClusterState({**state.nodes, "pm-1": replace(state.nodes["pm-1"], beside={domain_disks.RUNNING: runs})})
 
     # What libvirt says counts: virt_type is for new ones, and definitions are edited.
     assert "--live" in migrating(emulated, known(web="kvm"))

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from pmc import definition, lvm, sides, virsh
+from pmc import lvm, sides, virsh
 from pmc.errors import NodeDown, Refused, StepFailed
+from pmc.facts import domain_definition
 from pmc.model import ClusterState, Odd, Resource, ResourceFile, Volume
 from pmc.plan import Wait, apply
 from pmc.plans import lost, repair, splitbrain
@@ -148,9 +149,9 @@ def test_definitions_come_from_where_it_runs() -> None:
 def test_the_emulator_may_be_elsewhere_and_order_of_attributes_does_not_matter() -> None:
     one = "<domain type='kvm' id='1'><devices><emulator>/usr/bin/a</emulator><disk a='1' b='2'/></devices></domain>"
     other = "<domain id='1' type='kvm'>\n<devices><emulator>/b</emulator> <disk b='2' a='1'/></devices></domain>"
-    assert definition.differences(one, other) == []
+    assert domain_definition.differences(one, other) == []
     more = other.replace("</devices>", "<disk/></devices>")
-    assert definition.differences(one, more) == [("domain/devices/disk[2]", "", "")]
+    assert domain_definition.differences(one, more) == [("domain/devices/disk[2]", "", "")]
 
 
 def test_the_order_of_controllers_is_none_of_the_definition() -> None:
@@ -160,9 +161,12 @@ def test_the_order_of_controllers_is_none_of_the_definition() -> None:
     one, other, less = (
         f"<domain><devices>{''.join(each)}</devices></domain>" for each in (listed, listed[::-1], listed[:2])
     )
-    assert definition.differences(one, other) == []
-    assert definition.digest(one) == definition.digest(other) != definition.digest(less)
-    assert next(what for what, *_ in definition.differences(one, less)) == "domain/devices/controller virtio-serial 0"
+    assert domain_definition.differences(one, other) == []
+    assert domain_definition.digest(one) == domain_definition.digest(other) != domain_definition.digest(less)
+    assert (
+        next(what for what, *_ in domain_definition.differences(one, less))
+        == "domain/devices/controller virtio-serial 0"
+    )
 
 
 # -- a split brain --

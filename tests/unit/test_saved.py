@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from invoke.context import Context
 
-from pmc import checks, saved
+from pmc import checks
 from pmc.checks import saving
 from pmc.checks.finding import About
 from pmc.errors import PmcError, Refused
+from pmc.facts import managed_save
 from pmc.model import ClusterState
 from pmc.plans import backup, evacuate, failover, repair, restore, splitbrain, vm
 from pmc.plans.ailment import Wishes
@@ -54,12 +55,12 @@ def asleep(state: ClusterState, *nodes: str) -> ClusterState:
 
 def test_the_folder_is_listed(tmp_path: Path) -> None:
     def asked(folder: Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(saved.query(str(folder)).command.argv, capture_output=True, text=True, check=False)
+        return subprocess.run(managed_save.query(str(folder)).command.argv, capture_output=True, text=True, check=False)
 
-    assert saved.parse(asked(tmp_path).stdout) == frozenset()
+    assert managed_save.parse(asked(tmp_path).stdout) == frozenset()
     for name in ("web.save", "a b.save", ".hidden.save", "web.save.new", "lost+found"):
         (tmp_path / name).touch()
-    assert saved.parse(asked(tmp_path).stdout) == {"web", "a b", ".hidden"}
+    assert managed_save.parse(asked(tmp_path).stdout) == {"web", "a b", ".hidden"}
     gone = asked(tmp_path / "elsewhere")
     assert gone.returncode != 0, "what a node cannot tell is a failure"
 
@@ -67,7 +68,7 @@ def test_the_folder_is_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "web.save\n", ".\n", "Segmentation fault\n"])
 def test_what_is_no_list_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match="not the list"):
-        saved.parse(text)
+        managed_save.parse(text)
 
 
 def test_memory_of_a_domain_that_is_gone_is_removed_as_well(tmp_path: Path) -> None:
@@ -77,7 +78,7 @@ def test_memory_of_a_domain_that_is_gone_is_removed_as_well(tmp_path: Path) -> N
     for defined, calls in (("", 1), ("yes", 2)):
         file, log = tmp_path / "web.save", tmp_path / f"log{defined}"
         file.touch()
-        argv = [str(file) if word == saved.path("web") else word for word in saved.discard("web").argv]
+        argv = [str(file) if word == managed_save.path("web") else word for word in managed_save.discard("web").argv]
         environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "LOG": str(log), "DEFINED": defined}
         subprocess.run(argv, env=environment, check=True)
         assert not file.exists()
@@ -302,7 +303,10 @@ def test_the_files_are_read(tmp_path: Path) -> None:
     conf.write_text("#ON_SHUTDOWN=shutdown\nON_SHUTDOWN=shutdown\n  export ON_SHUTDOWN='suspend' # x\nON_SHUTDOWNS=1\n")
     (tmp_path / "systemctl").write_text('#!/bin/sh\n[ "$1" = is-enabled ] && echo enabled; [ "$1" = is-enabled ]\n')
     (tmp_path / "systemctl").chmod(0o755)
-    argv = [{CONF: str(conf), saved.FOLDER: str(tmp_path)}.get(word, word) for word in saving.query(NODE).command.argv]
+    argv = [
+        {CONF: str(conf), managed_save.FOLDER: str(tmp_path)}.get(word, word)
+        for word in saving.query(NODE).command.argv
+    ]
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     got = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True)
     found = saving.parse(got.stdout.replace(str(conf), CONF))

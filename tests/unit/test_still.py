@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from pmc import checks, lvm_attr
+from pmc import checks
 from pmc.checks import lvm as lvm_checks
 from pmc.errors import Refused
-from pmc.events2 import parse_status
+from pmc.facts import lvm_attr
+from pmc.facts.drbd_status import parse_status
 from pmc.lvm import Group
 from pmc.model import ClusterState, Volume
 from pmc.plan import Plan

@@ -14,8 +14,8 @@ import pytest
 from pmc import lvm, verify
 from pmc.backup import Backup, Stored, new_id
 from pmc.checks.lvm import Filter
-from pmc.disks import RUNNING, Disk, Running
 from pmc.errors import Refused
+from pmc.facts.domain_disks import RUNNING, Disk, Running
 from pmc.model import ClusterState, Domain, Odd, Resource, ResourceFile, Volume
 from pmc.plans import clear, refuse, repair, vm
 from pmc.settings import Verify

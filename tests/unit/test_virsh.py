@@ -14,7 +14,7 @@ import libvirt
 import pytest
 
 from pmc import hypervisor, virsh
-from pmc.disks import Disk, Running, running
+from pmc.facts.domain_disks import Disk, Running, running
 from pmc.model import Domain
 from pmc.units import KiB, MiB
 from tests.unit.samples import data

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pmc import pool
+from pmc.facts import thin_pool
 from pmc.model import Volume
 
 # lv_attr, fifth letter. What is merely not active is for pm.ready_drbd, what makes a snapshot invalid for its reader.
@@ -48,7 +48,7 @@ class Unwell:
 
 
 def unwell(volume: Volume) -> Unwell | None:
-    """Not of a pool, for which there is pmc/pool.py."""
+    """Not of a pool, for which there is pmc/facts/thin_pool.py."""
     path, state, health = f"{volume.group}/{volume.name}", volume.attributes[4:5], volume.attributes[8:9]
     if state in _STATE:
         if state not in "sSM":
@@ -69,9 +69,9 @@ def unwell(volume: Volume) -> Unwell | None:
 def of_vm(volume: Volume, volumes: Mapping[str, Volume]) -> Unwell | None:
     """Of the volume or, when it is thin, of the pool that it lives in."""
     its = volumes.get(volume.pool) if volume.thin else None
-    if its is not None and (why := pool.broken(its)):
+    if its is not None and (why := thin_pool.broken(its)):
         path, hangs = f"the thin pool {its.group}/{its.name} of {volume.name}", its.attributes[4:5] == "s"
-        return Unwell(path, why, pool.remedy(its), hangs=hangs)
+        return Unwell(path, why, thin_pool.remedy(its), hangs=hangs)
     return unwell(volume)
 
 

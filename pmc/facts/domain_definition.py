@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import xml.etree.ElementTree as ET
 
-from pmc.domain_xml import parsed
+from pmc.facts.domain_xml import parsed
 
 # What may differ between two nodes that are both right: where the emulator is installed, which file of UEFI
 # variables libvirt made there.

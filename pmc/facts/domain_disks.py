@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pmc.command import Query, bash
-from pmc.domain_xml import parsed
+from pmc.facts.domain_xml import parsed
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pmc.command import Query, bash
-from pmc.drbd_conf import Part, Read, read
+from pmc.facts.drbd_conf import Part, Read, read
 from pmc.model import Odd, ResourceFile, shown
 
 DIRECTORY = "/etc/drbd.d"
