@@ -15,21 +15,23 @@ from functools import cache, partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-from pmc import audit, drbd, lock, paste, reached
+from pmc import audit, drbd, paste
+from pmc import lock_files as lock
 from pmc import plan as planning
 from pmc.command import Command, Query
 from pmc.errors import CommandFailed, Interrupted, NodeDown, PmcError, Refused, StepFailed
-from pmc.fetch import fetched, given
-from pmc.here import MANAGER, PYTHON
-from pmc.lock import Holder, Proof
-from pmc.locks import Lock, proved
+from pmc.lock_files import Holder, Proof
 from pmc.look import node_state, state_queries
 from pmc.model import ClusterState, NodeState
-from pmc.node import WORKERS, Node
 from pmc.paste import Way
 from pmc.plan import Action, Fetch, Plan, Relay, Transfer, Wait, Watch
 from pmc.settings import Settings
-from pmc.ssh import allow_connections, configuration
+from pmc.transport import fanout
+from pmc.transport.connection import allow_connections, configuration
+from pmc.transport.fetch import fetched, given
+from pmc.transport.local import MANAGER, PYTHON
+from pmc.transport.lock import Lock, proved
+from pmc.transport.node import WORKERS, Node
 from pmc.view import Progress
 
 T = TypeVar("T")
@@ -87,7 +89,7 @@ class Cluster:
 
     def on_all(self, work: Callable[[Node], Any], names: Iterable[str] | None = None) -> list[Any]:
         """`work` on the nodes named (all) at once, one thread a node; results in the same order."""
-        return reached.taken([self.nodes[name] for name in (self.nodes if names is None else names)], work)
+        return fanout.taken([self.nodes[name] for name in (self.nodes if names is None else names)], work)
 
     def state(
         self,
@@ -244,7 +246,7 @@ class Cluster:
             said = proved(there, held, lambda: there.run(reader, locks=proofs))
             run(replace(action.target, stdin=said))
         elif watch is not None and watch.kind == "migration":
-            from pmc import hypervisor  # here: to load libvirt takes 15 of the 210 ms that pmc needs to start
+            from pmc.transport import hypervisor  # here: to load libvirt takes 15 of the 210 ms that pmc needs to start
 
             with hypervisor.watch(node, watch.subject, progress), self._linked(node, watch.subject) as lost:
                 self._migrate(node, action, stopped, lost, proofs)

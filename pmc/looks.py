@@ -20,9 +20,7 @@ from pmc.cluster import Beside, Cluster
 from pmc.command import Query
 from pmc.errors import PmcError, Refused
 from pmc.facts import domain_disks
-from pmc.here import MANAGER
 from pmc.model import ClusterState
-from pmc.node import Node
 from pmc.plans import covered, refuse
 from pmc.plans.add import iso_path
 from pmc.plans.ailment import About
@@ -31,6 +29,8 @@ from pmc.plans.make import Given
 from pmc.plans.request import Add
 from pmc.settings import Settings
 from pmc.sides import Generation, Past
+from pmc.transport.local import MANAGER
+from pmc.transport.node import Node
 from pmc.units import MiB
 from pmc.view import note
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from pmc import drbd, lock
+from pmc import drbd, lock_files
 
 # Of a new VM: it is often a host name too.
 NEW = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
@@ -31,6 +31,6 @@ def why_not(name: str) -> str:
         return "a VM's name is letters, digits, '-' and '_', begins with a letter or a digit, and has 63 at most"
     if _ID.fullmatch(name):
         return "virsh takes it for the id or the UUID of another domain"
-    if drbd.RESERVED.fullmatch(name) or _LVM.fullmatch(name) or name in lock.WORDS:
+    if drbd.RESERVED.fullmatch(name) or _LVM.fullmatch(name) or name in lock_files.WORDS:
         return "DRBD, LVM or pmc use this name themselves"
     return ""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pmc import lvm
 from pmc.command import Command, Query, bash
-from pmc.lock import FOLDER
+from pmc.lock_files import FOLDER
 from pmc.units import count
 
 

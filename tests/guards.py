@@ -49,7 +49,7 @@ GUARDS = (
         "test_failover.py::test_a_link_that_drops_during_a_migration",
     ),
     Guard(
-        "the lock of a VM", "pmc/lock.py", "'flock -n $lock || {", "'true || {",
+        "the lock of a VM", "pmc/lock_files.py", "'flock -n $lock || {", "'true || {",
         "test_races.py::test_two_managers_at_once",
     ),
     Guard(
@@ -104,7 +104,7 @@ GUARDS = (
         "test_network.py::test_drbd_is_cut_off_while_a_vm_moves",
     ),
     Guard(
-        "that a node that hangs is given up", "pmc/ssh.py",
+        "that a node that hangs is given up", "pmc/transport/connection.py",
         "if self._asking is None or now - self._asked <= SILENCE * 3 / 4:", "if self.last:",
         "test_killed.py::test_a_node_that_hangs_while_a_vm_is_made",
     ),

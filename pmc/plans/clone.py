@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pmc import lock, lvm, pipeline
+from pmc import lock_files, lvm, pipeline
 from pmc.command import bash
 from pmc.facts import backing
 from pmc.model import ClusterState
@@ -72,7 +72,7 @@ def left_for(name: str, state: ClusterState, settings: Settings) -> list[Step]:
         Step(
             node.name,
             f"remove the snapshot {group}/{volume.name} that {name} was copied from",
-            lvm.discard_marked(group, volume.name, mark, lock.file(volume.name.partition(".")[0])),
+            lvm.discard_marked(group, volume.name, mark, lock_files.file(volume.name.partition(".")[0])),
             pivot=True,
         )
         for node in state

@@ -19,7 +19,7 @@ from pmc.plans.backup import Wish
 from pmc.rows import BACKUP_COLUMNS, backup_rows
 from pmc.tasks import near
 from pmc.tasks.base import carry_out, complain, here, listed, located_with_backups, opened, task
-from pmc.turns import in_turns
+from pmc.transport.scheduler import in_turns
 from pmc.units import parse_rate
 from pmc.view import note, show, table
 

@@ -18,12 +18,12 @@ from invoke.tasks import task as invoke_task
 from pmc import audit, looks, settings
 from pmc.cluster import Cluster
 from pmc.errors import Interrupted, NodeDown, PmcError, Refused, at_the_end
-from pmc.locks import Lock
 from pmc.model import ClusterState
 from pmc.plan import Plan
 from pmc.settings import Settings
 from pmc.tasks import near
 from pmc.tasks.arguments import ClusterTask
+from pmc.transport.lock import Lock
 from pmc.view import note, show, table
 
 _line: ContextVar[str] = ContextVar("line", default="a program of your own")

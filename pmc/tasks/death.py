@@ -8,17 +8,18 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pmc import fence, sides
+from pmc import sides
 from pmc.cluster import Cluster
 from pmc.command import command
 from pmc.errors import PmcError, Refused
 from pmc.model import ClusterState
-from pmc.node import Node
 from pmc.paste import comment
 from pmc.plan import Step, plan
 from pmc.plans import failover as plans
 from pmc.sides import Generation
 from pmc.tasks.base import confirm
+from pmc.transport import fence_command
+from pmc.transport.node import Node
 from pmc.units import show_size
 from pmc.view import note
 
@@ -75,7 +76,7 @@ def how(cluster: Cluster, dead: str, sight: Sight) -> list[str]:
     spec = cluster.settings.nodes[dead]
     text = "you are asked to type its name"
     if spec.fence:
-        text = f"the manager runs its fence command, {fence.program(spec)}"
+        text = f"the manager runs its fence command, {fence_command.program(spec)}"
     if sight.signs:
         text += f", and waits until it is silent; for now it lives: {'; '.join(sight.signs)}"
     asked = f"first {dead} must be proved dead; when its power is off: dead={dead}"
@@ -120,12 +121,12 @@ def prove(cluster: Cluster, node: str, names: Sequence[str], sight: Sight, dead:
         if differ and not dead:
             way = f"if these do not matter, give --dead {node}"
             confirm(f"blocks of the disk of {', '.join(differ)} are known to differ", node, way)
-        note(f"fence {node}: {fence.program(spec)}")
+        note(f"fence {node}: {fence_command.program(spec)}")
         # Of its words none but the program's name is shown anywhere.
-        cluster.begin(plan(f"fence {node}", Step(node, "take its power away", command(fence.program(spec)))))
+        cluster.begin(plan(f"fence {node}", Step(node, "take its power away", command(fence_command.program(spec)))))
         try:
             with cluster.interruptible():  # it goes on in any case; Ctrl-C comes after it
-                fence.run(spec, cluster.settings.deadlines.fence)
+                fence_command.run(spec, cluster.settings.deadlines.fence)
         except PmcError as error:
             if not dead or sight.signs:
                 raise

@@ -6,7 +6,7 @@ from typing import Any
 
 from pmc import looks
 from pmc.errors import Refused
-from pmc.lock import ALLOCATION
+from pmc.lock_files import ALLOCATION
 from pmc.plans import clear, lost, refuse
 from pmc.plans import peer as plans
 from pmc.tasks import near

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pmc import virsh
 from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused, StepFailed
-from pmc.locks import Lock
 from pmc.looks import RUNNING
 from pmc.model import ClusterState
 from pmc.plain import then
@@ -18,6 +17,7 @@ from pmc.plans import vm as plans
 from pmc.plans.evacuate import Leaving
 from pmc.settings import Settings
 from pmc.tasks import near
+from pmc.transport.lock import Lock
 from pmc.units import parse_rate
 from pmc.view import note, show, table
 

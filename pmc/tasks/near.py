@@ -14,9 +14,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from pmc.cluster import Cluster
-from pmc.locks import Lock
 from pmc.model import ClusterState
 from pmc.plans import clone
+from pmc.transport.lock import Lock
 
 
 def own(state: ClusterState, names: Sequence[str]) -> list[str]:

@@ -13,13 +13,13 @@ from pmc import checks, drbd, trust
 from pmc.checks import About, Finding, Seen
 from pmc.cluster import Cluster
 from pmc.errors import Interrupted, NodeDown, PmcError, Refused, StepFailed
-from pmc.lock import INIT
+from pmc.lock_files import INIT
 from pmc.model import ClusterState, NodeState
-from pmc.node import WORKERS, Node
 from pmc.plan import Plan
 from pmc.plans import pm as plans
 from pmc.rows import PM_COLUMNS, pm_rows
 from pmc.tasks.base import carry_out, located, lock, opened, task
+from pmc.transport.node import WORKERS, Node
 from pmc.trust import Keys
 from pmc.view import note, show, table
 

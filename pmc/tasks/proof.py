@@ -12,10 +12,10 @@ from pmc.backup import ID, Stored
 from pmc.cluster import Cluster
 from pmc.command import Command
 from pmc.errors import Interrupted, PmcError, Refused
-from pmc.here import STREAM, need, run
 from pmc.plan import plan
 from pmc.plans import copies, refuse, restore
 from pmc.tasks.base import carry_out, complain, heard, here, opened, task
+from pmc.transport.local import STREAM, need, run
 from pmc.view import Progress, note, show, table
 
 Row = dict[str, str]

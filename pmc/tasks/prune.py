@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from pmc import here as manager
 from pmc import looks, retention
 from pmc.backup import Stored
 from pmc.cluster import Cluster
@@ -22,6 +21,7 @@ from pmc.retention import REMOVE, Decision
 from pmc.settings import Keep
 from pmc.tasks import near
 from pmc.tasks.base import carry_out, complain, heard, here, opened, task
+from pmc.transport import local as manager
 from pmc.view import note, show, table
 
 AGAIN = "keep the newest backup of each of the last so many {}"

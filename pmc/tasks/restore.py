@@ -10,7 +10,7 @@ from typing import Any
 from pmc import looks
 from pmc.cluster import Cluster
 from pmc.errors import Refused
-from pmc.lock import ALLOCATION
+from pmc.lock_files import ALLOCATION
 from pmc.model import ClusterState
 from pmc.plan import Plan
 from pmc.plans import copies, putback, refuse

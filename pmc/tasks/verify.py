@@ -11,10 +11,10 @@ from pmc.cluster import Cluster
 from pmc.errors import CommandFailed, InDoubt, Interrupted, NodeDown, PmcError, Refused
 from pmc.look import said_by
 from pmc.model import ClusterState, NodeState, Resource
-from pmc.node import Node
 from pmc.plan import Watch
 from pmc.plans import refuse
 from pmc.tasks.base import opened, task
+from pmc.transport.node import Node
 from pmc.verify import deep as deeply
 from pmc.verify.facts import Facts
 from pmc.verify.finding import COLUMNS, Finding, grave, row

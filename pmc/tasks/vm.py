@@ -7,7 +7,7 @@ from typing import Any
 from pmc import looks
 from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused
-from pmc.lock import ALLOCATION
+from pmc.lock_files import ALLOCATION
 from pmc.model import ClusterState
 from pmc.plans import add as adding
 from pmc.plans import asleep, broken, lost, placement, refuse, request

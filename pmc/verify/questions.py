@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from pmc import backup, drbd, lock, names
+from pmc import backup, drbd, lock_files, names
 from pmc.backup import Stored
 from pmc.checks import lvm as lvm_checks
 from pmc.checks import machine
@@ -189,7 +189,7 @@ def parts(settings: Settings) -> Query[tuple[str, ...]]:
         # Nor while the rest of it comes: a copy.
         '[!.]*.base.i*|[!.]*.xd3) m=${f%.zst} m=${m%.*} p=("${m%/*}/.${m##*/}."*.part*); '
         '[ ! -e "$m.json" ] && [ ! -e "$p" ] || continue;; esac; '
-        f"n=${{f##*/}} n=${{n#.}}; l={lock.FOLDER}/${{n%%.*}}.lock; "
+        f"n=${{f##*/}} n=${{n#.}}; l={lock_files.FOLDER}/${{n%%.*}}.lock; "
         '[ ! -e "$l" ] || ! grep -q ":$(stat -c %i "$l") " /proc/locks || continue; '
         'open=$(find /proc/[0-9]*/fd -lname "$f" -print -quit 2>/dev/null || :); '
         '[ "$open" ] || printf "%s\\n" "$f"; done || :'

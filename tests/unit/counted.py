@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from pmc import locks
 from pmc.backup import Stored
 from pmc.checks.machine import Folder
 from pmc.cluster import Beside, Cluster
@@ -19,11 +18,12 @@ from pmc.command import Command, Query
 from pmc.errors import CommandFailed, NodeDown
 from pmc.facts import domain_disks
 from pmc.facts.domain_disks import Disk, Running
-from pmc.lock import Holder
+from pmc.lock_files import Holder
 from pmc.model import NodeState
-from pmc.node import Node
 from pmc.settings import Settings, parse
 from pmc.tasks import base
+from pmc.transport import lock
+from pmc.transport.node import Node
 from pmc.units import GiB
 from tests.unit.fake import Machine, Unknown, World
 from tests.unit.samples import XML
@@ -188,5 +188,5 @@ def counted(monkeypatch: pytest.MonkeyPatch, world: World) -> Counted:
     cluster = Counted(settings(), widened(world))
     monkeypatch.setattr("pmc.settings.load", lambda conf: cluster.settings)
     monkeypatch.setattr(base, "Cluster", lambda settings: cluster)
-    monkeypatch.setattr(locks, "Hold", Held)
+    monkeypatch.setattr(lock, "Hold", Held)
     return cluster

@@ -18,7 +18,6 @@ from unittest.mock import patch
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from pmc import fence
 from pmc.command import Query
 from pmc.errors import PmcError, Refused
 from pmc.plan import Plan
@@ -26,6 +25,7 @@ from pmc.plans import evacuate, failover
 from pmc.plans.evacuate import Evacuation, Leaving
 from pmc.tasks import death
 from pmc.tasks import failover as tasks
+from pmc.transport import fence_command
 from tests.unit.life import Life
 from tests.unit.samples import SETTINGS
 from tests.unit.sequences import NAMES, NODE, NODES, ONE, TROUBLE, Manager, Trouble, count
@@ -135,7 +135,7 @@ class Losses(Life):
         with (
             patch.object(death, "note", said.append),
             patch.object(death, "confirm", confirm),
-            patch.object(fence, "run", lambda spec, seconds: self.world.power_off(spec.name)),
+            patch.object(fence_command, "run", lambda spec, seconds: self.world.power_off(spec.name)),
         ):
             yield said, node if word == "flag" else ""
 

@@ -93,7 +93,7 @@ class Manager:
             self.meanwhile(self, self.trouble.other)
         if self.lost and not isinstance(
             action, Wait
-        ):  # Lock.ensure, and the token that each command brings (pmc/lock.py)
+        ):  # Lock.ensure, and the token that each command brings (pmc/lock_files.py)
             raise InDoubt(node, str(action), "was locked, while the connection was lost, by another manager")
         if kind == "fails":
             for name in NAMES:

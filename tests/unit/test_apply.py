@@ -12,10 +12,10 @@ from invoke.context import Context
 
 from pmc.command import Command, command
 from pmc.errors import CommandFailed, Fenced, InDoubt, Interrupted, Refused, StepFailed
-from pmc.lock import ALLOCATION
-from pmc.node import _drain
+from pmc.lock_files import ALLOCATION
 from pmc.plan import Fetch, Relay, Step, Wait, plan
 from pmc.tasks import ns
+from pmc.transport.node import _drain
 from tests.unit.counted import CountedNode, counted
 from tests.unit.stories import with_web
 
@@ -74,7 +74,7 @@ def test_each_step_its_question_and_its_undo_show_their_lock(monkeypatch: pytest
 
 def test_the_lock_is_seen_to_before_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster, seen = counted(monkeypatch, with_web()), list[str]()
-    monkeypatch.setattr("pmc.locks.Lock.ensure", lambda lock, node: seen.append(f"ensure {node.name}"))
+    monkeypatch.setattr("pmc.transport.lock.Lock.ensure", lambda lock, node: seen.append(f"ensure {node.name}"))
     monkeypatch.setattr(CountedNode, "run", lambda node, given, **how: seen.append(str(given)))
     steps = Step("pm-1", "one", command("one")), Step("pm-2", "two", command("two"))
     with cluster.lock("test", "web"):

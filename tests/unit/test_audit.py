@@ -14,9 +14,9 @@ from invoke.context import Context
 
 from pmc.audit import Record, who
 from pmc.command import Command, command
-from pmc.node import Node
 from pmc.plan import Plan, Step, plan
 from pmc.tasks.base import carry_out, opened
+from pmc.transport.node import Node
 
 PLAN = plan("vm.stop web", Step("pm-1", "ask web to shut down", command("virsh", "shutdown", "web", stdin="hunter2")))
 

@@ -17,8 +17,8 @@ from pmc.command import Answer
 from pmc.errors import CommandFailed, Interrupted, NodeDown, PmcError
 from pmc.look import parse_meminfo, parse_ports, state_queries
 from pmc.model import NodeState, Resource
-from pmc.node import Node
 from pmc.settings import parse
+from pmc.transport.node import Node
 from pmc.units import KiB
 from tests.unit.samples import SETTINGS, data, framed
 
@@ -188,7 +188,7 @@ def test_ctrl_c_stays_what_it_is() -> None:
 
 def test_nodes_that_are_waited_for_keep_no_other_from_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three are dead, which shows only when all others have been asked, two at a time."""
-    monkeypatch.setattr("pmc.reached.WORKERS", 2)
+    monkeypatch.setattr("pmc.transport.fanout.WORKERS", 2)
     working, most, done, over, one = set[str](), set[int](), set[str](), threading.Event(), threading.Lock()
     settings = parse("".join(f'[nodes.pm-{n}]\nreplication = "10.0.0.{n}"\n' for n in range(1, 10)), "pmc.conf")
     monkeypatch.setattr(Node, "reach", lambda node: node.name > "pm-3" or not over.wait(10))

@@ -19,13 +19,13 @@ import pytest
 
 from bench.fleet import deaf
 from lab.ports import free_ports
-from pmc import login
 from pmc.cluster import Cluster
 from pmc.command import command
 from pmc.errors import InDoubt, NodeDown
-from pmc.node import Node
 from pmc.settings import Settings, parse
-from pmc.ssh import Pulse, _close
+from pmc.transport import login
+from pmc.transport.connection import Pulse, _close
+from pmc.transport.node import Node
 from tests.unit.samples import SETTINGS
 
 CONNECT, COMMAND = 3, 2
@@ -184,7 +184,7 @@ def test_an_address_that_refuses_is_passed_over_and_a_silent_one_is_not(
     silent, speaking = nodes.add("dead").add("greeted").ports
     places: list[int] = []
     monkeypatch.setattr(
-        "pmc.login.socket.getaddrinfo",
+        "pmc.transport.login.socket.getaddrinfo",
         lambda *_, **__: [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port)) for port in places],
     )
     places[:] = [refusing, speaking]
@@ -206,7 +206,7 @@ def test_a_connection_that_was_closed_is_tried_anew(monkeypatch: pytest.MonkeyPa
         tried.append(spec.name)
         raise NodeDown(f"{spec.name}: no ssh")
 
-    monkeypatch.setattr("pmc.sessions.reach", connect)
+    monkeypatch.setattr("pmc.transport.sessions.reach", connect)
     node = Node(SETTINGS.nodes["pm-1"], SETTINGS, None)
     for times in (1, 1):
         with pytest.raises(NodeDown):
@@ -243,7 +243,7 @@ def test_a_command_on_a_node_that_hangs_or_goes_is_in_doubt(nodes: Nodes, hangs:
 def test_a_command_that_has_no_end_is_given_up(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     """timeout(1) on the node ends it; when that does not either, pmc waits no longer than half a minute more."""
     real, began = time.monotonic, threading.Event()
-    monkeypatch.setattr("pmc.node.time.monotonic", lambda: real() + 29 * began.is_set())
+    monkeypatch.setattr("pmc.transport.node.time.monotonic", lambda: real() + 29 * began.is_set())
     with Cluster(nodes.add("run").settings) as cluster:
         node = cluster.nodes["pm-1"]
         node.connection.open()
@@ -255,7 +255,7 @@ def test_a_command_that_has_no_end_is_given_up(nodes: Nodes, monkeypatch: pytest
 def test_a_long_command_on_a_node_that_says_nothing_at_all_is_given_up_sooner(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pmc.ssh.SILENCE", 2)
+    monkeypatch.setattr("pmc.transport.connection.SILENCE", 2)
     with (
         Cluster(nodes.add("pulse").settings) as cluster,
         within(2, 2 + SLACK),
@@ -265,7 +265,7 @@ def test_a_long_command_on_a_node_that_says_nothing_at_all_is_given_up_sooner(
 
 
 def test_a_node_that_answers_its_connection_lives(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pmc.ssh.SILENCE", 2)
+    monkeypatch.setattr("pmc.transport.connection.SILENCE", 2)
     with Cluster(nodes.add("run").settings) as cluster:
         pulse = Pulse(cluster.nodes["pm-1"].connection.client.get_transport())
         end = time.monotonic() + 5
@@ -279,7 +279,7 @@ def test_a_manager_that_was_stopped_for_long_does_not_take_the_node_for_lost(
 ) -> None:
     """Ctrl-Z, or a terminal that stands still."""
     real, gone = time.monotonic, [0]
-    monkeypatch.setattr("pmc.ssh.time.monotonic", lambda: real() + gone[-1])
+    monkeypatch.setattr("pmc.transport.connection.time.monotonic", lambda: real() + gone[-1])
     with Cluster(nodes.add("run").settings) as cluster:
         pulse = Pulse(cluster.nodes["pm-1"].connection.client.get_transport())
         assert not pulse.lost()

@@ -20,13 +20,15 @@ from typing import Any
 import paramiko
 import pytest
 
-from pmc import lock, locks, node
+from pmc import lock_files
 from pmc.cluster import Cluster
 from pmc.command import Query, command
 from pmc.errors import CommandFailed, NodeDown
-from pmc.lock import Holder
-from pmc.locks import Hold
+from pmc.lock_files import Holder
 from pmc.settings import Settings, parse
+from pmc.transport import lock as locks
+from pmc.transport import node
+from pmc.transport.lock import Hold
 
 MiB = 1 << 20
 HOLDER = Holder("ann@m1", 11, "2026-01-02T03:04:05+00:00", "vm.mv web", "a1")
@@ -225,7 +227,7 @@ def test_what_is_said_on_stderr_is_bounded_and_the_deadline_holds(
     with Cluster(sites(endless_stderr).settings) as cluster:
         pm_1 = cluster.nodes["pm-1"]
         pm_1.connection.open()
-        monkeypatch.setattr("pmc.node.GRACE", 0)
+        monkeypatch.setattr("pmc.transport.node.GRACE", 0)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with pytest.raises(Exception, match=f"no end after {SECONDS} s"):
             pm_1.run(command("true"))
@@ -271,5 +273,5 @@ def test_ctrl_c_ends_the_wait_for_a_node_that_drips(
 
 
 def test_the_bounds_are_above_what_is_right() -> None:
-    assert len(lock.to_line(HOLDER)) + 2000 < locks.MOST
+    assert len(lock_files.to_line(HOLDER)) + 2000 < locks.MOST
     assert 64 * MiB == node.MOST

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pmc import fence
 from pmc.errors import PmcError, SettingsError
 from pmc.settings import NodeSettings, parse
+from pmc.transport import fence_command
 
 
 def spec(line: str) -> NodeSettings:
@@ -33,14 +33,14 @@ def alive(process: int) -> bool:
 
 def test_status_0_is_the_proof(tmp_path: Path) -> None:
     line = script(tmp_path, f'printf "%s|" "$@" >{tmp_path}/said')
-    fence.run(spec(f"{line} --action=off 'a b' ; $(id) pm-1"), 10)
+    fence_command.run(spec(f"{line} --action=off 'a b' ; $(id) pm-1"), 10)
     assert (tmp_path / "said").read_text() == "--action=off|a b|;|$(id)|pm-1|", "no shell reads the line"
 
 
 def test_any_other_status_is_none_and_its_words_are_masked(tmp_path: Path) -> None:
     line = script(tmp_path, 'echo "unable to connect as $2 with $1 to $3" >&2; exit 3')
     with pytest.raises(PmcError) as caught:
-        fence.run(spec(f"{line} --password=hunter22 hunter33 pm-1"), 10)
+        fence_command.run(spec(f"{line} --password=hunter22 hunter33 pm-1"), 10)
     said = str(caught.value)
     assert "its fence command fence_test failed" in said
     assert "status 3: unable to connect as *** with --password=*** to pm-1" in said
@@ -52,7 +52,7 @@ def test_any_other_status_is_none_and_its_words_are_masked(tmp_path: Path) -> No
 def test_a_password_in_the_word_of_its_option_is_masked(tmp_path: Path) -> None:
     line = script(tmp_path, 'echo "called: $*"; exit 1')
     with pytest.raises(PmcError) as caught:
-        fence.run(spec(f"{line} -a 10.1.0.1 -phunter22 -P hunter33 -k=hunter44 -lpmc pm-1"), 10)
+        fence_command.run(spec(f"{line} -a 10.1.0.1 -phunter22 -P hunter33 -k=hunter44 -lpmc pm-1"), 10)
     assert "called: -a *** -p*** -P *** -k*** -lpmc pm-1" in str(caught.value)
 
 
@@ -60,7 +60,7 @@ def test_one_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
     line = script(tmp_path, f"sleep 60 & echo $! >{tmp_path}/pid; wait")
     began = time.monotonic()
     with pytest.raises(PmcError, match="no end within 1 s"):
-        fence.run(spec(line), 1)
+        fence_command.run(spec(line), 1)
     assert time.monotonic() - began < 30
     child = int((tmp_path / "pid").read_text())
     # It is killed but nobody waits for it, as it is not the manager's own child: the kernel ends it a moment later.
@@ -74,14 +74,14 @@ def test_one_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
 def test_one_that_cannot_be_run(tmp_path: Path, name: str) -> None:
     (tmp_path / "text").write_text("no program")
     with pytest.raises(PmcError, match=f"fence command {name} failed.*: (No such file|Permission denied)"):
-        fence.run(spec(f"{tmp_path}/{name} --password=hunter22"), 10)
+        fence_command.run(spec(f"{tmp_path}/{name} --password=hunter22"), 10)
 
 
 def test_the_line_is_checked_and_never_shown() -> None:
     conf = '[nodes.pm-1]\nreplication = "10.0.0.1"\nfence = {}\n'
     settings = parse(conf.format('"fence_ipmilan --password=hunter22"'), "pmc.conf")
     assert "hunter22" not in repr(settings)
-    assert fence.program(settings.nodes["pm-1"]) == "fence_ipmilan"
+    assert fence_command.program(settings.nodes["pm-1"]) == "fence_ipmilan"
     for wrong in ('"fence_ipmilan \'hunter22"', '" "', '["hunter22"]', "5"):
         with pytest.raises(SettingsError) as caught:
             parse(conf.format(wrong), "pmc.conf")

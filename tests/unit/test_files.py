@@ -16,12 +16,12 @@ from pmc.backup import LONGEST
 from pmc.cluster import Cluster
 from pmc.command import command
 from pmc.errors import CommandFailed, Refused, StepFailed
-from pmc.fetch import fetched, given
-from pmc.node import Node
 from pmc.plan import Fetch, Plan, Transfer, identity
 from pmc.plans import add, copies, request, restore
 from pmc.plans.request import Image
 from pmc.plans.restore import Found
+from pmc.transport.fetch import fetched, given
+from pmc.transport.node import Node
 from pmc.units import GiB, MiB
 from tests.unit.samples import SETTINGS
 from tests.unit.stories import BASE, DELTA
@@ -178,7 +178,7 @@ def test_an_image_that_is_changed_after_it_was_checked_is_not_taken(
             change(path)
         return ""
 
-    monkeypatch.setattr("pmc.node.Node.run", run)
+    monkeypatch.setattr("pmc.transport.node.Node.run", run)
     with Cluster(SETTINGS) as cluster, pytest.raises(StepFailed, match=r"has changed|No such file"):
         cluster.apply(Plan("x", (step,)), under=[])
 

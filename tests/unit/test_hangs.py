@@ -59,8 +59,8 @@ class Site:
         self.did: list[str] = []
         self.locks: list[list[str]] = []
         self.closed: list[str] = []
-        patch.setattr("pmc.fence.run", self.fence)
-        patch.setattr("pmc.node.Node.close", lambda node: self.closed.append(node.name))
+        patch.setattr("pmc.transport.fence_command.run", self.fence)
+        patch.setattr("pmc.transport.node.Node.close", lambda node: self.closed.append(node.name))
         patch.setattr("pmc.cluster.Cluster.state", lambda *_, **__: self.state())
         for name in ("on_all", "lock", "apply"):
             ours = getattr(self, name)

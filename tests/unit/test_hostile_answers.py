@@ -22,10 +22,10 @@ from pmc.errors import CommandFailed, PmcError
 from pmc.facts import domain_xml
 from pmc.look import node_state, state_queries
 from pmc.model import ClusterState, Volume
-from pmc.node import Node
 from pmc.plain import plain
 from pmc.plans import lost
 from pmc.tasks.base import complain
+from pmc.transport.node import Node
 from pmc.units import GiB
 from tests.unit.queries import ABOUT, CHECKED, SAMPLES, Sample, factories
 from tests.unit.samples import SETTINGS, answer, node

@@ -10,7 +10,7 @@ import pytest
 from pmc.cluster import Cluster
 from pmc.command import Command, Query, bash, command
 from pmc.errors import CommandFailed
-from pmc.node import WRAPPER, Node
+from pmc.transport.node import WRAPPER, Node
 
 from .wire import Here
 
@@ -37,7 +37,7 @@ def test_a_command_that_was_ended_at_its_deadline_says_so(
     node: Node, tool: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also one that SIGINT does not end."""
-    monkeypatch.setattr("pmc.node.WRAPPER", WRAPPER.replace("-k 20", "-k 0.5"))
+    monkeypatch.setattr("pmc.transport.node.WRAPPER", WRAPPER.replace("-k 20", "-k 0.5"))
     with pytest.raises(CommandFailed, match=r"it did not end within 1 s, and was ended$") as failed:
         node.run(tool, seconds=1)
     assert failed.value.exit in (124, 137, -1)

@@ -41,7 +41,7 @@ LAYERS = [
         "pmc.freeze",
         "pmc.retention",
         "pmc.allocate",
-        "pmc.lock",
+        "pmc.lock_files",
         "pmc.facts.domain_disks",
         "pmc.facts.managed_save",
         "pmc.facts.thin_pool",
@@ -56,34 +56,56 @@ LAYERS = [
     {"pmc.plan", "pmc.look", "pmc.paste"},
     {"pmc.plans", "pmc.plans.*", "pmc.checks", "pmc.checks.*", "pmc.trust", "pmc.rows", "pmc.verify", "pmc.verify.*"},
     {"pmc.view"},
-    {"pmc.fetch", "pmc.here", "pmc.blocks", "pmc.stream"},
+    {"pmc.transport.fetch", "pmc.transport.local", "pmc.blocks", "pmc.stream"},
     {
-        "pmc.known_hosts",
-        "pmc.ssh",
-        "pmc.login",
-        "pmc.sessions",
-        "pmc.node",
-        "pmc.locks",
-        "pmc.hypervisor",
-        "pmc.turns",
-        "pmc.reached",
+        "pmc.transport.known_hosts",
+        "pmc.transport.connection",
+        "pmc.transport.login",
+        "pmc.transport.sessions",
+        "pmc.transport.node",
+        "pmc.transport.lock",
+        "pmc.transport.hypervisor",
+        "pmc.transport.scheduler",
+        "pmc.transport.fanout",
         "pmc.cluster",
         "pmc.audit",
     },
-    {"pmc.looks", "pmc.fence"},
+    {"pmc.looks", "pmc.transport.fence_command"},
     {"pmc.tasks", "pmc.tasks.*"},
     {"pmc.main", "fabfile"},
 ]
 PURE = 6  # the first so many layers
 IMPURE = {
-    "fabric", "paramiko", "libvirt", "threading", "concurrent", "multiprocessing", "asyncio", "time", "random",
-    "secrets", "socket", "select", "subprocess", "signal", "tqdm", "tabulate",
-}  # fmt: skip
+    "fabric",
+    "paramiko",
+    "libvirt",
+    "threading",
+    "concurrent",
+    "multiprocessing",
+    "asyncio",
+    "time",
+    "random",
+    "secrets",
+    "socket",
+    "select",
+    "subprocess",
+    "signal",
+    "tqdm",
+    "tabulate",
+}
 CONNECTIONS = {"fabric", "paramiko", "socket", "threading", "concurrent"}
 OWNERS = {
-    "pmc.known_hosts", "pmc.ssh", "pmc.login", "pmc.sessions", "pmc.node", "pmc.locks", "pmc.turns", "pmc.reached",
-    "pmc.cluster", "pmc.hypervisor",
-}  # fmt: skip
+    "pmc.transport.known_hosts",
+    "pmc.transport.connection",
+    "pmc.transport.login",
+    "pmc.transport.sessions",
+    "pmc.transport.node",
+    "pmc.transport.lock",
+    "pmc.transport.scheduler",
+    "pmc.transport.fanout",
+    "pmc.cluster",
+    "pmc.transport.hypervisor",
+}
 ON_NODES = {"pmc.blocks", "pmc.stream"}  # they run there, and nothing here imports them
 
 
@@ -135,7 +157,7 @@ def test_connections_and_threads_have_their_owners() -> None:
 
 
 def test_libvirt_is_imported_in_one_place() -> None:
-    assert [module for module, path in FILES.items() if "libvirt" in imports(path)] == ["pmc.hypervisor"]
+    assert [module for module, path in FILES.items() if "libvirt" in imports(path)] == ["pmc.transport.hypervisor"]
 
 
 def test_errors_import_invoke_and_text_only() -> None:

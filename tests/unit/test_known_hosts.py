@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from pmc.cluster import Cluster
 from pmc.errors import NodeDown
-from pmc.known_hosts import known, lines
-from pmc.node import Node
 from pmc.settings import parse
+from pmc.transport.known_hosts import known, lines
+from pmc.transport.node import Node
 from tests.unit.samples import data
 from tests.unit.test_sessions import Host
 from tests.unit.test_sessions import host as host

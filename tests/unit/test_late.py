@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from pmc import lock, ssh
+from pmc import lock_files
 from pmc.cluster import Cluster
 from pmc.command import Command, bash
 from pmc.errors import InDoubt, PmcError, StepFailed
-from pmc.locks import Lock
-from pmc.node import Node
 from pmc.plan import Step, plan
-from pmc.ssh import NotRun
+from pmc.transport import connection
+from pmc.transport.connection import NotRun
+from pmc.transport.lock import Lock
+from pmc.transport.node import Node
 from tests.unit.wire import Here, Wire
 
 SILENCE = 2  # in place of a minute
@@ -37,7 +38,7 @@ class Site:
     log: Path
 
     def step(self, word: str) -> Command:
-        return bash('echo "$1 under $(cat "$2")" >>"$3"', word, lock.file("web"), str(self.log))
+        return bash('echo "$1 under $(cat "$2")" >>"$3"', word, lock_files.file("web"), str(self.log))
 
     @property
     def ran(self) -> list[str]:
@@ -46,10 +47,10 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
-    monkeypatch.setattr(lock, "SILENCE", SILENCE)
-    monkeypatch.setattr(lock, "BEAT", 0.3)
-    monkeypatch.setattr("pmc.locks.random.uniform", lambda low, high: 0.1)
+    monkeypatch.setattr(lock_files, "FOLDER", str(tmp_path / "run"))
+    monkeypatch.setattr(lock_files, "SILENCE", SILENCE)
+    monkeypatch.setattr(lock_files, "BEAT", 0.3)
+    monkeypatch.setattr("pmc.transport.lock.random.uniform", lambda low, high: 0.1)
     with ExitStack() as stack:
         here = Here(tmp_path)
         stack.callback(here.close)
@@ -89,8 +90,8 @@ def test_a_command_that_cannot_be_ended_may_run_on(
             raise error
         return usual(channel, line, seconds)
 
-    usual = ssh.begin
-    monkeypatch.setattr("pmc.node.begin", begin)
+    usual = connection.begin
+    monkeypatch.setattr("pmc.transport.node.begin", begin)
     slow = replace(bash("sleep 5"), long=True)
     with pytest.raises(InDoubt, match=r"it cannot be ended: (its login shell did not run|no session).*may or may not"):
         site.other.nodes["pm-1"].run(slow, stopped=lambda: True)
@@ -145,7 +146,7 @@ def test_a_lock_that_nobody_had_since_is_taken_again_and_the_step_runs(
     with ThreadPoolExecutor(1) as pool:
         late = pool.submit(two_steps, site)
         assert cut.wait(WAIT)
-        until(lambda: Path(lock.file("web")).read_text().startswith("-"))
+        until(lambda: Path(lock_files.file("web")).read_text().startswith("-"))
         site.wire.heal()
         late.result(WAIT)
     assert under(site, "slow") == ["one", "two"]
@@ -164,7 +165,7 @@ def test_a_lock_is_not_given_while_a_step_runs_whose_manager_is_not_heard(site: 
     """It began in time; whoever comes next waits for its end."""
     began, go = site.log.with_name("began"), site.log.with_name("go")
     script = 'touch "$1"; until [ -e "$2" ]; do sleep 0.1; done; echo "long under $(cat "$3")" >>"$4"'
-    long = bash(script, str(began), str(go), lock.file("web"), str(site.log))
+    long = bash(script, str(began), str(go), lock_files.file("web"), str(site.log))
     with ThreadPoolExecutor(2) as pool:
 
         def slow() -> None:
@@ -178,7 +179,7 @@ def test_a_lock_is_not_given_while_a_step_runs_whose_manager_is_not_heard(site: 
         first = pool.submit(slow)
         until(began.exists)
         site.wire.cut()
-        until(lambda: Path(lock.file("web")).read_text().startswith("-"))
+        until(lambda: Path(lock_files.file("web")).read_text().startswith("-"))
         second = pool.submit(other)
         with pytest.raises(TimeoutError):
             second.result(1)

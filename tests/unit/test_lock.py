@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pmc import lock
-from pmc.lock import Holder, Refusal
-from pmc.node import WRAPPER
+from pmc import lock_files
+from pmc.lock_files import Holder, Refusal
+from pmc.transport.node import WRAPPER
 
 ANN = Holder("ann@m1", 11, "2026-01-02T03:04:05+00:00", "vm.mv web", "a1")
 BOB = Holder("bob@m2", 22, "2026-01-02T03:04:06+00:00", "vm.rm web; 'rm -rf $HOME' \"x", "b2")
@@ -23,14 +23,14 @@ BOB = Holder("bob@m2", 22, "2026-01-02T03:04:06+00:00", "vm.rm web; 'rm -rf $HOM
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(lock, "FOLDER", str(tmp_path / "run"))
+    monkeypatch.setattr(lock_files, "FOLDER", str(tmp_path / "run"))
     return tmp_path
 
 
 @contextmanager
 def held(holder: Holder, *names: str, again: bool = False) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The session of a manager, and its first line."""
-    argv = lock.hold(holder, names, again).argv
+    argv = lock_files.hold(holder, names, again).argv
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as session:
         assert session.stdin is not None
         assert session.stdout is not None
@@ -43,38 +43,38 @@ def held(holder: Holder, *names: str, again: bool = False) -> Iterator[tuple[sub
 
 def step(holder: Holder, *names: str) -> tuple[str, ...]:
     """What stands before the command of a step that is done under these locks."""
-    return lock.fence([(name, holder.token) for name in names])
+    return lock_files.fence([(name, holder.token) for name in names])
 
 
 def ran(holder: Holder, *names: str) -> tuple[int, Refusal | None]:
     done = subprocess.run([*step(holder, *names), "sh", "-c", "exit 5"], capture_output=True, text=True, check=False)
-    return done.returncode, lock.fenced(done.stderr)
+    return done.returncode, lock_files.fenced(done.stderr)
 
 
 def test_one_at_a_time_and_the_other_is_told_who() -> None:
     with held(ANN, "web") as (_, said):
-        assert lock.parse(said) is None
+        assert lock_files.parse(said) is None
         with held(BOB, "web") as (_, second):
-            assert lock.parse(second) == Refusal("held", "web", str(ANN), ANN.token)
+            assert lock_files.parse(second) == Refusal("held", "web", str(ANN), ANN.token)
         with held(BOB, "db") as (_, other):
-            assert lock.parse(other) is None
+            assert lock_files.parse(other) is None
     with held(BOB, "web") as (_, said):
-        assert lock.parse(said) is None
+        assert lock_files.parse(said) is None
         with held(ANN, "web") as (_, second):
-            assert lock.parse(second) == Refusal("held", "web", str(BOB), BOB.token)
+            assert lock_files.parse(second) == Refusal("held", "web", str(BOB), BOB.token)
 
 
 def test_who_lost_a_lock_is_told_who_had_it_since() -> None:
     """Also when it is free again by then: what was seen under it may have changed."""
     for holder, again in ((ANN, False), (ANN, True)):
         with held(holder, "web", again=again) as (_, said):
-            assert lock.parse(said) is None
+            assert lock_files.parse(said) is None
     with held(BOB, "web") as (_, said):
-        assert lock.parse(said) is None
+        assert lock_files.parse(said) is None
     with held(ANN, "db", "web", again=True) as (_, said):
-        assert lock.parse(said) == Refusal("since", "web", str(BOB), BOB.token)
+        assert lock_files.parse(said) == Refusal("since", "web", str(BOB), BOB.token)
     with held(ANN, "web") as (_, said):
-        assert lock.parse(said) is None, "a new command begins with a look"
+        assert lock_files.parse(said) is None, "a new command begins with a look"
 
 
 def test_all_or_none() -> None:
@@ -109,7 +109,7 @@ def test_a_dead_manager_lets_go() -> None:
 
 
 def test_a_silent_manager_lets_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "SILENCE", 1)
+    monkeypatch.setattr(lock_files, "SILENCE", 1)
     with held(ANN, "web") as (session, said):
         assert said == "locked\n"
         assert session.wait(30) == 0
@@ -124,7 +124,7 @@ def test_the_last_command_of_a_dead_manager_is_waited_for() -> None:
         session.stdin.close()  # type: ignore[union-attr]
         session.wait(30)
         with held(BOB, "web") as (_, said):
-            assert lock.parse(said) == Refusal("busy", "web", str(ANN), ANN.token)
+            assert lock_files.parse(said) == Refusal("busy", "web", str(ANN), ANN.token)
         running.communicate()
     with held(BOB, "web") as (_, said):
         assert said == "locked\n"
@@ -141,7 +141,7 @@ def _alive(pid: str) -> bool:
 def test_what_is_told_of_it_shows_and_ends_it(tmp_path: Path) -> None:
     """Under a name that no other process of this machine has."""
     name = f"web-{os.getpid()}"
-    told = lock.told(Refusal("busy", name, str(ANN)), "pm-1")
+    told = lock_files.told(Refusal("busy", name, str(ANN)), "pm-1")
     see, end = (re.search(f"{word}: (.*?)(?:;|$)", told)[1] for word in ("To see it there", "to end it"))  # type: ignore[index]
     work = ("sh", "-c", f"trap 'sleep 1; exit 9' INT; echo $$ >{tmp_path}/pid; while :; do sleep 0.1; done")
     argv = ["sh", "-c", WRAPPER, "pmc", "600", *step(ANN, name), *work]
@@ -196,12 +196,12 @@ def test_a_step_whose_node_lost_its_locks_with_its_power_does_not_run() -> None:
     assert (done.returncode, done.stdout) == (1, "")
     with held(ANN, "web"):
         pass
-    Path(f"{lock.FOLDER}/web.lock").write_text("")
+    Path(f"{lock_files.FOLDER}/web.lock").write_text("")
     assert ran(ANN, "web")[0] == 97
 
 
 def test_a_manager_that_was_silent_may_take_its_lock_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "SILENCE", 1)
+    monkeypatch.setattr(lock_files, "SILENCE", 1)
     with held(ANN, "web") as (session, _):
         assert session.wait(30) == 0
         assert ran(ANN, "web")[0] == 97
@@ -212,8 +212,8 @@ def test_a_manager_that_was_silent_may_take_its_lock_again(monkeypatch: pytest.M
 
 def test_no_step_of_another_begins_while_a_lock_changes_hands() -> None:
     """Two managers fight for two locks, and the steps of both come as they like: none ever runs under the other's."""
-    log = Path(lock.FOLDER).with_name("log")
-    work = f'echo "$0 $(head -c 16 {lock.FOLDER}/web.lock)" >>{log}'
+    log = Path(lock_files.FOLDER).with_name("log")
+    work = f'echo "$0 $(head -c 16 {lock_files.FOLDER}/web.lock)" >>{log}'
     for turn in range(20):
         one, other = (ANN, BOB) if turn % 2 else (BOB, ANN)
         with held(one, "db", "web") as (_, said):
@@ -236,7 +236,7 @@ def test_what_a_dead_manager_had_on_its_way_does_not_begin_while_its_lock_is_tak
     """Its session was killed, so that nothing says that it let go; who comes next is slow to write its own name."""
     with held(ANN, "web") as (session, _):
         session.kill()
-    taken, argv = tmp_path / "taken", lock.hold(BOB, ["web"]).argv
+    taken, argv = tmp_path / "taken", lock_files.hold(BOB, ["web"]).argv
     slow = [word.replace("for n; do printf", f"touch {taken}; sleep 1; for n; do printf", 1) for word in argv]
     assert slow != list(argv)
     pipe = subprocess.PIPE
@@ -252,20 +252,22 @@ def test_what_a_dead_manager_had_on_its_way_does_not_begin_while_its_lock_is_tak
 def test_an_unfinished_note_is_still_a_lock(said: str) -> None:
     if not said:
         with pytest.raises(ValueError, match="neither"):
-            lock.parse(said)
+            lock_files.parse(said)
         return
-    refusal = lock.parse(said)
+    refusal = lock_files.parse(said)
     assert refusal is not None
     assert "somebody" in refusal.holder
 
 
 def test_what_those_who_wait_are_told() -> None:
-    assert lock.told(Refusal("held", "web", str(ANN)), "pm-1") == (
+    assert lock_files.told(Refusal("held", "web", str(ANN)), "pm-1") == (
         "web: locked on pm-1 by ann@m1 (process 11) since 2026-01-02T03:04:05+00:00 for: vm.mv web"
     )
-    assert lock.told(Refusal("held", lock.ALLOCATION, str(ANN)), "pm-1").startswith("the numbers for new VMs: locked")
-    assert "still runs" in lock.told(Refusal("busy", "web", str(ANN)), "pm-1")
-    assert lock.told(Refusal("lost", "web", str(BOB)), "pm-1") == (
+    assert lock_files.told(Refusal("held", lock_files.ALLOCATION, str(ANN)), "pm-1").startswith(
+        "the numbers for new VMs: locked"
+    )
+    assert "still runs" in lock_files.told(Refusal("busy", "web", str(ANN)), "pm-1")
+    assert lock_files.told(Refusal("lost", "web", str(BOB)), "pm-1") == (
         "nothing ran: web is not locked for this command any more on pm-1, which heard nothing of it for 60 s. The "
         f"latest to have it: {BOB}. Look what it did"
     )

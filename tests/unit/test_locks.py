@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from pmc import locks
 from pmc.cluster import Cluster
 from pmc.errors import Fenced, InDoubt, NodeDown, PmcError, Refused
-from pmc.lock import Holder, Refusal
-from pmc.locks import Lock, proved
+from pmc.lock_files import Holder, Refusal
+from pmc.transport import lock as locks
+from pmc.transport.lock import Lock, proved
 from tests.unit.samples import SETTINGS
 
 ME = Holder("ann@here", 1, "2026-01-01T00:00:00+00:00", "vm.mv web", "m1")
@@ -52,8 +52,8 @@ class Session:
 def sessions(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Session]]:
     Session.answers, Session.open = {}, []
     monkeypatch.setattr(locks, "Hold", Session)
-    monkeypatch.setattr("pmc.node.Node.reach", lambda node: True)
-    monkeypatch.setattr("pmc.locks.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("pmc.transport.node.Node.reach", lambda node: True)
+    monkeypatch.setattr("pmc.transport.lock.time.sleep", lambda seconds: None)
     yield Session
     assert Session.open == [], "a lock is left behind"
 

@@ -17,7 +17,7 @@ from pmc.cluster import Cluster
 from pmc.command import Query, command
 from pmc.errors import NodeDown, SettingsError
 from pmc.settings import Settings, parse
-from pmc.ssh import Connection, configuration
+from pmc.transport.connection import Connection, configuration
 
 Server = Callable[[socket.socket], None]
 

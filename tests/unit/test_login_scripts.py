@@ -15,17 +15,17 @@ import paramiko
 import pytest
 
 from pmc import checks, verify
-from pmc import node as pmc_node
 from pmc.checks import About, machine
 from pmc.cluster import Cluster
 from pmc.command import Query, bash, command
 from pmc.errors import CommandFailed, PmcError
-from pmc.fetch import fetched
-from pmc.lock import Holder
-from pmc.locks import Hold
-from pmc.node import Node
+from pmc.lock_files import Holder
 from pmc.plan import Fetch
 from pmc.settings import parse
+from pmc.transport import node as pmc_node
+from pmc.transport.fetch import fetched
+from pmc.transport.lock import Hold
+from pmc.transport.node import Node
 from tests.unit import test_sessions
 from tests.unit.samples import SETTINGS, cluster, node
 from tests.unit.test_verify import healthy
@@ -150,7 +150,7 @@ def test_what_a_login_script_prints_is_no_part_of_any_answer(kind: str, logged_i
 def test_a_lock_is_given_where_a_login_script_prints(
     logged_in: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("pmc.lock.FOLDER", str(tmp_path / "run"))
+    monkeypatch.setattr("pmc.lock_files.FOLDER", str(tmp_path / "run"))
     there: Node = logged_in("echo held web; printf Welcome")
     hold = Hold(there, ["web"], Holder("root@m", 1, "2026-01-01T00:00:00+00:00", "vm.mv web"))
     assert hold.refusal is None

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from pmc import known_hosts
 from pmc.memory import Guest
 from pmc.model import ClusterState, NodeState
 from pmc.rows import vm_rows
 from pmc.settings import parse
-from pmc.ssh import Connection, configuration
+from pmc.transport import known_hosts
+from pmc.transport.connection import Connection, configuration
 from pmc.units import GiB
 from tests.unit.fleets import build
 

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from pmc import here, paste, pipeline, virsh
+from pmc import paste, pipeline, virsh
 from pmc.command import Command, bash, command
-from pmc.login import by_hand
 from pmc.paste import Way
 from pmc.plan import Action, Fetch, Plan, Relay, Step, Transfer, Wait, Watch, apply, plan
 from pmc.plans import vm
 from pmc.settings import NodeSettings
-from pmc.ssh import configuration
+from pmc.transport import local
+from pmc.transport.connection import configuration
+from pmc.transport.login import by_hand
 from tests.unit.fake import World, done
 from tests.unit.samples import SETTINGS, XML
 from tests.unit.stories import STORIES, moved_web, with_thin_web, with_two, with_web
@@ -50,7 +51,7 @@ class Shell:
 
     def script(self, *plans: Plan, sudo: bool = False) -> str:
         return paste.script(
-            plans, lambda name: Way(("ssh", f"root@{name}"), sudo) if name != here.MANAGER else Way(), "python"
+            plans, lambda name: Way(("ssh", f"root@{name}"), sudo) if name != local.MANAGER else Way(), "python"
         )
 
     def run(self, script: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -177,7 +178,7 @@ def test_what_runs_here_runs_here(shell: Shell) -> None:
         Step("pm-1", "give", Transfer(str(folder / "an image"), 6, command("put", "a b"))),
         Step("pm-2", "fetch", Fetch(command("cat", "/b"), str(folder / "it's"), 4)),
         Step("pm-2", "relay", Relay("pm-1", command("cat", "key"), command("append"))),
-        Step(here.MANAGER, "here", command("touch", str(folder / "touched"))),
+        Step(local.MANAGER, "here", command("touch", str(folder / "touched"))),
     )
     ended = shell.run(shell.script(files), SAYS="said")
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -216,7 +217,7 @@ def test_a_password_is_asked_for_and_not_shown(shell: Shell, password: str) -> N
 def test_the_program_that_reads_disks_comes_from_the_manager(tmp_path: Path, name: str) -> None:
     """From any folder, be it one where others may write, with the Python that pmc has."""
     (tmp_path / name).write_text("raise SystemExit('not this one')\n")
-    line = paste.script([plan("x", Step("pm-1", "x", pipeline.bring()))], lambda name: Way(("ssh", "n")), here.PYTHON)
+    line = paste.script([plan("x", Step("pm-1", "x", pipeline.bring()))], lambda name: Way(("ssh", "n")), local.PYTHON)
     printer = line.splitlines()[3].partition(" | ssh n -- ")[0]
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     assert subprocess.run(["bash", "-c", printer], cwd=tmp_path, env=env, capture_output=True).stdout == (

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pmc import audit, lock, view
+from pmc import audit, lock_files, view
 from pmc.command import command
 from pmc.errors import CommandFailed, InDoubt, NodeDown, PmcError, Refused, StepFailed
 from pmc.plain import MOST, escaped, one_line, plain
@@ -116,10 +116,10 @@ def test_errors_at_the_end(error: PmcError) -> None:
 @pytest.mark.parametrize("said", [HOLDER, "[" * 100_000, '{"pid": 1e999, "who": 1, "since": 1, "what": 1}', '{"pid":'
                                   + "9" * 5000 + "}", "[]", "null", "\0", ""])  # fmt: skip
 def test_who_holds_a_lock(kind: str, said: str) -> None:
-    refusal = lock.parse(f"{kind} {'web' if said != HOLDER else EVIL.replace(' ', '')} {said}")
+    refusal = lock_files.parse(f"{kind} {'web' if said != HOLDER else EVIL.replace(' ', '')} {said}")
     assert refusal is not None
-    fit(lock.told(refusal, "pm-1"), lines=1)
-    assert len(lock.told(refusal, "pm-1")) < 3 * MOST
+    fit(lock_files.told(refusal, "pm-1"), lines=1)
+    assert len(lock_files.told(refusal, "pm-1")) < 3 * MOST
 
 
 def test_what_is_asked_before_something_is_lost(

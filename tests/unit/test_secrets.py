@@ -19,10 +19,10 @@ import pytest
 from pmc import drbd, pipeline, virsh
 from pmc.command import Answer, Command, Query, bash, command, masked
 from pmc.errors import CommandFailed, PmcError, StepFailed
-from pmc.node import Node, command_line
 from pmc.pipeline import How
 from pmc.plan import Action, Plan, Relay, Step, Transfer, Wait, Watch, apply
 from pmc.plans.add import receive
+from pmc.transport.node import Node, command_line
 from tests.unit.samples import SETTINGS, XML
 from tests.unit.stories import BASE, STORIES, backed_up, with_web
 

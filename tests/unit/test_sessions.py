@@ -14,12 +14,12 @@ from typing import Any
 import paramiko
 import pytest
 
-from pmc import sessions
 from pmc.cluster import Cluster
 from pmc.errors import CommandFailed, NodeDown
-from pmc.node import Node
-from pmc.sessions import MOST
 from pmc.settings import parse
+from pmc.transport import sessions
+from pmc.transport.node import Node
+from pmc.transport.sessions import MOST
 
 REFUSED = 2  # SSH_OPEN_CONNECT_FAILED (RFC 4254, 5.1), which OpenSSH's sshd answers past MaxSessions
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pmc import lock, thin
+from pmc import lock_files, thin
 from pmc.command import Command
 from pmc.thin import Range
 
@@ -107,7 +107,7 @@ class Tools:
 
     def start(self, listing: Command) -> subprocess.Popen[str]:
         # The lock's folder in place of /run/pmc; all the rest is what a node runs.
-        argv = [word.replace(lock.FOLDER, str(self.folder)) for word in listing.argv]
+        argv = [word.replace(lock_files.FOLDER, str(self.folder)) for word in listing.argv]
         path = f"{self.folder}/bin:{os.environ['PATH']}"
         # A shell cannot trap what it was started to ignore, as `make test &` and `nohup make test` make it.
         return subprocess.Popen(

@@ -17,9 +17,9 @@ from pmc.checks import CHECKS
 from pmc.cluster import Cluster
 from pmc.command import Command, Query
 from pmc.errors import CommandFailed, NodeDown
-from pmc.node import Node
 from pmc.settings import NodeSettings, parse
 from pmc.tasks.pm import _examine
+from pmc.transport.node import Node
 from pmc.trust import Keys
 
 PEERS = [NodeSettings(f"pm-{number}", f"10.0.0.{number}") for number in range(1, 41)]

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from pmc.turns import in_turns
+from pmc.transport.scheduler import in_turns
 
 Thing = tuple[int, frozenset[str]]
 

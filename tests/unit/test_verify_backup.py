@@ -16,9 +16,9 @@ from invoke.context import Context
 from pmc.backup import Stored
 from pmc.command import Command, bash
 from pmc.errors import CommandFailed, Interrupted, PmcError, Refused
-from pmc.here import run
 from pmc.plan import Action, Watch
 from pmc.tasks import vm
+from pmc.transport.local import run
 from tests.unit.counted import counted
 from tests.unit.fake import World
 from tests.unit.samples import SETTINGS

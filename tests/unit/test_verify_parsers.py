@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pmc import drbd, lock, verify
+from pmc import drbd, lock_files, verify
 from pmc.command import Answer
 from pmc.errors import NodeDown
 from pmc.model import ClusterState, NodeState, Volume
-from pmc.node import Node
 from pmc.sides import Generation
 from pmc.tasks.verify import _ask
+from pmc.transport.node import Node
 from pmc.verify import deep, options, questions
 from pmc.verify.deep import Log, Pass
 from pmc.verify.facts import Facts
@@ -189,7 +189,7 @@ def test_what_a_locked_vm_has_unfinished_is_not_left(tmp_path: Path) -> None:
     ):
         (tmp_path / name).touch()
     argv = questions.parts(SETTINGS).command.argv
-    script = [word.replace("60 seconds ago", "tomorrow").replace(lock.FOLDER, str(tmp_path)) for word in argv[:6]]
+    script = [word.replace("60 seconds ago", "tomorrow").replace(lock_files.FOLDER, str(tmp_path)) for word in argv[:6]]
 
     def left() -> set[str]:
         done = subprocess.run([*script, str(tmp_path), str(tmp_path)], capture_output=True, text=True, check=True)

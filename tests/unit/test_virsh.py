@@ -13,9 +13,10 @@ from typing import Any
 import libvirt
 import pytest
 
-from pmc import hypervisor, virsh
+from pmc import virsh
 from pmc.facts.domain_disks import Disk, Running, running
 from pmc.model import Domain
+from pmc.transport import hypervisor
 from pmc.units import KiB, MiB
 from tests.unit.samples import data
 

@@ -18,15 +18,15 @@ import pmc
 from lab.ports import free_ports
 from pmc.cluster import Cluster
 from pmc.errors import NodeDown, PmcError, Refused
-from pmc.login import reach
 from pmc.model import ClusterState, Domain, NodeState
 from pmc.plain import then
 from pmc.plans import vm as plans
 from pmc.plans.asleep import FLAG
 from pmc.settings import Settings, parse
-from pmc.ssh import configuration
 from pmc.tasks import ns
 from pmc.tasks.arguments import install
+from pmc.transport.connection import configuration
+from pmc.transport.login import reach
 from pmc.units import GiB
 from tests.unit.samples import SETTINGS, changed, stopped, with_resource
 
@@ -148,7 +148,7 @@ def test_a_name_without_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: Any, **__: Any) -> Any:
         raise socket.gaierror(-2, "Name or service not known")
 
-    monkeypatch.setattr("pmc.login.socket.getaddrinfo", unknown)
+    monkeypatch.setattr("pmc.transport.login.socket.getaddrinfo", unknown)
     assert "pm-1: no ssh: the name nowhere has no address (Name or service not known); name it in" in reached(
         settings("nowhere")
     )
@@ -158,7 +158,7 @@ def test_a_file_that_this_machine_does_not_let_one_read(monkeypatch: pytest.Monk
     def closed(*_: Any, **__: Any) -> Any:
         raise PermissionError(13, "Permission denied", "/root/.ssh/id")
 
-    monkeypatch.setattr("pmc.login._spoken_to", closed)
+    monkeypatch.setattr("pmc.transport.login._spoken_to", closed)
     said = reached(settings("pm-1"))
     assert "no ssh: this machine does not let you read /root/.ssh/id (Permission denied); try: ssh pm-1 true" in said
 

@@ -19,8 +19,8 @@ import paramiko
 
 from pmc import virsh
 from pmc.errors import PmcError
-from pmc.node import Node, command_line
-from pmc.ssh import begin
+from pmc.transport.connection import begin
+from pmc.transport.node import Node, command_line
 from pmc.view import Progress
 
 try:

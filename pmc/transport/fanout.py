@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from pmc.node import WORKERS, Node
+from pmc.transport.node import WORKERS, Node
 
 # How many nodes are waited for until they speak, which takes no processor. Not all of ten thousand: a node hangs up on
 # who does not log in soon after that (sshd's LoginGraceTime).

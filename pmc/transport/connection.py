@@ -14,12 +14,12 @@ from typing import Any
 import fabric
 import paramiko
 
-from pmc import known_hosts
 from pmc.checks.machine import GUARD
 from pmc.errors import Refused, SettingsError
-from pmc.lock import SILENCE
+from pmc.lock_files import SILENCE
 from pmc.model import shown
 from pmc.settings import Settings
+from pmc.transport import known_hosts
 
 # What goes wrong is said once, by pmc, in a line; without a handler Python prints paramiko's tracebacks on stderr.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())

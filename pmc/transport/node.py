@@ -14,13 +14,13 @@ from typing import IO, Any
 
 import paramiko
 
-from pmc import lock, model
+from pmc import lock_files, model
 from pmc.command import ENVIRONMENT, Answer, Command, Query, begun, frame, masked, unframe
 from pmc.errors import CommandFailed, Fenced, InDoubt, Interrupted, PmcError
 from pmc.paste import Way
-from pmc.sessions import Sessions
 from pmc.settings import NodeSettings, Settings
-from pmc.ssh import Connection, Late, NotRun, Pulse, begin
+from pmc.transport.connection import Connection, Late, NotRun, Pulse, begin
+from pmc.transport.sessions import Sessions
 
 # How many nodes are asked at the same time: on a busy machine more threads only fight for the interpreter; measured: 32
 # are as good as 100.
@@ -113,7 +113,7 @@ class Node:
         source: IO[bytes] | None = None,
         on_sent: Callable[[int], None] | None = None,
         sink: Sink | None = None,
-        locks: Sequence[lock.Proof] = (),
+        locks: Sequence[lock_files.Proof] = (),
     ) -> str:
         """Its stdout. Raises CommandFailed, InDoubt (connection or deadline lost), Interrupted (a `long` command was
         ended because `stopped()` turned true). The deadline holds on the node too: timeout(1) ends the command there,
@@ -121,15 +121,17 @@ class Node:
         its stdout to `sink`. It runs only when the node knows these `locks` for its manager's, else raises Fenced; they
         are busy until it ends."""
         limit = seconds or (self.settings.deadlines.long if command.long else self.settings.deadlines.command)
-        line = command_line(("sh", "-c", WRAPPER, "pmc", f"{limit:g}", *lock.fence(locks), *command.argv), self._sudo())
+        line = command_line(
+            ("sh", "-c", WRAPPER, "pmc", f"{limit:g}", *lock_files.fence(locks), *command.argv), self._sudo()
+        )
         data = (command.stdin or "").encode()
         since = time.monotonic()
         got = self._exchange(
             line, str(command), limit + GRACE, data=data, source=source, on_sent=on_sent, on_stderr=on_stderr,
             sink=sink, stopped=stopped if command.long else lambda: False,
         )  # fmt: skip
-        if locks and got.exit == lock.FENCED and (lost := lock.fenced(got.stderr)):
-            raise Fenced(self.name, str(command), lock.told(lost, self.name), lost.token)
+        if locks and got.exit == lock_files.FENCED and (lost := lock_files.fenced(got.stderr)):
+            raise Fenced(self.name, str(command), lock_files.told(lost, self.name), lost.token)
         if got.exit != 0:
             said = masked(got.stderr, command)
             if got.exit in LATE and time.monotonic() - since >= limit:
@@ -179,7 +181,7 @@ class Node:
                 if time.monotonic() > deadline:
                     raise InDoubt(self.name, shown, f"no end after {limit:g} s")
                 if pulse.lost():
-                    raise InDoubt(self.name, shown, f"no sign of life for {lock.SILENCE} s; does the node hang?")
+                    raise InDoubt(self.name, shown, f"no sign of life for {lock_files.SILENCE} s; does the node hang?")
                 transport = channel.get_transport()
                 if transport is None or not transport.is_active():
                     raise InDoubt(self.name, shown, "the connection was lost")

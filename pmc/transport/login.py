@@ -13,13 +13,13 @@ from typing import Any
 
 import paramiko
 
-from pmc import known_hosts
 from pmc.errors import NodeDown
-from pmc.lock import SILENCE
+from pmc.lock_files import SILENCE
 from pmc.paste import Way
 from pmc.plain import one_line
 from pmc.settings import NodeSettings, Settings
-from pmc.ssh import REVOKED, Connection
+from pmc.transport import known_hosts
+from pmc.transport.connection import REVOKED, Connection
 
 
 def reach(node: NodeSettings, settings: Settings, config: Any) -> Connection:

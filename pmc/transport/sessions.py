@@ -11,10 +11,10 @@ from typing import Any
 import paramiko
 
 from pmc.errors import CommandFailed, NodeDown
-from pmc.login import by_hand, log_in, reach, unused
 from pmc.paste import Way
 from pmc.settings import NodeSettings, Settings
-from pmc.ssh import Connection
+from pmc.transport.connection import Connection
+from pmc.transport.login import by_hand, log_in, reach, unused
 
 # Of connections to one node: each takes MaxSessions (sshd_config(5), 10 by default) sessions, and a VM that moves has
 # about four at once. A sshd that gives a new connection no session either is set up so, and a bound ends the trying.

@@ -1,4 +1,4 @@
-"""Taking and keeping locks on the nodes: one ssh session a node holds them, see pmc/lock.py."""
+"""Taking and keeping locks on the nodes: one ssh session a node holds them, see pmc/lock_files.py."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 import paramiko
 
-from pmc import lock
+from pmc import lock_files
 from pmc.errors import CommandFailed, Fenced, InDoubt, NodeDown, PmcError, Refused
-from pmc.lock import Holder, Refusal
-from pmc.node import WORKERS, Node, command_line
-from pmc.ssh import begin
+from pmc.lock_files import Holder, Refusal
+from pmc.transport.connection import begin
+from pmc.transport.node import WORKERS, Node, command_line
 from pmc.view import note
 
 MOST = 1 << 16  # bytes of an answer: a line
@@ -38,15 +38,15 @@ class Hold:
         seconds = node.settings.deadlines.command
         try:
             self.channel.settimeout(seconds)
-            argv = lock.hold(holder, names, again).argv
+            argv = lock_files.hold(holder, names, again).argv
             begin(self.channel, command_line(argv, sudo=node.connection.user != "root"), seconds)
             said = received(self.channel, seconds, until=b"\n")
             if not said:
                 raise ValueError(self.channel.recv_stderr(4096).decode(errors="replace").strip() or "it said nothing")
-            self.refusal = lock.parse(said.decode(errors="replace"))
+            self.refusal = lock_files.parse(said.decode(errors="replace"))
         except (paramiko.SSHException, OSError, EOFError, ValueError) as error:
             self.close()
-            raise CommandFailed(node.name, f"flock {lock.FOLDER}/{names[0]}.lock", 255, str(error)) from None
+            raise CommandFailed(node.name, f"flock {lock_files.FOLDER}/{names[0]}.lock", 255, str(error)) from None
         if self.refusal:
             self.close()
 
@@ -135,8 +135,8 @@ class Lock:
             raise wrong[0]
         for hold in in_the_way:
             if hold.refusal and hold.refusal.holder == str(self.holder):
-                raise Refused(lock.twice(hold.node.name, hold.node.settings.source))
-        return "; ".join(lock.told(hold.refusal, hold.node.name) for hold in in_the_way[:1] if hold.refusal)
+                raise Refused(lock_files.twice(hold.node.name, hold.node.settings.source))
+        return "; ".join(lock_files.told(hold.refusal, hold.node.name) for hold in in_the_way[:1] if hold.refusal)
 
     def _hold(self, node: Node) -> Hold | PmcError:
         try:
@@ -145,12 +145,12 @@ class Lock:
             return error
 
     def _beat(self) -> None:
-        while not self._over.wait(lock.BEAT):
+        while not self._over.wait(lock_files.BEAT):
             for hold in list(self.holds.values()):
                 hold.beat()
 
     @property
-    def proofs(self) -> tuple[lock.Proof, ...]:
+    def proofs(self) -> tuple[lock_files.Proof, ...]:
         """What a step that is done under it shows to its node; nothing once it is let go."""
         return () if self._over.is_set() else tuple((name, self.holder.token) for name in self.names)
 
@@ -173,9 +173,9 @@ class Lock:
                 mine = again.refusal.kind == "held" and again.refusal.token == self.holder.token != ""
                 busy, line = again.refusal.kind == "busy", f"flock {self.names[0]}"
                 if not (mine or busy):
-                    raise Fenced(node.name, line, lock.told(again.refusal, node.name), again.refusal.token)
+                    raise Fenced(node.name, line, lock_files.told(again.refusal, node.name), again.refusal.token)
                 if time.monotonic() > deadline:
-                    raise InDoubt(node.name, line, lock.told(again.refusal, node.name))
+                    raise InDoubt(node.name, line, lock_files.told(again.refusal, node.name))
                 time.sleep(0.3)
 
     def lose(self, node: Node, error: Fenced) -> bool:
