@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from pmc.command import Query, bash
-from pmc.manifest import manifest_sum
 from pmc.plain import plain
+from pmc.remote.manifest import manifest_sum
 from pmc.units import count
 
 ID = re.compile(
@@ -35,7 +35,8 @@ LONGEST = 1 << 20  # bytes of a manifest; a longer one is read as empty
 
 @dataclass(frozen=True)
 class Backup:
-    """A manifest. `size` is the disk's in bytes, `image_sha256` its checksum (that of pmc/stream.py), `stored` the
+    """A manifest. `size` is the disk's in bytes, `image_sha256` its checksum (that of pmc/remote/stream.py), `stored`
+    the
     file's bytes; `base` the base's id, of a delta; `read` the bytes that were read of the disk, and no more
     than those that hold data, or have changed, where the volume's thin pool tells which."""
 

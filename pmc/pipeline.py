@@ -1,6 +1,6 @@
 """The pipelines that read a disk into a backup, give it back and prove it. Pure.
 
-They run on a node, in bash; pmc/stream.py, brought there before, reads each disk once. At idle priority.
+They run on a node, in bash; pmc/remote/stream.py, brought there before, reads each disk once. At idle priority.
 """
 
 from __future__ import annotations
@@ -13,28 +13,29 @@ from pathlib import Path
 from pmc import virsh
 from pmc.backup import Backup, to_json
 from pmc.command import Command, bash
-from pmc.manifest import DAMAGED
+from pmc.remote.manifest import DAMAGED
 
 # A link that is cut shows after 30 seconds; without this a copy between nodes would wait for ever.
 QUIET = "-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=10 -o ServerAliveCountMax=3"
 IDLE = ("ionice", "-c", "3", "nice", "-n", "19")
 
 
-# As __init__.py on the node: what of the program is not whole does not run. (Cut before its last lines stream.py would
-# define things, do nothing, and end well: a proof that proves nothing.)
+# As pmc/__init__.py on the node: what of the program is not whole does not run. (Cut before its last lines stream.py
+# would define things, do nothing, and end well: a proof that proves nothing.)
 _SEEN_WHOLE = """import hashlib
 import pathlib
 
 for name, sum in {sums}.items():
-    if hashlib.sha256(pathlib.Path(__file__).with_name(name).read_bytes()).hexdigest() != sum:
+    if hashlib.sha256((pathlib.Path(__file__).parent / name).read_bytes()).hexdigest() != sum:
         raise SystemExit(__file__ + ": " + name + " is not whole; remove this folder")
 """
 
 
 def _program() -> str:
     """What a node needs to run stream.py, each file under a line with its name."""
-    here = Path(__file__).parent
-    files = {name: (here / name).read_text() for name in ("blocks.py", "vcdiff.py", "manifest.py", "stream.py")}
+    here = Path(__file__).parent / "remote"
+    names = ("__init__.py", "blocks.py", "vcdiff.py", "manifest.py", "stream.py")
+    files = {f"remote/{name}": (here / name).read_text() for name in names}
     sums = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()}
     whole = {"__init__.py": _SEEN_WHOLE.format(sums=sums), **files}
     return "".join(f"#== {name}\n{text}" for name, text in whole.items())
@@ -43,14 +44,15 @@ def _program() -> str:
 PROGRAM = _program()
 # Its version is in its name, which also tells whether it came whole.
 FOLDER = f"/run/pmc/stream-{hashlib.sha256(PROGRAM.encode()).hexdigest()[:12]}"
-STREAM = f"PYTHONPATH={FOLDER} python3 -m pmc.stream"
+STREAM = f"PYTHONPATH={FOLDER} python3 -m pmc.remote.stream"
 
 
 def bring() -> Command:
     """The program onto the node, unless it is there."""
     script = (
-        '[ ! -d "$1" ] || exit 0; umask 077; p=$1.$$; trap \'rm -rf "$p"\' EXIT; mkdir -p "$p/pmc"; cat >"$p/all"; '
-        '[ "$(sha256sum <"$p/all" | cut -c1-12)" = "${1##*-}" ] || { echo "it did not come whole" >&2; exit 1; }; '
+        '[ ! -d "$1" ] || exit 0; umask 077; p=$1.$$; trap \'rm -rf "$p"\' EXIT; mkdir -p "$p/pmc/remote"; '
+        'cat >"$p/all"; [ "$(sha256sum <"$p/all" | cut -c1-12)" = "${1##*-}" ] || '
+        '{ echo "it did not come whole" >&2; exit 1; }; '
         """cd "$p/pmc"; awk '/^#== /{f = $2; printf "" >f; next} {print >f}' ../all; rm ../all; cd /; """
         'mv -T "$p" "$1" 2>/dev/null || [ -d "$1" ]'
     )

@@ -84,7 +84,7 @@ GUARDS = (
         "test_full.py::test_the_link_is_cut_during_a_backup",
     ),
     Guard(
-        "the checksum of what a backup decodes to", "pmc/stream.py",
+        "the checksum of what a backup decodes to", "pmc/remote/stream.py",
         "if expected and whole.hexdigest() != expected:", "if False:",
         "test_backups.py::test_a_chain_while_the_guest_writes[short]",
     ),

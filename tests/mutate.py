@@ -55,7 +55,7 @@ LATE = (
     "test_guards.py",
 )
 # What these tests run as a program of its own: it is changed on the disk while they run.
-PROGRAM = "pmc/stream.py"
+PROGRAM = "pmc/remote/stream.py"
 NOT = "::test_the_program_is_brought_once"  # which compares it with what it was when this began
 RUN_IT = ("test_backup.py", "test_kept.py", "test_clone.py", "test_verify_backup.py")
 QUIET = ["-q", "-s", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore", "--no-header", "-m", "not long"]

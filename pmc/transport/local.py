@@ -19,9 +19,9 @@ from pmc.errors import CommandFailed, Interrupted, Refused
 
 MANAGER = "manager"  # in place of a node's name
 # Shell text: this very Python, which finds these modules, and (-P) none in the folder where somebody happens to be.
-PYTHON = f"PYTHONPATH={shlex.quote(str(Path(__file__).resolve().parents[1]))} {shlex.quote(sys.executable)} -P"
+PYTHON = f"PYTHONPATH={shlex.quote(str(Path(__file__).resolve().parents[2]))} {shlex.quote(sys.executable)} -P"
 # What reads a disk is brought to a node; here it is.
-STREAM = f"{PYTHON} -m pmc.stream"
+STREAM = f"{PYTHON} -m pmc.remote.stream"
 
 
 def run(

@@ -20,13 +20,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pmc import backup, blocks, pipeline, stream, vcdiff
+from pmc import backup, pipeline
 from pmc.backup import Backup, Stored
 from pmc.command import Command
-from pmc.manifest import DAMAGED, manifest_sum
 from pmc.pipeline import How
 from pmc.plans import copies, prune
 from pmc.plans.backup import follows, remove_unfinished
+from pmc.remote import blocks, stream, vcdiff
+from pmc.remote.manifest import DAMAGED, manifest_sum
 from tests.unit.samples import data
 from tests.unit.stories import BASE, DELTA
 
@@ -179,7 +180,7 @@ def program_in(folder: Path) -> Path:
 def put(there: Path, expected: str) -> int:
     argv = [sys.executable, "-I", "-c", f"import runpy, sys; sys.path[:0] = [{str(there)!r}]; "
             f"sys.argv[1:] = ['put', '--size', '{len(DISK)}', '--expect', {expected!r}]; "
-            "runpy.run_module('pmc.stream', run_name='__main__', alter_sys=True)"]  # fmt: skip
+            "runpy.run_module('pmc.remote.stream', run_name='__main__', alter_sys=True)"]  # fmt: skip
     return subprocess.run(argv, input=DISK, check=False, capture_output=True).returncode
 
 
@@ -197,7 +198,7 @@ def test_a_program_that_does_not_come_whole_is_not_there(tmp_path: Path, left: i
     assert put(there, "wrong") != 0
 
 
-@pytest.mark.parametrize("name", ["__init__.py", "blocks.py", "stream.py"])
+@pytest.mark.parametrize("name", ["__init__.py", "remote/blocks.py", "remote/stream.py"])
 @pytest.mark.parametrize("left", [0, 100, -60, -1])
 def test_a_program_that_is_not_whole_proves_nothing(tmp_path: Path, name: str, left: int) -> None:
     """However it became so; an older pmc's was there for good when nothing of it had come."""
@@ -213,10 +214,11 @@ def test_the_program_is_brought_once_and_runs(disk: Path, tmp_path: Path) -> Non
     bring = brought(there)
     for _ in range(2):
         fine(bring)
-    assert {path.name for path in (there / "pmc").iterdir()} == {
-        "__init__.py", "blocks.py", "vcdiff.py", "manifest.py", "stream.py"
+    assert {str(path.relative_to(there / "pmc")) for path in (there / "pmc").rglob("*.py")} == {
+        "__init__.py", "remote/__init__.py", "remote/blocks.py", "remote/vcdiff.py", "remote/manifest.py",
+        "remote/stream.py",
     }  # fmt: skip
-    argv = [sys.executable, "-I", "-c", f"import sys; sys.path[:0] = [{str(there)!r}]; import pmc.stream as s; "
+    argv = [sys.executable, "-I", "-c", f"import sys; sys.path[:0] = [{str(there)!r}]; import pmc.remote.stream as s; "
             f"sys.exit(s.main(['put', '--size', '{len(DISK)}', '--expect', '{tree(DISK)}']))"]  # fmt: skip
     assert subprocess.run(argv, input=DISK, check=False, capture_output=True).returncode == 0
     assert subprocess.run(argv, input=DISK[:-1] + b"?", check=False, capture_output=True).returncode == DAMAGED

@@ -22,8 +22,8 @@ from pmc import backup, lvm, pipeline, virsh
 from pmc import settings as configuration
 from pmc.command import Command, bash, command, frame, unframe
 from pmc.errors import PmcError, Refused, SettingsError
-from pmc.manifest import manifest_sum
 from pmc.plans import refuse, request, restore
+from pmc.remote.manifest import manifest_sum
 from pmc.transport.node import WRAPPER, command_line
 from tests.unit.fake import World
 from tests.unit.samples import SETTINGS

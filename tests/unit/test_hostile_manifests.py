@@ -14,8 +14,8 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from pmc import backup, looks, retention, rows, view
-from pmc.manifest import manifest_sum
 from pmc.plain import plain
+from pmc.remote.manifest import manifest_sum
 from pmc.settings import Keep
 from tests.unit.stories import BASE
 from tests.unit.test_hostile_answers import NASTY

@@ -22,8 +22,8 @@ LAYERS = [
         "pmc.units",
         "pmc.errors",
         "pmc.command",
-        "pmc.manifest",
-        "pmc.vcdiff",
+        "pmc.remote.manifest",
+        "pmc.remote.vcdiff",
         "pmc.facts.domain_xml",
     },
     {"pmc.model", "pmc.settings"},
@@ -56,7 +56,7 @@ LAYERS = [
     {"pmc.plan", "pmc.look", "pmc.paste"},
     {"pmc.plans", "pmc.plans.*", "pmc.checks", "pmc.checks.*", "pmc.trust", "pmc.rows", "pmc.verify", "pmc.verify.*"},
     {"pmc.view"},
-    {"pmc.transport.fetch", "pmc.transport.local", "pmc.blocks", "pmc.stream"},
+    {"pmc.transport.fetch", "pmc.transport.local", "pmc.remote.blocks", "pmc.remote.stream"},
     {
         "pmc.transport.known_hosts",
         "pmc.transport.connection",
@@ -106,7 +106,7 @@ OWNERS = {
     "pmc.cluster",
     "pmc.transport.hypervisor",
 }
-ON_NODES = {"pmc.blocks", "pmc.stream"}  # they run there, and nothing here imports them
+ON_NODES = {"pmc.remote.blocks", "pmc.remote.stream"}  # they run there, and nothing here imports them
 
 
 def imports(path: Path) -> set[str]:

@@ -58,7 +58,7 @@ def test_a_base_reads_what_the_pool_says_is_there_and_keeps_its_snapshot() -> No
     world = with_thin_web()
     made, plan = taken(world.state())
     assert not any("dd if=" in line for line in lines(plan))
-    read = next(line for line in lines(plan) if "pmc.stream base" in line)
+    read = next(line for line in lines(plan) if "pmc.remote.stream base" in line)
     assert '--source /dev/vg/web.backup --ranges "$1.ranges"' in read
     after = done(world, plan).nodes["pm-2"]
     assert kept.base_of(after.volumes["web.base"]) == made.id
@@ -72,7 +72,7 @@ def test_a_delta_reads_what_the_pool_says_has_changed_since_the_base() -> None:
     assert (made.kind, made.base) == ("delta", BASE.id)
     readers = [line for line in lines(plan) if "lvremove" not in line]
     assert not any("dd if=" in line or "zstd -dc" in line for line in readers)
-    read = next(line for line in lines(plan) if "pmc.stream delta" in line)
+    read = next(line for line in lines(plan) if "pmc.remote.stream delta" in line)
     assert '--source /dev/vg/web.backup --old /dev/vg/web.base --ranges "$1.ranges"' in read
     seen = next(number for number, note in enumerate(notes(plan)) if "is what" in note)
     assert lines(plan).index(read) > seen, "it is looked at again before it is trusted"
@@ -134,7 +134,7 @@ def test_a_pool_past_its_limits_keeps_none_and_the_older_one_goes() -> None:
     _, plan = taken(world.state(), STORED, base=True)
     assert any("its snapshot will not be kept: the pool's data are 81 % full" in note for note in notes(plan))
     assert set(done(world, plan).nodes["pm-2"].volumes) == {"pool", "web"}
-    assert any("pmc.stream delta" in line for line in lines(taken(world.state(), STORED)[1])), "deltas go on"
+    assert any("pmc.remote.stream delta" in line for line in lines(taken(world.state(), STORED)[1])), "deltas go on"
 
 
 def test_a_base_that_is_stored_elsewhere_keeps_none() -> None:

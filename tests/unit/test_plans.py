@@ -139,7 +139,7 @@ def test_only_migration_opens_two_primaries_and_each_opening_has_the_undo_that_c
 
 def test_a_backup_reads_a_snapshot_of_the_standby_cut_to_the_disks_size() -> None:
     made, plan = taken(running(), size=10 * GiB, base=True)
-    read = next(str(step.do) for step in plan.steps if "pmc.stream base" in str(step.do))
+    read = next(str(step.do) for step in plan.steps if "pmc.remote.stream base" in str(step.do))
     assert f"--size {10 * GiB} " in read
     assert "--source /dev/vg/web.backup " in read
     assert {step.node for step in plan.steps} == {"pm-2"}

@@ -19,10 +19,10 @@ from invoke.context import Context
 from pmc import plan as planning
 from pmc.backup import Backup, Stored
 from pmc.errors import NodeDown, PmcError, Refused
-from pmc.manifest import manifest_sum
 from pmc.model import ClusterState
 from pmc.plan import Plan
 from pmc.plans import prune, vm
+from pmc.remote.manifest import manifest_sum
 from pmc.tasks import ns
 from tests.unit.fake import World
 from tests.unit.samples import SETTINGS

@@ -1,4 +1,4 @@
-"""A disk as blocks, their checksums, and how they are written. Runs on the nodes, as pmc/stream.py does."""
+"""A disk as blocks, their checksums, and how they are written. Runs on the nodes, as pmc/remote/stream.py does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO, Protocol
 
-from pmc.vcdiff import MAGIC, Window, packed
+from pmc.remote.vcdiff import MAGIC, Window, packed
 
 BLOCK = 64 * 1024  # of which the checksums are
 CHUNK = 4 * 1024 * 1024  # read at once

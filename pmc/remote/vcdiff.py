@@ -1,5 +1,5 @@
 """VCDIFF (RFC 3284), as much of it as a delta of a disk needs: copies from the same place of the base, and new bytes.
-Runs on the nodes, as pmc/stream.py does."""
+Runs on the nodes, as pmc/remote/stream.py does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sum that a manifest has over itself. Pure; runs on the nodes, too, as pmc/stream.py does."""
+"""The sum that a manifest has over itself. Pure; runs on the nodes, too, as pmc/remote/stream.py does."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ import os
 import sys
 from typing import BinaryIO
 
-from pmc.blocks import (
+from pmc.remote.blocks import (  # fmt: skip
     BLOCK,
     CHUNK,
     SUM,
@@ -42,9 +42,9 @@ from pmc.blocks import (
     in_blocks,
     is_file,
     summed,
-)  # fmt: skip
-from pmc.manifest import DAMAGED, manifest_sum
-from pmc.vcdiff import WINDOW, Window
+)
+from pmc.remote.manifest import DAMAGED, manifest_sum
+from pmc.remote.vcdiff import WINDOW, Window
 
 
 def base(size: int, index: str, pace: Pace, to: Frames | Sparse, source: Readable) -> str:
