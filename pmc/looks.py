@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pmc import allocate, backup, drbd, freeze, virsh
+from pmc import backup, drbd, freeze, virsh
 from pmc import sides as sides_
 from pmc.backup import Stored
+from pmc.capacity import allocate
 from pmc.cluster import Beside, Cluster
 from pmc.command import Query
 from pmc.errors import PmcError, Refused

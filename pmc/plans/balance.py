@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pmc.balance import solve
+from pmc.capacity.memory import Guest, Memory, Score, running
+from pmc.capacity.rebalance import solve
 from pmc.errors import NodeDown, Refused
-from pmc.memory import Guest, Memory, Score, running
 from pmc.model import ClusterState
 from pmc.plans import vm
 from pmc.settings import Settings
@@ -54,8 +54,8 @@ def balance(state: ClusterState, settings: Settings) -> Balance:
 
 def rounds(moves: Iterable[Guest]) -> list[list[Guest]]:
     """What may move at the same time: VMs that share no node. A move may need the room that one before it made, or keep
-    what falls on a node as it was weighed; but whether it may be depends on its own two nodes alone (pmc/balance.py),
-    so only with those before it on one of these must it keep the order."""
+    what falls on a node as it was weighed; but whether it may be depends on its own two nodes alone
+    (pmc/capacity/rebalance.py), so only with those before it on one of these must it keep the order."""
     found: list[list[Guest]] = []
     turns: Counter[str] = Counter()  # of each node, how many rounds it must wait for
     for guest in moves:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, replace
 
-from pmc import allocate, drbd, drbd_peer, lvm, pipeline
+from pmc import drbd, drbd_peer, lvm, pipeline
+from pmc.capacity import allocate
 from pmc.command import command
 from pmc.errors import Refused
 from pmc.facts import backing

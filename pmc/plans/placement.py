@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from pmc.capacity.memory import Memory, running
 from pmc.errors import Refused
-from pmc.memory import Memory, running
 from pmc.model import ClusterState, NodeState
 from pmc.plain import then
 from pmc.plans import make, refuse

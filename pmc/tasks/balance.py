@@ -5,9 +5,9 @@ from __future__ import annotations
 from json import dumps
 from typing import Any
 
+from pmc.capacity.memory import Guest
 from pmc.cluster import Cluster
 from pmc.errors import Refused
-from pmc.memory import Guest
 from pmc.model import ClusterState
 from pmc.plans import balance as plans
 from pmc.plans.balance import Balance

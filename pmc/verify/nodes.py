@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pmc import names
+from pmc.capacity.memory import Guest, falling
 from pmc.checks import lvm as lvm_checks
 from pmc.checks import machine
 from pmc.checks.finding import About
-from pmc.memory import Guest, falling
 from pmc.model import shown
 from pmc.plain import then
 from pmc.units import show_size

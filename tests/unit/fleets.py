@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from pmc.memory import Guest
+from pmc.capacity.memory import Guest
 from pmc.model import ClusterState, Domain, NodeState, Resource, ResourceFile
 from pmc.settings import NodeSettings, Settings
 from pmc.units import GiB

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pmc import allocate
+from pmc.capacity import allocate
 from pmc.errors import Refused
 from pmc.model import ClusterState, Resource, ResourceFile
 from tests.unit.samples import SETTINGS, cluster, node

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from pmc.balance import LEAST, Solution, _straight, fits, solve, weigh
+from pmc.capacity.memory import Guest, Memory, Score, running
+from pmc.capacity.rebalance import LEAST, Solution, _straight, fits, solve, weigh
 from pmc.errors import NodeDown
-from pmc.memory import Guest, Memory, Score, running
 from pmc.model import ClusterState, NodeState
 from pmc.plans import balance as plans
 from pmc.units import GiB

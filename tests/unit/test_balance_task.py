@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from invoke.context import Context
 
+from pmc.capacity.memory import Guest
 from pmc.cluster import Cluster
 from pmc.errors import Interrupted, PmcError, Refused, StepFailed
-from pmc.memory import Guest
 from pmc.model import ClusterState, NodeState, Resource
 from pmc.tasks import balance as task
 from pmc.tasks import moving

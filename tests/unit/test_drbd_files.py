@@ -13,7 +13,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pmc import allocate, drbd
+from pmc import drbd
+from pmc.capacity import allocate
 from pmc.errors import Refused
 from pmc.facts import drbd_files
 from pmc.facts.drbd_conf import DEEPEST, read

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pmc.balance import solve
-from pmc.memory import Guest, Memory, Score, running
+from pmc.capacity.memory import Guest, Memory, Score, running
+from pmc.capacity.rebalance import solve
 from pmc.model import ClusterState
 from pmc.units import GiB, MiB
 from tests.unit.fleets import build, moved

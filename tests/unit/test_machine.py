@@ -24,8 +24,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from pmc import allocate, drbd
+from pmc import drbd
 from pmc.backup import Stored
+from pmc.capacity import allocate
 from pmc.model import ClusterState
 from pmc.plans import add, backup, clone, restore, vm
 from pmc.plans.backup import Wish

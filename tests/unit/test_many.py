@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pmc.memory import Guest
+from pmc.capacity.memory import Guest
 from pmc.model import ClusterState, NodeState
 from pmc.rows import vm_rows
 from pmc.settings import parse

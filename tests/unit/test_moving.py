@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from invoke.context import Context
 
+from pmc.capacity.memory import Guest
 from pmc.cluster import Cluster
 from pmc.errors import Interrupted, PmcError, Refused, StepFailed
-from pmc.memory import Guest
 from pmc.model import ClusterState
 from pmc.tasks import failover, moving, near, vm
 from pmc.tasks.moving import Moved

@@ -12,9 +12,9 @@ import pytest
 from invoke.context import Context
 
 from pmc import looks
+from pmc.capacity.memory import Guest
 from pmc.cluster import Cluster
 from pmc.errors import Refused
-from pmc.memory import Guest
 from pmc.model import ClusterState, NodeState, Volume
 from pmc.plans import placement
 from pmc.plans.request import Add

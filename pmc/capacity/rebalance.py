@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
-from pmc.memory import Guest, Memory
+from pmc.capacity.memory import Guest, Memory
 
 # The target, with the VM, must stay by this share of memory below what the source was: else much memory would be moved
 # for little.
