@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pmc.plain import escaped
 from pmc.plan import Plan
-from pmc.view import note
+from pmc.view.output import note
 
 
 def who() -> str:

@@ -32,7 +32,7 @@ from pmc.transport.fetch import fetched, given
 from pmc.transport.local import MANAGER, PYTHON
 from pmc.transport.lock import Lock, proved
 from pmc.transport.node import WORKERS, Node
-from pmc.view import Progress
+from pmc.view.output import Progress
 
 T = TypeVar("T")
 R = TypeVar("R")

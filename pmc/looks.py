@@ -33,7 +33,7 @@ from pmc.sides import Generation, Past
 from pmc.transport.local import MANAGER
 from pmc.transport.node import Node
 from pmc.units import MiB
-from pmc.view import note
+from pmc.view.output import note
 
 
 def given(state: ClusterState, settings: Settings, address: str) -> Given:

@@ -16,12 +16,12 @@ from pmc.plan import Plan
 from pmc.plans import backup as plans
 from pmc.plans import copies, lost, refuse, restore
 from pmc.plans.backup import Wish
-from pmc.rows import BACKUP_COLUMNS, backup_rows
 from pmc.tasks import near
 from pmc.tasks.base import carry_out, complain, here, listed, located_with_backups, opened, task
 from pmc.transport.scheduler import in_turns
 from pmc.units import parse_rate
-from pmc.view import note, show, table
+from pmc.view.output import note, show, table
+from pmc.view.rows import BACKUP_COLUMNS, backup_rows
 
 Row = dict[str, str]
 

@@ -24,7 +24,7 @@ from pmc.tasks.moving import (
     moved_unless_stopped,
     see_done,
 )
-from pmc.view import note, show, table
+from pmc.view.output import note, show, table
 
 SHOWN = 5  # of the VMs that cannot move
 

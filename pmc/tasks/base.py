@@ -24,7 +24,7 @@ from pmc.settings import Settings
 from pmc.tasks import near
 from pmc.tasks.arguments import ClusterTask
 from pmc.transport.lock import Lock
-from pmc.view import note, show, table
+from pmc.view.output import note, show, table
 
 _line: ContextVar[str] = ContextVar("line", default="a program of your own")
 # The namespace of the tasks that are not in a module of its name.

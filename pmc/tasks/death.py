@@ -21,7 +21,7 @@ from pmc.tasks.base import confirm
 from pmc.transport import fence_command
 from pmc.transport.node import Node
 from pmc.units import show_size
-from pmc.view import note
+from pmc.view.output import note
 
 Places = Mapping[str, Sequence[str]]  # the VMs that each survivor has a copy of
 

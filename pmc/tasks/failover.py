@@ -31,7 +31,7 @@ from pmc.tasks.moving import (
     row,
     several,
 )
-from pmc.view import note, show
+from pmc.view.output import note, show
 
 DEAD = "confirm that this node is dead: its power is off, or it hangs and has a fence command (default: you are asked)"
 

@@ -11,7 +11,7 @@ from pmc.plans import clear, lost, refuse
 from pmc.plans import peer as plans
 from pmc.tasks import near
 from pmc.tasks.base import carry_out, confirm, located, lock, opened, task
-from pmc.view import note
+from pmc.view.output import note
 
 
 @task(

@@ -19,7 +19,7 @@ from pmc.settings import Settings
 from pmc.tasks import near
 from pmc.transport.lock import Lock
 from pmc.units import parse_rate
-from pmc.view import note, show, table
+from pmc.view.output import note, show, table
 
 # A line of the report when several move.
 COLUMNS = ("vm", "from", "to", "result", "stood still")

@@ -17,11 +17,11 @@ from pmc.lock_files import INIT
 from pmc.model import ClusterState, NodeState
 from pmc.plan import Plan
 from pmc.plans import pm as plans
-from pmc.rows import PM_COLUMNS, pm_rows
 from pmc.tasks.base import carry_out, located, lock, opened, task
 from pmc.transport.node import WORKERS, Node
 from pmc.trust import Keys
-from pmc.view import note, show, table
+from pmc.view.output import note, show, table
+from pmc.view.rows import PM_COLUMNS, pm_rows
 
 
 @task()

@@ -16,7 +16,7 @@ from pmc.plan import plan
 from pmc.plans import copies, refuse, restore
 from pmc.tasks.base import carry_out, complain, heard, here, opened, task
 from pmc.transport.local import STREAM, need, run
-from pmc.view import Progress, note, show, table
+from pmc.view.output import Progress, note, show, table
 
 Row = dict[str, str]
 RIGHT, REMOVED = "right", "removed meanwhile"

@@ -22,7 +22,7 @@ from pmc.settings import Keep
 from pmc.tasks import near
 from pmc.tasks.base import carry_out, complain, heard, here, opened, task
 from pmc.transport import local as manager
-from pmc.view import note, show, table
+from pmc.view.output import note, show, table
 
 AGAIN = "keep the newest backup of each of the last so many {}"
 

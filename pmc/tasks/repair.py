@@ -20,7 +20,7 @@ from pmc.plans.ailment import Ailment, Case, Wishes
 from pmc.tasks import near
 from pmc.tasks.base import carry_out, confirm, located, opened, task
 from pmc.units import show_size
-from pmc.view import note, show, table
+from pmc.view.output import note, show, table
 
 ROUNDS = 20  # more than a VM can have ailments: one that comes back for ever must end
 

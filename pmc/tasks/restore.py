@@ -18,7 +18,7 @@ from pmc.plans import restore as plans
 from pmc.plans.restore import Found
 from pmc.settings import Settings
 from pmc.tasks.base import CHOSEN, carry_out, confirm, here, located, located_with_backups, lock, opened, task
-from pmc.view import note
+from pmc.view.output import note
 
 
 @task(

@@ -8,7 +8,7 @@ from typing import Any
 
 from pmc.errors import Refused
 from pmc.tasks.base import task
-from pmc.view import show
+from pmc.view.output import show
 
 
 @task()

@@ -20,7 +20,7 @@ from pmc.verify.facts import Facts
 from pmc.verify.finding import COLUMNS, Finding, grave, row
 from pmc.verify.questions import Extra, questions
 from pmc.verify.resources import syncing
-from pmc.view import Progress, note, show, table
+from pmc.view.output import Progress, note, show, table
 
 # Seconds between the two looks that tell a resync that gets on from one that does not.
 SECOND_LOOK = 5.0

@@ -16,7 +16,6 @@ from pmc.plans import clone as cloning
 from pmc.plans import evacuate as evacuations
 from pmc.plans import prune as pruning
 from pmc.plans import vm as plans
-from pmc.rows import VM_COLUMNS, vm_rows
 from pmc.tasks.backups import backup, backups
 from pmc.tasks.base import CHOSEN, carry_out, complain, confirm, listed, located, lock, opened, task
 from pmc.tasks.failover import DISCARD, failover
@@ -27,7 +26,8 @@ from pmc.tasks.proof import verify_backup
 from pmc.tasks.prune import prune
 from pmc.tasks.repair import repair
 from pmc.tasks.restore import restore
-from pmc.view import note, show
+from pmc.view.output import note, show
+from pmc.view.rows import VM_COLUMNS, vm_rows
 
 # The whole namespace, so that a pipeline imports this module alone.
 __all__ = [

@@ -21,7 +21,7 @@ from pmc import virsh
 from pmc.errors import PmcError
 from pmc.transport.connection import begin
 from pmc.transport.node import Node, command_line
-from pmc.view import Progress
+from pmc.view.output import Progress
 
 try:
     import libvirt

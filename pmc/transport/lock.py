@@ -17,7 +17,7 @@ from pmc.errors import CommandFailed, Fenced, InDoubt, NodeDown, PmcError, Refus
 from pmc.lock_files import Holder, Refusal
 from pmc.transport.connection import begin
 from pmc.transport.node import WORKERS, Node, command_line
-from pmc.view import note
+from pmc.view.output import note
 
 MOST = 1 << 16  # bytes of an answer: a line
 LETTING_GO = 5.0  # seconds

@@ -16,10 +16,10 @@ from pmc.facts.domain_disks import RUNNING, Running, parse_running
 from pmc.model import ClusterState, Domain
 from pmc.plan import Plan, Wait
 from pmc.plans import broken, failover, peer, vm
-from pmc.rows import vm_rows
 from pmc.tasks import near
 from pmc.tasks import vm as tasks
 from pmc.units import GiB
+from pmc.view.rows import vm_rows
 from tests.unit.samples import CLOSE, SETTINGS, changed, running, with_resource
 
 RESUME = "drbdadm resume-io web"

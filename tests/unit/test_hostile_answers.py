@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from pmc import checks, looks, rows, view
+from pmc import checks, looks
 from pmc.checks.finding import Seen
 from pmc.command import Query
 from pmc.errors import CommandFailed, PmcError
@@ -27,6 +27,7 @@ from pmc.plans import lost
 from pmc.tasks.base import complain
 from pmc.transport.node import Node
 from pmc.units import GiB
+from pmc.view import output, rows
 from tests.unit.queries import ABOUT, CHECKED, SAMPLES, Sample, factories
 from tests.unit.samples import SETTINGS, answer, node
 
@@ -165,12 +166,12 @@ def test_what_was_understood_can_be_shown(some: st.DataObject) -> None:
         "pm-1": node_state("pm-1", SETTINGS, odd), "pm-2": node_state("pm-2", SETTINGS, right),
     })  # fmt: skip
     for make, columns in ((rows.vm_rows, rows.VM_COLUMNS), (rows.pm_rows, rows.PM_COLUMNS)):
-        text = view.table(make(state, True), False, columns)
+        text = output.table(make(state, True), False, columns)
         assert all(len(line) < 10_000 for line in text.splitlines())
-        as_json = view.table(make(state, False), True)
+        as_json = output.table(make(state, False), True)
         json.loads(as_json, parse_constant=pytest.fail)
         assert as_json == plain(as_json)
-    assert "pm-2" in view.table(rows.pm_rows(state, True), False, rows.PM_COLUMNS)
+    assert "pm-2" in output.table(rows.pm_rows(state, True), False, rows.PM_COLUMNS)
 
 
 @given(some=st.data())

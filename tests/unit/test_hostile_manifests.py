@@ -13,10 +13,11 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from pmc import backup, looks, retention, rows, view
+from pmc import backup, looks, retention
 from pmc.plain import plain
 from pmc.remote.manifest import manifest_sum
 from pmc.settings import Keep
+from pmc.view import output, rows
 from tests.unit.stories import BASE
 from tests.unit.test_hostile_answers import NASTY
 from tests.unit.test_plain import EVIL, fit
@@ -99,7 +100,7 @@ def test_any_text_in_place_of_one(text: str) -> None:
     assert len(found) == 1
     retention.decide(found, Keep(last=1))
     for as_text in (True, False):
-        shown = view.table(rows.backup_rows(found, as_text), not as_text, rows.BACKUP_COLUMNS)
+        shown = output.table(rows.backup_rows(found, as_text), not as_text, rows.BACKUP_COLUMNS)
         assert shown == plain(shown)
         if as_text:
             assert len(shown.splitlines()) == 3

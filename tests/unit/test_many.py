@@ -10,11 +10,11 @@ import pytest
 
 from pmc.capacity.memory import Guest
 from pmc.model import ClusterState, NodeState
-from pmc.rows import vm_rows
 from pmc.settings import parse
 from pmc.transport import known_hosts
 from pmc.transport.connection import Connection, configuration
 from pmc.units import GiB
+from pmc.view.rows import vm_rows
 from tests.unit.fleets import build
 
 MANY = 40

@@ -16,8 +16,8 @@ from pmc.lvm import Group
 from pmc.model import Domain, NodeState, Resource, ResourceFile, Volume
 from pmc.plans import add, evacuate
 from pmc.plans import pm as plans
-from pmc.rows import pm_rows, vm_rows
 from pmc.units import GiB
+from pmc.view.rows import pm_rows, vm_rows
 from tests.unit.samples import SETTINGS, cluster, home
 from tests.unit.test_verify import healthy
 

@@ -15,8 +15,8 @@ from pmc.model import ClusterState, Domain, NodeState, ResourceFile, Volume
 from pmc.plan import apply
 from pmc.plans import clear, peer, vm
 from pmc.plans import pm as nodes
-from pmc.rows import vm_rows
 from pmc.units import GiB, MiB
+from pmc.view.rows import vm_rows
 from tests.unit.fake import Faulty, World, done
 from tests.unit.samples import SETTINGS, XML, alone, changed, cluster, home, node, running, stopped, with_resource
 from tests.unit.stories import STORIES, half_made_peer, half_peered, peered, with_stray, with_web, without_pm_2

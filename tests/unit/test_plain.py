@@ -12,12 +12,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pmc import audit, lock_files, view
+from pmc import audit, lock_files
 from pmc.command import command
 from pmc.errors import CommandFailed, InDoubt, NodeDown, PmcError, Refused, StepFailed
 from pmc.plain import MOST, escaped, one_line, plain
 from pmc.plan import Plan, Step, Watch
 from pmc.tasks import base
+from pmc.view import output
 
 # A new title, an empty screen with a row of its own, the clipboard, C1's CSI, what is written from right to left, half
 # a letter, a bell, and a carriage return that writes over what stands there.
@@ -61,9 +62,9 @@ def step(note: str) -> Plan:
 @pytest.mark.parametrize("way", ["note", "step", "bar"])
 def test_what_is_noted(way: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    with view.Progress() as progress:
+    with output.Progress() as progress:
         if way == "note":
-            view.note(f"{EVIL}\nsecond")
+            output.note(f"{EVIL}\nsecond")
         elif way == "step":
             progress.step(0, step(EVIL))
         else:
@@ -76,13 +77,13 @@ def test_what_is_noted(way: str, capsys: pytest.CaptureFixture[str], monkeypatch
 
 
 def test_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    view.show(f"{EVIL}\nsecond")
+    output.show(f"{EVIL}\nsecond")
     rows = [{"a": f"{EVIL}\nx", "b": 1}, {"a": "y" * 10**6, "b": 2}]
-    view.show(view.table(rows, False, ("a", "b")))
+    output.show(output.table(rows, False, ("a", "b")))
     out, _ = capsys.readouterr()
     fit(out, lines=6)
     assert len(out) < 10 * MOST
-    view.show(view.table(rows, True))
+    output.show(output.table(rows, True))
     out, _ = capsys.readouterr()
     fit(out)
     assert json.loads(out) == rows, "JSON escapes it, so nothing is lost"
@@ -92,7 +93,7 @@ def test_a_terminal_without_the_letters_is_told_all_the_same(monkeypatch: pytest
     """LC_ALL=C, or an old terminal: a node's name for something must not end a listing."""
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", out)
-    view.show(f"web läuft ✓ {EVIL}")
+    output.show(f"web läuft ✓ {EVIL}")
     out.seek(0)
     assert out.read().startswith("web l?uft ? ")
 
@@ -152,6 +153,6 @@ def test_advice_begins_with_the_program_that_was_started(
     monkeypatch.setattr(sys, "argv", [started])
     text = "web: half made; fab vm.rm web, then fab pm.init all; prefab vm.x and fab --list stay"
     right = f"web: half made; {said} vm.rm web, then {said} pm.init all; prefab vm.x and fab --list stay"
-    view.note(text)
-    view.show(text)
+    output.note(text)
+    output.show(text)
     assert (str(Refused(text)), *capsys.readouterr()) == (right, f"{right}\n", f"{right}\n")

@@ -9,9 +9,9 @@ import pytest
 
 from pmc.backup import Stored
 from pmc.model import ClusterState, Domain, ResourceFile, Volume
-from pmc.rows import BACKUP_COLUMNS, PM_COLUMNS, VM_COLUMNS, backup_rows, pm_rows, vm_rows
 from pmc.units import GiB, MiB
-from pmc.view import table
+from pmc.view.output import table
+from pmc.view.rows import BACKUP_COLUMNS, PM_COLUMNS, VM_COLUMNS, backup_rows, pm_rows, vm_rows
 from tests.unit.samples import alone, changed, cluster, home, node, running, stopped, with_resource
 from tests.unit.stories import BASE, DELTA
 

@@ -20,9 +20,9 @@ from pmc.facts import managed_save
 from pmc.model import ClusterState
 from pmc.plans import backup, evacuate, failover, repair, restore, splitbrain, vm
 from pmc.plans.ailment import Wishes
-from pmc.rows import vm_rows
 from pmc.tasks import ns
 from pmc.units import GiB
+from pmc.view.rows import vm_rows
 from tests.unit.counted import counted
 from tests.unit.fake import World, done
 from tests.unit.samples import SETTINGS, XML, changed, cluster, home, running, stopped

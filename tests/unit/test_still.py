@@ -19,8 +19,8 @@ from pmc.model import ClusterState, Volume
 from pmc.plan import Plan
 from pmc.plans import add, backup, clone, failover, peer, repair, restore, still, vm
 from pmc.plans.ailment import Wishes
-from pmc.rows import pm_rows, vm_rows
 from pmc.units import GiB
+from pmc.view.rows import pm_rows, vm_rows
 from tests.unit.samples import SETTINGS, XML, changed, data, node, running, stopped, with_resource
 from tests.unit.stories import ALIKE, DELTA, POOL, STORED, half_restored_web, orphaned_web, taken
 
