@@ -10,7 +10,7 @@ from bench import venv
 from bench.fleet import Fleet
 from pmc import settings
 from pmc.command import frame
-from pmc.look import state_queries
+from pmc.node_state import state_queries
 
 PEERS = ("limit", "xargs ssh", "ansible raw", "pyinfra exec")
 OURS = ("vm.ls", "pm.ls")

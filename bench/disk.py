@@ -6,10 +6,10 @@ import shlex
 from dataclasses import replace
 
 from bench.places import IDLE, Place, Run, line
-from pmc import pipeline
+from pmc import backup_pipeline
 from pmc.backup import Backup, from_json
+from pmc.backup_pipeline import How
 from pmc.command import Command
-from pmc.pipeline import How
 
 MiB = 1 << 20
 BASE = Backup(
@@ -107,22 +107,22 @@ class Disk:
         return f"{self.place.folder}/{name}"
 
     @property
-    def read(self) -> pipeline.Disk:
-        return pipeline.Disk(self.path, self.bytes)
+    def read(self) -> backup_pipeline.Disk:
+        return backup_pipeline.Disk(self.path, self.bytes)
 
     def sparse_base(self) -> Run:
         """As vm.backup --no-compress does."""
-        return self.place.run(line(pipeline.store_base(self.read, self.file("sparse"), How(compress=False))))
+        return self.place.run(line(backup_pipeline.store_base(self.read, self.file("sparse"), How(compress=False))))
 
     def base_of_pmc(self) -> Run:
         """As vm.backup does; sealed afterwards, so that deltas can be made against it."""
         part = self.file(".base.part")
-        made = self.place.run(line(pipeline.store_base(self.read, part, How())))
+        made = self.place.run(line(backup_pipeline.store_base(self.read, part, How())))
         self.base = self._sealed(part, replace(BASE, size=self.bytes))
         return made
 
     def _sealed(self, part: str, meant: Backup) -> Backup:
-        seal = pipeline.seal(self.place.folder, part, meant)
+        seal = backup_pipeline.seal(self.place.folder, part, meant)
         self.place.said(f"printf %s {shlex.quote(seal.stdin or '')} | {line(seal)}")
         return from_json(self.place.said(f"cat {self.file(meant.id)}.json"))
 
@@ -136,7 +136,7 @@ class Disk:
 
     def thin_base(self, compress: bool = True) -> Run:
         """As pmc's, told by the pool which ranges it has."""
-        return self._told(pipeline.store_thin_base(self.path, self.bytes, self.file("thin"), How(compress)))
+        return self._told(backup_pipeline.store_thin_base(self.path, self.bytes, self.file("thin"), How(compress)))
 
     def sparse_thin_base(self) -> Run:
         return self.thin_base(compress=False)
@@ -148,7 +148,7 @@ class Disk:
 
     def delta_of_pmc(self) -> Run:
         part = self.file(".delta.part")
-        store = pipeline.store_delta(self.read, self.base, self.place.folder, part, How())
+        store = backup_pipeline.store_delta(self.read, self.base, self.place.folder, part, How())
         made = self.place.run(line(store))
         self.delta = self._sealed(part, replace(DELTA, size=self.bytes))
         return made
@@ -156,7 +156,9 @@ class Disk:
     def thin_delta(self) -> Run:
         """As pmc's, told by the pool what changed since the old one."""
         folder, target = self.place.folder, self.file("thin")
-        return self._told(pipeline.store_thin_delta(self.path, self.old, self.bytes, self.base, folder, target, How()))
+        return self._told(
+            backup_pipeline.store_thin_delta(self.path, self.old, self.bytes, self.base, folder, target, How())
+        )
 
     def xdelta3(self) -> Run:
         """As the scripts did before pmc."""
@@ -165,8 +167,8 @@ class Disk:
 
     def give_back(self) -> Run:
         target = self.file("back")
-        reader = pipeline.decoded(self.delta, self.base, self.place.folder)
-        return self.place.run(f"rm -f {target}; {line(pipeline.give_back(self.delta, reader, target))}")
+        reader = backup_pipeline.decoded(self.delta, self.base, self.place.folder)
+        return self.place.run(f"rm -f {target}; {line(backup_pipeline.give_back(self.delta, reader, target))}")
 
     def plain_back(self) -> Run:
         target = self.file("back")

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from lab.cluster import Lab
 from lab.reach import ssh
-from pmc import pipeline
+from pmc import backup_pipeline
 from pmc.command import Command
 
-IDLE = shlex.join(pipeline.IDLE)
+IDLE = shlex.join(backup_pipeline.IDLE)
 # That of the system, as on a node; one of a virtual environment takes longer to start.
 PYTHON = next(path for path in ("/usr/bin/python3", sys.executable) if Path(path).exists())
 
@@ -80,7 +80,7 @@ class Place:
     def bring(self) -> None:
         """pmc's program for disks, as vm.backup brings it."""
         if self.ssh:
-            bring = pipeline.bring()
+            bring = backup_pipeline.bring()
             self._do(list(bring.argv), bring.stdin or "")
 
     def _do(self, argv: list[str], stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -90,7 +90,7 @@ class Place:
     def _here(self, script: str) -> str:
         """On this machine the program is this very one, and the priority that of all else: other jobs would take
         nearly all from one that is idle."""
-        there = f"PYTHONPATH={pipeline.FOLDER} python3"
+        there = f"PYTHONPATH={backup_pipeline.FOLDER} python3"
         here = script.replace(there, f"PYTHONPATH={Path.cwd()} {PYTHON}").replace(f"{IDLE} ", "")
         return script if self.ssh else here
 

@@ -15,7 +15,7 @@ import statistics
 from bench.places import Place, line
 from lab.cluster import Lab
 from lab.reach import ssh
-from pmc import thin
+from pmc import lvm_thin
 from pmc.units import MiB
 
 GROUP, POOL, NAME, OLD = "vg", "bench-pool", "bench", "bench-old"
@@ -53,12 +53,12 @@ def measured(place: Place, size: int) -> tuple[float, float, float]:
             f"lvcreate -qq -y --type thin -V {size}M --thinpool {POOL} -n {NAME} {GROUP}"
         )
         write(place, chunks, chunks * 7 // 10, spread=False)
-        all_ = timed(place, line(thin.mapped(GROUP, NAME, size * MiB)))
+        all_ = timed(place, line(lvm_thin.mapped(GROUP, NAME, size * MiB)))
         found = []
         for pages in (size * MiB // 4096 // 100, 4 * MiB // 4096):
             place.said(f"lvremove -qq -y {GROUP}/{OLD} >/dev/null 2>&1 || :; {snap}")
             write(place, chunks, min(pages, chunks * 7 // 10), spread=True)
-            found.append(timed(place, line(thin.changed(GROUP, OLD, NAME, size * MiB))))
+            found.append(timed(place, line(lvm_thin.changed(GROUP, OLD, NAME, size * MiB))))
         return all_, found[0], found[1]
     finally:
         place.said(remove)

@@ -21,8 +21,8 @@ from pmc import plan as planning
 from pmc.command import Command, Query
 from pmc.errors import CommandFailed, Interrupted, NodeDown, PmcError, Refused, StepFailed
 from pmc.lock_files import Holder, Proof
-from pmc.look import node_state, state_queries
 from pmc.model import ClusterState, NodeState
+from pmc.node_state import node_state, state_queries
 from pmc.paste import Way
 from pmc.plan import Action, Fetch, Plan, Relay, Transfer, Wait, Watch
 from pmc.settings import Settings

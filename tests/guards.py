@@ -79,7 +79,7 @@ GUARDS = (
         "    if why := no_snapshot_room(node, volume, size):", '    if why := "":', "test_full.py::test_what_is_full",
     ),
     Guard(
-        "that ssh between nodes notices a dead link", "pmc/pipeline.py",
+        "that ssh between nodes notices a dead link", "pmc/backup_pipeline.py",
         " -o ServerAliveInterval=10 -o ServerAliveCountMax=3", "",
         "test_full.py::test_the_link_is_cut_during_a_backup",
     ),

@@ -20,12 +20,12 @@ CAREFUL = (
     "pmc/transport/node.py",
     "pmc/transport/sessions.py",
     "pmc/transport/fetch.py",
-    "pmc/pipeline.py",
+    "pmc/backup_pipeline.py",
     "pmc/remote/stream.py",
     "pmc/remote/manifest.py",
     "pmc/backup.py",
     "pmc/retention.py",
-    "pmc/sides.py",
+    "pmc/drbd_generations.py",
     "pmc/tasks/death.py",
 )
 KINDS = ("step", "requirement", "refusal", "undo", "check", "pivot", "guard", "claims", "lock", "condition")

@@ -1,7 +1,7 @@
 """What a node must have to serve, as data: each check is a question, the judgement of its answer, and the fix. Pure.
 
 A fix that is safe is steps (`pm.init --fix` carries them out); one that is not (a volume group, a bridge, another host
-name) is advice with the commands. Node-to-node ssh, which takes two nodes, is in pmc/trust.py.
+name) is advice with the commands. Node-to-node ssh, which takes two nodes, is in pmc/plans/node_keys.py.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pmc import lvm, thin
+from pmc import lvm, lvm_thin
 from pmc.checks.finding import About, Verdict, bad, good
 from pmc.command import Query, bash, command
 from pmc.facts import lvm_attr, thin_pool
@@ -48,7 +48,7 @@ def query_pool(about: About) -> Query[Pool]:
         "for t in thin_check thin_dump thin_delta dmsetup awk; do "
         'command -v -- "$t" >/dev/null || echo "missing $t"; done; '
         "v=$(thin_delta --version 2>/dev/null || :); case ${v##* } in "
-        f'{thin.WRONG}) echo "wrong thin_delta ${{v##* }}";; esac; done; echo end'
+        f'{lvm_thin.WRONG}) echo "wrong thin_delta ${{v##* }}";; esac; done; echo end'
     )
     return Query(bash(script, *pools), parse_pool)
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from pmc.drbd_generations import Generation, Past
 from pmc.model import ClusterState, NodeState, Resource
 from pmc.plan import Plan, Step, plan
 from pmc.settings import Settings
-from pmc.sides import Generation, Past
 
 NO_DISK = ("Diskless", "Failed", "Detaching")
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from pmc import backup, drbd, freeze, pipeline, retention
+from pmc import backup, backup_pipeline, drbd, guest_agent, retention
 from pmc.backup import Backup, Stored
+from pmc.backup_pipeline import How
 from pmc.command import Command, bash, command
 from pmc.errors import Refused
 from pmc.model import ClusterState
-from pmc.pipeline import How
 from pmc.plan import Plan, Step, Watch, plan
 from pmc.plans import covered, kept, make, refuse, still
 from pmc.plans.clone import drop, snapshot
@@ -170,7 +170,7 @@ def make_backup(
         Step(
             keeper,
             f"finish {id}",
-            pipeline.seal(folder, target, made),
+            backup_pipeline.seal(folder, target, made),
             check=command("test", "-e", f"{folder}/{id}.json"),
             pivot=True,
         ),
@@ -195,9 +195,9 @@ def read_base(wish: Wish, size: int, target: str, place: Place) -> list[Step]:
     """The last one is the long one."""
     disk = f"the disk of {wish.name} ({show_size(size)}) into a base"
     if not place.local:
-        return [Step(place.keeper, f"read {disk}", pipeline.store_base(disk_at(place, size), target, wish.how))]
+        return [Step(place.keeper, f"read {disk}", backup_pipeline.store_base(disk_at(place, size), target, wish.how))]
     why = kept.why_not_kept(place)
-    store = pipeline.store_thin_base(kept.path(place, "backup"), size, target, wish.how)
+    store = backup_pipeline.store_thin_base(kept.path(place, "backup"), size, target, wish.how)
     note = f"read what is on {disk}" + (f"; its snapshot will not be kept: {why}" if why else "")
     return [kept.list_mapped(place, size, f"{target}.ranges"), Step(place.keeper, note, store)]
 
@@ -206,20 +206,20 @@ def read_delta(wish: Wish, base: Backup, size: int, target: str, place: Place) -
     """The last one is the long one."""
     folder, into = place.settings.backup_dir, f"into a delta against {base.id}"
     if why := kept.why_all(place, base, size):
-        store = pipeline.store_delta(disk_at(place, size), base, folder, target, wish.how)
+        store = backup_pipeline.store_delta(disk_at(place, size), base, folder, target, wish.how)
         note = f"read the disk of {wish.name} ({show_size(size)}) {into}; all of it, since {why}"
         return [Step(place.keeper, note, store)]
     now, old = kept.path(place, "backup"), kept.path(place, "base")
-    store = pipeline.store_thin_delta(now, old, size, base, folder, target, wish.how)
+    store = backup_pipeline.store_thin_delta(now, old, size, base, folder, target, wish.how)
     return [
         *kept.list_changed(place, base, size, f"{target}.ranges"),
         Step(place.keeper, f"read what has changed on the disk of {wish.name} {into}", store),
     ]
 
 
-def disk_at(place: Place, size: int) -> pipeline.Disk:
+def disk_at(place: Place, size: int) -> backup_pipeline.Disk:
     far = "" if place.keeper == place.source else place.settings.nodes[place.source].replication
-    return pipeline.Disk(kept.path(place, "backup"), size, far)
+    return backup_pipeline.Disk(kept.path(place, "backup"), size, far)
 
 
 def consistency(source: Source, saved: Sequence[str] = ()) -> str:
@@ -236,15 +236,15 @@ def frozen(name: str, id: str, source: Source, steps: Sequence[Step]) -> list[St
         return list(steps)
     runs = source.runs
     return [
-        Step(runs, f"freeze the file systems in {name}", freeze.freeze(name, id), undo=freeze.thaw(name),
-             check=command("test", "-e", freeze.path(name))),
+        Step(runs, f"freeze the file systems in {name}", guest_agent.freeze(name, id), undo=guest_agent.thaw(name),
+             check=command("test", "-e", guest_agent.path(name))),
         *steps,
-        Step(runs, f"thaw the file systems in {name}", freeze.thaw_in_time(name, id)),
+        Step(runs, f"thaw the file systems in {name}", guest_agent.thaw_in_time(name, id)),
     ]  # fmt: skip
 
 
 def bring(node: str) -> Step:
-    return Step(node, "make sure of the program that reads disks", pipeline.bring(), reads=True)
+    return Step(node, "make sure of the program that reads disks", backup_pipeline.bring(), reads=True)
 
 
 def remove_unfinished(folder: str, name: str) -> Command:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pmc import drbd, drbd_peer, lvm, virsh
+from pmc import drbd, drbd_new_peer, lvm, virsh
 from pmc.command import Command, bash
 from pmc.errors import Refused
 from pmc.facts import backing, managed_save
@@ -43,7 +43,7 @@ def steps(name: str, holders: Sequence[NodeState], settings: Settings) -> list[S
     for volume, nodes in sorted(volumes(name, holders).items(), reverse=True):
         found += removed(name, settings.volume_group, volume, nodes)
     # Last, so that what failed before it is still known to be this VM's.
-    files = drbd_peer.forget_files(name)
+    files = drbd_new_peer.forget_files(name)
     return found + on_each(
         [node.name for node in holders],
         lambda node: Step(node, f"remove {drbd.path(name)}", files, pivot=True),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pmc import lock_files, lvm, pipeline
+from pmc import backup_pipeline, lock_files, lvm
 from pmc.command import bash
 from pmc.facts import backing
 from pmc.model import ClusterState
@@ -92,7 +92,7 @@ def copy(request: Add, size: int, state: ClusterState, settings: Settings, given
     source = standby(request.clone, state)
     path = lvm.path(settings.volume_group, f"{request.clone}.clone")
     far = "" if source == request.primary else settings.nodes[source].replication
-    reader = pipeline.read_volume(path, size, far)
+    reader = backup_pipeline.read_volume(path, size, far)
     write = bash(f'{reader} | dd of="$1" bs=1M iflag=fullblock conv=sparse,fsync status=none', given.device, long=True)
     # Looked at again: the new disk was zeroed since, which takes hours. By now a standby that the link was lost to has
     # an older disk, one that is catching up has parts of two.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from pmc import pipeline
+from pmc import backup_pipeline
 from pmc.backup import LONGEST, NOTES, Backup
 from pmc.command import bash, command
 from pmc.errors import Refused
@@ -54,7 +54,7 @@ def to_manager(found: Found, directory: str, there: Collection[str], settings: S
             path, size = f"{settings.backup_dir}/{name}", each.stored if name == each.file else 0
             # An index has 32 bytes for each block of 64 KiB.
             known = size or (-(-each.size // (64 * KiB)) * 32 if name.endswith(".index") else 0)
-            source = pipeline.passed(path, known, limit) if limit and known else command("cat", path, long=True)
+            source = backup_pipeline.passed(path, known, limit) if limit and known else command("cat", path, long=True)
             steps.append(
                 Step(
                     found.node,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from pmc import lvm, thin
+from pmc import lvm, lvm_thin
 from pmc.backup import Backup
 from pmc.facts import backing, thin_pool
 from pmc.model import ClusterState, Volume
@@ -89,7 +89,9 @@ def path(place: Place, kind: str) -> str:
 def list_mapped(place: Place, size: int, to: str) -> Step:
     group, snapshot = place.settings.volume_group, f"{place.vm}.backup"
     return Step(
-        place.source, f"ask the thin pool which parts of {place.vm} hold data", thin.mapped(group, snapshot, size, to)
+        place.source,
+        f"ask the thin pool which parts of {place.vm} hold data",
+        lvm_thin.mapped(group, snapshot, size, to),
     )
 
 
@@ -100,7 +102,7 @@ def list_changed(place: Place, base: Backup, size: int, to: str) -> list[Step]:
         Step(
             place.source,
             f"ask the thin pool which parts of {place.vm} have changed since",
-            thin.changed(group, kept, f"{place.vm}.backup", size, to),
+            lvm_thin.changed(group, kept, f"{place.vm}.backup", size, to),
         ),
     ]
 

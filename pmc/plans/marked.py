@@ -8,7 +8,7 @@ with the first write that the other side does not get, and from that side. When 
 
 from __future__ import annotations
 
-from pmc import sides
+from pmc import drbd_generations
 from pmc.plan import Step, Wait
 from pmc.plans import refuse
 from pmc.plans.ailment import Ailment, Case
@@ -38,16 +38,16 @@ def differing(case: Case) -> list[Ailment]:
         )
         return [Ailment(CODE, text, refusal=refusal)]
     steps = (
-        Step(target, f"disconnect {name}", sides.disconnect(name), undo=sides.connect(name)),
+        Step(target, f"disconnect {name}", drbd_generations.disconnect(name), undo=drbd_generations.connect(name)),
         Step(source, f"wait until {name} writes without its other side", _written(case, source, target)),
-        Step(target, f"connect {name} again", sides.connect(name), pivot=True),
-        Step(source, f"connect {name} again", sides.connect_if_alone(name), pivot=True),
+        Step(target, f"connect {name} again", drbd_generations.connect(name), pivot=True),
+        Step(source, f"connect {name} again", drbd_generations.connect_if_alone(name), pivot=True),
     )
     advice = f"all of it, where DRBD does not copy these blocks: on {target}: drbdadm invalidate {name}"
     return [Ailment(CODE, f"{text}; those of {source}, where it runs, are copied", steps, advice=advice)]
 
 
 def _written(case: Case, source: str, target: str) -> Wait:
-    asked = sides.went_on(case.name, target, case.node(source).drbd)
+    asked = drbd_generations.went_on(case.name, target, case.node(source).drbd)
     otherwise = "the guest writes nothing, so DRBD would copy nothing; write a file in it, then run this again"
     return Wait(asked, case.settings.deadlines.peer, otherwise)

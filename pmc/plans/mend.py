@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pmc import drbd, lvm, sides, virsh
+from pmc import drbd, drbd_generations, lvm, virsh
 from pmc.errors import Refused
 from pmc.facts import backing, domain_definition
 from pmc.plain import then
@@ -51,8 +51,8 @@ def _detached(case: Case, home: str, all_of_them: bool) -> Ailment:
         home,
         f"attach the disk of {name}",
         drbd.attach(name),
-        undo=sides.detach(name),
-        check=sides.is_attached(name),
+        undo=drbd_generations.detach(name),
+        check=drbd_generations.is_attached(name),
     )
     advice = (
         f"the disk on {home} does not work or is not DRBD's (journalctl -k there). For a second copy on another node: "

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, replace
 
-from pmc import drbd, drbd_peer, lvm, pipeline
+from pmc import backup_pipeline, drbd, drbd_new_peer, lvm
 from pmc.capacity import allocate
 from pmc.command import command
 from pmc.errors import Refused
@@ -212,9 +212,9 @@ def peer(change: Change, xml: str, secret: str, state: ClusterState, settings: S
         Step(
             primary,
             f"connect {name} to {new}" + (f" in place of {change.old}" if change.old else "") + ", while it runs",
-            drbd_peer.switch(name, text, secret),
-            undo=drbd_peer.switch_back(name),
-            check=drbd_peer.file_names(name, new),
+            drbd_new_peer.switch(name, text, secret),
+            undo=drbd_new_peer.switch_back(name),
+            check=drbd_new_peer.file_names(name, new),
         ),
         # Nothing is lost by going on from here, unless the old copy is still a good one.
         replace(make.wait_connected(settings, primary, name), pivot=not state.nodes[primary].resources[name].healthy),
@@ -234,7 +234,7 @@ def defined(change: Change, xml: str, settings: Settings) -> list[Step]:
     name, new, iso = change.name, change.new, iso_path(settings, change.name)
     steps = make.defined([new], name, xml)
     if iso in xml:
-        reader = pipeline.remotely(settings.nodes[change.primary].replication, f"cat {shlex.quote(iso)}")
+        reader = backup_pipeline.remotely(settings.nodes[change.primary].replication, f"cat {shlex.quote(iso)}")
         steps += [
             make.folder(new, settings.image_dir, "755"),
             Step(
@@ -258,11 +258,11 @@ def complete(change: Change, state: ClusterState, settings: Settings) -> list[St
         Step(
             primary,
             f"wait until {new} has all of {name} ({show_size(size)})",
-            drbd_peer.copied(name, limits.peer, limits.sync),
+            drbd_new_peer.copied(name, limits.peer, limits.sync),
             watch=Watch("bytes", name, size),
         ),
         make.see_equal(primary, name),
-        Step(primary, f"remove the old {drbd.path(name)}", drbd_peer.forget_kept(name), pivot=True),
+        Step(primary, f"remove the old {drbd.path(name)}", drbd_new_peer.forget_kept(name), pivot=True),
         Step(new, f"mark the volume {settings.volume_group}/{name} as complete", mark, pivot=True),
     ]
 
@@ -279,7 +279,7 @@ def finish(change: Change, xml: str, state: ClusterState, settings: Settings) ->
         title,
         [] if name in node.resources else [up],
         [] if name in node.domains else defined(change, xml, settings),
-        Step(change.primary, f"connect {name} to {new}, while it runs", drbd_peer.adjust(name)),
+        Step(change.primary, f"connect {name} to {new}, while it runs", drbd_new_peer.adjust(name)),
         make.wait_connected(settings, change.primary, name),
         complete(change, state, settings),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pmc import drbd, sides
+from pmc import drbd, drbd_generations
 from pmc.errors import Refused
 from pmc.model import ClusterState, Resource
 from pmc.plain import then
@@ -130,7 +130,7 @@ def between(case: Case) -> list[Ailment]:
 
 def compare(case: Case) -> str:
     first, second = (case.about.get(home, About()).generation for home in case.homes)
-    return sides.compare(first, second) if first and second else "unknown"
+    return drbd_generations.compare(first, second) if first and second else "unknown"
 
 
 def _connect(case: Case, alone: Sequence[str], told: str) -> Ailment:
@@ -143,7 +143,10 @@ def _connect(case: Case, alone: Sequence[str], told: str) -> Ailment:
     if not alone:
         refusal = f"{told}: {link}" if case.wishes.stalled else ""
         return Ailment("connecting", f"not connected: {told}", refusal=refusal, advice=link)
-    steps = [Step(home, f"connect {name}", sides.connect(name), undo=sides.disconnect(name)) for home in alone]
+    steps = [
+        Step(home, f"connect {name}", drbd_generations.connect(name), undo=drbd_generations.disconnect(name))
+        for home in alone
+    ]
     return Ailment("standalone", f"disconnected, no split brain: {told}", tuple(steps), advice=link)
 
 
@@ -159,7 +162,7 @@ def _connected(case: Case, up: Mapping[str, Resource]) -> list[Ailment]:
         advice = "Restore a backup, or declare one side right by hand (fab doc repair)"
         return [Ailment("no-good-side", text, refusal=then(f"{text}. {advice}", f"fab vm.backups {name}"))]
     if any("Paused" in r.replication for r in up.values()):
-        steps = on_each(case.homes, lambda home: Step(home, f"let {name} resync", sides.resume(name)))
+        steps = on_each(case.homes, lambda home: Step(home, f"let {name} resync", drbd_generations.resume(name)))
         return [Ailment("paused", f"its resync is paused ({disks})", tuple(steps))]
     if not case.wishes.stalled:
         return [Ailment("syncing", f"not equal yet ({disks}, {up[good[0]].percent:.1f} % in sync)")]
@@ -173,11 +176,11 @@ def _connected(case: Case, up: Mapping[str, Resource]) -> list[Ailment]:
         Step(
             target,
             f"disconnect {name}, whose disk there is not good anyway",
-            sides.disconnect(name),
-            undo=sides.connect(name),
+            drbd_generations.disconnect(name),
+            undo=drbd_generations.connect(name),
         ),
-        Step(target, f"connect {name} again", sides.connect(name), pivot=True),
-        *([Step(good[0], f"connect {name} again", sides.connect_if_alone(name))]),
+        Step(target, f"connect {name} again", drbd_generations.connect(name), pivot=True),
+        *([Step(good[0], f"connect {name} again", drbd_generations.connect_if_alone(name))]),
     ]
     return [Ailment("stalled", text, tuple(steps), advice=f"journalctl -k | grep {name} on both nodes")]
 

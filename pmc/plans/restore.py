@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pmc import backup, drbd, lvm, pipeline, virsh
+from pmc import backup, backup_pipeline, drbd, lvm, virsh
 from pmc.backup import Backup, Stored
 from pmc.command import Command, bash, command
 from pmc.errors import Refused
@@ -31,7 +31,7 @@ class Found:
     def decoded(self, settings: Settings, at: str) -> str:
         """Shell text that prints its disk on the node `at`."""
         far = "" if at == self.node else settings.nodes[self.node].replication
-        return pipeline.decoded(self.backup, self.base, settings.backup_dir, far)
+        return backup_pipeline.decoded(self.backup, self.base, settings.backup_dir, far)
 
 
 def find(id: str, stored: Sequence[Stored]) -> Found:
@@ -54,13 +54,13 @@ def find(id: str, stored: Sequence[Stored]) -> Found:
     raise Refused(f"--backup {id}: {why}")
 
 
-def prove(found: Found, settings: Settings, stream: str = pipeline.STREAM) -> Step:
+def prove(found: Found, settings: Settings, stream: str = backup_pipeline.STREAM) -> Step:
     """Read back where it lies, to its checksum; it needs no space. `stream`: how what reads it is called there."""
     reader = found.decoded(settings, found.node)
     return Step(
         found.node,
         f"read {found.backup.id} back ({show_size(found.backup.size)}) and compare its checksum",
-        pipeline.prove(found.backup, reader, settings.backup_dir, stream),
+        backup_pipeline.prove(found.backup, reader, settings.backup_dir, stream),
         reads=True,
         watch=Watch("bytes", found.backup.id, found.backup.size),
     )
@@ -101,7 +101,7 @@ def as_new(
         Step(
             nodes[0],
             f"write the disk ({show_size(old.size)}) from {old.id} on {found.node} and compare its checksum",
-            pipeline.give_back(old, found.decoded(settings, nodes[0]), given.device),
+            backup_pipeline.give_back(old, found.decoded(settings, nodes[0]), given.device),
             watch=Watch("bytes", name, old.size),
         ),
         *make.defined(nodes, name, xml),
@@ -161,7 +161,7 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
         Step(
             node,
             f"write the disk ({show_size(size)}) from {old.id} where it differs",
-            pipeline.give_back(old, found.decoded(settings, node), device, compare=True),
+            backup_pipeline.give_back(old, found.decoded(settings, node), device, compare=True),
             watch=Watch("bytes", name, size),
         ),
         Step(node, f"make {name} secondary until it is started", drbd.secondary(name), undo=drbd.primary(name)),
@@ -193,8 +193,8 @@ def _alike(homes: Sequence[str], name: str, state: ClusterState) -> None:
 def put_back(group: str, name: str, size: int, device: str) -> Command:
     """The disk as its snapshot has it, through DRBD, so that both sides get it; then the snapshot is not needed."""
     kept = refuse.before(name)
-    reader = pipeline.read_volume(lvm.path(group, kept), size)
-    write = f'{pipeline.STREAM} put --size {size} --target "$2" --compare'
+    reader = backup_pipeline.read_volume(lvm.path(group, kept), size)
+    write = f'{backup_pipeline.STREAM} put --size {size} --target "$2" --compare'
     script = f'{lvm.TAGGED}; {reader} | {write}; lvremove --yes "$1"'
     return bash(script, f"{group}/{kept}", device, long=True)
 
@@ -248,7 +248,7 @@ def to_file(found: Found, path: str, settings: Settings) -> Plan:
     """The disk as a file on the manager: qcow2 when its name ends so, else raw with holes."""
     old, node = found.backup, found.node
     reader = found.decoded(settings, node)
-    put = f"{pipeline.STREAM} put --size {old.size} --expect {old.image_sha256}"
+    put = f"{backup_pipeline.STREAM} put --size {old.size} --expect {old.image_sha256}"
     title = f"vm.restore --backup {old.id} --to {path}"
     watch = Watch("bytes", path.rpartition("/")[2], old.size)
     if not path.endswith(".qcow2"):
@@ -269,7 +269,7 @@ def to_file(found: Found, path: str, settings: Settings) -> Plan:
     steps = [
         bring(node),
         Step(node, f"begin {part}", command("install", "-m", "600", "/dev/null", part), undo=remove),
-        Step(node, f"make a qcow2 file of {old.id} there", pipeline.idle(convert), watch=watch),
+        Step(node, f"make a qcow2 file of {old.id} there", backup_pipeline.idle(convert), watch=watch),
         Step(node, f"copy it to {path}", Fetch(command("cat", part, long=True), path, 0, most), watch=watch),
         Step(node, f"remove {part}", remove),
     ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from pmc import drbd, lvm, sides, virsh
+from pmc import drbd, drbd_generations, lvm, virsh
 from pmc.facts import backing
 from pmc.model import Resource
 from pmc.plan import Step, Wait
@@ -98,19 +98,34 @@ def _won(case: Case, text: str) -> Ailment:
         )
     was_alone = case.node(victim).resources[name].connection == "StandAlone"
     steps.append(
-        Step(victim, f"disconnect {name}", sides.disconnect(name), undo=None if was_alone else sides.connect(name))
+        Step(
+            victim,
+            f"disconnect {name}",
+            drbd_generations.disconnect(name),
+            undo=None if was_alone else drbd_generations.connect(name),
+        )
     )
     if case.node(keep).resources[name].connection != "StandAlone":
         # It may look for its peer as the one that gives up, since a repair that kept the other side broke off: with two
         # that give up DRBD finds a split brain again.
-        again = sides.connect(name)
+        again = drbd_generations.connect(name)
         steps.append(
-            Step(keep, f"disconnect {name}, to connect it as the side that stays", sides.disconnect(name), again)
+            Step(
+                keep,
+                f"disconnect {name}, to connect it as the side that stays",
+                drbd_generations.disconnect(name),
+                again,
+            )
         )
     steps += [
         Step(victim, f"make {name} secondary", drbd.secondary(name)),
-        Step(victim, f"connect {name}, giving up what this side wrote", sides.connect_as_loser(name), pivot=True),
-        Step(keep, f"connect {name}", sides.connect_if_alone(name), pivot=True),
+        Step(
+            victim,
+            f"connect {name}, giving up what this side wrote",
+            drbd_generations.connect_as_loser(name),
+            pivot=True,
+        ),
+        Step(keep, f"connect {name}", drbd_generations.connect_if_alone(name), pivot=True),
     ]
     ask = (
         ""

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pmc import looks
 from pmc.backup import Backup, Stored
 from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused
@@ -16,7 +15,7 @@ from pmc.plan import Plan
 from pmc.plans import backup as plans
 from pmc.plans import copies, lost, refuse, restore
 from pmc.plans.backup import Wish
-from pmc.tasks import near
+from pmc.tasks import lookups, near
 from pmc.tasks.base import carry_out, complain, here, listed, located_with_backups, opened, task
 from pmc.transport.scheduler import in_turns
 from pmc.units import parse_rate
@@ -61,7 +60,7 @@ def backup(
             return
         refuse.check_name("vm.backup", name)
         state = located_with_backups(c, cluster, dry_run, name, wish.to)
-        stored = looks.stored(state)
+        stored = lookups.stored(state)
         if dry_run or c.config.run.dry:
             show(_shown(cluster, wish, state, stored, directory)[1])
             return
@@ -82,15 +81,15 @@ def _directory(to: str) -> str:
 
 def _copy(cluster: Cluster, id: str, made: Plan, directory: str, limit: int) -> Plan:
     """Of a backup that is complete on a node, with its base, which lies there too."""
-    found = restore.find(id, looks.stored_on(cluster, plans.kept_on(made), id.partition(".")[0]))
-    there = {each.id for each in looks.kept(directory, found.backup.vm) if not each.broken}
+    found = restore.find(id, lookups.stored_on(cluster, plans.kept_on(made), id.partition(".")[0]))
+    there = {each.id for each in lookups.kept(directory, found.backup.vm) if not each.broken}
     return copies.to_manager(found, directory, there, cluster.settings, limit)
 
 
 def _planned(cluster: Cluster, wish: Wish, state: ClusterState, stored: Sequence[Stored]) -> tuple[Backup, Plan]:
-    source = looks.agent(cluster, wish.name, plans.choose_source(wish.name, state), wish.freeze)
-    size, xml = looks.disk_at(cluster, wish.name, source.node, state)
-    time, said = plans.follows(wish.name, stored, looks.now())
+    source = lookups.agent(cluster, wish.name, plans.choose_source(wish.name, state), wish.freeze)
+    size, xml = lookups.disk_at(cluster, wish.name, source.node, state)
+    time, said = plans.follows(wish.name, stored, lookups.now())
     if said:
         note(said)
     return plans.make_backup(wish, source, size, xml, stored, time, state, cluster.settings)
@@ -111,8 +110,8 @@ def _count(flag: str, text: str) -> int:
 
 def _all(c: Any, cluster: Cluster, wish: Wish, jobs: int, most: int, directory: str, dry_run: bool) -> None:
     """`jobs` backups at a time on any node, which reads the disk, or keeps the backup of another node's disk."""
-    state = cluster.state(beside={**looks.backups(cluster), **looks.RUNNING})
-    stored = looks.stored(state)
+    state = cluster.state(beside={**lookups.backups(cluster), **lookups.RUNNING})
+    stored = lookups.stored(state)
     dry, nodes, rows = bool(dry_run or c.config.run.dry), dict[str, set[str]](), list[Row]()
     for name in sorted({name for node in state for name in node.domains}):
         if not any(name in kind for node in state for kind in (node.resources, node.files, node.volumes)):
@@ -155,7 +154,7 @@ def _shown(
         return made.id, cluster.script(plan)
     node = plans.kept_on(plan)
     base = next((each.backup for each in stored if each.node == node and each.id == made.base), None)
-    there = {each.id for each in looks.kept(directory, made.vm) if not each.broken}
+    there = {each.id for each in lookups.kept(directory, made.vm) if not each.broken}
     copy = copies.to_manager(restore.Found(node, made, base), directory, there, cluster.settings)
     return made.id, cluster.script(plan, copy)
 
@@ -165,9 +164,9 @@ def _locked(
 ) -> tuple[str, str]:
     """Only the VM's own nodes, and those that keep its backups, are looked at again, under its lock."""
     also = list(dict.fromkeys([*(each.node for each in stored), *([wish.to] if wish.to else [])]))
-    beside = {**looks.backups(cluster, wish.name), **looks.RUNNING}
+    beside = {**lookups.backups(cluster, wish.name), **lookups.RUNNING}
     with near.held(cluster, f"vm.backup {wish.name}", [wish.name], state, also, beside=beside) as (held, now):
-        mine = [each for each in looks.stored(now) if each.id.startswith(f"{wish.name}.")]
+        mine = [each for each in lookups.stored(now) if each.id.startswith(f"{wish.name}.")]
         made, plan = _planned(cluster, wish, now, mine)
         id = made.id
         cluster.apply(plan, prefix=wish.name, under=[held])
@@ -196,11 +195,11 @@ def backups(c: Any, name: str = "", from_: str = "", json: bool = False, conf: s
         if name:
             refuse.check_name("vm.backups", name)
         if from_:
-            show(table(backup_rows(looks.kept(str(here(from_)), name), text=not json), json, BACKUP_COLUMNS))
+            show(table(backup_rows(lookups.kept(str(here(from_)), name), text=not json), json, BACKUP_COLUMNS))
             return
-        state = cluster.state(beside=looks.backups(cluster, name))
+        state = cluster.state(beside=lookups.backups(cluster, name))
         kept = lost.snapshots(state, name)
-        rows = backup_rows(looks.stored(state, partly=True), text=not json) + lost.rows(kept, text=not json)
+        rows = backup_rows(lookups.stored(state, partly=True), text=not json) + lost.rows(kept, text=not json)
         listed(rows, json, BACKUP_COLUMNS, state)
         for each in kept:
             note(lost.advice(each, cluster.settings))

@@ -15,13 +15,13 @@ from typing import Any
 import fabric
 from invoke.tasks import task as invoke_task
 
-from pmc import audit, looks, settings
+from pmc import audit, settings
 from pmc.cluster import Cluster
 from pmc.errors import Interrupted, NodeDown, PmcError, Refused, at_the_end
 from pmc.model import ClusterState
 from pmc.plan import Plan
 from pmc.settings import Settings
-from pmc.tasks import near
+from pmc.tasks import lookups, near
 from pmc.tasks.arguments import ClusterTask
 from pmc.transport.lock import Lock
 from pmc.view.output import note, show, table
@@ -155,9 +155,9 @@ def located(
 
 def located_with_backups(c: Any, cluster: Cluster, dry_run: bool, name: str, *more: str) -> ClusterState:
     """As `located`, for one VM and with its backups; the nodes that keep some, and `more`, are its own as well."""
-    beside = {**looks.backups(cluster, name), **looks.RUNNING}
+    beside = {**lookups.backups(cluster, name), **lookups.RUNNING}
     first = cluster.state(beside=beside)
-    also = [*dict.fromkeys((*(each.node for each in looks.stored(first)), *filter(None, more)))]
+    also = [*dict.fromkeys((*(each.node for each in lookups.stored(first)), *filter(None, more)))]
     return located(c, cluster, dry_run, name, first=first, also=also, beside=beside)
 
 

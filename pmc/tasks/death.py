@@ -8,15 +8,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pmc import sides
+from pmc import drbd_generations
 from pmc.cluster import Cluster
 from pmc.command import command
+from pmc.drbd_generations import Generation
 from pmc.errors import PmcError, Refused
 from pmc.model import ClusterState
 from pmc.paste import comment
 from pmc.plan import Step, plan
 from pmc.plans import failover as plans
-from pmc.sides import Generation
 from pmc.tasks.base import confirm
 from pmc.transport import fence_command
 from pmc.transport.node import Node
@@ -47,7 +47,7 @@ def seen(cluster: Cluster, state: ClusterState, dead: str, places: Places, hangs
 def _look(cluster: Cluster, state: ClusterState, dead: str, places: Places) -> Sight:
     def ask(node: Node) -> tuple[plans.Seen, dict[str, int]]:
         marked = plans.marked(node.name, places[node.name], state)
-        peer, *told = node.ask_each(query, *map(sides.generation, marked))
+        peer, *told = node.ask_each(query, *map(drbd_generations.generation, marked))
         if isinstance(peer, PmcError):
             raise peer
         # What cannot be found out (DRBD 9 asks for a peer) is told, too.

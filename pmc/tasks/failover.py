@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from pmc import drbd, looks
+from pmc import drbd
 from pmc.cluster import Cluster
 from pmc.errors import Refused
 from pmc.model import ClusterState
@@ -16,7 +16,7 @@ from pmc.plans import evacuate as evacuations
 from pmc.plans import failover as plans
 from pmc.plans import vm as moves
 from pmc.plans.evacuate import Evacuation, Leaving
-from pmc.tasks import death
+from pmc.tasks import death, lookups
 from pmc.tasks.base import carry_out, complain, lock, opened, task
 from pmc.tasks.moving import (
     BANDWIDTH,
@@ -105,7 +105,7 @@ def evacuate(
             raise Refused(f"--dead {dead[:70]!r}: goes with --failover, and names the same node")
         if discard_saved and not failover:
             raise Refused("--discard-saved: goes with --failover; a VM that runs needs no boot")
-        state = cluster.state(beside=looks.RUNNING)
+        state = cluster.state(beside=lookups.RUNNING)
         dry = bool(dry_run or c.config.run.dry)
         work: Work
         if failover:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from pmc import looks
 from pmc.errors import Refused
 from pmc.lock_files import ALLOCATION
 from pmc.plans import clear, lost, refuse
 from pmc.plans import peer as plans
-from pmc.tasks import near
+from pmc.tasks import lookups, near
 from pmc.tasks.base import carry_out, confirm, located, lock, opened, task
 from pmc.view.output import note
 
@@ -48,12 +47,12 @@ def peer(
         # The copy may need a port that no VM of the cluster has.
         lock(c, cluster, dry_run, name)
         lock(c, cluster, dry_run, ALLOCATION)
-        state = cluster.state(allocating=True, beside=looks.RUNNING)
+        state = cluster.state(allocating=True, beside=lookups.RUNNING)
         change = plans.choose(name, secondary, state, cluster.settings)
-        xml, fits = looks.domain_of(cluster, name, change.primary, secondary)
+        xml, fits = lookups.domain_of(cluster, name, change.primary, secondary)
         if fits is False:
             raise Refused(f"--secondary {secondary}: it cannot give {name} the CPU that it has; choose another node")
-        plan = plans.peer(change, xml, looks.new_secret(), state, cluster.settings)
+        plan = plans.peer(change, xml, lookups.new_secret(), state, cluster.settings)
         if fits is None:
             note(f"{secondary}: libvirt does not tell whether it can give {name} its CPU; try a vm.mv when it is done")
         if change.ask and not sure:

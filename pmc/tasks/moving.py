@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pmc import virsh
 from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused, StepFailed
-from pmc.looks import RUNNING
 from pmc.model import ClusterState
 from pmc.plain import then
 from pmc.plans import broken
@@ -17,6 +16,7 @@ from pmc.plans import vm as plans
 from pmc.plans.evacuate import Leaving
 from pmc.settings import Settings
 from pmc.tasks import near
+from pmc.tasks.lookups import RUNNING
 from pmc.transport.lock import Lock
 from pmc.units import parse_rate
 from pmc.view.output import note, show, table

@@ -9,17 +9,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from pmc import checks, drbd, trust
+from pmc import checks, drbd
 from pmc.checks import About, Finding, Seen
 from pmc.cluster import Cluster
 from pmc.errors import Interrupted, NodeDown, PmcError, Refused, StepFailed
 from pmc.lock_files import INIT
 from pmc.model import ClusterState, NodeState
 from pmc.plan import Plan
+from pmc.plans import node_keys
 from pmc.plans import pm as plans
+from pmc.plans.node_keys import Keys
 from pmc.tasks.base import carry_out, located, lock, opened, task
 from pmc.transport.node import WORKERS, Node
-from pmc.trust import Keys
 from pmc.view.output import note, show, table
 from pmc.view.rows import PM_COLUMNS, pm_rows
 
@@ -79,7 +80,7 @@ def _examine(cluster: Cluster, chosen: Sequence[str]) -> list[Finding]:
     found = checks.findings(seen)
     for one in (each for each in seen if not each.down):
         node = one.about.node
-        found += [trust.judged(node, peer, keys, cluster.settings) for peer in cluster.nodes if peer != node]
+        found += [node_keys.judged(node, peer, keys, cluster.settings) for peer in cluster.nodes if peer != node]
     return sorted(found, key=lambda finding: chosen.index(finding.node))
 
 
@@ -103,7 +104,7 @@ def _ask(node: Node, chosen: Sequence[str], up: Sequence[str]) -> tuple[Seen, Ke
         node.connection.open()  # before the clock is read: a login takes its time
         began = time.time()
         *answers, keys = node.ask_each(
-            *mine, trust.query(peers), seconds=node.settings.deadlines.command + trust.longest(peers)
+            *mine, node_keys.query(peers), seconds=node.settings.deadlines.command + node_keys.longest(peers)
         )
         about = replace(about, asked=(began, time.time()))
     except PmcError as error:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from pmc import looks
 from pmc.backup import ID, Stored
 from pmc.cluster import Cluster
 from pmc.command import Command
 from pmc.errors import Interrupted, PmcError, Refused
 from pmc.plan import plan
 from pmc.plans import copies, refuse, restore
+from pmc.tasks import lookups
 from pmc.tasks.base import carry_out, complain, heard, here, opened, task
 from pmc.transport.local import STREAM, need, run
 from pmc.view.output import Progress, note, show, table
@@ -43,8 +43,8 @@ def verify_backup(
         if backup and all:
             raise Refused("--backup and --all: choose one")
         directory = str(here(from_)) if from_ else ""
-        state = None if directory else cluster.state(beside=looks.backups(cluster, name))
-        stored = looks.stored(state, partly=True) if state else looks.kept(directory, name)
+        state = None if directory else cluster.state(beside=lookups.backups(cluster, name))
+        stored = lookups.stored(state, partly=True) if state else lookups.kept(directory, name)
         ids = [backup] if backup else sorted({each.id for each in stored}, key=lambda id: id.split(".")[:2])
         newest = [id for id in ids if not any(each.id == id and each.ahead for each in stored)][-1:]
         if state and not ids:
@@ -134,7 +134,7 @@ def _gone(cluster: Cluster, id: str, node: str, directory: str) -> bool:
         return True
     try:
         name = id.partition(".")[0]
-        there = looks.kept(directory, name) if directory else looks.stored_on(cluster, node, name)
+        there = lookups.kept(directory, name) if directory else lookups.stored_on(cluster, node, name)
         return all(each.id != id for each in there)
     except PmcError:
         return False

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from pmc import looks, retention
+from pmc import retention
 from pmc.backup import Stored
 from pmc.cluster import Cluster
 from pmc.command import Command
@@ -19,7 +19,7 @@ from pmc.plans import refuse
 from pmc.plans.backup import remove_unfinished
 from pmc.retention import REMOVE, Decision
 from pmc.settings import Keep
-from pmc.tasks import near
+from pmc.tasks import lookups, near
 from pmc.tasks.base import carry_out, complain, heard, here, opened, task
 from pmc.transport import local as manager
 from pmc.view.output import note, show, table
@@ -69,11 +69,11 @@ def prune(
         state: ClusterState | None = None
         if from_:
             directory = str(here(from_))
-            found, unseen = retention.by_vm(looks.kept(directory, name)), list[str]()
+            found, unseen = retention.by_vm(lookups.kept(directory, name)), list[str]()
             work = partial(_copies, cluster, directory)
         else:
-            state = cluster.state(beside=looks.backups(cluster, name))
-            found, unseen = retention.by_vm(looks.stored(state)), [node.name for node in state if node.down]
+            state = cluster.state(beside=lookups.backups(cluster, name))
+            found, unseen = retention.by_vm(lookups.stored(state)), [node.name for node in state if node.down]
             work = partial(_pruned, c, cluster, state)
         if not found:
             if state:
@@ -107,7 +107,7 @@ def _copies(cluster: Cluster, directory: str, vm: str, stored: Sequence[Stored],
     else:
         # A vm.backup may be copying a delta there that needs a base.
         with cluster.lock(f"vm.prune {vm}", vm), cluster.interruptible():
-            decisions = how.decide(retention.by_vm(looks.kept(directory, vm)).get(vm, []))
+            decisions = how.decide(retention.by_vm(lookups.kept(directory, vm)).get(vm, []))
             _tell(vm, decisions, how)
             _here(remove_unfinished(directory, vm), f"remove what is unfinished in {directory}")
             plan = plans.prune(vm, decisions, settings)
@@ -165,11 +165,11 @@ def _pruned(
             show(cluster.script(plans.prune(vm, decisions, cluster.settings)))
     else:
         there = list(dict.fromkeys(each.node for each in stored))
-        with near.held(cluster, f"vm.prune {vm}", [vm], state, there, beside=looks.backups(cluster, vm)) as (_, now):
+        with near.held(cluster, f"vm.prune {vm}", [vm], state, there, beside=lookups.backups(cluster, vm)) as (_, now):
             # What it keeps is not seen any more, and may be the base or the delta that another node's needs.
             if lost := [node for node in now if node.down and node.name not in how.unseen]:
                 raise NodeDown(f"{vm}: not pruned: " + "; ".join(f"{node.name}: {node.down}" for node in lost))
-            decisions = how.decide(retention.by_vm(looks.stored(now)).get(vm, []))
+            decisions = how.decide(retention.by_vm(lookups.stored(now)).get(vm, []))
             _tell(vm, decisions, how)
             carry_out(c, cluster, plans.prune(vm, decisions, cluster.settings), how.dry)
     return plans.rows(decisions, text=False)

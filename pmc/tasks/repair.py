@@ -10,14 +10,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from pmc import drbd, looks
+from pmc import drbd
 from pmc.cluster import Cluster
 from pmc.errors import Interrupted, PmcError, Refused, StepFailed
 from pmc.model import ClusterState
 from pmc.plans import lost, refuse, splitbrain
 from pmc.plans import repair as plans
 from pmc.plans.ailment import Ailment, Case, Wishes
-from pmc.tasks import near
+from pmc.tasks import lookups, near
 from pmc.tasks.base import carry_out, confirm, located, opened, task
 from pmc.units import show_size
 from pmc.view.output import note, show, table
@@ -47,7 +47,7 @@ def repair(
         refuse.check_name("vm.repair", name)
         if keep:
             cluster.settings.node("--keep", keep)
-        state = located(c, cluster, dry_run or json, name, beside=looks.RUNNING)
+        state = located(c, cluster, dry_run or json, name, beside=lookups.RUNNING)
         sure = yes or dry_run or bool(c.config.run.dry)
         if drop:
             return _drop(c, cluster, name, drop, state, sure, dry_run)
@@ -68,7 +68,9 @@ def repair(
                 note(said)
             if not keep and not sure and sys.stdin is not None and sys.stdin.isatty():
                 wishes = replace(wishes, keep=_chosen(case))
-                case, found = _judged(cluster, name, wishes, near.again_of(cluster, state, name, beside=looks.RUNNING))
+                case, found = _judged(
+                    cluster, name, wishes, near.again_of(cluster, state, name, beside=lookups.RUNNING)
+                )
         if refused := [each.refusal for each in found if each.refusal]:
             raise Refused(f"{name}: {refused[0]}")
         if dry_run or c.config.run.dry:
@@ -84,7 +86,7 @@ def repair(
 
 def _judged(cluster: Cluster, name: str, wishes: Wishes, state: ClusterState) -> tuple[Case, list[Ailment]]:
     homes = plans.homes(name, state, cluster.settings)
-    about = looks.sides(cluster, state, name, homes)
+    about = lookups.sides(cluster, state, name, homes)
     case = Case(name, homes, state, about, cluster.settings, wishes)
     return case, plans.ailments(name, state, about, cluster.settings, wishes)
 
@@ -120,7 +122,7 @@ def _mend_each(cluster: Cluster, case: Case, found: list[Ailment], wishes: Wishe
         if first.code == splitbrain.CODE:
             _tell(cluster, case)
         wishes = replace(wishes, stalled=stalled, keep="" if first.code == splitbrain.CODE else wishes.keep)
-        case, found = _judged(cluster, name, wishes, near.again_of(cluster, case.state, name, beside=looks.RUNNING))
+        case, found = _judged(cluster, name, wishes, near.again_of(cluster, case.state, name, beside=lookups.RUNNING))
     note(f"{name} is whole again")
 
 
@@ -145,7 +147,7 @@ def _watch(cluster: Cluster, name: str, homes: Sequence[str]) -> bool:
 
 def _tell(cluster: Cluster, case: Case) -> None:
     """How much was copied, and what became of the side that lost."""
-    about = looks.sides(cluster, case.state, case.name, case.homes)
+    about = lookups.sides(cluster, case.state, case.name, case.homes)
     size = max((r.size for home in case.homes if (r := case.resource(home))), default=0)
     if (copied := splitbrain.copied(list(about.values()))) is not None:
         note(f"{case.name}: {show_size(copied)} of {show_size(size)} were copied")

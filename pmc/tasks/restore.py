@@ -7,7 +7,6 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from pmc import looks
 from pmc.cluster import Cluster
 from pmc.errors import Refused
 from pmc.lock_files import ALLOCATION
@@ -17,6 +16,7 @@ from pmc.plans import copies, putback, refuse
 from pmc.plans import restore as plans
 from pmc.plans.restore import Found
 from pmc.settings import Settings
+from pmc.tasks import lookups
 from pmc.tasks.base import CHOSEN, carry_out, confirm, here, located, located_with_backups, lock, opened, task
 from pmc.view.output import note
 
@@ -68,10 +68,10 @@ Which = tuple[str, str]
 def _found(state: ClusterState, name: str, which: Which, settings: Settings) -> tuple[Found, Plan]:
     """The backup on a node, and what brings it there."""
     id, directory = which
-    stored = looks.stored(state)
+    stored = lookups.stored(state)
     if not directory:
         return plans.find(id, stored), Plan("", ())
-    there = looks.kept(directory, name)
+    there = lookups.kept(directory, name)
     if id not in {each.id for each in there}:
         raise Refused(f"--backup {id[:90]!r}: not in {directory}", next=f"fab vm.backups {name} --from {directory}")
     found = plans.find(id, there)
@@ -91,13 +91,13 @@ def _as_new(
     c: Any, cluster: Cluster, name: str, which: Which, new: str, primary: str, secondary: str, dry: bool
 ) -> None:
     refuse.check_new("--as", new)
-    address = looks.address_of(new, cluster.settings)
+    address = lookups.address_of(new, cluster.settings)
     lock(c, cluster, dry, name, new)
     lock(c, cluster, dry, ALLOCATION)
-    state = cluster.state(allocating=True, beside=looks.backups(cluster, name))
+    state = cluster.state(allocating=True, beside=lookups.backups(cluster, name))
     found, copy = _found(state, name, which, cluster.settings)
     nodes = plans.nodes_for(found, primary, secondary, cluster.settings)
-    given = looks.given(state, cluster.settings, address)
+    given = lookups.given(state, cluster.settings, address)
     plan = plans.as_new(found, new, nodes, state, cluster.settings, given, str(uuid.uuid4()))
     if carry_out(c, cluster, _both(copy, plan), dry, first=[CHOSEN]):
         note(f"{new} is restored from {found.backup.id}; start it: fab vm.start {new}")
@@ -108,13 +108,13 @@ def _looked(c: Any, cluster: Cluster, name: str, which: Which, dry: bool) -> Clu
     if not which[1]:
         return located_with_backups(c, cluster, dry, name)
     lock(c, cluster, dry, name)
-    return cluster.state(beside=looks.backups(cluster, name))
+    return cluster.state(beside=lookups.backups(cluster, name))
 
 
 def _in_place(c: Any, cluster: Cluster, name: str, which: Which, dry: bool, yes: bool) -> None:
     state = _looked(c, cluster, name, which, dry)
     found, copy = _found(state, name, which, cluster.settings)
-    size, xml = looks.disk_of(cluster, name, state)
+    size, xml = lookups.disk_of(cluster, name, state)
     plan = plans.in_place(found, size, xml, state, cluster.settings)
     if not (dry or yes):
         confirm(f"the disk of {name} becomes that of {found.backup.time}; what was written since then is lost", name)
@@ -125,7 +125,7 @@ def _in_place(c: Any, cluster: Cluster, name: str, which: Which, dry: bool, yes:
 def _put_back(c: Any, cluster: Cluster, name: str, dry: bool) -> None:
     state = located(c, cluster, dry, name)
     putback.both_there(name, state)
-    size, _ = looks.disk_of(cluster, name, state)
+    size, _ = lookups.disk_of(cluster, name, state)
     if carry_out(c, cluster, plans.undo_in_place(name, size, state, cluster.settings), dry):
         note(f"{name} has the disk that it had before the restore")
 

@@ -6,13 +6,14 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from pmc import drbd, looks, verify
+from pmc import drbd, verify
 from pmc.cluster import Cluster
 from pmc.errors import CommandFailed, InDoubt, Interrupted, NodeDown, PmcError, Refused
-from pmc.look import said_by
 from pmc.model import ClusterState, NodeState, Resource
+from pmc.node_state import said_by
 from pmc.plan import Watch
 from pmc.plans import refuse
+from pmc.tasks import lookups
 from pmc.tasks.base import opened, task
 from pmc.transport.node import Node
 from pmc.verify import deep as deeply
@@ -36,7 +37,7 @@ def verify_(c: Any, vm: str = "", deep: bool = False, json: bool = False, conf: 
     with opened(conf) as cluster:
         if vm:
             refuse.check_name("--vm", vm)
-        state = cluster.state(beside=looks.RUNNING)
+        state = cluster.state(beside=lookups.RUNNING)
         if vm and not state.knowing(vm):
             refuse.found(state, vm)
         facts = _facts(cluster, state)

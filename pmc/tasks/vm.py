@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pmc import looks
 from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused
 from pmc.lock_files import ALLOCATION
@@ -16,6 +15,7 @@ from pmc.plans import clone as cloning
 from pmc.plans import evacuate as evacuations
 from pmc.plans import prune as pruning
 from pmc.plans import vm as plans
+from pmc.tasks import lookups
 from pmc.tasks.backups import backup, backups
 from pmc.tasks.base import CHOSEN, carry_out, complain, confirm, listed, located, lock, opened, task
 from pmc.tasks.failover import DISCARD, failover
@@ -68,17 +68,17 @@ def add(
     flags = {key: value for key, value in locals().items() if key not in ("c", "conf", "dry_run")}
     with opened(conf) as cluster:
         wanted = request.add(cluster.settings, flags)
-        address = wanted.address or looks.address_of(wanted.name, cluster.settings)
+        address = wanted.address or lookups.address_of(wanted.name, cluster.settings)
         lock(c, cluster, dry_run, *filter(None, (wanted.name, wanted.clone)))
         lock(c, cluster, dry_run, ALLOCATION)
-        state = cluster.state(allocating=True, beside=looks.RUNNING if wanted.clone else None)
-        disk = looks.size_for(cluster, wanted, state)
+        state = cluster.state(allocating=True, beside=lookups.RUNNING if wanted.clone else None)
+        disk = lookups.size_for(cluster, wanted, state)
         wanted, why = placement.choose(wanted, disk, state, cluster.settings)
         if why:
             note(why)
         adding.check_new(wanted.name, wanted.nodes, disk, wanted.memory, state, cluster.settings, wanted.reuse)
-        given = looks.given(state, cluster.settings, address)
-        xml = looks.new_domain(cluster, wanted, given)
+        given = lookups.given(state, cluster.settings, address)
+        xml = lookups.new_domain(cluster, wanted, given)
         content = cloning.copy(wanted, disk, state, cluster.settings, given) if wanted.clone else ()
         plan = adding.add(wanted, disk, state, cluster.settings, given, xml, content)
         if request.boots_nothing(wanted):
@@ -168,14 +168,14 @@ def mv(
             if node:
                 cluster.settings.node(flag, node)
         chosen = [refuse.check_name("vm.mv", name) for name in dict.fromkeys(names.split(","))] if names else []
-        state = cluster.state(beside=looks.RUNNING)
+        state = cluster.state(beside=lookups.RUNNING)
         if all_from:
             refuse.relied_on(state, all_from)
             chosen = sorted(name for name, domain in state.nodes[all_from].domains.items() if domain.active)
             if not chosen:
                 note(f"nothing runs on {all_from}")
         if cleanup:
-            state = located(c, cluster, dry_run, *chosen, first=state, beside=looks.RUNNING)
+            state = located(c, cluster, dry_run, *chosen, first=state, beside=lookups.RUNNING)
             failed: list[PmcError] = []
             for name in chosen:
                 try:
@@ -232,8 +232,8 @@ def rm(c: Any, name: str = "", backups: bool = False, yes: bool = False, conf: s
         # Locked everywhere: of a VM that is gone nothing may stay, also not what another command is just bringing to a
         # node that is none of its own (vm.peer, vm.backup --to).
         lock(c, cluster, dry_run, name)
-        state = cluster.state(beside=looks.backups(cluster, name))
-        stored = looks.stored(state)
+        state = cluster.state(beside=lookups.backups(cluster, name))
+        stored = lookups.stored(state)
         plan = plans.remove(name, state, cluster.settings, stored, backups)
         left = pruning.lying(name, stored) if stored else ""
         holders = clearing.holders(name, state)

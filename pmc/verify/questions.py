@@ -15,12 +15,12 @@ from pmc.checks import machine
 from pmc.checks.finding import About
 from pmc.checks.lvm import Filter
 from pmc.command import Query, bash
+from pmc.drbd_generations import Generation, parse_generation
 from pmc.facts import domain_definition, drbd_conf, drbd_files
 from pmc.facts.domain_disks import Disk, writable
 from pmc.facts.domain_xml import parsed
 from pmc.model import NodeState
 from pmc.settings import Settings
-from pmc.sides import Generation, parse_generation
 from pmc.units import finite
 from pmc.verify import options
 from pmc.verify.options import Said

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pmc import drbd, sides
+from pmc import drbd, drbd_generations
 from pmc.model import NodeState, Resource
 from pmc.plain import then
 from pmc.plans import still
@@ -77,11 +77,11 @@ def connections(facts: Facts) -> Iterator[Finding]:
 
 
 def _compared(facts: Facts, vm: str) -> str:
-    """See sides.compare. Empty: it is not known of both."""
+    """See drbd_generations.compare. Empty: it is not known of both."""
     known = [facts.answers(node).generations.get(vm) for node, _ in facts.resources(vm)]
     match known:
-        case [sides.Generation() as one, sides.Generation() as other]:
-            return sides.compare(one, other)
+        case [drbd_generations.Generation() as one, drbd_generations.Generation() as other]:
+            return drbd_generations.compare(one, other)
     return ""
 
 

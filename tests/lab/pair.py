@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from lab.cluster import Lab
-from pmc import drbd, lvm, sides
+from pmc import drbd, drbd_generations, lvm
 from pmc.command import Command
 from pmc.errors import PmcError
 from pmc.facts.drbd_status import parse_status
@@ -62,8 +62,8 @@ class Real:
                 found[node] = (now.role, now.disk, how, moving)
         return found
 
-    def past(self, node: str) -> sides.Generation:
-        return sides.parse_generation(self.ssh(node, f"drbdadm get-gi {NAME}"))
+    def past(self, node: str) -> drbd_generations.Generation:
+        return drbd_generations.parse_generation(self.ssh(node, f"drbdadm get-gi {NAME}"))
 
     def blocks(self, node: str, numbers: int) -> frozenset[int]:
         """Which writes are on the volume, below DRBD."""
@@ -175,17 +175,17 @@ class Pair:
     def disconnect(self, node: str) -> str:
         if not self.model.kernel(node):
             return ""
-        return self.both(node, sides.disconnect(NAME))
+        return self.both(node, drbd_generations.disconnect(NAME))
 
     def connect(self, node: str) -> str:
-        return self.both(node, sides.connect(NAME)) if self.model.kernel(node) else ""
+        return self.both(node, drbd_generations.connect(NAME)) if self.model.kernel(node) else ""
 
     def lose(self, node: str) -> str:
         """A person gives this side up, as vm.repair does."""
         kernel = self.model.kernel(node)
         if not kernel or not kernel.alone or kernel.role == "Primary":
             return ""
-        return self.both(node, sides.connect_as_loser(NAME))
+        return self.both(node, drbd_generations.connect_as_loser(NAME))
 
     def two(self, node: str) -> str:
         """Both sides, or DRBD leaves them StandAlone; only while they are connected."""
@@ -248,9 +248,11 @@ class Pair:
             time.sleep(0.5)
         self.follow(found)
         if len(found) == 2:
-            real = sides.compare(*(self.real.past(node) for node in NODES))
+            real = drbd_generations.compare(*(self.real.past(node) for node in NODES))
             one, two = (known for node in NODES if (known := self.model.gi(node, NAME)))
-            assert real == sides.compare(one, two), f"{self.history()}\ngenerations: {real}, by the model {one}, {two}"
+            assert real == drbd_generations.compare(one, two), (
+                f"{self.history()}\ngenerations: {real}, by the model {one}, {two}"
+            )
 
     def same(self, found: Seen, wanted: Seen) -> bool:
         return found == wanted or (found.keys() == wanted.keys() and self.apart(found) and self.apart(wanted)

@@ -12,9 +12,9 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from pmc import thin
+from pmc import lvm_thin
 from pmc.command import Command
-from pmc.thin import Range
+from pmc.lvm_thin import Range
 from pmc.units import KiB, MiB
 
 from .conftest import Pmc, broken_invariants
@@ -196,7 +196,7 @@ def test_the_pool_tells_exactly_what_changed(pools: Thin, clean: Clean) -> None:
         lab.ssh(node, " && ".join(lines))
 
     def ask(listing: Command) -> list[Range]:
-        return list(thin.parse(lab.ssh("pm-1", str(listing))))
+        return list(lvm_thin.parse(lab.ssh("pm-1", str(listing))))
 
     def chunks(*pairs: tuple[int, int]) -> list[Range]:
         return [Range(start * chunk, length * chunk) for start, length in pairs]
@@ -211,14 +211,14 @@ def test_the_pool_tells_exactly_what_changed(pools: Thin, clean: Clean) -> None:
     write("pm-1", 3, 700)  # later than both
 
     size = 64 * MiB
-    assert ask(thin.mapped("vg", "t.one", size)) == chunks((0, 4), (10, 1), (12, 1), (500, 1), (1023, 1))
-    assert ask(thin.mapped("vg", "t.two", size)) == chunks((0, 4), (10, 3), (600, 1), (1022, 2))
+    assert ask(lvm_thin.mapped("vg", "t.one", size)) == chunks((0, 4), (10, 1), (12, 1), (500, 1), (1023, 1))
+    assert ask(lvm_thin.mapped("vg", "t.two", size)) == chunks((0, 4), (10, 3), (600, 1), (1022, 2))
     changed = chunks((2, 1), (11, 1), (500, 1), (600, 1), (1022, 1))
-    assert ask(thin.changed("vg", "t.one", "t.two", size)) == changed
-    assert ask(thin.changed("vg", "t.one", "t.one", size)) == []
-    assert ask(thin.changed("vg", "t.one", "t.two", 600 * chunk + 4096))[-1] == Range(600 * chunk, 4096)
+    assert ask(lvm_thin.changed("vg", "t.one", "t.two", size)) == changed
+    assert ask(lvm_thin.changed("vg", "t.one", "t.one", size)) == []
+    assert ask(lvm_thin.changed("vg", "t.one", "t.two", 600 * chunk + 4096))[-1] == Range(600 * chunk, 4096)
     # A command that was killed left the metadata reserved.
     lab.ssh("pm-1", "dmsetup message vg-pool-tpool 0 reserve_metadata_snap")
-    assert ask(thin.changed("vg", "t.one", "t.two", size)) == changed
+    assert ask(lvm_thin.changed("vg", "t.one", "t.two", size)) == changed
     assert lab.ssh("pm-1", "dmsetup status vg-pool-tpool").split()[6] == "-"
     lab.ssh("pm-1", "lvremove -qq -y vg/t.one vg/t.two vg/t.disk")

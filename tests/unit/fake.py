@@ -14,7 +14,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pmc import drbd, sides
+from pmc import drbd, drbd_generations
 from pmc.command import Command, command
 from pmc.errors import CommandFailed, InDoubt, PmcError
 from pmc.model import ClusterState, Domain, NodeState, Resource, Volume
@@ -118,7 +118,7 @@ class World:
             return not failover.parse_peer(self._say(name, asked)).life
         if "get-gi" in line:
             said = self._say(name, command("drbdadm", "get-gi", words[0]))
-            return sides.parse_generation(said).bitmap != 0
+            return drbd_generations.parse_generation(said).bitmap != 0
         if "events2" in line:
             wanted = says(self._say(name, drbd.status(words[0]).command), words[1:])
             return not wanted if "! sees" in line else wanted

@@ -187,7 +187,7 @@ def down(world: Cloud, at: str, command: Command, vm: str) -> None:
     world.detached.discard((at, vm))
 
 
-# -- another peer (pmc/drbd_peer.py) --
+# -- another peer (pmc/drbd_new_peer.py) --
 
 
 def adjust(world: Cloud, at: str, command: Command, vm: str) -> None:

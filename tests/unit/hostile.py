@@ -19,7 +19,7 @@ import paramiko
 
 from pmc import backup
 from pmc.command import Query
-from pmc.look import state_queries
+from pmc.node_state import state_queries
 from pmc.settings import Settings, parse
 from pmc.verify.questions import questions
 from tests.unit.queries import SAMPLES

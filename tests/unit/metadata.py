@@ -4,7 +4,7 @@ The generation identifiers are those of the user's guide, "Generation identifier
 side that is promoted without one, begin a new one and keep the one before as `bitmap`, which the bits of what the peer
 lacks count from. `compare` is drbd_uuid_compare of drbd_receiver.c by its rule numbers; `handshake` is
 drbd_sync_handshake with every after-sb policy set to disconnect, as pmc has it. It is written from these, and not from
-pmc/sides.py, which it tries.
+pmc/drbd_generations.py, which it tries.
 
 A write stands for a block: a resync copies the blocks whose bit is set on either side, so that a bit too few shows as a
 disk that lacks a write. Left out: the activity log, data that differ by a crash, diskless sides.

@@ -6,12 +6,12 @@ from __future__ import annotations
 import ast
 from typing import Any
 
-from pmc import backup, drbd, freeze, look, lvm, sides, thin, trust, virsh
+from pmc import backup, drbd, drbd_generations, guest_agent, lvm, lvm_thin, node_state, virsh
 from pmc.checks import CHECKS
 from pmc.checks.finding import About
 from pmc.command import Query
 from pmc.facts import domain_disks, drbd_files, managed_save
-from pmc.plans import failover
+from pmc.plans import failover, node_keys
 from pmc.verify import deep, questions
 from tests.unit.samples import SETTINGS, data, node
 from tests.unit.test_imports import FILES
@@ -58,28 +58,28 @@ SAMPLES: dict[str, list[Sample]] = {
     "pmc.drbd:status": [(drbd.status(), EVENTS)],
     "pmc.drbd:open_resources": [(drbd.open_resources(), tuple(data(f"drbdsetup-{name}-show-filtered.txt") for name in (
         "9.22.0-module-8.4.11", "9-handwritten")))],
-    "pmc.drbd_files:query": [(drbd_files.query(), CONFIGS)],
-    "pmc.freeze:agent": [(freeze.agent("web"), ('{"return":{}}\n',))],
-    "pmc.look:state_queries": [(query, {
+    "pmc.facts.drbd_files:query": [(drbd_files.query(), CONFIGS)],
+    "pmc.guest_agent:agent": [(guest_agent.agent("web"), ('{"return":{}}\n',))],
+    "pmc.node_state:state_queries": [(query, {
         "hostname": ("pm-1\n",), "saved memory": (SAVED,), "memory": (data("linux-6.1.0-meminfo.txt"),),
         "libvirt": (data("virsh-9.0.0-domstats.txt"),), "drbd version": ("8.4.11\n",), "drbd status": EVENTS,
         "drbd two-primaries": (data("drbdsetup-9-handwritten-show-filtered.txt"),), "drbd files": CONFIGS,
         "volumes": (VOLUMES,), "macs": (data("libvirt-9.0.0-macs.txt"),), "ports": (data("ss-6.1.0-listening.txt"),),
-    }[what]) for what, query in look.state_queries(SETTINGS, allocating=True).items()],
+    }[what]) for what, query in node_state.state_queries(SETTINGS, allocating=True).items()],
     "pmc.lvm:volumes": [(lvm.volumes("vg"), (VOLUMES,))],
     "pmc.lvm:group": [(lvm.group("vg"), (data("vgs-2.03.16-json.txt"),))],
-    "pmc.sides:generation": [(sides.generation("web"), GENERATIONS)],
-    "pmc.sides:past": [(sides.past("web", 1), JOURNAL)],
-    "pmc.thin:ranges": [(thin.ranges(thin.mapped("vg", "web", 1)), ("0 65536\n131072 65536\n",))],
-    "pmc.trust:query": [(trust.query([SETTINGS.nodes["pm-2"]]), tuple(data(f"pm/ssh{what}.txt") for what in (
+    "pmc.drbd_generations:generation": [(drbd_generations.generation("web"), GENERATIONS)],
+    "pmc.drbd_generations:past": [(drbd_generations.past("web", 1), JOURNAL)],
+    "pmc.lvm_thin:ranges": [(lvm_thin.ranges(lvm_thin.mapped("vg", "web", 1)), ("0 65536\n131072 65536\n",))],
+    "pmc.plans.node_keys:query": [(node_keys.query([SETTINGS.nodes["pm-2"]]), tuple(data(f"pm/ssh{what}.txt") for what in (
         "", "-wrong", "-bare")))],
     "pmc.virsh:domains": [(virsh.domains(), (data("virsh-9.0.0-domstats.txt"),))],
     "pmc.virsh:macs": [(virsh.macs(), (data("libvirt-9.0.0-macs.txt"),))],
-    "pmc.disks:running": [(domain_disks.running(), (
+    "pmc.facts.domain_disks:running": [(domain_disks.running(), (
         "./web.xml\n  <job type='none' async='migration in' phase='prepare' flags='0x900'>\n"
         "  <domain type='kvm' id='1'>\n<disk type='block' device='disk'>\n<source dev='/dev/drbd1'/>\n"
         "<target dev='vda' bus='virtio'/>\n</disk>\n./db.xml\n<domain type='qemu' id='2'>\n",))],
-    "pmc.saved:query": [(managed_save.query(), (SAVED,))],
+    "pmc.facts.managed_save:query": [(managed_save.query(), (SAVED,))],
     "pmc.virsh:dumpxml": [(virsh.dumpxml("web"), (DOMAIN,))],
     "pmc.virsh:host_cpu": [(virsh.host_cpu("kvm"), (data("virsh-9.0.0-domcapabilities.txt"),))],
     "pmc.virsh:baseline": [(virsh.baseline(["<cpu/>"], "kvm"), ("<cpu><model>qemu64</model></cpu>\n",))],

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pmc.backup import Backup, Stored
+from pmc.drbd_generations import Generation
 from pmc.model import ClusterState, NodeState, Volume
 from pmc.plan import Plan, apply
 from pmc.plans import add, backup, clear, clone, failover, peer, prune, repair, restore, vm
@@ -17,7 +18,6 @@ from pmc.plans.make import Given
 from pmc.plans.request import Add, Image
 from pmc.retention import decide
 from pmc.settings import Keep, Settings
-from pmc.sides import Generation
 from pmc.units import GiB, MiB
 from tests.unit.fake import Machine, World, done
 from tests.unit.samples import SETTINGS, XML

@@ -16,6 +16,7 @@ import pytest
 from pmc import drbd, lvm, verify
 from pmc.backup import Stored
 from pmc.command import Command
+from pmc.drbd_generations import Generation
 from pmc.errors import Refused
 from pmc.facts import backing
 from pmc.model import ClusterState, Domain, Odd, Resource, ResourceFile, Volume
@@ -25,7 +26,6 @@ from pmc.plans.ailment import About, Ailment, Wishes
 from pmc.plans.backup import Wish
 from pmc.plans.request import Add
 from pmc.plans.restore import Found
-from pmc.sides import Generation
 from pmc.units import GiB, MiB
 from tests.unit.metadata import Disk
 from tests.unit.samples import SETTINGS, XML, changed, cluster, data, node, running

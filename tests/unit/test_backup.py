@@ -20,10 +20,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pmc import backup, pipeline
+from pmc import backup, backup_pipeline
 from pmc.backup import Backup, Stored
+from pmc.backup_pipeline import How
 from pmc.command import Command
-from pmc.pipeline import How
 from pmc.plans import copies, prune
 from pmc.plans.backup import follows, remove_unfinished
 from pmc.remote import blocks, stream, vcdiff
@@ -40,7 +40,7 @@ METADATA = b"DRBD's metadata behind the guest's disk"
 
 def run(command: Command) -> subprocess.CompletedProcess[str]:
     """As on a node, here. The program is there already: it is this very one."""
-    there = f"PYTHONPATH={pipeline.FOLDER} python3"
+    there = f"PYTHONPATH={backup_pipeline.FOLDER} python3"
     line = [word.replace(there, f"PYTHONPATH={ROOT} {sys.executable}") for word in command.argv]
     return subprocess.run(
         line, input=command.stdin or "", capture_output=True, text=True, timeout=60, check=False
@@ -71,17 +71,17 @@ def made(disk: Path, folder: Path, size: int = len(DISK), base: Backup | None = 
     """A backup that the pipelines of pmc have made."""
     meant = replace(DELTA if base else BASE, size=size, compression="zstd" if compress and not base else "none")
     part, how = str(folder / f".{meant.id}.part"), How(compress)
-    source = pipeline.Disk(str(disk), size)
+    source = backup_pipeline.Disk(str(disk), size)
     if base:
-        fine(pipeline.store_delta(source, base, str(folder), part, how))
+        fine(backup_pipeline.store_delta(source, base, str(folder), part, how))
     else:
-        fine(pipeline.store_base(source, part, how))
-    fine(pipeline.seal(str(folder), part, meant))
+        fine(backup_pipeline.store_base(source, part, how))
+    fine(backup_pipeline.seal(str(folder), part, meant))
     return backup.from_json((folder / f"{meant.id}.json").read_text())
 
 
 def given_back(each: Backup, base: Backup | None, folder: Path, target: Path, compare: bool = False) -> Command:
-    return pipeline.give_back(each, pipeline.decoded(each, base, str(folder)), str(target), compare)
+    return backup_pipeline.give_back(each, backup_pipeline.decoded(each, base, str(folder)), str(target), compare)
 
 
 def found(folder: Path, vm: str = "") -> list[Stored]:
@@ -93,8 +93,8 @@ def found(folder: Path, vm: str = "") -> list[Stored]:
 def test_a_vm_of_any_name_that_pmc_takes_finds_its_backups_again(disk: Path, folder: Path, name: str) -> None:
     base = replace(BASE, id=BASE.id.replace("web", name), vm=name, size=len(DISK), compression="none")
     part = str(folder / f".{base.id}.part")
-    fine(pipeline.store_base(pipeline.Disk(str(disk), len(DISK)), part, How(False)))
-    fine(pipeline.seal(str(folder), part, base))
+    fine(backup_pipeline.store_base(backup_pipeline.Disk(str(disk), len(DISK)), part, How(False)))
+    fine(backup_pipeline.seal(str(folder), part, base))
     (folder / f"-x{base.id.removeprefix(name)}.json").write_text("{}")  # a word of an option, to stat(1) and base64(1)
     [listed] = found(folder)
     assert (listed.id, listed.broken) == (base.id, "")
@@ -147,8 +147,8 @@ def test_a_base_is_the_disk_wherever_it_is_empty(folder: Path, tmp_path: Path, k
 
 
 def test_a_zstd_that_fails_is_no_base(disk: Path, folder: Path) -> None:
-    source, part = pipeline.Disk(str(disk), len(DISK)), str(folder / ".x.part")
-    store = pipeline.store_base(source, part, How())
+    source, part = backup_pipeline.Disk(str(disk), len(DISK)), str(folder / ".x.part")
+    store = backup_pipeline.store_base(source, part, How())
     line = [word.replace(' >"$1"', " >/dev/full") for word in store.argv]
     got = run(replace(store, argv=tuple(line)))
     assert got.returncode != 0
@@ -169,12 +169,12 @@ UNHEX = f"{sys.executable} -c 'import sys; sys.stdout.buffer.write(bytes.fromhex
 
 def brought(folder: Path) -> Command:
     """Into that folder, whose name ends as the real one's: in the program's sum."""
-    given = pipeline.bring()
-    return replace(given, argv=tuple(word.replace(pipeline.FOLDER, str(folder)) for word in given.argv))
+    given = backup_pipeline.bring()
+    return replace(given, argv=tuple(word.replace(backup_pipeline.FOLDER, str(folder)) for word in given.argv))
 
 
 def program_in(folder: Path) -> Path:
-    return folder / "run" / Path(pipeline.FOLDER).name
+    return folder / "run" / Path(backup_pipeline.FOLDER).name
 
 
 def put(there: Path, expected: str) -> int:
@@ -189,7 +189,7 @@ def test_a_program_that_does_not_come_whole_is_not_there(tmp_path: Path, left: i
     """The manager dies before its stdin is sent, or while; the next one brings it."""
     there = program_in(tmp_path)
     bring = brought(there)
-    cut = run(replace(bring, stdin=pipeline.PROGRAM[:left]))
+    cut = run(replace(bring, stdin=backup_pipeline.PROGRAM[:left]))
     assert cut.returncode != 0
     assert "did not come whole" in cut.stderr
     assert list(there.parent.iterdir()) == []
@@ -222,8 +222,10 @@ def test_the_program_is_brought_once_and_runs(disk: Path, tmp_path: Path) -> Non
             f"sys.exit(s.main(['put', '--size', '{len(DISK)}', '--expect', '{tree(DISK)}']))"]  # fmt: skip
     assert subprocess.run(argv, input=DISK, check=False, capture_output=True).returncode == 0
     assert subprocess.run(argv, input=DISK[:-1] + b"?", check=False, capture_output=True).returncode == DAMAGED
-    printed = subprocess.run([sys.executable, "-m", "pmc.pipeline"], capture_output=True, text=True, check=True).stdout
-    assert printed == pipeline.bring().stdin
+    printed = subprocess.run(
+        [sys.executable, "-m", "pmc.backup_pipeline"], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed == backup_pipeline.bring().stdin
 
 
 def test_a_base_is_listed(disk: Path, folder: Path) -> None:
@@ -234,7 +236,7 @@ def test_a_base_is_listed(disk: Path, folder: Path) -> None:
     assert found(folder, "web") == [listed]
     assert found(folder, "we") == []
     assert found(folder / "no such folder") == []
-    fine(pipeline.prove(whole, pipeline.decoded(whole, None, str(folder)), str(folder)))
+    fine(backup_pipeline.prove(whole, backup_pipeline.decoded(whole, None, str(folder)), str(folder)))
     assert found(folder)[0].verified.startswith("20")
     (folder / whole.file).unlink()
     assert found(folder)[0].broken == "its file is missing"
@@ -242,7 +244,7 @@ def test_a_base_is_listed(disk: Path, folder: Path) -> None:
 
 def test_what_is_found_damaged_is_noted_until_it_is_found_right(disk: Path, folder: Path) -> None:
     whole = made(disk, folder)
-    prove = pipeline.prove(whole, pipeline.decoded(whole, None, str(folder)), str(folder))
+    prove = backup_pipeline.prove(whole, backup_pipeline.decoded(whole, None, str(folder)), str(folder))
     fine(prove)
     right = (folder / whole.file).read_bytes()
     for wrong in (right[:-9], right[:-9] + bytes(9), right[: len(right) // 2], right[:99] + b"?" + right[100:]):
@@ -263,9 +265,9 @@ def test_what_is_found_damaged_is_noted_until_it_is_found_right(disk: Path, fold
 def test_what_could_not_be_read_is_not_known_to_be_damaged(disk: Path, folder: Path, how: str) -> None:
     whole = made(disk, folder)
     read = f"{{ head -c 1000 /dev/zero; {how}; }}"
-    assert run(pipeline.prove(whole, read, str(folder))).returncode == 1
-    reader = pipeline.decoded(whole, None, str(folder))
-    assert run(pipeline.prove(whole, reader, str(folder), "python3 -m no_such_module")).returncode == 1
+    assert run(backup_pipeline.prove(whole, read, str(folder))).returncode == 1
+    reader = backup_pipeline.decoded(whole, None, str(folder))
+    assert run(backup_pipeline.prove(whole, reader, str(folder), "python3 -m no_such_module")).returncode == 1
     assert not list(folder.glob("*.*ed"))
 
 
@@ -275,16 +277,16 @@ def test_a_delta_is_not_damaged_when_what_unpacks_its_base_is_killed(disk: Path,
     whole = made(disk, folder)
     written(disk)
     part = made(disk, folder, base=whole)
-    reader = pipeline.decoded(part, whole, str(folder))
-    fine(pipeline.prove(part, reader, str(folder)))
+    reader = backup_pipeline.decoded(part, whole, str(folder))
+    fine(backup_pipeline.prove(part, reader, str(folder)))
     unpack = f"nobody zstd -dcq <{shlex.quote(str(folder / whole.file))}"
     assert reader.count(unpack) == 1
     killed = reader.replace(unpack, f"{{ {unpack} | head -c 1000 || :; {how}; }}")
     assert run(Command(("bash", "-o", "pipefail", "-c", f"{killed} >/dev/null"))).returncode == 126
-    assert run(pipeline.prove(part, killed, str(folder))).returncode == 1
+    assert run(backup_pipeline.prove(part, killed, str(folder))).returncode == 1
     assert not list(folder.glob(f"{part.id}.*ed"))
     short = reader.replace(unpack, f"{{ {unpack} | head -c 1000 || :; exit 1; }}")  # as of a base that is damaged
-    assert run(pipeline.prove(part, short, str(folder))).returncode == 1
+    assert run(backup_pipeline.prove(part, short, str(folder))).returncode == 1
     assert [path.name for path in folder.glob(f"{part.id}.*ed")] == [f"{part.id}.damaged"]
 
 
@@ -327,15 +329,15 @@ def test_ids_never_go_back() -> None:
 def test_a_right_backup_where_there_is_no_room_for_a_note(disk: Path, folder: Path) -> None:
     whole = made(disk, folder)
     (folder / f"{whole.id}.verified").symlink_to("/dev/full")
-    fine(pipeline.prove(whole, pipeline.decoded(whole, None, str(folder)), str(folder)))
+    fine(backup_pipeline.prove(whole, backup_pipeline.decoded(whole, None, str(folder)), str(folder)))
     assert found(folder)[0].verified == ""
 
 
 def test_a_file_is_passed_on_as_it_is(disk: Path) -> None:
     disk.write_text("an image\n" * 300_000 + "its end")
-    assert fine(pipeline.passed(str(disk), disk.stat().st_size, 10**9)) == disk.read_text()
+    assert fine(backup_pipeline.passed(str(disk), disk.stat().st_size, 10**9)) == disk.read_text()
     for wrong in (disk.stat().st_size + 1, disk.stat().st_size - 1):
-        got = run(pipeline.passed(str(disk), wrong, 10**9))
+        got = run(backup_pipeline.passed(str(disk), wrong, 10**9))
         assert got.returncode == 1
         assert got.stderr.splitlines()[-1] == f"{disk} cannot be read, or is not as long as its manifest says"
 
@@ -344,7 +346,11 @@ def test_a_backup_that_is_removed_while_it_is_read_gets_no_note(disk: Path, fold
     """Nothing is locked meanwhile."""
     whole = made(disk, folder)
     remove = shlex.join(prune.remove(str(folder), whole.files).argv)
-    got = run(pipeline.prove(whole, f"{{ {pipeline.decoded(whole, None, str(folder))}; {remove}; }}", str(folder)))
+    got = run(
+        backup_pipeline.prove(
+            whole, f"{{ {backup_pipeline.decoded(whole, None, str(folder))}; {remove}; }}", str(folder)
+        )
+    )
     assert (got.returncode, got.stderr.splitlines()[-1]) == (1, f"{whole.id} was removed meanwhile")
     assert list(folder.iterdir()) == []
 
@@ -361,7 +367,7 @@ def test_what_is_removed_while_the_note_is_written(
     (tmp_path / "date").write_text(f"#!/bin/bash\n{shlex.join(gone.argv)}; echo 2026-01-01T00:00:00Z\n")
     (tmp_path / "date").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    got = run(pipeline.prove(whole, pipeline.decoded(whole, None, str(folder)), str(folder)))
+    got = run(backup_pipeline.prove(whole, backup_pipeline.decoded(whole, None, str(folder)), str(folder)))
     noted = [path.name for path in folder.glob("*.verified")]
     assert (got.returncode, noted) == ((1, []) if what == "the manifest" else (0, [f"{whole.id}.verified"]))
 
@@ -414,7 +420,7 @@ def test_any_delta_of_any_disk_is_right(old: int, new: int, tail: int, seed: int
         done = subprocess.run(["xdelta3", "-d", "-c", "-s", folder / "base", folder / part.file], capture_output=True)
         assert (done.returncode, done.stdout == bytes(after)) == (0, True), done.stderr
         assert part.image_sha256 == tree(bytes(after))
-        fine(pipeline.prove(part, pipeline.decoded(part, whole, name), name))
+        fine(backup_pipeline.prove(part, backup_pipeline.decoded(part, whole, name), name))
 
 
 def windows(*contents: bytes) -> bytes:
@@ -472,8 +478,8 @@ def test_a_thin_delta_is_that_of_the_whole_disk(
     meant = replace(DELTA, size=len(DISK))
     part = str(folder / f".{meant.id}.part")
     Path(f"{part}.ranges").write_text(ranges)
-    fine(pipeline.store_thin_delta(str(now), str(old), len(DISK), whole, str(folder), part, How()))
-    fine(pipeline.seal(str(folder), part, meant))
+    fine(backup_pipeline.store_thin_delta(str(now), str(old), len(DISK), whole, str(folder), part, How()))
+    fine(backup_pipeline.seal(str(folder), part, meant))
     after = backup.from_json((folder / f"{meant.id}.json").read_text())
     old.write_bytes(DISK)
     done = subprocess.run(["xdelta3", "-d", "-c", "-s", old, folder / after.file], capture_output=True, check=True)
@@ -488,8 +494,8 @@ def test_a_thin_base_reads_only_what_is_there(disk: Path, folder: Path, compress
     meant = replace(BASE, size=len(DISK), compression="zstd" if compress else "none")
     part = str(folder / f".{meant.id}.part")
     Path(f"{part}.ranges").write_text(f"{4 * BLOCK} {BLOCK}\n0 {BLOCK}\n")
-    fine(pipeline.store_thin_base(str(disk), len(DISK), part, How(compress)))
-    fine(pipeline.seal(str(folder), part, meant))
+    fine(backup_pipeline.store_thin_base(str(disk), len(DISK), part, How(compress)))
+    fine(backup_pipeline.seal(str(folder), part, meant))
     whole = backup.from_json((folder / f"{meant.id}.json").read_text())
     image = bytearray(len(DISK))
     for at in (0, 4 * BLOCK):
@@ -509,7 +515,7 @@ def test_a_snapshot_that_is_not_the_bases_makes_no_delta(disk: Path, folder: Pat
     part = str(folder / ".x.part")
     for ranges, exit in ((f"{3 * BLOCK} 1\n", 1), (f"{2 * BLOCK} 1\n", 0)):
         Path(f"{part}.ranges").write_text(ranges)
-        got = run(pipeline.store_thin_delta(str(disk), str(other), len(DISK), whole, str(folder), part, How()))
+        got = run(backup_pipeline.store_thin_delta(str(disk), str(other), len(DISK), whole, str(folder), part, How()))
         assert got.returncode == exit
         assert ("does not fit the block sums of the base; make a new base" in got.stderr) == bool(exit)
 
@@ -522,7 +528,7 @@ def test_a_thin_delta_of_a_disk_with_a_bad_sector_is_no_backup(disk: Path, folde
     for short, other in ((now, old), (old, now)):
         short.write_bytes(DISK[: 2 * BLOCK + 5000])
         other.write_bytes(DISK)
-        got = run(pipeline.store_thin_delta(str(now), str(old), len(DISK), whole, str(folder), part, How()))
+        got = run(backup_pipeline.store_thin_delta(str(now), str(old), len(DISK), whole, str(folder), part, How()))
         assert got.returncode == 1
         assert f"cannot be read at byte {2 * BLOCK}" in got.stderr
 
@@ -533,13 +539,13 @@ def test_an_index_that_was_cut_or_is_gone_is_told(disk: Path, folder: Path) -> N
     index.write_bytes(index.read_bytes()[:-40])
     part = str(folder / ".x.part")
     Path(f"{part}.ranges").write_text("0 1\n")
-    got = run(pipeline.store_thin_delta(str(disk), str(disk), len(DISK), whole, str(folder), part, How()))
+    got = run(backup_pipeline.store_thin_delta(str(disk), str(disk), len(DISK), whole, str(folder), part, How()))
     assert got.returncode == 1
     assert "the block sums of the base are damaged; make a new base" in got.stderr
     index.unlink()
     for store in (
-        pipeline.store_thin_delta(str(disk), str(disk), len(DISK), whole, str(folder), part, How()),
-        pipeline.store_delta(pipeline.Disk(str(disk), len(DISK)), whole, str(folder), part, How()),
+        backup_pipeline.store_thin_delta(str(disk), str(disk), len(DISK), whole, str(folder), part, How()),
+        backup_pipeline.store_delta(backup_pipeline.Disk(str(disk), len(DISK)), whole, str(folder), part, How()),
     ):
         Path(f"{part}.ranges").write_text("0 1\n")
         got = run(store)
@@ -554,7 +560,7 @@ def test_a_disk_that_begins_as_a_compressed_file(disk: Path, folder: Path, magic
     whole = made(disk, folder)
     disk.write_bytes(magic + written(disk)[len(magic) :])
     part = made(disk, folder, base=whole)
-    fine(pipeline.prove(part, pipeline.decoded(part, whole, str(folder)), str(folder)))
+    fine(backup_pipeline.prove(part, backup_pipeline.decoded(part, whole, str(folder)), str(folder)))
 
 
 @pytest.mark.parametrize("lost", ["ranges", "source"])
@@ -563,7 +569,7 @@ def test_a_thin_volume_of_which_nothing_is_known_is_no_backup(disk: Path, folder
     if lost == "source":
         Path(f"{part}.ranges").write_text(f"0 {BLOCK}\n")
         disk.unlink()
-    assert run(pipeline.store_thin_base(str(disk), len(DISK), part, How())).returncode == 1
+    assert run(backup_pipeline.store_thin_base(str(disk), len(DISK), part, How())).returncode == 1
 
 
 PLACES = ["first", "middle", "last", "short", "missing"]
@@ -596,7 +602,7 @@ def test_damage_is_found_out(disk: Path, folder: Path, tmp_path: Path, what: str
         assert known
         return
     base = whole if victim is part else None
-    got = run(pipeline.prove(victim, pipeline.decoded(victim, base, str(folder)), str(folder)))
+    got = run(backup_pipeline.prove(victim, backup_pipeline.decoded(victim, base, str(folder)), str(folder)))
     assert known or got.returncode != 0, got
     device = tmp_path / "device"
     device.write_bytes(bytes(len(DISK)))
@@ -607,8 +613,8 @@ def test_damage_is_found_out(disk: Path, folder: Path, tmp_path: Path, what: str
 def test_a_damaged_index_makes_no_delta(disk: Path, folder: Path) -> None:
     whole = made(disk, folder)
     damage(folder / f"{BASE.id}.index", "middle")
-    source = pipeline.Disk(str(disk), len(DISK))
-    got = run(pipeline.store_delta(source, whole, str(folder), str(folder / ".x.part"), How()))
+    source = backup_pipeline.Disk(str(disk), len(DISK))
+    got = run(backup_pipeline.store_delta(source, whole, str(folder), str(folder / ".x.part"), How()))
     assert got.returncode != 0
     assert "make a new base" in got.stderr
 
@@ -616,9 +622,9 @@ def test_a_damaged_index_makes_no_delta(disk: Path, folder: Path) -> None:
 def test_a_disk_that_cannot_be_read_is_no_backup(folder: Path, tmp_path: Path) -> None:
     part = str(folder / ".x.part")
     for path in (tmp_path / "none", folder):
-        assert run(pipeline.store_base(pipeline.Disk(str(path), 10), part, How())).returncode != 0
+        assert run(backup_pipeline.store_base(backup_pipeline.Disk(str(path), 10), part, How())).returncode != 0
     (tmp_path / "short").write_bytes(b"123")
-    got = run(pipeline.store_base(pipeline.Disk(str(tmp_path / "short"), 10), part, How()))
+    got = run(backup_pipeline.store_base(backup_pipeline.Disk(str(tmp_path / "short"), 10), part, How()))
     assert "the disk ends after 3 bytes of 10" in got.stderr
     assert got.returncode != 0
 
@@ -626,9 +632,9 @@ def test_a_disk_that_cannot_be_read_is_no_backup(folder: Path, tmp_path: Path) -
 def test_a_backup_without_its_sums_is_not_sealed(folder: Path) -> None:
     part = folder / ".x.part"
     part.write_text("disk")
-    assert run(pipeline.seal(str(folder), str(part), BASE)).returncode != 0
+    assert run(backup_pipeline.seal(str(folder), str(part), BASE)).returncode != 0
     Path(f"{part}.sums").write_text("")
-    assert run(pipeline.seal(str(folder), str(part), BASE)).returncode != 0
+    assert run(backup_pipeline.seal(str(folder), str(part), BASE)).returncode != 0
     assert list(folder.glob("*.json")) == []
 
 
@@ -637,7 +643,7 @@ def test_a_backup_whose_manifest_did_not_come_whole_is_not_sealed(folder: Path) 
     part = folder / ".x.part"
     part.write_text("disk")
     Path(f"{part}.sums").write_text(json.dumps({"image_sha256": "0" * 64, "file_sha256": ""}))
-    sealed = pipeline.seal(str(folder), str(part), BASE)
+    sealed = backup_pipeline.seal(str(folder), str(part), BASE)
     for text in ("", (sealed.stdin or "")[:-3]):
         got = run(replace(sealed, stdin=text))
         assert (got.returncode, got.stderr.strip()) == (1, "the manifest did not come whole")
@@ -763,9 +769,12 @@ def test_the_newest_base_is_that_of_the_latest_time_on_any_node() -> None:
 
 def test_a_read_error_says_where(disk: Path, folder: Path) -> None:
     """At the begin of a process's memory there is nothing to be read (EIO, as of a bad sector)."""
-    bad, part = pipeline.Disk("/proc/self/mem", len(DISK)), str(folder / ".x.part")
+    bad, part = backup_pipeline.Disk("/proc/self/mem", len(DISK)), str(folder / ".x.part")
     whole = made(disk, folder)
-    for store in (pipeline.store_base(bad, part, How()), pipeline.store_delta(bad, whole, str(folder), part, How())):
+    for store in (
+        backup_pipeline.store_base(bad, part, How()),
+        backup_pipeline.store_delta(bad, whole, str(folder), part, How()),
+    ):
         assert run(store).stderr.splitlines()[-1] == "/proc/self/mem cannot be read at byte 0: Input/output error"
 
 
@@ -776,13 +785,13 @@ def test_an_id_has_the_time_in_utc() -> None:
 
 
 def test_reading_on_another_node_quotes_twice() -> None:
-    line = pipeline.read_volume("/dev/vg/it's", 5, "10.0.0.2")
+    line = backup_pipeline.read_volume("/dev/vg/it's", 5, "10.0.0.2")
     assert "ssh -o BatchMode=yes" in line
     assert "root@10.0.0.2" in line
     # What the remote shell gets is again a line of which it makes the same path.
     as_ssh = 'ssh() { [ "${@: -1}" = true ] || printf %s "${@: -1}"; }'
     words = subprocess.run(["bash", "-c", f"{as_ssh}; {line}"], capture_output=True, text=True, check=True)
-    assert words.stdout == "ionice -c 3 " + pipeline.read_volume("/dev/vg/it's", 5)
+    assert words.stdout == "ionice -c 3 " + backup_pipeline.read_volume("/dev/vg/it's", 5)
     # A login script that prints would put its words before the disk.
     loud = subprocess.run(["bash", "-c", f"ssh() {{ echo Welcome; }}; {line}"], capture_output=True, text=True)
     assert loud.returncode == 1
@@ -795,7 +804,7 @@ def test_a_directory_that_is_full_is_said_to_be(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "df").write_text("#!/bin/sh\necho Avail; echo 4096\n")
     (tmp_path / "df").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    command = pipeline.store_base(pipeline.Disk("/dev/zero", 4), "/dev/full/x", How())
+    command = backup_pipeline.store_base(backup_pipeline.Disk("/dev/zero", 4), "/dev/full/x", How())
     done = subprocess.run(command.argv, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert done.stderr.splitlines()[-1] == "No space left on device: /dev/full is full"
@@ -834,7 +843,7 @@ def test_what_a_stranger_may_have_made_is_decoded_without_roots_rights(
         device.write_bytes(bytes(len(DISK)))
         each, base = (part, whole) if part else (whole, None)
         fine(given_back(each, base, folder, device))
-        fine(pipeline.prove(each, pipeline.decoded(each, base, str(folder)), str(folder)))
+        fine(backup_pipeline.prove(each, backup_pipeline.decoded(each, base, str(folder)), str(folder)))
         told = "".join(path.read_text() for path in (tools / "told").iterdir())
     assert device.read_bytes() == new
     runs = {"base": 2, "delta": 4, "a delta of a raw base": 2}[kind]
@@ -846,5 +855,5 @@ def test_what_a_stranger_may_have_made_is_decoded_without_roots_rights(
 def test_a_new_delta_decodes_its_base_without_roots_rights(disk: Path, folder: Path) -> None:
     """It may be a copy from a stranger's directory."""
     whole = made(disk, folder)
-    line = str(pipeline.store_delta(pipeline.Disk(str(disk), len(DISK)), whole, str(folder), "x", How()))
+    line = str(backup_pipeline.store_delta(backup_pipeline.Disk(str(disk), len(DISK)), whole, str(folder), "x", How()))
     assert line.count("zstd -dcq") == line.count("nobody zstd -dcq") == 1

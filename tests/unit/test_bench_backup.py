@@ -14,8 +14,8 @@ import pytest
 from bench import backup, backup_report
 from bench.disk import DELTA, Disk
 from bench.places import Place, line
-from pmc import pipeline
-from pmc.pipeline import How
+from pmc import backup_pipeline
+from pmc.backup_pipeline import How
 
 MiB = 1 << 20
 
@@ -56,10 +56,10 @@ def test_a_disk_is_read_in_one_pass(place: Place, tmp_path: Path) -> None:
     content = Path(disk.path).read_bytes()
     once = str(tmp_path / "once")
     os.mkfifo(once)
-    source = pipeline.Disk(once, disk.bytes)
+    source = backup_pipeline.Disk(once, disk.bytes)
     for store in (
-        pipeline.store_base(source, disk.file(".again.part"), How()),
-        pipeline.store_delta(source, disk.base, place.folder, disk.file(".again.part"), How()),
+        backup_pipeline.store_base(source, disk.file(".again.part"), How()),
+        backup_pipeline.store_delta(source, disk.base, place.folder, disk.file(".again.part"), How()),
     ):
         writer = subprocess.Popen(
             [sys.executable, "-c", f"open({once!r}, 'wb').write(open({disk.path!r}, 'rb').read())"]

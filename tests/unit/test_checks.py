@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from pmc import checks, trust
+from pmc import checks
 from pmc.checks import CHECKS, About, Finding, Seen, Verdict, drbd, libvirt
 from pmc.command import Command
 from pmc.errors import CommandFailed
 from pmc.plan import Relay, Step
+from pmc.plans import node_keys
+from pmc.plans.node_keys import AUTHORIZED, KNOWN, Keys
 from pmc.settings import Settings, parse
-from pmc.trust import AUTHORIZED, KNOWN, Keys
 from tests.unit.samples import data, framed
 
 LAB = parse(
@@ -374,7 +375,7 @@ LINE_1 = f'restrict,from="10.77.0.1" {KEY_1} pmc-pm-1'
 
 
 def ssh(mine: Keys | str, other: Keys | str, settings: Settings = LAB) -> Verdict:
-    return trust.judged("pm-1", "pm-2", {"pm-1": mine, "pm-2": other}, settings).verdict
+    return node_keys.judged("pm-1", "pm-2", {"pm-1": mine, "pm-2": other}, settings).verdict
 
 
 def lines(step: Step) -> tuple[str, str, str]:
@@ -388,7 +389,7 @@ def edited(step: Step) -> tuple[str, ...]:
 
 
 def test_keys_as_nodes_show_them() -> None:
-    keys = trust.parse(captured("ssh"))
+    keys = node_keys.parse(captured("ssh"))
     [own], [host] = keys.own, keys.host
     assert own.startswith("ssh-ed25519 AAAA")
     assert " " not in own.removeprefix("ssh-ed25519 ")
@@ -401,7 +402,7 @@ def test_keys_as_nodes_show_them() -> None:
 
 
 def test_a_hashed_and_foreign_host_key_and_a_locked_key() -> None:
-    keys = trust.parse(captured("ssh-wrong"))
+    keys = node_keys.parse(captured("ssh-wrong"))
     assert keys.own == ()
     assert keys.locked == ("/root/.ssh/id_ed25519",)
     assert set(keys.known) == {"10.77.0.1"}
@@ -412,7 +413,7 @@ def test_a_hashed_and_foreign_host_key_and_a_locked_key() -> None:
 
 def test_without_a_host_key_there_is_no_answer() -> None:
     with pytest.raises(ValueError, match="host key"):
-        trust.parse("own ssh-ed25519 AAAA\n")
+        node_keys.parse("own ssh-ed25519 AAAA\n")
 
 
 def test_ssh_that_works_needs_nothing() -> None:
@@ -492,7 +493,7 @@ def test_a_line_that_somebody_else_wrote_is_left() -> None:
 
 def test_the_address_that_a_node_says_it_has_must_be_one() -> None:
     said = "host ssh-ed25519 AAAA\ncomes pm-2  src 10.9.0.1\ncomes pm-3  src *\ncomes pm-4 \ncomes pm-5  src 10.*,x\n"
-    assert trust.parse(said).comes == {"pm-2": "10.9.0.1"}
+    assert node_keys.parse(said).comes == {"pm-2": "10.9.0.1"}
 
 
 def test_a_key_is_made_where_there_is_none_and_handed_over() -> None:
@@ -501,7 +502,7 @@ def test_a_key_is_made_where_there_is_none_and_handed_over() -> None:
     assert made.node == "pm-1"
     assert isinstance(let_in.do, Relay)
     assert (let_in.node, let_in.do.source) == ("pm-2", "pm-1")
-    assert let_in.do.reader.argv[-2:] == ('restrict,from="10.77.0.1"', f"{trust.KEY}.pub")
+    assert let_in.do.reader.argv[-2:] == ('restrict,from="10.77.0.1"', f"{node_keys.KEY}.pub")
     # What an earlier installation of pm-1 left there is not taken out by the undo.
     assert let_in.undo is not None
     assert let_in.undo.stdin == "ssh-ed25519 AA pmc-pm-1\n"
@@ -510,7 +511,7 @@ def test_a_key_is_made_where_there_is_none_and_handed_over() -> None:
 @pytest.mark.parametrize(
     ("mine", "says"),
     [
-        (replace(GOOD_1, own=(), locked=(trust.KEY,), tried={"pm-2": DENIED}), "passphrase"),
+        (replace(GOOD_1, own=(), locked=(node_keys.KEY,), tried={"pm-2": DENIED}), "passphrase"),
         (replace(GOOD_1, tried={"pm-2": DENIED}), "PermitRootLogin"),
         (replace(GOOD_1, tried={"pm-2": (255, "ssh: connect to host 10.77.0.2 port 22: No route to host")}), "link"),
         (replace(GOOD_1, known={}, tried={"pm-2": (255, "ssh: connect to host: Connection timed out")}), "link"),

@@ -15,8 +15,8 @@ from pmc import virsh
 from pmc.cluster import Cluster
 from pmc.command import Answer
 from pmc.errors import CommandFailed, Interrupted, NodeDown, PmcError
-from pmc.look import parse_meminfo, parse_ports, state_queries
 from pmc.model import NodeState, Resource
+from pmc.node_state import parse_meminfo, parse_ports, state_queries
 from pmc.settings import parse
 from pmc.transport.node import Node
 from pmc.units import KiB

@@ -21,7 +21,7 @@ from bench.fleet import content
 from bench.fleet.spec import Spec
 from pmc import backup
 from pmc.command import ENVIRONMENT, Query, frame, unframe
-from pmc.look import state_queries
+from pmc.node_state import state_queries
 from tests.unit.samples import SETTINGS
 from tests.unit.stories import BASE
 from tests.unit.test_fleet import install

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pmc import drbd, drbd_peer
+from pmc import drbd, drbd_new_peer
 from pmc.model import Resource, ResourceFile
 from pmc.units import GiB, KiB, MiB
 from tests.unit.samples import data, parsed_files
@@ -233,7 +233,7 @@ def test_names_that_are_words_of_drbd_conf_are_quoted_and_read_back(name: str) -
 def test_whether_a_file_has_a_host(tmp_path: Path, line: str, found: bool) -> None:
     """Also in the form that earlier versions of pmc wrote."""
     (tmp_path / "web.res").write_text(f"resource web {{\n    {line}\n")
-    argv = list(drbd_peer.file_names("web", "pm-3").argv)
+    argv = list(drbd_new_peer.file_names("web", "pm-3").argv)
     argv[argv.index(drbd.path("web"))] = str(tmp_path / "web.res")
     assert (subprocess.run(argv, check=False).returncode == 0) is found
 

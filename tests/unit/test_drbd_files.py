@@ -19,8 +19,8 @@ from pmc.errors import Refused
 from pmc.facts import drbd_files
 from pmc.facts.drbd_conf import DEEPEST, read
 from pmc.facts.drbd_files import Files
-from pmc.look import node_state
 from pmc.model import Domain, Odd, ResourceFile
+from pmc.node_state import node_state
 from pmc.plans import refuse
 from pmc.verify import options
 from tests.unit.samples import SETTINGS, changed, cluster, data, framed, node, parsed_files, running

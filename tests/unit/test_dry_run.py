@@ -101,12 +101,12 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
         "tasks.pm._examine": [UNFIT], "tasks.death.seen": Sight(),
     }.items():  # fmt: skip
         monkeypatch.setattr(f"pmc.{name}", lambda *args, answer=answer: answer)
-    monkeypatch.setattr("pmc.looks.agent", lambda cluster, name, source, wanted: source)
+    monkeypatch.setattr("pmc.tasks.lookups.agent", lambda cluster, name, source, wanted: source)
 
     def call(task: str, world: World, **given: Any) -> str:
         monkeypatch.setattr("pmc.cluster.Cluster.state", lambda *args, **kwargs: world.state())
-        monkeypatch.setattr("pmc.looks.stored", lambda *_, **how: stored_in(world) or list(STORED))
-        monkeypatch.setattr("pmc.looks.sides", lambda *args: PARTED if world == parted_web() else ALIKE)
+        monkeypatch.setattr("pmc.tasks.lookups.stored", lambda *_, **how: stored_in(world) or list(STORED))
+        monkeypatch.setattr("pmc.tasks.lookups.sides", lambda *args: PARTED if world == parted_web() else ALIKE)
         ns[task](Context(Config()), conf=str(tmp_path / "pmc.conf"), **given)
         assert not (tmp_path / "audit").exists(), "what changed nothing is in the audit log"
         return capsys.readouterr().out

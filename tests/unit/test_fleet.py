@@ -13,8 +13,8 @@ from bench.fleet import content
 from bench.fleet.fleet import TOOL, TOOLS
 from bench.fleet.spec import ILLS, Spec
 from pmc.command import frame, unframe
-from pmc.look import node_state, state_queries
 from pmc.model import ClusterState, NodeState
+from pmc.node_state import node_state, state_queries
 from tests.unit.samples import SETTINGS
 
 ADDRESS = "127.0.1.1"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pmc import freeze
+from pmc import guest_agent
 from pmc.command import Command
 
 # Says what it was called for; `broken` makes it fail so many times, `slow` makes it take so many seconds.
@@ -28,7 +28,7 @@ class Node:
 
     def run(self, command: Command, seconds: int = 60) -> subprocess.CompletedProcess[str]:
         """With the folder in place of /run/pmc, and `seconds` of the watch."""
-        argv = [str(seconds) if word == str(freeze.SECONDS) else word.replace("/run/pmc", str(self.folder / "run"))
+        argv = [str(seconds) if word == str(guest_agent.SECONDS) else word.replace("/run/pmc", str(self.folder / "run"))
                 for word in command.argv]  # fmt: skip
         env = {**os.environ, "PATH": f"{self.folder}:{os.environ['PATH']}"}
         return subprocess.run(argv, capture_output=True, text=True, env=env, timeout=30)
@@ -57,9 +57,9 @@ def node(tmp_path: Path) -> Node:
 
 
 def test_frozen_and_thawed_in_time(node: Node) -> None:
-    assert node.run(freeze.freeze("web", "one")).returncode == 0
+    assert node.run(guest_agent.freeze("web", "one")).returncode == 0
     assert node.frozen
-    done = node.run(freeze.thaw_in_time("web", "one"))
+    done = node.run(guest_agent.thaw_in_time("web", "one"))
     assert (done.returncode, done.stderr) == (0, "")
     assert not node.frozen
     assert node.log == ["domfsfreeze", "domfsthaw"]
@@ -67,50 +67,50 @@ def test_frozen_and_thawed_in_time(node: Node) -> None:
 
 def test_the_node_thaws_when_the_manager_is_gone(node: Node) -> None:
     """Also when libvirt fails at first. What comes later is told that it is too late."""
-    node.run(freeze.freeze("web", "one"), seconds=1)
+    node.run(guest_agent.freeze("web", "one"), seconds=1)
     (node.folder / "broken").write_text("1")
     node.thawed()
     assert node.log.count("domfsthaw") == 2
-    done = node.run(freeze.thaw_in_time("web", "one"))
+    done = node.run(guest_agent.thaw_in_time("web", "one"))
     assert done.returncode == 1
     assert "the snapshot took too long" in done.stderr
 
 
 def test_the_node_thaws_when_the_manager_could_not(node: Node) -> None:
-    node.run(freeze.freeze("web", "one"), seconds=1)
+    node.run(guest_agent.freeze("web", "one"), seconds=1)
     (node.folder / "broken").write_text("2")
-    assert node.run(freeze.thaw_in_time("web", "one")).returncode == 1
-    assert node.run(freeze.thaw("web")).returncode == 1
+    assert node.run(guest_agent.thaw_in_time("web", "one")).returncode == 1
+    assert node.run(guest_agent.thaw("web")).returncode == 1
     node.thawed()
     assert node.log.count("domfsthaw") == 3
 
 
 def test_the_watch_over_one_freeze_leaves_the_next_alone(node: Node) -> None:
-    node.run(freeze.freeze("web", "one"), seconds=1)
-    node.run(freeze.thaw("web"))
-    node.run(freeze.freeze("web", "two"))
+    node.run(guest_agent.freeze("web", "one"), seconds=1)
+    node.run(guest_agent.thaw("web"))
+    node.run(guest_agent.freeze("web", "two"))
     time.sleep(1.5)  # the first watch ends meanwhile; when it does not, this sees less, and does not fail
     assert node.frozen
-    assert node.run(freeze.thaw_in_time("web", "two")).returncode == 0
+    assert node.run(guest_agent.thaw_in_time("web", "two")).returncode == 0
     assert node.log == ["domfsfreeze", "domfsthaw", "domfsfreeze", "domfsthaw"]
 
 
 def test_a_watch_that_thaws_right_then_is_waited_for(node: Node) -> None:
     """Else the next snapshot may be of a guest that writes, and nobody knows."""
-    node.run(freeze.freeze("web", "one"), seconds=1)
+    node.run(guest_agent.freeze("web", "one"), seconds=1)
     (node.folder / "slow").write_text("2")
     deadline = time.monotonic() + 60
     while "domfsthaw" not in node.log:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    node.run(freeze.freeze("web", "two"))
+    node.run(guest_agent.freeze("web", "two"))
     assert node.log == ["domfsfreeze", "domfsthaw", "domfsfreeze"]
     assert node.frozen
-    assert node.run(freeze.thaw_in_time("web", "two")).returncode == 0
+    assert node.run(guest_agent.thaw_in_time("web", "two")).returncode == 0
 
 
 def test_one_that_cannot_be_frozen_fails_and_is_thawed_all_the_same(node: Node) -> None:
     (node.folder / "broken").write_text("1")
-    assert node.run(freeze.freeze("web", "one")).returncode == 1
-    assert node.run(freeze.thaw("web")).returncode == 0
+    assert node.run(guest_agent.freeze("web", "one")).returncode == 1
+    assert node.run(guest_agent.thaw("web")).returncode == 0
     assert not node.frozen

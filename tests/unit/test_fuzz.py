@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from pmc import backup, lvm, pipeline, virsh
+from pmc import backup, backup_pipeline, lvm, virsh
 from pmc import settings as configuration
 from pmc.command import Command, bash, command, frame, unframe
 from pmc.errors import PmcError, Refused, SettingsError
@@ -118,7 +118,7 @@ def test_what_is_nested_for_another_node_arrives_unchanged(tools: dict[str, str]
     ssh = Path(tools["HOME"], "ssh")
     ssh.write_text('#!/bin/sh\nfor line; do :; done\nexec sh -c "$line"\n')
     ssh.chmod(0o755)
-    each = bash(pipeline.remotely("10.0.0.1", quoted))
+    each = bash(backup_pipeline.remotely("10.0.0.1", quoted))
     assert logged_in("sh", as_node_runs(each, False), tools) == text.encode() + b"\0"
 
 

@@ -15,15 +15,16 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from pmc import checks, looks
+from pmc import checks
 from pmc.checks.finding import Seen
 from pmc.command import Query
 from pmc.errors import CommandFailed, PmcError
 from pmc.facts import domain_xml
-from pmc.look import node_state, state_queries
 from pmc.model import ClusterState, Volume
+from pmc.node_state import node_state, state_queries
 from pmc.plain import plain
 from pmc.plans import lost
+from pmc.tasks import lookups
 from pmc.tasks.base import complain
 from pmc.transport.node import Node
 from pmc.units import GiB
@@ -159,7 +160,7 @@ QUERIES = state_queries(SETTINGS, allocating=True)
 @SOME
 def test_what_was_understood_can_be_shown(some: st.DataObject) -> None:
     """A node whose every answer is odd, beside one that is right: the listings tell of both."""
-    samples = dict(zip(QUERIES, SAMPLES["pmc.look:state_queries"], strict=True))
+    samples = dict(zip(QUERIES, SAMPLES["pmc.node_state:state_queries"], strict=True))
     right = {what: PM_1._parsed(query, answer(good[0])) for what, (query, good) in samples.items()}
     odd = {what: PM_1._parsed(query, answer(some.draw(changed(good)))) for what, (query, good) in samples.items()}
     state = ClusterState({
@@ -208,9 +209,9 @@ def test_a_node_whose_backups_are_not_known_hides_no_other() -> None:
         for name, found in (("pm-1", bad), ("pm-2", good))
     }
     state = ClusterState(nodes)
-    assert looks.stored(state, partly=True) == good
+    assert lookups.stored(state, partly=True) == good
     with pytest.raises(PmcError, match="pm-1: its backups are not known: its answer is not understood"):
-        looks.stored(state)
+        lookups.stored(state)
     with pytest.raises(PmcError, match="pm-1: backups: its answer is not understood"):
         complain(state)
 

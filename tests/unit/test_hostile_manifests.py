@@ -13,10 +13,11 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from pmc import backup, looks, retention
+from pmc import backup, retention
 from pmc.plain import plain
 from pmc.remote.manifest import manifest_sum
 from pmc.settings import Keep
+from pmc.tasks import lookups
 from pmc.view import output, rows
 from tests.unit.stories import BASE
 from tests.unit.test_hostile_answers import NASTY
@@ -57,7 +58,7 @@ def test_one_that_is_none_is_listed_as_unusable(odd: str, tmp_path: Path, pmc: P
     (tmp_path / f"{OTHER}.json").write_bytes(ODD[odd].encode(errors="surrogatepass"))
     (tmp_path / f"{BASE.id}.json").write_text(sealed())
     (tmp_path / BASE.file).write_bytes(bytes(BASE.stored))
-    listed = {each.id: each for each in looks.kept(str(tmp_path))}
+    listed = {each.id: each for each in lookups.kept(str(tmp_path))}
     assert not listed[BASE.id].broken
     assert listed[OTHER].broken
     assert listed[OTHER].backup is None
@@ -71,7 +72,7 @@ def test_one_that_is_none_is_listed_as_unusable(odd: str, tmp_path: Path, pmc: P
 def test_one_that_has_no_end_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "web.20260101T000000Z.base.json").open("w") as file:
         file.truncate(1 << 40)
-    [listed] = looks.kept(str(tmp_path))
+    [listed] = lookups.kept(str(tmp_path))
     assert listed.broken
 
 

@@ -33,12 +33,12 @@ LAYERS = [
         "pmc.facts.drbd_conf",
         "pmc.facts.drbd_files",
         "pmc.names",
-        "pmc.drbd_peer",
+        "pmc.drbd_new_peer",
         "pmc.lvm",
         "pmc.virsh",
         "pmc.backup",
-        "pmc.pipeline",
-        "pmc.freeze",
+        "pmc.backup_pipeline",
+        "pmc.guest_agent",
         "pmc.retention",
         "pmc.capacity.allocate",
         "pmc.lock_files",
@@ -46,20 +46,20 @@ LAYERS = [
         "pmc.facts.managed_save",
         "pmc.facts.thin_pool",
         "pmc.facts.lvm_attr",
-        "pmc.thin",
-        "pmc.sides",
+        "pmc.lvm_thin",
+        "pmc.drbd_generations",
         "pmc.facts.domain_definition",
         "pmc.capacity.memory",
         "pmc.capacity.rebalance",
         "pmc.facts.backing",
     },
-    {"pmc.plan", "pmc.look", "pmc.paste"},
+    {"pmc.plan", "pmc.node_state", "pmc.paste"},
     {
         "pmc.plans",
         "pmc.plans.*",
         "pmc.checks",
         "pmc.checks.*",
-        "pmc.trust",
+        "pmc.plans.node_keys",
         "pmc.view.rows",
         "pmc.verify",
         "pmc.verify.*",
@@ -79,7 +79,7 @@ LAYERS = [
         "pmc.cluster",
         "pmc.audit",
     },
-    {"pmc.looks", "pmc.transport.fence_command"},
+    {"pmc.tasks.lookups", "pmc.transport.fence_command"},
     {"pmc.tasks", "pmc.tasks.*"},
     {"pmc.main", "fabfile"},
 ]
@@ -159,7 +159,7 @@ def test_pure_modules_import_nothing_that_acts(module: str) -> None:
 def test_connections_and_threads_have_their_owners() -> None:
     """Tasks may ask Fabric what kind of context they got, and looks asks DNS, which has no deadline without a thread;
     neither connects to a node."""
-    allowed = {"pmc.tasks.base": {"fabric"}, "pmc.main": {"fabric"}, "pmc.looks": {"socket", "threading"}}
+    allowed = {"pmc.tasks.base": {"fabric"}, "pmc.main": {"fabric"}, "pmc.tasks.lookups": {"socket", "threading"}}
     for module, path in FILES.items():
         used = {name.partition(".")[0] for name in imports(path)} & CONNECTIONS
         assert module in OWNERS | ON_NODES or used <= allowed.get(module, set()), f"{module} uses {used}"

@@ -11,12 +11,11 @@ import pytest
 from invoke.config import Config
 from invoke.context import Context
 
-from pmc import looks
 from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused
 from pmc.plans.request import Add
 from pmc.settings import Settings
-from pmc.tasks import ns
+from pmc.tasks import lookups, ns
 from pmc.units import GiB
 from tests.unit.counted import counted
 from tests.unit.samples import SETTINGS, XML
@@ -41,7 +40,7 @@ class Asked:
 
 def boot(request: Add) -> str:
     asked = Asked()
-    looks.new_domain(cast(Cluster, asked), request, WEB)
+    lookups.new_domain(cast(Cluster, asked), request, WEB)
     return asked.argv[asked.argv.index("--boot") + 1] if "--boot" in asked.argv else ""
 
 
@@ -53,7 +52,7 @@ def test_the_disk_is_booted_first_and_then_what_fills_an_empty_one() -> None:
 
 def test_virt_install_is_told_what_was_asked_for_and_its_further_arguments_last() -> None:
     asked = Asked()
-    looks.new_domain(cast(Cluster, asked), wanted(memory=2 * GiB, cpus=3, virt_install="--tpm 'a b'"), WEB)
+    lookups.new_domain(cast(Cluster, asked), wanted(memory=2 * GiB, cpus=3, virt_install="--tpm 'a b'"), WEB)
     line = " ".join(asked.argv)
     for words in ("--name web", "--memory 2048", "--vcpus 3", f"bridge=br0,mac={WEB.mac},model=virtio", "--dry-run"):
         assert words in line
@@ -73,10 +72,10 @@ def test_an_address_by_its_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
     monkeypatch.setattr("socket.gethostbyname", resolve)
     hasty = replace(SETTINGS, deadlines=replace(SETTINGS.deadlines, connect=0.1))
-    assert looks.address_of("web", SETTINGS) == "192.0.2.7"
-    assert looks.address_of("nobody", SETTINGS) == ""
+    assert lookups.address_of("web", SETTINGS) == "192.0.2.7"
+    assert lookups.address_of("nobody", SETTINGS) == ""
     assert capsys.readouterr().err == ""
-    assert looks.address_of("silent", hasty) == ""
+    assert lookups.address_of("silent", hasty) == ""
     over.set()
     assert "silent: DNS does not say within 0.1 s whether" in capsys.readouterr().err
 
@@ -99,7 +98,7 @@ def test_dns_is_asked_before_anybody_must_wait_for_a_lock(
         asked.append(name)
         return ""
 
-    monkeypatch.setattr(looks, "address_of", address_of)
+    monkeypatch.setattr(lookups, "address_of", address_of)
     with suppress(PmcError):  # what follows is of no interest here
         ns[task](Context(Config()), **given)
     assert asked == ["new"]
@@ -107,4 +106,4 @@ def test_dns_is_asked_before_anybody_must_wait_for_a_lock(
 
 def test_arguments_that_make_another_vm_are_refused() -> None:
     with pytest.raises(Refused, match="--virt-install: virt-install did not answer with a domain web"):
-        looks.new_domain(cast(Cluster, Asked(XML.replace("web", "mail"))), wanted(virt_install="--name mail"), WEB)
+        lookups.new_domain(cast(Cluster, Asked(XML.replace("web", "mail"))), wanted(virt_install="--name mail"), WEB)

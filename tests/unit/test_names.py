@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pmc import names, verify, virsh
 from pmc.errors import Refused
 from pmc.facts.drbd_files import Files
-from pmc.look import node_state
 from pmc.lvm import Group
 from pmc.model import Domain, NodeState, Resource, ResourceFile, Volume
+from pmc.node_state import node_state
 from pmc.plans import add, evacuate
 from pmc.plans import pm as plans
 from pmc.units import GiB

@@ -70,7 +70,9 @@ def test_all_when_one_stopped_answering_meanwhile(monkeypatch: pytest.MonkeyPatc
 def test_the_nodes_of_its_backups_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another manager may just be making or removing one there."""
     cluster = counted(monkeypatch, with_web())
-    monkeypatch.setattr("pmc.looks.stored", lambda state: [Stored("pm-7", "web.20260101T000000Z.base", 0, None, "")])
+    monkeypatch.setattr(
+        "pmc.tasks.lookups.stored", lambda state: [Stored("pm-7", "web.20260101T000000Z.base", 0, None, "")]
+    )
     with cluster:
         located_with_backups(Context(), cluster, False, "web", "pm-9", "")
         assert sorted(cluster.locked[0].holds) == ["pm-1", "pm-2", "pm-7", "pm-9"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pmc import drbd, sides
+from pmc import drbd, drbd_generations
 from tests.lab.pair import NAME, NODES, Model
 
 
@@ -28,30 +28,30 @@ def disks(model: Model) -> list[str]:
 def test_who_leaves_a_primary_that_holds_is_outdated_until_they_meet(who: str, holds: bool, left: str) -> None:
     """263615644"""
     model = pair(holds)
-    assert model.tool(who, sides.disconnect(NAME))
+    assert model.tool(who, drbd_generations.disconnect(NAME))
     assert disks(model) == ["UpToDate", left]
     assert model.tool("pm-2", drbd.primary(NAME)) is (not holds)
     if not holds:
         assert model.tool("pm-2", drbd.secondary(NAME))
-        assert model.tool(who, sides.connect(NAME))
+        assert model.tool(who, drbd_generations.connect(NAME))
         assert model.seen()["pm-2"][2] == "StandAlone"  # each began its own generation
         return
     here, there = (model.gi(node, NAME) for node in NODES)
     assert here is not None
     assert there is not None
-    assert sides.compare(here, there) == "ahead"  # who is outdated is not waited for
+    assert drbd_generations.compare(here, there) == "ahead"  # who is outdated is not waited for
     assert not model.nodes["pm-1"].resources[NAME].held
     other = next(node for node in NODES if node != who)
-    assert model.tool(other, sides.disconnect(NAME))
+    assert model.tool(other, drbd_generations.disconnect(NAME))
     for node in NODES:
-        assert model.tool(node, sides.connect(NAME))
+        assert model.tool(node, drbd_generations.connect(NAME))
     assert disks(model) == ["UpToDate", "UpToDate"]
 
 
 def test_of_two_primaries_that_hold_neither_leaves() -> None:
     model = pair(holds=True)
     assert model.tool("pm-2", drbd.primary(NAME))
-    assert not model.tool("pm-1", sides.disconnect(NAME))
+    assert not model.tool("pm-1", drbd_generations.disconnect(NAME))
     assert model.seen()["pm-1"][2] == "Connected"
 
 
@@ -75,7 +75,7 @@ def test_a_side_that_holds_is_no_primary_alone_while_nobody_knows_what_became_of
 
 def test_a_side_that_holds_is_primary_again_without_the_peer_that_left_as_outdated() -> None:
     model = pair(holds=True)
-    assert model.tool("pm-2", sides.disconnect(NAME))
+    assert model.tool("pm-2", drbd_generations.disconnect(NAME))
     for do in (drbd.secondary(NAME), drbd.primary(NAME)):
         assert model.tool("pm-1", do)
     assert not model.tool("pm-2", drbd.primary(NAME))

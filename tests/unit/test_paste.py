@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pmc import paste, pipeline, virsh
+from pmc import backup_pipeline, paste, virsh
 from pmc.command import Command, bash, command
 from pmc.paste import Way
 from pmc.plan import Action, Fetch, Plan, Relay, Step, Transfer, Wait, Watch, apply, plan
@@ -45,7 +45,9 @@ class Shell:
     def __init__(self, folder: Path) -> None:
         self.folder, self.log = folder, folder / "arrived"
         (folder / "ssh").write_text(SSH)
-        (folder / "python").write_text(f'#!/bin/sh\n[ "$1$2" = -mpmc.pipeline ] && printf %s {shlex.quote(PROGRAM)}\n')
+        (folder / "python").write_text(
+            f'#!/bin/sh\n[ "$1$2" = -mpmc.backup_pipeline ] && printf %s {shlex.quote(PROGRAM)}\n'
+        )
         for name in ("ssh", "python"):
             (folder / name).chmod(0o755)
 
@@ -217,11 +219,13 @@ def test_a_password_is_asked_for_and_not_shown(shell: Shell, password: str) -> N
 def test_the_program_that_reads_disks_comes_from_the_manager(tmp_path: Path, name: str) -> None:
     """From any folder, be it one where others may write, with the Python that pmc has."""
     (tmp_path / name).write_text("raise SystemExit('not this one')\n")
-    line = paste.script([plan("x", Step("pm-1", "x", pipeline.bring()))], lambda name: Way(("ssh", "n")), local.PYTHON)
+    line = paste.script(
+        [plan("x", Step("pm-1", "x", backup_pipeline.bring()))], lambda name: Way(("ssh", "n")), local.PYTHON
+    )
     printer = line.splitlines()[3].partition(" | ssh n -- ")[0]
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     assert subprocess.run(["bash", "-c", printer], cwd=tmp_path, env=env, capture_output=True).stdout == (
-        pipeline.PROGRAM.encode()
+        backup_pipeline.PROGRAM.encode()
     )
 
 

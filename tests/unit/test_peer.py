@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pmc import drbd_peer, lvm
+from pmc import drbd_new_peer, lvm
 from pmc.errors import NodeDown, Refused, StepFailed
 from pmc.model import ClusterState, Domain, NodeState, ResourceFile, Volume
 from pmc.plan import apply
@@ -272,7 +272,7 @@ def test_a_former_peer_is_let_in_only_to_be_copied_to_in_full(
         (tmp_path / tool).chmod(0o755)
     for name, text in (("shown", shown), ("calls", ""), ("file.old", old), ("file", "new")):
         (tmp_path / name).write_text(text)
-    argv = drbd_peer.switch_back("web").argv[:-2]
+    argv = drbd_new_peer.switch_back("web").argv[:-2]
     ran = subprocess.run(
         [*argv, str(tmp_path / "file"), "web"], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True,
         check=False,

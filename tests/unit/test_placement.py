@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from invoke.context import Context
 
-from pmc import looks
 from pmc.capacity.memory import Guest
 from pmc.cluster import Cluster
 from pmc.errors import Refused
@@ -19,7 +18,7 @@ from pmc.model import ClusterState, NodeState, Volume
 from pmc.plans import placement
 from pmc.plans.request import Add
 from pmc.settings import Verify
-from pmc.tasks import vm
+from pmc.tasks import lookups, vm
 from pmc.units import GiB
 from tests.unit.fleets import OWN, Kind, build, settings, shortages, simulated
 from tests.unit.samples import XML
@@ -284,8 +283,8 @@ def test_vm_add_says_in_one_line_why(
     conf.write_text("".join(f'[nodes.pm-{n}]\nreplication = "10.0.0.{n}"\n' for n in (1, 2, 3)))
     state = build(totals(3), guests(2, "pm-1", ""))
     monkeypatch.setattr(Cluster, "state", lambda self, **how: state)
-    monkeypatch.setattr(looks, "new_domain", lambda cluster, request, given: XML)
-    monkeypatch.setattr(looks, "address_of", lambda name, settings: "")
+    monkeypatch.setattr(lookups, "new_domain", lambda cluster, request, given: XML)
+    monkeypatch.setattr(lookups, "address_of", lambda name, settings: "")
     vm.add(Context(), "new", size="10", memory="4", pxe=True, conf=str(conf), dry_run=True, **flags)
     out, err = capsys.readouterr()
     assert {line.split()[2].strip(":") for line in out.splitlines()[1:] if re.match(r"# \d+\. ", line)} == nodes

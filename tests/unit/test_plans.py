@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pmc import drbd, pipeline
+from pmc import backup_pipeline, drbd
 from pmc.backup import Stored
 from pmc.errors import NodeDown, Refused
 from pmc.facts import domain_disks
@@ -69,7 +69,7 @@ def shown(plan: Plan) -> str:
         lines += [f"  undo:  {step.undo}"] if step.undo else []
         lines += [f"  check: {step.check}"] if step.check else []
         lines.append("")
-    return "\n".join(lines).replace(pipeline.FOLDER, "/run/pmc/stream-VERSION")
+    return "\n".join(lines).replace(backup_pipeline.FOLDER, "/run/pmc/stream-VERSION")
 
 
 @pytest.mark.parametrize("name", STORIES)

@@ -13,8 +13,8 @@ from pmc.command import command
 from pmc.model import ClusterState, NodeState, Resource, ResourceFile, Volume
 from pmc.plan import Relay, Step
 from pmc.plans import pm
+from pmc.plans.node_keys import Keys, judged
 from pmc.settings import NodeSettings
-from pmc.trust import Keys, judged
 from tests.unit.samples import CLOSE, SETTINGS, changed, cluster, node, running, with_resource
 
 WELL = Resource("web", 1, "Secondary", "UpToDate", "Connected", "Established", "Secondary", "UpToDate", size=1 << 30)

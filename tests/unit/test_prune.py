@@ -136,7 +136,7 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capture
     monkeypatch.setattr("pmc.cluster.Cluster.lock", lock)
     monkeypatch.setattr("pmc.cluster.Cluster.apply", apply)
     monkeypatch.setattr("pmc.cluster.Cluster.state", lambda *args, **kwargs: site.world.state())
-    monkeypatch.setattr("pmc.looks.stored", stored)
+    monkeypatch.setattr("pmc.tasks.lookups.stored", stored)
     monkeypatch.setattr("pmc.tasks.vm.confirm", lambda question, answer: site.asked.append(f"{question} [{answer}]"))
     return site
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pmc import lvm, sides, virsh
+from pmc import drbd_generations, lvm, virsh
+from pmc.drbd_generations import Generation, Past
 from pmc.errors import NodeDown, Refused, StepFailed
 from pmc.facts import domain_definition
 from pmc.model import ClusterState, Odd, Resource, ResourceFile, Volume
@@ -17,7 +18,6 @@ from pmc.plan import Wait, apply
 from pmc.plans import lost, repair, splitbrain
 from pmc.plans.ailment import About, Ailment, Case, Wishes
 from pmc.settings import Settings
-from pmc.sides import Generation, Past
 from pmc.units import GiB, MiB
 from tests.unit.fake import done, says
 from tests.unit.samples import (
@@ -192,7 +192,7 @@ def test_the_side_that_stays_gives_nothing_up_though_it_was_to_once() -> None:
     steps = lines(ailment)
     anew = next(number for number, (at, line) in enumerate(steps) if at == "pm-1" and "drbdadm disconnect" in line)
     assert anew < next(number for number, (_, line) in enumerate(steps) if "--discard-my-data" in line)
-    assert ailment.steps[anew].undo == sides.connect("web")
+    assert ailment.steps[anew].undo == drbd_generations.connect("web")
 
 
 def test_the_snapshot_holds_all_that_the_resync_overwrites() -> None:
@@ -282,7 +282,7 @@ def test_a_loser_that_was_not_disconnected_yet_is_connected_again_when_the_next_
     for state, again in ((with_resource(running(), "pm-1", connection="StandAlone"), True), (apart(running()), False)):
         (split,) = found(state, PARTED, keep="pm-1")
         (cut,) = [step for step in split.steps if step.note == "disconnect web"]
-        assert (cut.node, cut.undo) == ("pm-2", sides.connect("web") if again else None)
+        assert (cut.node, cut.undo) == ("pm-2", drbd_generations.connect("web") if again else None)
 
 
 # -- refused before anything is looked at further --
@@ -483,7 +483,7 @@ def test_what_differs_is_copied_from_where_it_runs_and_the_link_comes_back_when_
 @pytest.mark.parametrize(("version", "of"), [("8.4.11", "web"), ("9.2.4", "web:pm-2/0")])
 def test_whether_a_side_has_gone_on_alone(version: str, of: str) -> None:
     """How it is judged: test_waits.py."""
-    asked = sides.went_on("web", "pm-2", version)
+    asked = drbd_generations.went_on("web", "pm-2", version)
     assert 'drbdadm get-gi "$1"' in str(asked)
     assert asked.argv[-1] == of
 
@@ -612,45 +612,47 @@ def test_nothing_else_can_be_dropped(name: str) -> None:
     ],
 )
 def test_generations(one: Generation, other: Generation, verdict: str) -> None:
-    assert sides.compare(one, other) == verdict
-    assert sides.compare(other, one) == {"ahead": "behind", "behind": "ahead"}.get(verdict, verdict)
+    assert drbd_generations.compare(one, other) == verdict
+    assert drbd_generations.compare(other, one) == {"ahead": "behind", "behind": "ahead"}.get(verdict, verdict)
 
 
 def test_what_is_no_generation_is_an_error() -> None:
     for text in ("", "web not configured", "0000:0000"):
         with pytest.raises(ValueError, match="not generation"):
-            sides.parse_generation(text)
+            drbd_generations.parse_generation(text)
 
 
 def generation(what: str) -> Generation:
-    return sides.parse_generation(data(f"drbdadm-9.22.0-module-8.4.11-get-gi-{what}.txt"))
+    return drbd_generations.parse_generation(data(f"drbdadm-9.22.0-module-8.4.11-get-gi-{what}.txt"))
 
 
 def test_disconnected_by_hand_is_no_split_brain_whatever_the_primary_wrote() -> None:
     primary, secondary = generation("disconnected-primary"), generation("disconnected-secondary")
-    assert sides.compare(primary, secondary) == "ahead"
-    assert sides.compare(secondary, primary) == "behind"
+    assert drbd_generations.compare(primary, secondary) == "ahead"
+    assert drbd_generations.compare(secondary, primary) == "behind"
     assert primary.bitmap == secondary.current, "the bit that says primary is no part of an identifier"
 
 
 def test_a_split_brain_is_told_as_the_kernel_told_it() -> None:
     """uuid_compare()=100 by rule 90, it said."""
-    assert sides.compare(generation("split-primary"), generation("split-secondary")) == "split"
-    assert sides.compare(generation("split-primary"), generation("disconnected-secondary")) == "unrelated"
+    assert drbd_generations.compare(generation("split-primary"), generation("split-secondary")) == "split"
+    assert drbd_generations.compare(generation("split-primary"), generation("disconnected-secondary")) == "unrelated"
 
 
 def test_what_the_kernels_log_tells_of_a_split_brain() -> None:
-    primary = sides.parse_past(data("journalctl-252-module-8.4.11-split-primary.txt"))
+    primary = drbd_generations.parse_past(data("journalctl-252-module-8.4.11-split-primary.txt"))
     assert primary == Past(lost=1795424149.445427, alone=1795424149.445810, split=1795424173.075492)
-    secondary = sides.parse_past(data("journalctl-252-module-8.4.11-split-secondary.txt"))
+    secondary = drbd_generations.parse_past(data("journalctl-252-module-8.4.11-split-secondary.txt"))
     assert secondary == Past(1795424150.641664, 1795424154.376252, 1795424157.387498, 1795424171.913507)
 
 
 def test_the_log_is_read_with_the_nodes_clock() -> None:
     text = data("journalctl-252-module-8.4.11-split-primary.txt")
-    assert sides.parse_past(f"{text}now 1795424200\n") == replace(sides.parse_past(text), now=1795424200.0)
+    assert drbd_generations.parse_past(f"{text}now 1795424200\n") == replace(
+        drbd_generations.parse_past(text), now=1795424200.0
+    )
     first = text.splitlines()[0]
     back = re.sub(r"^\d+", lambda time: str(int(time[0]) - 7200), first)
-    assert sides.parse_past(f"{first}\n{back}\n").stepped
-    assert not sides.parse_past(f"{back}\n{first}\n").stepped
-    assert sides.parse_past("now x\nnow \nnow 99999999999999999999\n") == Past()
+    assert drbd_generations.parse_past(f"{first}\n{back}\n").stepped
+    assert not drbd_generations.parse_past(f"{back}\n{first}\n").stepped
+    assert drbd_generations.parse_past("now x\nnow \nnow 99999999999999999999\n") == Past()

@@ -16,10 +16,10 @@ from xml.sax import saxutils
 
 import pytest
 
-from pmc import drbd, pipeline, virsh
+from pmc import backup_pipeline, drbd, virsh
+from pmc.backup_pipeline import How
 from pmc.command import Answer, Command, Query, bash, command, masked
 from pmc.errors import CommandFailed, PmcError, StepFailed
-from pmc.pipeline import How
 from pmc.plan import Action, Plan, Relay, Step, Transfer, Wait, Watch, apply
 from pmc.plans.add import receive
 from pmc.transport.node import Node, command_line
@@ -68,7 +68,7 @@ def plans() -> dict[str, Plan]:
     world = with_web()
     found["define"] = Plan("define", (Step("pm-1", "define", virsh.define(WITH_PASSWORD)),))
     kept = replace(BASE, xml=WITH_PASSWORD)
-    found["seal"] = Plan("seal", (Step("pm-1", "seal", pipeline.seal("/b", "/b/.part", kept)),))
+    found["seal"] = Plan("seal", (Step("pm-1", "seal", backup_pipeline.seal("/b", "/b/.part", kept)),))
     return found | {"vm.backup again": backed_up(())(world)}
 
 
@@ -174,7 +174,7 @@ def test_any_password_of_a_console_is_hidden_and_nothing_else(password: str, quo
     shown = str(virsh.define(xml))
     assert f"<graphics type='vnc' passwd={quote}***{quote} port='-1'/>" in shown
     assert shown.replace(f"passwd={quote}***{quote}", f"passwd={quote}{text}{quote}").count(text) == xml.count(text)
-    kept = str(pipeline.seal("/b", "/b/.part", replace(BASE, xml=xml)))
+    kept = str(backup_pipeline.seal("/b", "/b/.part", replace(BASE, xml=xml)))
     assert "***" in kept
     assert json.dumps(text)[1:-1] not in kept.replace(r"\"", "") or len(password) == 1
     said = masked(
@@ -193,7 +193,7 @@ def test_what_is_no_secret_is_shown_whole() -> None:
 
 
 def test_a_drbd_secret_made_by_pmc_has_the_form_that_is_recognised() -> None:
-    source = (Path(__file__).parents[2] / "pmc" / "looks.py").read_text()
+    source = (Path(__file__).parents[2] / "pmc" / "tasks/lookups.py").read_text()
     assert "secrets.token_hex(24)" in source
     assert masked(f"x {REAL} y") == "x *** y"
 
@@ -233,12 +233,12 @@ def test_a_backup_is_for_its_owner_only_with_all_that_lies_beside_it(tmp_path: P
     kept.mkdir()
     whole = replace(BASE, size=4096, xml=WITH_PASSWORD)
     (tmp_path / "volume").write_bytes(b"x" * 4096)
-    disk = pipeline.Disk(str(tmp_path / "volume"), 4096)
+    disk = backup_pipeline.Disk(str(tmp_path / "volume"), 4096)
     for each in (
         command("install", "-m", "600", "/dev/null", str(part)),
-        pipeline.bring(),
-        pipeline.store_base(disk, str(part), How()),
-        pipeline.seal(str(kept), str(part), whole),
+        backup_pipeline.bring(),
+        backup_pipeline.store_base(disk, str(part), How()),
+        backup_pipeline.seal(str(kept), str(part), whole),
     ):
         script = bash('umask 000; exec "$@"', *each.argv)
         subprocess.run(script.argv, input=each.stdin or "", text=True, check=True, capture_output=True)

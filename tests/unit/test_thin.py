@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pmc import lock_files, thin
+from pmc import lock_files, lvm_thin
 from pmc.command import Command
-from pmc.thin import Range
+from pmc.lvm_thin import Range
 
 CHUNK = 65536
 DELTA = """\
@@ -136,8 +136,8 @@ def tools(tmp_path: Path) -> Tools:
     return Tools(tmp_path)
 
 
-CHANGED = thin.changed("my-vg", "old", "new", 1000 * CHUNK)
-MAPPED = thin.mapped("my-vg", "new", 1000 * CHUNK)
+CHANGED = lvm_thin.changed("my-vg", "old", "new", 1000 * CHUNK)
+MAPPED = lvm_thin.mapped("my-vg", "new", 1000 * CHUNK)
 
 
 def chunks(*pairs: tuple[int, int]) -> list[Range]:
@@ -147,7 +147,7 @@ def chunks(*pairs: tuple[int, int]) -> list[Range]:
 def test_changed_is_what_differs_and_what_only_one_has(tools: Tools) -> None:
     exit, out, err = tools.run(CHANGED)
     assert (exit, err) == (0, "")
-    assert list(thin.parse(out)) == chunks((1, 2), (10, 3), (100, 2))
+    assert list(lvm_thin.parse(out)) == chunks((1, 2), (10, 3), (100, 2))
     assert tools.log == [
         "status my--vg-pool--1-tpool",
         "message my--vg-pool--1-tpool 0 reserve_metadata_snap",
@@ -158,8 +158,12 @@ def test_changed_is_what_differs_and_what_only_one_has(tools: Tools) -> None:
 
 
 def test_a_list_may_go_to_a_file(tools: Tools) -> None:
-    for number, listing in enumerate((thin.changed("my-vg", "old", "new", 1000 * CHUNK, str(tools.folder / "0")),
-                                      thin.mapped("my-vg", "new", 1000 * CHUNK, str(tools.folder / "1")))):  # fmt: skip
+    for number, listing in enumerate(
+        (
+            lvm_thin.changed("my-vg", "old", "new", 1000 * CHUNK, str(tools.folder / "0")),
+            lvm_thin.mapped("my-vg", "new", 1000 * CHUNK, str(tools.folder / "1")),
+        )
+    ):
         _, printed, _ = tools.run((CHANGED, MAPPED)[number])
         assert tools.run(listing)[:2] == (0, "")
         path = tools.folder / str(number)
@@ -170,7 +174,7 @@ def test_a_list_may_go_to_a_file(tools: Tools) -> None:
 def test_mapped_is_what_the_volume_has(tools: Tools) -> None:
     exit, out, err = tools.run(MAPPED)
     assert (exit, err) == (0, "")
-    assert list(thin.parse(out)) == chunks((0, 6), (11, 2))
+    assert list(lvm_thin.parse(out)) == chunks((0, 6), (11, 2))
     assert "thin_dump -m --dev-id 7 /dev/mapper/my--vg-pool--1_tmeta" in tools.log
     assert not tools.held
 
@@ -179,7 +183,7 @@ def test_what_thin_dump_names_once_and_refers_to_is_counted_where_it_is_used(too
     tools.make("thin_dump", f"cat <<'EOF'\n{SHARED}EOF")
     exit, out, _ = tools.run(MAPPED)
     assert exit == 0
-    assert list(thin.parse(out)) == chunks((0, 3), (9, 1))
+    assert list(lvm_thin.parse(out)) == chunks((0, 3), (9, 1))
 
 
 @pytest.mark.parametrize(
@@ -192,11 +196,11 @@ def test_what_thin_dump_names_once_and_refers_to_is_counted_where_it_is_used(too
 )
 def test_the_list_ends_where_the_disk_ends(tools: Tools, size: int, found: list[tuple[int, int]]) -> None:
     """DRBD's metadata lies behind it; and a discarded chunk may lie behind the end of a volume made smaller."""
-    _, out, _ = tools.run(thin.changed("my-vg", "old", "new", size))
+    _, out, _ = tools.run(lvm_thin.changed("my-vg", "old", "new", size))
     expected = chunks(*found)
     if size % CHUNK:
         expected[-1] = Range(expected[-1].start, expected[-1].length + 512)
-    assert list(thin.parse(out)) == expected
+    assert list(lvm_thin.parse(out)) == expected
 
 
 def test_nothing_changed_is_an_empty_list(tools: Tools) -> None:
@@ -207,8 +211,8 @@ def test_nothing_changed_is_an_empty_list(tools: Tools) -> None:
 def test_large_volumes_have_large_numbers(tools: Tools) -> None:
     blocks = 1 << 30  # 64 TiB in chunks of 64 KiB
     tools.delta(DELTA.replace('"100"', f'"{blocks}"'))
-    _, out, _ = tools.run(thin.changed("my-vg", "old", "new", 1 << 62))
-    assert list(thin.parse(out))[-1] == Range(blocks * CHUNK, 2 * CHUNK)
+    _, out, _ = tools.run(lvm_thin.changed("my-vg", "old", "new", 1 << 62))
+    assert list(lvm_thin.parse(out))[-1] == Range(blocks * CHUNK, 2 * CHUNK)
 
 
 @pytest.mark.parametrize("lines", [1, 4, 8])
@@ -309,7 +313,7 @@ def test_one_that_a_killed_command_left_is_given_back_first(tools: Tools) -> Non
     (tools.folder / "reader").touch()  # somebody reads it once more; then nobody
     exit, out, _ = tools.run(CHANGED)
     assert exit == 0
-    assert list(thin.parse(out)) == chunks((1, 2), (10, 3), (100, 2))
+    assert list(lvm_thin.parse(out)) == chunks((1, 2), (10, 3), (100, 2))
     assert sum(line.endswith("release_metadata_snap") for line in tools.log) == 2
     assert not tools.held
 
@@ -342,9 +346,9 @@ def test_two_at_once_take_turns(tools: Tools) -> None:
 @pytest.mark.parametrize("text", ["1", "x 2", "0 0", "0 -1", "5 5\n5 5", "5 5\n10 1", "5 5\n11 1\n3 1", "1 2 3"])
 def test_what_is_no_rising_list_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"not a rising list|unpack|not a number"):
-        list(thin.parse(text))
+        list(lvm_thin.parse(text))
 
 
 def test_the_list_as_data() -> None:
-    assert thin.ranges(CHANGED).command is CHANGED
-    assert thin.ranges(CHANGED).parse("0 5\n6 1\n") == [Range(0, 5), Range(6, 1)]
+    assert lvm_thin.ranges(CHANGED).command is CHANGED
+    assert lvm_thin.ranges(CHANGED).parse("0 5\n6 1\n") == [Range(0, 5), Range(6, 1)]

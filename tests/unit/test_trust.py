@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from pmc import trust
 from pmc.checks import CHECKS
 from pmc.cluster import Cluster
 from pmc.command import Command, Query
 from pmc.errors import CommandFailed, NodeDown
+from pmc.plans import node_keys
+from pmc.plans.node_keys import Keys
 from pmc.settings import NodeSettings, parse
 from pmc.tasks.pm import _examine
 from pmc.transport.node import Node
-from pmc.trust import Keys
 
 PEERS = [NodeSettings(f"pm-{number}", f"10.0.0.{number}") for number in range(1, 41)]
 # Peers 1, 9, 17, 25 and 33 end only when all five are being tried; 41 hangs. Says how many it sees under way.
@@ -49,7 +49,7 @@ def tried(folder: Path, peers: list[NodeSettings]) -> Mapping[str, tuple[int, st
         (folder / name).chmod(0o755)
     for name in ("now", "dead"):
         (folder / name).mkdir()
-    query = trust.query(peers)
+    query = node_keys.query(peers)
     path = {"PATH": f"{folder}:/usr/bin:/bin", "FOLDER": str(folder)}
     done = subprocess.run(query.command.argv, env=path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
@@ -57,27 +57,27 @@ def tried(folder: Path, peers: list[NodeSettings]) -> Mapping[str, tuple[int, st
 
 
 def test_a_peer_that_is_down_keeps_only_itself_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trust, "ANSWER", 100)  # on a machine that is busy
+    monkeypatch.setattr(node_keys, "ANSWER", 100)  # on a machine that is busy
     told = tried(tmp_path, PEERS)
     assert sorted(told) == sorted(peer.name for peer in PEERS)
     dead = {peer for peer, (status, said) in told.items() if (status, said) == (255, "Connection timed out")}
     assert dead == {"pm-1", "pm-9", "pm-17", "pm-25", "pm-33"}
     assert [each for each in told.values() if each[0] == 0] == [(0, "")] * 35
-    assert max(map(int, (tmp_path / "most").read_text().split())) <= trust.AT_ONCE
+    assert max(map(int, (tmp_path / "most").read_text().split())) <= node_keys.AT_ONCE
     lines = (tmp_path / "said").read_text().splitlines()
     assert len(lines) == 40
     assert all("StrictHostKeyChecking=yes" in line and "ConnectTimeout=5" in line for line in lines)
 
 
 def test_a_peer_that_lets_in_and_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trust, "ANSWER", 1)
+    monkeypatch.setattr(node_keys, "ANSWER", 1)
     told = tried(tmp_path, [PEERS[1], NodeSettings("pm-41", "10.0.0.41"), PEERS[2]])
     assert told == {"pm-2": (0, ""), "pm-41": (124, "no answer within 1 s"), "pm-3": (0, "")}
 
 
 def test_the_deadline_has_time_for_all_peers() -> None:
     """Those that hang all, and are killed a second later."""
-    assert [trust.longest(PEERS[:count]) for count in (0, 1, 8, 9, 40)] == [0, 21, 21, 42, 105]
+    assert [node_keys.longest(PEERS[:count]) for count in (0, 1, 8, 9, 40)] == [0, 21, 21, 42, 105]
 
 
 def examined(monkeypatch: pytest.MonkeyPatch, down: set[str], chosen: list[str], nodes: int = 4) -> dict[str, Any]:
@@ -129,24 +129,26 @@ HIS = "ssh-ed25519 AAAA2 him\n\n# \\t a note\n"
 
 
 def run(command: Command, path: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    argv = [str(path) if word == trust.AUTHORIZED else word for word in command.argv]
+    argv = [str(path) if word == node_keys.AUTHORIZED else word for word in command.argv]
     return subprocess.run(argv, input=command.stdin or "", capture_output=True, text=True, env={**os.environ, **env})
 
 
 EDITS: dict[str, tuple[Command, str, str]] = {
-    "append": (trust.append(trust.AUTHORIZED, f"{OLD}\n"), HIS, f"{HIS}{OLD}\n"),
-    "append to a line without its end": (trust.append(trust.AUTHORIZED, f"{OLD}\n"), HIS[:-1], f"{HIS}{OLD}\n"),
-    "append what is there": (trust.append(trust.AUTHORIZED, f"{OLD}\n"), f"{OLD}\n{HIS}", f"{OLD}\n{HIS}"),
-    "take out": (trust.take_out(trust.AUTHORIZED, f"{OLD}\n"), f"{OLD}\n{HIS}", HIS),
-    "take out the only one": (trust.take_out(trust.AUTHORIZED, f"{OLD}\n"), f"{OLD}\n", ""),
+    "append": (node_keys.append(node_keys.AUTHORIZED, f"{OLD}\n"), HIS, f"{HIS}{OLD}\n"),
+    "append to a line without its end": (node_keys.append(node_keys.AUTHORIZED, f"{OLD}\n"), HIS[:-1], f"{HIS}{OLD}\n"),
+    "append what is there": (node_keys.append(node_keys.AUTHORIZED, f"{OLD}\n"), f"{OLD}\n{HIS}", f"{OLD}\n{HIS}"),
+    "take out": (node_keys.take_out(node_keys.AUTHORIZED, f"{OLD}\n"), f"{OLD}\n{HIS}", HIS),
+    "take out the only one": (node_keys.take_out(node_keys.AUTHORIZED, f"{OLD}\n"), f"{OLD}\n", ""),
     "take out the marked": (
-        trust.take_out_marked(trust.AUTHORIZED, "pmc-pm-1", f"{OLD}\n"), f"{OLD}\n{NEW}\n{HIS}", f"{OLD}\n{HIS}",
+        node_keys.take_out_marked(node_keys.AUTHORIZED, "pmc-pm-1", f"{OLD}\n"),
+        f"{OLD}\n{NEW}\n{HIS}",
+        f"{OLD}\n{HIS}",
     ),
-    "in place of": (trust.edit(trust.AUTHORIZED, [OLD], [NEW]), f"{OLD}\n{HIS}", f"{HIS}{NEW}\n"),
-    "in place of some": (trust.edit(trust.AUTHORIZED, [OLD, "x"], [NEW]), f"x\n{OLD}\n{NEW}\n", f"{NEW}\n"),
-    "in": (trust.edit(trust.AUTHORIZED, [], [NEW]), HIS, f"{HIS}{NEW}\n"),
-    "out": (trust.edit(trust.AUTHORIZED, [NEW], []), f"{NEW}\n{HIS}", HIS),
-}  # fmt: skip
+    "in place of": (node_keys.edit(node_keys.AUTHORIZED, [OLD], [NEW]), f"{OLD}\n{HIS}", f"{HIS}{NEW}\n"),
+    "in place of some": (node_keys.edit(node_keys.AUTHORIZED, [OLD, "x"], [NEW]), f"x\n{OLD}\n{NEW}\n", f"{NEW}\n"),
+    "in": (node_keys.edit(node_keys.AUTHORIZED, [], [NEW]), HIS, f"{HIS}{NEW}\n"),
+    "out": (node_keys.edit(node_keys.AUTHORIZED, [NEW], []), f"{NEW}\n{HIS}", HIS),
+}
 
 
 @pytest.mark.parametrize("what", EDITS)
@@ -173,13 +175,13 @@ def test_who_may_log_in_is_never_half_written(tmp_path: Path, what: str) -> None
 
 def test_where_there_is_none_it_is_made_for_root_only_and_a_link_stays_one(tmp_path: Path) -> None:
     made = tmp_path / "new" / "keys"
-    assert run(trust.append(trust.AUTHORIZED, f"{OLD}\n"), made).returncode == 0
+    assert run(node_keys.append(node_keys.AUTHORIZED, f"{OLD}\n"), made).returncode == 0
     assert (made.read_text(), made.stat().st_mode & 0o777) == (f"{OLD}\n", 0o600)
     assert made.parent.stat().st_mode & 0o777 == 0o700
     link = tmp_path / "link"
     link.symlink_to(made)
-    assert run(trust.edit(trust.AUTHORIZED, [OLD], [NEW]), link).returncode == 0
+    assert run(node_keys.edit(node_keys.AUTHORIZED, [OLD], [NEW]), link).returncode == 0
     assert link.is_symlink()
     assert made.read_text() == f"{NEW}\n"
-    assert run(trust.append(trust.AUTHORIZED), link).returncode != 0, "nothing came"
+    assert run(node_keys.append(node_keys.AUTHORIZED), link).returncode != 0, "nothing came"
     assert made.read_text() == f"{NEW}\n"

@@ -14,12 +14,12 @@ import pytest
 from pmc import lvm, verify
 from pmc.backup import Backup, Stored, new_id
 from pmc.checks.lvm import Filter
+from pmc.drbd_generations import Generation
 from pmc.errors import Refused
 from pmc.facts.domain_disks import RUNNING, Disk, Running
 from pmc.model import ClusterState, Domain, Odd, Resource, ResourceFile, Volume
 from pmc.plans import clear, refuse, repair, vm
 from pmc.settings import Verify
-from pmc.sides import Generation
 from pmc.tasks.verify import _about
 from pmc.units import GiB, MiB
 from pmc.verify.facts import Facts

@@ -100,7 +100,7 @@ def test_the_copies_in_a_directory_of_the_manager_are_read_back_there(
     with pytest.raises(Refused, match="no directory on this machine"):
         vm.verify_backup(Context(), "web", from_=str(copies / "none"))
     monkeypatch.setenv("PATH", "/nonexistent")
-    monkeypatch.setattr("pmc.looks.kept", lambda *_: [Stored("manager", BASE.id, 1, BASE)])
+    monkeypatch.setattr("pmc.tasks.lookups.kept", lambda *_: [Stored("manager", BASE.id, 1, BASE)])
     with pytest.raises(Refused, match="xdelta3 and zstd: not installed on this machine; apt install xdelta3 zstd"):
         vm.verify_backup(Context(), "web", from_=str(copies))
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from pmc import drbd, lock_files, verify
 from pmc.command import Answer
+from pmc.drbd_generations import Generation
 from pmc.errors import NodeDown
 from pmc.model import ClusterState, NodeState, Volume
-from pmc.sides import Generation
 from pmc.tasks.verify import _ask
 from pmc.transport.node import Node
 from pmc.verify import deep, options, questions

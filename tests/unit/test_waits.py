@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pmc import drbd, sides, virsh
+from pmc import drbd, drbd_generations, virsh
 from pmc.command import Command, command
 from pmc.plan import Wait
 from pmc.plans import failover
@@ -103,13 +103,13 @@ def test_whether_a_guest_is_off(asks: Asks, text: str | None, status: int) -> No
 )
 @pytest.mark.parametrize("version", ["8.4.11", "9.2.4"])
 def test_whether_a_side_went_on_alone(asks: Asks, text: str | None, status: int, version: str) -> None:
-    asked = sides.went_on("web", "pm-2", version)
+    asked = drbd_generations.went_on("web", "pm-2", version)
     assert asks(asked, {"drbdadm": text}) == status
     if status == 0 and text is not None:
         current = re.sub(r"(?m)^([0-9A-F]{16}):[0-9A-F]{16}", rf"\1:{1:016X}", text)  # its lowest bit is a flag
         assert asks(asked, {"drbdadm": current}) == 1
-        assert sides.parse_generation(text).bitmap
-        assert not sides.parse_generation(current).bitmap
+        assert drbd_generations.parse_generation(text).bitmap
+        assert not drbd_generations.parse_generation(current).bitmap
 
 
 @pytest.mark.parametrize(

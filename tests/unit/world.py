@@ -14,10 +14,10 @@ from dataclasses import replace
 from datetime import datetime
 
 from pmc.command import Command
+from pmc.drbd_generations import Generation
 from pmc.errors import NodeDown
 from pmc.model import ClusterState, NodeState, Resource
 from pmc.plan import Action, Watch
-from pmc.sides import Generation
 from pmc.units import GiB
 from tests.unit import fake, hands
 from tests.unit.fake import Impossible

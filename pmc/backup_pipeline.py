@@ -56,7 +56,7 @@ def bring() -> Command:
         """cd "$p/pmc"; awk '/^#== /{f = $2; printf "" >f; next} {print >f}' ../all; rm ../all; cd /; """
         'mv -T "$p" "$1" 2>/dev/null || [ -d "$1" ]'
     )
-    return replace(bash(script, FOLDER, stdin=PROGRAM), printer="pmc.pipeline")
+    return replace(bash(script, FOLDER, stdin=PROGRAM), printer="pmc.backup_pipeline")
 
 
 def read_volume(path: str, size: int, ssh: str = "") -> str:

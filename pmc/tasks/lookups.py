@@ -13,12 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pmc import backup, drbd, freeze, virsh
-from pmc import sides as sides_
+from pmc import backup, drbd, guest_agent, virsh
+from pmc import drbd_generations as sides_
 from pmc.backup import Stored
 from pmc.capacity import allocate
 from pmc.cluster import Beside, Cluster
 from pmc.command import Query
+from pmc.drbd_generations import Generation, Past
 from pmc.errors import PmcError, Refused
 from pmc.facts import domain_disks
 from pmc.model import ClusterState
@@ -29,7 +30,6 @@ from pmc.plans.backup import Source
 from pmc.plans.make import Given
 from pmc.plans.request import Add
 from pmc.settings import Settings
-from pmc.sides import Generation, Past
 from pmc.transport.local import MANAGER
 from pmc.transport.node import Node
 from pmc.units import MiB
@@ -130,7 +130,7 @@ def agent(cluster: Cluster, name: str, source: Source, wanted: bool) -> Source:
     """With what the guest's agent says, if there is one. `wanted`: it may be used."""
     if not source.runs or not wanted:
         return source
-    return replace(source, agent=bool(cluster.ask(source.runs, freeze.agent(name))[0]))
+    return replace(source, agent=bool(cluster.ask(source.runs, guest_agent.agent(name))[0]))
 
 
 def domain_of(cluster: Cluster, name: str, node: str, other: str) -> tuple[str, bool | None]:
