@@ -15,8 +15,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pmc.checks import Finding, Verdict, bad, good
 from pmc.command import Command, Query, bash, command
+from pmc.health.node_checks import Finding, Verdict, bad, good
 from pmc.plan import Relay, Step
 from pmc.settings import NodeSettings, Settings
 from pmc.units import count

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pmc import drbd, lvm
-from pmc.checks import Finding
 from pmc.command import command
 from pmc.facts import backing
+from pmc.health.node_checks import Finding
 from pmc.model import ClusterState, NodeState, Resource, ResourceFile
 from pmc.plan import Plan, Relay, Step, plan
 from pmc.plans.vm import one_primary

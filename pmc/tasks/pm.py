@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from pmc import checks, drbd
-from pmc.checks import About, Finding, Seen
+from pmc import drbd
 from pmc.cluster import Cluster
 from pmc.errors import Interrupted, NodeDown, PmcError, Refused, StepFailed
+from pmc.health import node_checks
+from pmc.health.node_checks import About, Finding, Seen
 from pmc.lock_files import INIT
 from pmc.model import ClusterState, NodeState
 from pmc.plan import Plan
@@ -77,7 +78,7 @@ def _examine(cluster: Cluster, chosen: Sequence[str]) -> list[Finding]:
     answers += cluster.on_all(lambda node: _ask(node, chosen, up), up)
     seen = [seen for seen, _ in answers if seen.about.node in chosen]
     keys = {seen.about.node: keys for seen, keys in answers}
-    found = checks.findings(seen)
+    found = node_checks.findings(seen)
     for one in (each for each in seen if not each.down):
         node = one.about.node
         found += [node_keys.judged(node, peer, keys, cluster.settings) for peer in cluster.nodes if peer != node]
@@ -99,7 +100,7 @@ def _ask(node: Node, chosen: Sequence[str], up: Sequence[str]) -> tuple[Seen, Ke
     own = [each.name for each in nodes].index(node.name)
     there = [name for name in up if node.name in chosen or name in chosen]
     peers = [peer for peer in nodes[own + 1 :] + nodes[:own] if peer.name in there]
-    mine = checks.questions(about) if node.name in chosen else []
+    mine = node_checks.questions(about) if node.name in chosen else []
     try:
         node.connection.open()  # before the clock is read: a login takes its time
         began = time.time()
@@ -125,7 +126,7 @@ def _show(found: Sequence[Finding], json: bool) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without ✓ shall still tell
     for finding in found:
-        show(checks.line(finding))
+        show(node_checks.line(finding))
 
 
 @task(place="node", node="the node (default: all)")

@@ -6,9 +6,15 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from pmc import drbd, verify
+from pmc import drbd
 from pmc.cluster import Cluster
 from pmc.errors import CommandFailed, InDoubt, Interrupted, NodeDown, PmcError, Refused
+from pmc.health import deep as deeply
+from pmc.health import verify
+from pmc.health.cluster_facts import Facts
+from pmc.health.finding import COLUMNS, Finding, grave, row
+from pmc.health.questions import Extra, questions
+from pmc.health.vm_replication import syncing
 from pmc.model import ClusterState, NodeState, Resource
 from pmc.node_state import said_by
 from pmc.plan import Watch
@@ -16,11 +22,6 @@ from pmc.plans import refuse
 from pmc.tasks import lookups
 from pmc.tasks.base import opened, task
 from pmc.transport.node import Node
-from pmc.verify import deep as deeply
-from pmc.verify.facts import Facts
-from pmc.verify.finding import COLUMNS, Finding, grave, row
-from pmc.verify.questions import Extra, questions
-from pmc.verify.resources import syncing
 from pmc.view.output import Progress, note, show, table
 
 # Seconds between the two looks that tell a resync that gets on from one that does not.

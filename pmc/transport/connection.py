@@ -14,8 +14,8 @@ from typing import Any
 import fabric
 import paramiko
 
-from pmc.checks.machine import GUARD
 from pmc.errors import Refused, SettingsError
+from pmc.health.node_machine import GUARD
 from pmc.lock_files import SILENCE
 from pmc.model import shown
 from pmc.settings import Settings

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pmc.checks import CHECKS
 from pmc.cluster import Cluster
 from pmc.command import bash
+from pmc.health.node_checks import CHECKS
 from pmc.settings import load
 
 from .conftest import Pmc

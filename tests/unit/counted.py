@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from pmc.backup import Stored
-from pmc.checks.machine import Folder
 from pmc.cluster import Beside, Cluster
 from pmc.command import Command, Query
 from pmc.errors import CommandFailed, NodeDown
 from pmc.facts import domain_disks
 from pmc.facts.domain_disks import Disk, Running
+from pmc.health.node_machine import Folder
 from pmc.lock_files import Holder
 from pmc.model import NodeState
 from pmc.settings import Settings, parse

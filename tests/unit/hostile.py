@@ -19,9 +19,9 @@ import paramiko
 
 from pmc import backup
 from pmc.command import Query
+from pmc.health.questions import questions
 from pmc.node_state import state_queries
 from pmc.settings import Settings, parse
-from pmc.verify.questions import questions
 from tests.unit.queries import SAMPLES
 from tests.unit.samples import node
 

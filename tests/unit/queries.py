@@ -7,12 +7,12 @@ import ast
 from typing import Any
 
 from pmc import backup, drbd, drbd_generations, guest_agent, lvm, lvm_thin, node_state, virsh
-from pmc.checks import CHECKS
-from pmc.checks.finding import About
 from pmc.command import Query
 from pmc.facts import domain_disks, drbd_files, managed_save
+from pmc.health import deep, questions
+from pmc.health.check import About
+from pmc.health.node_checks import CHECKS
 from pmc.plans import failover, node_keys
-from pmc.verify import deep, questions
 from tests.unit.samples import SETTINGS, data, node
 from tests.unit.test_imports import FILES
 
@@ -71,8 +71,8 @@ SAMPLES: dict[str, list[Sample]] = {
     "pmc.drbd_generations:generation": [(drbd_generations.generation("web"), GENERATIONS)],
     "pmc.drbd_generations:past": [(drbd_generations.past("web", 1), JOURNAL)],
     "pmc.lvm_thin:ranges": [(lvm_thin.ranges(lvm_thin.mapped("vg", "web", 1)), ("0 65536\n131072 65536\n",))],
-    "pmc.plans.node_keys:query": [(node_keys.query([SETTINGS.nodes["pm-2"]]), tuple(data(f"pm/ssh{what}.txt") for what in (
-        "", "-wrong", "-bare")))],
+    "pmc.plans.node_keys:query": [(node_keys.query([SETTINGS.nodes["pm-2"]]), tuple(
+        data(f"pm/ssh{what}.txt") for what in ("", "-wrong", "-bare")))],
     "pmc.virsh:domains": [(virsh.domains(), (data("virsh-9.0.0-domstats.txt"),))],
     "pmc.virsh:macs": [(virsh.macs(), (data("libvirt-9.0.0-macs.txt"),))],
     "pmc.facts.domain_disks:running": [(domain_disks.running(), (
@@ -92,18 +92,18 @@ SAMPLES: dict[str, list[Sample]] = {
     "pmc.virsh:downtime": [(virsh.downtime("web"), (
         data("virsh-9.0.0-domjobinfo-none.txt"), data("virsh-handwritten-domjobinfo-completed.txt")))],
     "pmc.plans.failover:peer": [(failover.peer("pm-1", SETTINGS), (PEER,))],
-    "pmc.verify.questions:domain_files": [(questions.domain_files(), (f"== manual\n{DOMAIN}== autostart\n{DOMAIN}",))],
-    "pmc.verify.questions:resource_files": [(questions.resource_files(), tuple(HEAD + text for text in RESOURCES))],
-    "pmc.verify.questions:common": [(questions.common(), (data("drbd-utils-9.22.0-global_common.txt"),))],
-    "pmc.verify.questions:generations": [
+    "pmc.health.questions:domain_files": [(questions.domain_files(), (f"== manual\n{DOMAIN}== autostart\n{DOMAIN}",))],
+    "pmc.health.questions:resource_files": [(questions.resource_files(), tuple(HEAD + text for text in RESOURCES))],
+    "pmc.health.questions:common": [(questions.common(), (data("drbd-utils-9.22.0-global_common.txt"),))],
+    "pmc.health.questions:generations": [
         (questions.generations(["web"]), (f"web {GENERATIONS[0].splitlines()[-1]}\n",))],
-    "pmc.verify.questions:folder_used": [(questions.folder_used("/b"), ("  1000 2000\n", ""))],
-    "pmc.verify.questions:parts": [(questions.parts(SETTINGS), ("/b/.web.20260101T000000Z.base.part\n",))],
-    "pmc.verify.questions:questions": [
+    "pmc.health.questions:folder_used": [(questions.folder_used("/b"), ("  1000 2000\n", ""))],
+    "pmc.health.questions:parts": [(questions.parts(SETTINGS), ("/b/.web.20260101T000000Z.base.part\n",))],
+    "pmc.health.questions:questions": [
         (query, ()) for query in questions.questions(node("pm-1"), SETTINGS).values()],
-    "pmc.verify.deep:done": [(deep.done("web", 1), (" verified: 12.5", "done:12.50\n"))],
-    "pmc.verify.deep:newest": [(deep.newest(), (KERNEL.splitlines()[-1],))],
-    "pmc.verify.deep:log": [(deep.log(1, 900.5), (KERNEL,))],
+    "pmc.health.deep:done": [(deep.done("web", 1), (" verified: 12.5", "done:12.50\n"))],
+    "pmc.health.deep:newest": [(deep.newest(), (KERNEL.splitlines()[-1],))],
+    "pmc.health.deep:log": [(deep.log(1, 900.5), (KERNEL,))],
 }  # fmt: skip
 
 # Those of pm.init, each with what was captured for it.

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from pmc import drbd, lvm, verify
+from pmc import drbd, lvm
 from pmc.backup import Stored
 from pmc.command import Command
 from pmc.drbd_generations import Generation
 from pmc.errors import Refused
 from pmc.facts import backing
+from pmc.health import verify
 from pmc.model import ClusterState, Domain, Odd, Resource, ResourceFile, Volume
 from pmc.plan import Plan
 from pmc.plans import add, backup, clear, clone, failover, lost, peer, pm, refuse, repair, restore, vm

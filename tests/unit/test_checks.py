@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from pmc import checks
-from pmc.checks import CHECKS, About, Finding, Seen, Verdict, drbd, libvirt
 from pmc.command import Command
 from pmc.errors import CommandFailed
+from pmc.health import node_checks, node_drbd, node_libvirt
+from pmc.health.node_checks import CHECKS, About, Finding, Seen, Verdict
 from pmc.plan import Relay, Step
 from pmc.plans import node_keys
 from pmc.plans.node_keys import AUTHORIZED, KNOWN, Keys
@@ -38,7 +38,7 @@ def captured(name: str) -> str:
 
 def verdict(name: str, text: str, about: About = ABOUT) -> Verdict:
     check = CHECKS[NAMES.index(name)]
-    return checks.judge(check, check.query(about).parse(text), about)
+    return node_checks.judge(check, check.query(about).parse(text), about)
 
 
 def with_(**changes: Any) -> About:
@@ -65,7 +65,7 @@ def test_a_node_that_is_ready_passes(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_tool_that_fails_is_told_and_not_taken_for_an_answer(name: str) -> None:
     failed = CommandFailed("pm-1", "x", 127, "timeout: failed to run command 'x':\n No such file\n")
-    found = checks.judge(CHECKS[NAMES.index(name)], failed, ABOUT)
+    found = node_checks.judge(CHECKS[NAMES.index(name)], failed, ABOUT)
     assert not found.ok
     assert found.text == "timeout: failed to run command 'x': No such file"
     assert "{" not in found.advice
@@ -85,7 +85,7 @@ def test_an_answer_that_makes_no_sense_never_passes(name: str, text: str) -> Non
 def test_the_volume_group_of_the_advice_is_the_configured_one() -> None:
     check = CHECKS[NAMES.index("volume group")]
     said = '  Volume group "fast" not found\n  Cannot process volume group fast\n'
-    found = checks.judge(check, CommandFailed("pm-1", "vgs", 5, said), with_(volume_group="fast"))
+    found = node_checks.judge(check, CommandFailed("pm-1", "vgs", 5, said), with_(volume_group="fast"))
     assert found.text == 'Volume group "fast" not found Cannot process volume group fast'
     assert "vgcreate fast DISK" in found.advice
 
@@ -112,7 +112,7 @@ THIN = with_(volumes="thin")
 
 def test_a_thin_pool_that_serves() -> None:
     found = verdict("thin pool", captured("thin pool-thin"), THIN)
-    assert found == checks.good("vg/pool: 1 GiB free of 1 GiB, zeroing")
+    assert found == node_checks.good("vg/pool: 1 GiB free of 1 GiB, zeroing")
 
 
 @pytest.mark.parametrize(
@@ -142,8 +142,8 @@ def test_no_thin_pool() -> None:
     said = '  Failed to find logical volume "vg/p0"\n'
     check = CHECKS[NAMES.index("thin pool")]
     about = with_(volumes="thin", thin_pool="p0")
-    found = checks.judge(check, CommandFailed("pm-1", "lvs", 5, said), about)
-    assert found == checks.bad(
+    found = node_checks.judge(check, CommandFailed("pm-1", "lvs", 5, said), about)
+    assert found == node_checks.bad(
         'Failed to find logical volume "vg/p0"',
         "make it: lvcreate --type thin-pool --zero y --extents 90%FREE --name p0 vg",
     )
@@ -205,23 +205,23 @@ def test_utils_tell_what_is_wrong_with_the_configuration() -> None:
     ],
 )
 def test_versions_that_cannot_talk(versions: dict[str, str], broken: list[str]) -> None:
-    assert [finding.node for finding in drbd.mixed_versions(versions)] == broken
+    assert [finding.node for finding in node_drbd.mixed_versions(versions)] == broken
 
 
 def test_a_node_whose_qemu_or_libvirt_is_older_is_told() -> None:
     said = {"pm-1": "libvirt 9.0.0, QEMU 10.0.2", "pm-2": "libvirt 10.1.0, QEMU 7.2.22", "pm-3": "?"}
-    first, second = libvirt.mixed_versions(said)
+    first, second = node_libvirt.mixed_versions(said)
     assert (first.node, second.node) == ("pm-2", "pm-3")
     assert first.verdict.text == (
         "libvirt 10.1.0, QEMU 7.2.22, and pm-1 has libvirt 9.0.0, QEMU 10.0.2: what was started there may not move here"
     )
     for fixes in ({"pm-1": "libvirt 9.0.0, QEMU 7.2.22", "pm-2": "libvirt 9.0.1, QEMU 7.2.3"}, {}):
-        assert libvirt.mixed_versions(fixes) == []
+        assert node_libvirt.mixed_versions(fixes) == []
 
 
 def test_versions_are_compared_over_the_nodes_asked() -> None:
     other = replace(ABOUT, node="pm-2")
-    found = checks.findings([seen(), seen(other, drbd="loadable\n9.1.4\n"), Seen(ABOUT, down="no ssh")])
+    found = node_checks.findings([seen(), seen(other, drbd="loadable\n9.1.4\n"), Seen(ABOUT, down="no ssh")])
     assert [(f.node, f.check) for f in found if f.check == "drbd peers"] == [("pm-2", "drbd peers")]
     assert ("pm-1", "answers") in [(f.node, f.check) for f in found]
 
@@ -356,11 +356,14 @@ def test_clock(answer: str, ok: bool, says: str) -> None:
 
 
 def test_a_line_tells_the_way_out() -> None:
-    assert checks.line(Finding("pm-1", "hostname", checks.good("pm-1"))) == "pm-1  ✓ hostname: pm-1"
+    assert node_checks.line(Finding("pm-1", "hostname", node_checks.good("pm-1"))) == "pm-1  ✓ hostname: pm-1"
     [fix] = verdict("backup directory", "none\n").steps
-    broken = Finding("pm-1", "backups", checks.bad("none", "make it", fix))
-    assert checks.line(broken) == "pm-1  ✗ backups: none; make it. Next: fab pm.init pm-1 --fix"
-    assert checks.line(Finding("pm-1", "bridge", checks.bad("none", "make one"))) == "pm-1  ✗ bridge: none; make one"
+    broken = Finding("pm-1", "backups", node_checks.bad("none", "make it", fix))
+    assert node_checks.line(broken) == "pm-1  ✗ backups: none; make it. Next: fab pm.init pm-1 --fix"
+    assert (
+        node_checks.line(Finding("pm-1", "bridge", node_checks.bad("none", "make one")))
+        == "pm-1  ✗ bridge: none; make one"
+    )
 
 
 # -- node-to-node ssh --
@@ -449,7 +452,7 @@ def test_of_two_ways_the_one_that_can_be_is_mended() -> None:
     found = ssh(mine, replace(GOOD_2, known={}, tried={"pm-1": UNKNOWN}))
     assert found.partly
     assert [step.node for step in found.steps] == ["pm-2"]
-    assert "; --fix does a part of it. Next: fab pm.init pm-1 --fix" in checks.line(Finding("pm-1", "ssh", found))
+    assert "; --fix does a part of it. Next: fab pm.init pm-1 --fix" in node_checks.line(Finding("pm-1", "ssh", found))
 
 
 def test_a_key_that_is_there_is_let_in() -> None:
@@ -526,7 +529,7 @@ def test_what_a_person_must_mend(mine: Keys, says: str) -> None:
 
 
 def test_a_node_that_is_down_is_a_line() -> None:
-    assert ssh(GOOD_1, "no ssh within 10 s") == checks.bad(
+    assert ssh(GOOD_1, "no ssh within 10 s") == node_checks.bad(
         "pm-2 could not be asked: no ssh within 10 s", "correct that first"
     )
     assert "pm-1 could not be asked" in ssh("x", GOOD_2).text
@@ -534,7 +537,7 @@ def test_a_node_that_is_down_is_a_line() -> None:
 
 def test_migration_in_tls_needs_its_certificates() -> None:
     tls = with_(migration="tls")
-    asked = checks.CHECKS[NAMES.index("migration")].query
+    asked = node_checks.CHECKS[NAMES.index("migration")].query
     assert "/etc/pki/qemu/ca-cert.pem" in asked(tls).command.argv
     assert not any("pki" in word for word in asked(ABOUT).command.argv[5:])
     found = verdict("migration", "end\n", tls)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pmc import lvm, verify
+from pmc import lvm
 from pmc.command import Command
 from pmc.errors import Refused, StepFailed
+from pmc.health import verify
 from pmc.model import Volume
 from pmc.plan import Plan, apply
 from pmc.plans import backup, clone, vm

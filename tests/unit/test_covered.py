@@ -13,13 +13,13 @@ from invoke.context import Context
 from pmc.errors import PmcError, Refused
 from pmc.facts import domain_disks
 from pmc.facts.domain_disks import Disk, Running
+from pmc.health.questions import parse_domain_files
 from pmc.model import ClusterState
 from pmc.plans import clear, covered, peer, repair, restore, vm
 from pmc.plans.ailment import About, Wishes
 from pmc.plans.restore import Found
 from pmc.tasks import backups, ns
 from pmc.units import GiB
-from pmc.verify.questions import parse_domain_files
 from tests.unit import counted as counting
 from tests.unit.counted import counted
 from tests.unit.samples import SETTINGS, XML, changed, data, running, stopped, with_resource

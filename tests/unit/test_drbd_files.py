@@ -19,10 +19,10 @@ from pmc.errors import Refused
 from pmc.facts import drbd_files
 from pmc.facts.drbd_conf import DEEPEST, read
 from pmc.facts.drbd_files import Files
+from pmc.health import drbd_options
 from pmc.model import Domain, Odd, ResourceFile
 from pmc.node_state import node_state
 from pmc.plans import refuse
-from pmc.verify import options
 from tests.unit.samples import SETTINGS, changed, cluster, data, framed, node, parsed_files, running
 
 WEB = drbd.resource_text(
@@ -110,7 +110,7 @@ def test_a_file_without_a_resource_is_no_trouble() -> None:
 @pytest.mark.parametrize("text", ['handlers { split-brain "/x \\"; protocol A;"; }', "skip net { protocol A; }"])
 def test_options_in_a_handler_or_skipped_are_none(text: str) -> None:
     (part,) = read(f"resource web {{ {text} net {{ protocol C; }} }}").parts
-    assert options.said(part.inside("skip", "handlers")) == {"protocol": "C"}
+    assert drbd_options.said(part.inside("skip", "handlers")) == {"protocol": "C"}
 
 
 # -- what it does not take --

@@ -17,11 +17,11 @@ from fabric import Config
 from invoke.context import Context
 
 from pmc import lvm
-from pmc.checks import Finding
-from pmc.checks.finding import bad
 from pmc.command import command
 from pmc.errors import PmcError, Refused
 from pmc.facts import domain_disks
+from pmc.health.check import bad
+from pmc.health.node_checks import Finding
 from pmc.model import ClusterState, Volume
 from pmc.plan import Step
 from pmc.tasks import ns

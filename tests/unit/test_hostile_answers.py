@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from pmc import checks
-from pmc.checks.finding import Seen
 from pmc.command import Query
 from pmc.errors import CommandFailed, PmcError
 from pmc.facts import domain_xml
+from pmc.health import node_checks
+from pmc.health.check import Seen
 from pmc.model import ClusterState, Volume
 from pmc.node_state import node_state, state_queries
 from pmc.plain import plain
@@ -34,7 +34,7 @@ from tests.unit.samples import SETTINGS, answer, node
 
 ALL: dict[str, Sample] = {
     **{f"{name} {number}": each for name, found in SAMPLES.items() for number, each in enumerate(found)},
-    **{f"{check.name}": each for check, each in zip(checks.CHECKS, CHECKED, strict=True)},
+    **{f"{check.name}": each for check, each in zip(node_checks.CHECKS, CHECKED, strict=True)},
 }
 PM_1 = Node(SETTINGS.nodes["pm-1"], SETTINGS, None)
 NASTY = st.sampled_from([
@@ -102,10 +102,10 @@ def tried(query: Query[Any], text: str) -> Any:
 
 
 def test_every_question_is_among_them() -> None:
-    checked = {name for name in factories() if name.startswith("pmc.checks.")}
-    names = {f"{check.query.__module__}:{check.query.__name__}" for check in checks.CHECKS}
-    checked |= {name for name in factories() if name.startswith("pmc.checks:")}
-    assert checked - names == {"pmc.checks.machine:has", "pmc.checks:questions"}, "put it into CHECKS"
+    checked = {name for name in factories() if name.startswith("pmc.health.node_checks.")}
+    names = {f"{check.query.__module__}:{check.query.__name__}" for check in node_checks.CHECKS}
+    checked |= {name for name in factories() if name.startswith("pmc.health.node_checks:")}
+    assert checked - names == {"pmc.health.node_machine:has", "pmc.health.node_checks:questions"}, "put it into CHECKS"
     assert factories() - checked == set(SAMPLES), "give it a sample in queries.py"
 
 
@@ -179,8 +179,8 @@ def test_what_was_understood_can_be_shown(some: st.DataObject) -> None:
 @SOME
 def test_what_pm_init_makes_of_it_is_a_line(some: st.DataObject) -> None:
     answers = tuple(PM_1._parsed(query, answer(some.draw(changed(good)))) for query, good in CHECKED)
-    for finding in checks.findings([Seen(ABOUT, answers)]):
-        line = checks.line(finding)
+    for finding in node_checks.findings([Seen(ABOUT, answers)]):
+        line = node_checks.line(finding)
         assert "\n" not in line
         assert line == plain(line)
 
@@ -193,12 +193,12 @@ def test_a_filter_that_cannot_be_tried(pattern: str) -> None:
     query, _ = ALL["global_filter"]
     got = tried(query, f"global_filter={pattern}\ngiven\n")
     assert isinstance(got, CommandFailed)
-    assert not checks.judge(checks.CHECKS[list(ALL).index("global_filter") - len(ALL)], got, ABOUT).ok
+    assert not node_checks.judge(node_checks.CHECKS[list(ALL).index("global_filter") - len(ALL)], got, ABOUT).ok
 
 
 def test_what_cannot_be_judged_costs_its_own_line() -> None:
-    [check] = [each for each in checks.CHECKS if each.name == "clock"]
-    assert "makes no sense (TypeError)" in checks.judge(check, "noon", ABOUT).text
+    [check] = [each for each in node_checks.CHECKS if each.name == "clock"]
+    assert "makes no sense (TypeError)" in node_checks.judge(check, "noon", ABOUT).text
 
 
 def test_a_node_whose_backups_are_not_known_hides_no_other() -> None:

@@ -14,11 +14,11 @@ from typing import Any
 import paramiko
 import pytest
 
-from pmc import checks, verify
-from pmc.checks import About, machine
 from pmc.cluster import Cluster
 from pmc.command import Query, bash, command
 from pmc.errors import CommandFailed, PmcError
+from pmc.health import node_checks, node_machine, verify
+from pmc.health.node_checks import About
 from pmc.lock_files import Holder
 from pmc.plan import Fetch
 from pmc.settings import parse
@@ -196,13 +196,13 @@ def test_an_end_that_comes_between_two_looks_is_an_end(logged_in: Any, monkeypat
 
 
 def test_it_is_found_and_what_to_mend_is_said() -> None:
-    verdict = machine.prints("Welcome")
+    verdict = node_machine.prints("Welcome")
     assert not verdict.ok
     assert "'Welcome'" in verdict.text
     assert ".bashrc" in verdict.advice
-    assert machine.prints("").ok
-    answers = tuple(CommandFailed("pm-1", "x", 1, "no") for _ in checks.CHECKS)
-    found = checks.judged(checks.Seen(About("pm-1", SETTINGS), answers, prints="Welcome"))
+    assert node_machine.prints("").ok
+    answers = tuple(CommandFailed("pm-1", "x", 1, "no") for _ in node_checks.CHECKS)
+    found = node_checks.judged(node_checks.Seen(About("pm-1", SETTINGS), answers, prints="Welcome"))
     assert [each.verdict for each in found if each.check == "login script"] == [verdict]
     facts = replace(healthy(), state=cluster(node("pm-1", prints="Welcome")))
     assert "LOGIN_PRINTS" in {each.code for each in verify.findings(facts)}
@@ -212,7 +212,7 @@ def test_it_is_found_and_what_to_mend_is_said() -> None:
                                            ("/usr/bin/fish", False), ("/bin/tcsh", False), ("", False),
                                            ("/usr/sbin/nologin", False)])  # fmt: skip
 def test_login_shells(shell: str, ok: bool) -> None:
-    check = next(each for each in checks.CHECKS if each.name == "login shell")
+    check = next(each for each in node_checks.CHECKS if each.name == "login shell")
     verdict = check.judge(shell, About("pm-1", SETTINGS))
     assert verdict.ok is ok
     assert ok or "chsh -s /bin/bash" in verdict.advice

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pmc import names, verify, virsh
+from pmc import names, virsh
 from pmc.errors import Refused
 from pmc.facts.drbd_files import Files
+from pmc.health import verify
 from pmc.lvm import Group
 from pmc.model import Domain, NodeState, Resource, ResourceFile, Volume
 from pmc.node_state import node_state

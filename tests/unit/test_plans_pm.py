@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pmc import drbd, lvm
-from pmc.checks import Finding, bad, good
 from pmc.command import command
+from pmc.health.node_checks import Finding, bad, good
 from pmc.model import ClusterState, NodeState, Resource, ResourceFile, Volume
 from pmc.plan import Relay, Step
 from pmc.plans import pm

@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 from invoke.context import Context
 
-from pmc import checks
-from pmc.checks import saving
-from pmc.checks.finding import About
 from pmc.errors import PmcError, Refused
 from pmc.facts import managed_save
+from pmc.health import node_checks, node_saving
+from pmc.health.check import About
 from pmc.model import ClusterState
 from pmc.plans import backup, evacuate, failover, repair, restore, splitbrain, vm
 from pmc.plans.ailment import Wishes
@@ -271,7 +270,7 @@ SCRIPT, CONF = "/usr/lib/libvirt/libvirt-guests.sh", "/etc/default/libvirt-guest
     ],
 )
 def test_what_saves_memory_when_a_node_goes_down(text: str, ok: bool) -> None:
-    found = saving.judge(saving.parse(text), NODE)
+    found = node_saving.judge(node_saving.parse(text), NODE)
     assert found.ok is ok, found
     assert bool(found.advice) is not ok
 
@@ -279,10 +278,10 @@ def test_what_saves_memory_when_a_node_goes_down(text: str, ok: bool) -> None:
 def test_what_is_safe_to_mend_is_mended_and_undone(tmp_path: Path) -> None:
     conf = tmp_path / "libvirt-guests"
     conf.write_text("ON_SHUTDOWN=suspend")
-    found = saving.judge(saving.parse(f"unit enabled\nfile {CONF}\nON_SHUTDOWN suspend\nend\n"), NODE)
+    found = node_saving.judge(node_saving.parse(f"unit enabled\nfile {CONF}\nON_SHUTDOWN suspend\nend\n"), NODE)
     (step,) = found.steps
     assert not found.partly
-    assert "Next: fab pm.init pm-1 --fix" in checks.line(checks.Finding("pm-1", "saved memory", found))
+    assert "Next: fab pm.init pm-1 --fix" in node_checks.line(node_checks.Finding("pm-1", "saved memory", found))
 
     def run(action: Any) -> int:
         argv = [word.replace(CONF, str(conf)) for word in action.argv]
@@ -293,9 +292,9 @@ def test_what_is_safe_to_mend_is_mended_and_undone(tmp_path: Path) -> None:
     assert conf.read_text().startswith("ON_SHUTDOWN=suspend\n# By pmc: ")
     assert run(step.undo) == 0
     assert conf.read_text() == "ON_SHUTDOWN=suspend"
-    both = saving.Saving("enabled", {CONF: "suspend"}, {"/etc/libvirt/qemu.conf": "all"})
-    assert saving.judge(both, NODE).partly
-    assert not saving.judge(saving.Saving("enabled", {SCRIPT: "suspend"}), NODE).steps
+    both = node_saving.Saving("enabled", {CONF: "suspend"}, {"/etc/libvirt/qemu.conf": "all"})
+    assert node_saving.judge(both, NODE).partly
+    assert not node_saving.judge(node_saving.Saving("enabled", {SCRIPT: "suspend"}), NODE).steps
 
 
 def test_the_files_are_read(tmp_path: Path) -> None:
@@ -305,11 +304,11 @@ def test_the_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "systemctl").chmod(0o755)
     argv = [
         {CONF: str(conf), managed_save.FOLDER: str(tmp_path)}.get(word, word)
-        for word in saving.query(NODE).command.argv
+        for word in node_saving.query(NODE).command.argv
     ]
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     got = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True)
-    found = saving.parse(got.stdout.replace(str(conf), CONF))
+    found = node_saving.parse(got.stdout.replace(str(conf), CONF))
     assert (found.unit, found.guests[CONF]) == ("enabled", "suspend")
     argv = [str(tmp_path / "none") if word == str(tmp_path) else word for word in argv]
     gone = subprocess.run(argv, env=environment, capture_output=True, check=False)

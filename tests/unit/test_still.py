@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from pmc import checks
-from pmc.checks import lvm as lvm_checks
 from pmc.errors import Refused
 from pmc.facts import lvm_attr
 from pmc.facts.drbd_status import parse_status
+from pmc.health import node_checks
+from pmc.health import node_lvm as lvm_checks
 from pmc.lvm import Group
 from pmc.model import ClusterState, Volume
 from pmc.plan import Plan
@@ -221,7 +221,7 @@ def test_a_volume_group_that_is_not_whole(letters: str, says: str) -> None:
     its = lvm_attr.group(letters, "vg")
     assert its is not None
     assert says in its.why
-    about = checks.About("pm-1", SETTINGS)
+    about = node_checks.About("pm-1", SETTINGS)
     found = lvm_checks.judge_group(Group(GiB, GiB, letters), about)
     assert not found.ok
     assert says in found.text

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from pmc.checks import CHECKS
 from pmc.cluster import Cluster
 from pmc.command import Command, Query
 from pmc.errors import CommandFailed, NodeDown
+from pmc.health.node_checks import CHECKS
 from pmc.plans import node_keys
 from pmc.plans.node_keys import Keys
 from pmc.settings import NodeSettings, parse

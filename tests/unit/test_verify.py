@@ -11,20 +11,21 @@ from typing import Any
 
 import pytest
 
-from pmc import lvm, verify
+from pmc import lvm
 from pmc.backup import Backup, Stored, new_id
-from pmc.checks.lvm import Filter
 from pmc.drbd_generations import Generation
 from pmc.errors import Refused
 from pmc.facts.domain_disks import RUNNING, Disk, Running
+from pmc.health import verify
+from pmc.health.cluster_facts import Facts
+from pmc.health.finding import CODES, NOTE, Finding, grave
+from pmc.health.node_lvm import Filter
+from pmc.health.questions import DomainFile, Extra, FileFacts
 from pmc.model import ClusterState, Domain, Odd, Resource, ResourceFile, Volume
 from pmc.plans import clear, refuse, repair, vm
 from pmc.settings import Verify
 from pmc.tasks.verify import _about
 from pmc.units import GiB, MiB
-from pmc.verify.facts import Facts
-from pmc.verify.finding import CODES, NOTE, Finding, grave
-from pmc.verify.questions import DomainFile, Extra, FileFacts
 from tests.unit.fake import World, done
 from tests.unit.samples import SETTINGS, alone, changed, cluster, home, node, running, stopped, with_resource
 from tests.unit.stories import with_stray

@@ -14,18 +14,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pmc import drbd, lock_files, verify
+from pmc import drbd, lock_files
 from pmc.command import Answer
 from pmc.drbd_generations import Generation
 from pmc.errors import NodeDown
+from pmc.health import deep, drbd_options, questions, verify
+from pmc.health.cluster_facts import Facts
+from pmc.health.deep import Log, Pass
+from pmc.health.finding import CODES
+from pmc.health.questions import DomainFile, Extra, FileFacts
 from pmc.model import ClusterState, NodeState, Volume
 from pmc.tasks.verify import _ask
 from pmc.transport.node import Node
-from pmc.verify import deep, options, questions
-from pmc.verify.deep import Log, Pass
-from pmc.verify.facts import Facts
-from pmc.verify.finding import CODES
-from pmc.verify.questions import DomainFile, Extra, FileFacts
 from tests.unit.fake import Kernel, World
 from tests.unit.samples import SETTINGS, data, running, with_resource
 from tests.unit.test_verify import extra, healthy
@@ -83,7 +83,7 @@ def test_resource_files_as_pmc_writes_them() -> None:
         "on-io-error": "detach",
     }  # fmt: skip
     assert found == {name: FileFacts("600", "a" * 64, said, addresses) for name in ("web", "web2")}
-    assert options.dangerous(said) == ()
+    assert drbd_options.dangerous(said) == ()
 
 
 @pytest.mark.parametrize(
@@ -105,20 +105,23 @@ def test_resource_files_as_pmc_writes_them() -> None:
 def test_dangerous_options(old: str, new: str, bad: str) -> None:
     text = framed(WITH_SECRETS.replace(old, new))
     said = questions.parse_resource_files(text)["web"].said
-    assert options.shown(said, *options.dangerous(said)) == bad
+    assert drbd_options.shown(said, *drbd_options.dangerous(said)) == bad
 
 
 def test_the_common_section() -> None:
     """As drbd-utils bring it, and with options. What is written for one resource is not the common section's."""
     text = data("drbd-utils-9.22.0-global_common.txt")
-    assert options.common(text) == {}
+    assert drbd_options.common(text) == {}
     text = text.replace("\tnet {", "\tnet {\n protocol A; shared-secret;").replace(
         "\tdisk {", "\tdisk { disk-flushes no;"
     )
     said = {"disk-flushes": "no", "protocol": "A", "shared-secret": "yes"}
-    assert options.common(text) == said
-    assert options.common(f"resource web {{ net {{ protocol B; }} }}\n{text}\nresource db {{ md-flushes no; }}") == said
-    assert options.common("") == options.common('include "drbd.d/*.res";') == {}
+    assert drbd_options.common(text) == said
+    assert (
+        drbd_options.common(f"resource web {{ net {{ protocol B; }} }}\n{text}\nresource db {{ md-flushes no; }}")
+        == said
+    )
+    assert drbd_options.common("") == drbd_options.common('include "drbd.d/*.res";') == {}
 
 
 @pytest.mark.parametrize(
@@ -130,7 +133,7 @@ def test_the_common_section() -> None:
 def test_a_secret_stays_on_the_node_but_that_there_is_one_is_told(line: str, tmp_path: Path) -> None:
     found, common = _read_there(f"cram-hmac-alg sha1; {line}\n", tmp_path)
     assert found["web"].said == {"cram-hmac-alg": "sha1", "shared-secret": "yes", "md-flushes": "no"}
-    assert options.authenticated(common)
+    assert drbd_options.authenticated(common)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +161,7 @@ def _read_there(inner: str, tmp_path: Path) -> tuple[Mapping[str, FileFacts], Ma
     seen = subprocess.run([*look[:6], str(tmp_path), *look[7:]], capture_output=True, text=True, check=True).stdout
     assert "==\nweb.res\n" in seen
     assert "hunter2" not in seen
-    return questions.parse_resource_files(told), options.common(text)
+    return questions.parse_resource_files(told), drbd_options.common(text)
 
 
 @pytest.mark.parametrize(("ago", "some"), [("tomorrow", True), ("60 seconds ago", False)])

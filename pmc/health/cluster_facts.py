@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from pmc.health.questions import Extra
 from pmc.model import ClusterState, NodeState, Resource
 from pmc.settings import Settings
-from pmc.verify.questions import Extra
 
 # What the look calls them when they fail.
 LIBVIRT, SAVED, STATUS, FILES, VOLUMES = "libvirt", "saved memory", "drbd status", "drbd files", "volumes"

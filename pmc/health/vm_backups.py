@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from pmc.backup import dated, is_ahead, moment
+from pmc.health.cluster_facts import Facts
+from pmc.health.finding import Finding
 from pmc.plain import then
 from pmc.retention import vm_of
-from pmc.verify.facts import Facts
-from pmc.verify.finding import Finding
 
 
 def folders(facts: Facts) -> Iterator[Finding]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pmc.checks.finding import About, Check, Verdict, bad, good, parse_yes
 from pmc.command import Query, bash, command
+from pmc.health.check import About, Check, Verdict, bad, good, parse_yes
 from pmc.plan import Step
 from pmc.plans import make
 from pmc.units import finite, show_size

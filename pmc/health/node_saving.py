@@ -6,9 +6,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from pmc.checks.finding import About, Verdict, good
 from pmc.command import Query, bash, command
 from pmc.facts import managed_save
+from pmc.health.check import About, Verdict, good
 from pmc.plan import Step
 
 # The script has the distribution's defaults, which its settings may change.

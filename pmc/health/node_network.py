@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass
 
 from pmc import drbd
-from pmc.checks.finding import About, Verdict, bad, good
 from pmc.command import Query, bash, command
 from pmc.facts import drbd_files
+from pmc.health.check import About, Verdict, bad, good
 from pmc.units import count
 
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 
 from pmc import drbd
-from pmc.checks.finding import About, Finding, Verdict, bad, good, parse_yes
 from pmc.command import Query, bash, command
+from pmc.health.check import About, Finding, Verdict, bad, good, parse_yes
 from pmc.plan import Step
 
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 
 from pmc import virsh
-from pmc.checks.finding import About, Finding, Verdict, bad, good
 from pmc.command import Query, bash, command
+from pmc.health.check import About, Finding, Verdict, bad, good
 from pmc.plan import Step
 
 

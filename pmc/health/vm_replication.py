@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pmc import drbd, drbd_generations
+from pmc.health.cluster_facts import FILES, LIBVIRT, STATUS, Facts
+from pmc.health.finding import Finding
 from pmc.model import NodeState, Resource
 from pmc.plain import then
 from pmc.plans import still
-from pmc.verify.facts import FILES, LIBVIRT, STATUS, Facts
-from pmc.verify.finding import Finding
 
 DISKLESS = ("Diskless", "Failed", "Detaching")
 

@@ -10,11 +10,11 @@ import re
 from dataclasses import dataclass
 
 from pmc.command import Command, Query, bash, command
+from pmc.health.cluster_facts import Facts
+from pmc.health.finding import Finding
+from pmc.health.vm_replication import resync
 from pmc.plain import then
 from pmc.units import count, finite
-from pmc.verify.facts import Facts
-from pmc.verify.finding import Finding
-from pmc.verify.resources import resync
 
 Range = tuple[int, int]  # first sector, and the one after the last
 

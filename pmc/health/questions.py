@@ -10,20 +10,19 @@ from typing import Any
 
 from pmc import backup, drbd, lock_files, names
 from pmc.backup import Stored
-from pmc.checks import lvm as lvm_checks
-from pmc.checks import machine
-from pmc.checks.finding import About
-from pmc.checks.lvm import Filter
 from pmc.command import Query, bash
 from pmc.drbd_generations import Generation, parse_generation
 from pmc.facts import domain_definition, drbd_conf, drbd_files
 from pmc.facts.domain_disks import Disk, writable
 from pmc.facts.domain_xml import parsed
+from pmc.health import drbd_options, node_machine
+from pmc.health import node_lvm as lvm_checks
+from pmc.health.check import About
+from pmc.health.drbd_options import Said
+from pmc.health.node_lvm import Filter
 from pmc.model import NodeState
 from pmc.settings import Settings
 from pmc.units import finite
-from pmc.verify import options
-from pmc.verify.options import Said
 
 LIBVIRT = "/etc/libvirt/qemu"
 
@@ -77,7 +76,7 @@ def questions(node: NodeState, settings: Settings) -> dict[str, Query[Any]]:
         "files": resource_files(),
         "common": common(),
         "filter": lvm_checks.query_filter(about),
-        "clock": machine.query_clock(about),
+        "clock": node_machine.query_clock(about),
         "folder_used": folder_used(settings.backup_dir),
         "parts": parts(settings),
         "future": backup.of_the_future(settings.backup_dir),
@@ -134,7 +133,7 @@ def common() -> Query[dict[str, str]]:
     """Of the files that Debian's drbd.conf names. Their secrets are cut out as above."""
     script = 'for f in "${@:2}"; do [ ! -e "$f" ] || sed -sE -e "$1" -- "$f"; done'
     files = ("/etc/drbd.conf", f"{drbd.DIRECTORY}/global_common.conf")
-    return Query(bash(script, drbd_files.CUT.partition("\n1F\n")[2], *files), options.common)
+    return Query(bash(script, drbd_files.CUT.partition("\n1F\n")[2], *files), drbd_options.common)
 
 
 def parse_resource_files(text: str) -> dict[str, FileFacts]:
@@ -145,7 +144,7 @@ def parse_resource_files(text: str) -> dict[str, FileFacts]:
         for part in drbd_conf.read(body).parts:
             if part.key == "resource" and len(part.words) > 1 and names.VOLUME.fullmatch(part.words[1]):
                 found[part.words[1]] = FileFacts(
-                    mode, hash, options.said(part.inside("skip", "handlers")), dict(drbd_files.addresses(part))
+                    mode, hash, drbd_options.said(part.inside("skip", "handlers")), dict(drbd_files.addresses(part))
                 )
     return found
 

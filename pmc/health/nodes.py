@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 from pmc import names
 from pmc.capacity.memory import Guest, falling
-from pmc.checks import lvm as lvm_checks
-from pmc.checks import machine
-from pmc.checks.finding import About
+from pmc.health import node_lvm as lvm_checks
+from pmc.health import node_machine
+from pmc.health.check import About
+from pmc.health.cluster_facts import LIBVIRT, Facts
+from pmc.health.finding import Finding
 from pmc.model import shown
 from pmc.plain import then
 from pmc.units import show_size
-from pmc.verify.facts import LIBVIRT, Facts
-from pmc.verify.finding import Finding
 
 
 def answering(facts: Facts) -> Iterator[Finding]:
@@ -58,7 +58,7 @@ def odd(facts: Facts) -> Iterator[Finding]:
 def printing(facts: Facts) -> Iterator[Finding]:
     for node in facts.state:
         if node.prints:
-            verdict = machine.prints(node.prints)
+            verdict = node_machine.prints(node.prints)
             yield Finding("LOGIN_PRINTS", verdict.text, verdict.advice, node.name)
 
 
@@ -82,7 +82,7 @@ def clocks(facts: Facts) -> Iterator[Finding]:
     for node in facts.state:
         extra = facts.answers(node)
         if extra.clock is not None:
-            verdict = machine.judge_clock(extra.clock, About(node.name, facts.settings, extra.asked))
+            verdict = node_machine.judge_clock(extra.clock, About(node.name, facts.settings, extra.asked))
             if not verdict.ok:
                 yield Finding("CLOCK_OFF", verdict.text, verdict.advice, node.name)
 

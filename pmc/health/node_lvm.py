@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pmc import lvm, lvm_thin
-from pmc.checks.finding import About, Verdict, bad, good
 from pmc.command import Query, bash, command
 from pmc.facts import lvm_attr, thin_pool
+from pmc.health.check import About, Verdict, bad, good
 from pmc.lvm import Group
 from pmc.model import Volume
 from pmc.plan import Step

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from pmc import lvm
 from pmc.facts import backing, lvm_attr
+from pmc.health.cluster_facts import FILES, LIBVIRT, STATUS, VOLUMES, Facts
+from pmc.health.finding import Finding
 from pmc.model import NodeState, Volume
 from pmc.plain import then
 from pmc.plans import clone, kept, refuse
 from pmc.units import show_size
-from pmc.verify.facts import FILES, LIBVIRT, STATUS, VOLUMES, Facts
-from pmc.verify.finding import Finding
 
 
 def _all_tell(facts: Facts) -> bool:

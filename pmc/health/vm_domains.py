@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
+from pmc.health.cluster_facts import FILES, LIBVIRT, SAVED, STATUS, Facts
+from pmc.health.finding import Finding
 from pmc.model import shown
 from pmc.plain import then
 from pmc.plans import asleep, covered, refuse
-from pmc.verify.facts import FILES, LIBVIRT, SAVED, STATUS, Facts
-from pmc.verify.finding import Finding
 
 
 def twice(facts: Facts) -> Iterator[Finding]:

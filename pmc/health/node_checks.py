@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pmc.checks import drbd, libvirt, lvm, machine, network, saving
-from pmc.checks.finding import About, Check, Finding, Seen, Verdict, bad, good
 from pmc.command import Query
 from pmc.errors import CommandFailed
+from pmc.health import node_drbd, node_libvirt, node_lvm, node_machine, node_network, node_saving
+from pmc.health.check import About, Check, Finding, Seen, Verdict, bad, good
 from pmc.plain import one_line, then
 
 _NO_UTILS = "Debian: apt install drbd-utils"
@@ -20,30 +20,31 @@ _NO_LIBVIRT = "systemctl status libvirtd tells why (Debian: apt install libvirt-
 
 
 CHECKS = (
-    Check("hostname", machine.query_hostname, machine.judge_hostname),
-    Check("login shell", machine.query_shell, machine.judge_shell),
-    Check("drbd", drbd.query_module, drbd.judge_module),
-    Check("drbd at boot", drbd.query_at_boot, drbd.judge_at_boot),
-    Check("drbd utils", drbd.query_utils, drbd.judge_utils, _NO_UTILS),
-    Check("volume group", lvm.query_group, lvm.judge_group,
+    Check("hostname", node_machine.query_hostname, node_machine.judge_hostname),
+    Check("login shell", node_machine.query_shell, node_machine.judge_shell),
+    Check("drbd", node_drbd.query_module, node_drbd.judge_module),
+    Check("drbd at boot", node_drbd.query_at_boot, node_drbd.judge_at_boot),
+    Check("drbd utils", node_drbd.query_utils, node_drbd.judge_utils, _NO_UTILS),
+    Check("volume group", node_lvm.query_group, node_lvm.judge_group,
           "make it on a free disk or partition: pvcreate DISK && vgcreate {group} DISK (Debian: apt install lvm2)"),
-    Check("thin pool", lvm.query_pool, lvm.judge_pool,
+    Check("thin pool", node_lvm.query_pool, node_lvm.judge_pool,
           "make it: lvcreate --type thin-pool --zero y --extents 90%FREE --name {pool} {group}"),
-    Check("global_filter", lvm.query_filter, lvm.judge_filter, "Debian: apt install lvm2"),
-    Check("libvirt", libvirt.query_libvirt, libvirt.judge_libvirt, _NO_LIBVIRT),
-    Check("libvirt at boot", libvirt.query_libvirt_boot, libvirt.judge_libvirt_boot),
-    Check("saved memory", saving.query, saving.judge, _NO_LIBVIRT),
-    Check("migration", libvirt.query_transport, libvirt.judge_transport),
-    Check("bridge", network.query_bridge, network.judge_bridge),
-    Check("xdelta3", machine.query_xdelta3, machine.judge_xdelta3),
-    machine.has("virt-install", "virt-install"),
-    machine.has("tools", "timeout", "base64", "sha256sum", "ssh", "ssh-keygen", "blkdiscard", "qemu-img", "ss",
+    Check("global_filter", node_lvm.query_filter, node_lvm.judge_filter, "Debian: apt install lvm2"),
+    Check("libvirt", node_libvirt.query_libvirt, node_libvirt.judge_libvirt, _NO_LIBVIRT),
+    Check("libvirt at boot", node_libvirt.query_libvirt_boot, node_libvirt.judge_libvirt_boot),
+    Check("saved memory", node_saving.query, node_saving.judge, _NO_LIBVIRT),
+    Check("migration", node_libvirt.query_transport, node_libvirt.judge_transport),
+    Check("bridge", node_network.query_bridge, node_network.judge_bridge),
+    Check("xdelta3", node_machine.query_xdelta3, node_machine.judge_xdelta3),
+    node_machine.has("virt-install", "virt-install"),
+    node_machine.has("tools", "timeout", "base64", "sha256sum", "ssh", "ssh-keygen", "blkdiscard", "qemu-img", "ss",
                 "python3", "zstd", "ionice", "awk", "prlimit", "setpriv"),
-    Check("backup directory", machine.query_folder, machine.judge_folder),
-    Check("replication address", network.query_replication, network.judge_replication, "Debian: apt install iproute2"),
-    Check("ports", network.query_ports, network.judge_ports, "Debian: apt install iproute2"),
-    Check("kvm", machine.query_kvm, machine.judge_kvm),
-    Check("clock", machine.query_clock, machine.judge_clock),
+    Check("backup directory", node_machine.query_folder, node_machine.judge_folder),
+    Check("replication address", node_network.query_replication, node_network.judge_replication,
+          "Debian: apt install iproute2"),
+    Check("ports", node_network.query_ports, node_network.judge_ports, "Debian: apt install iproute2"),
+    Check("kvm", node_machine.query_kvm, node_machine.judge_kvm),
+    Check("clock", node_machine.query_clock, node_machine.judge_clock),
 )  # fmt: skip
 
 
@@ -58,7 +59,7 @@ def judged(seen: Seen) -> list[Finding]:
     return [
         Finding(node, check.name, judge(check, answer, seen.about))
         for check, answer in zip(CHECKS, seen.answers, strict=True)
-    ] + [Finding(node, "login script", machine.prints(seen.prints))]
+    ] + [Finding(node, "login script", node_machine.prints(seen.prints))]
 
 
 def judge(check: Check, answer: Any, about: About) -> Verdict:
@@ -77,8 +78,10 @@ def judge(check: Check, answer: Any, about: About) -> Verdict:
 def findings(seen: Iterable[Seen]) -> list[Finding]:
     """Of all nodes asked, and what shows only when they are compared."""
     seen = list(seen)
-    modules = {node: answer[1] for node, answer in _answers(seen, drbd.query_module).items()}
-    compared = drbd.mixed_versions(modules) + libvirt.mixed_versions(_answers(seen, libvirt.query_libvirt))
+    modules = {node: answer[1] for node, answer in _answers(seen, node_drbd.query_module).items()}
+    compared = node_drbd.mixed_versions(modules) + node_libvirt.mixed_versions(
+        _answers(seen, node_libvirt.query_libvirt)
+    )
     return [finding for one in seen for finding in judged(one)] + compared
 
 

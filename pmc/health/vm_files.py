@@ -8,11 +8,11 @@ from collections.abc import Container, Iterator
 
 from pmc import drbd
 from pmc.errors import Refused
+from pmc.health.cluster_facts import FILES, Facts
+from pmc.health.drbd_options import authenticated, dangerous, right, shown
+from pmc.health.finding import Finding
 from pmc.plain import then
 from pmc.plans import clear, refuse
-from pmc.verify.facts import FILES, Facts
-from pmc.verify.finding import Finding
-from pmc.verify.options import authenticated, dangerous, right, shown
 
 
 def half_made(facts: Facts) -> Iterator[Finding]:

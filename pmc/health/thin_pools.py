@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from pmc import lvm
 from pmc.facts import thin_pool
+from pmc.health.cluster_facts import VOLUMES, Facts
+from pmc.health.finding import Finding
 from pmc.model import NodeState, Volume
-from pmc.verify.facts import VOLUMES, Facts
-from pmc.verify.finding import Finding
 
 
 def missing(facts: Facts) -> Iterator[Finding]:

@@ -5,18 +5,18 @@ One subject a file; in each, small functions from `Facts` to findings, which CHE
 
 from __future__ import annotations
 
-from pmc.verify import backups, domains, files, nodes, pools, resources, volumes
-from pmc.verify.facts import Facts
-from pmc.verify.finding import CODES, Finding
+from pmc.health import nodes, thin_pools, vm_backups, vm_domains, vm_files, vm_replication, vm_volumes
+from pmc.health.cluster_facts import Facts
+from pmc.health.finding import CODES, Finding
 
 CHECKS = (
     *nodes.CHECKS,
-    *files.CHECKS,
-    *domains.CHECKS,
-    *resources.CHECKS,
-    *volumes.CHECKS,
-    *pools.CHECKS,
-    *backups.CHECKS,
+    *vm_files.CHECKS,
+    *vm_domains.CHECKS,
+    *vm_replication.CHECKS,
+    *vm_volumes.CHECKS,
+    *thin_pools.CHECKS,
+    *vm_backups.CHECKS,
 )
 _ORDER = {code: number for number, code in enumerate(CODES)}
 
