@@ -53,7 +53,7 @@ GUARDS = (
         "test_races.py::test_two_managers_at_once",
     ),
     Guard(
-        "that vm.rm removes the volumes of what is half made", "pmc/plans/clear.py",
+        "that vm.rm removes the volumes of what is half made", "pmc/plans/remove_steps.py",
         'return on_each(nodes, lambda node: Step(node, f"remove the volume {group}/{volume}", gone, pivot=True))',
         "return []", "test_killed.py::test_a_manager_that_dies",
     ),
@@ -75,7 +75,7 @@ GUARDS = (
         "    if signs:\n", "    if not dead:\n", "test_failover.py::test_a_dead_nodes_vm_starts_on_the_other",
     ),
     Guard(
-        "that room for a snapshot is seen first", "pmc/plans/refuse.py",
+        "that room for a snapshot is seen first", "pmc/plans/requirements.py",
         "    if why := no_snapshot_room(node, volume, size):", '    if why := "":', "test_full.py::test_what_is_full",
     ),
     Guard(
@@ -89,7 +89,7 @@ GUARDS = (
         "test_backups.py::test_a_chain_while_the_guest_writes[short]",
     ),
     Guard(
-        "that the marks of a restore that broke off are seen", "pmc/plans/refuse.py",
+        "that the marks of a restore that broke off are seen", "pmc/plans/requirements.py",
         "if marked(node, vm, *tags)]", "if False]",
         "test_backups.py::test_a_restore_in_place",
     ),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pmc.command import Query, bash, command
 from pmc.health.check import About, Check, Verdict, bad, good, parse_yes
 from pmc.plan import Step
-from pmc.plans import make
+from pmc.plans import vm_steps
 from pmc.units import finite, show_size
 
 # In seconds. Logs of two nodes cannot be compared when their clocks differ by more.
@@ -130,7 +130,7 @@ def judge_folder(found: Folder, about: About) -> Verdict:
         step = Step(
             about.node,
             f"make the backup directory {path}",
-            make.folder(about.node, path, "700").do,
+            vm_steps.folder(about.node, path, "700").do,
             undo=command("rmdir", "--ignore-fail-on-non-empty", path),
             check=command("test", "-d", path),
         )

@@ -9,7 +9,7 @@ from pmc.health.cluster_facts import FILES, LIBVIRT, SAVED, STATUS, Facts
 from pmc.health.finding import Finding
 from pmc.model import shown
 from pmc.plain import then
-from pmc.plans import asleep, covered, refuse
+from pmc.plans import other_disks, requirements, saved_memory
 
 
 def twice(facts: Facts) -> Iterator[Finding]:
@@ -17,7 +17,7 @@ def twice(facts: Facts) -> Iterator[Finding]:
         active = facts.state.active_on(vm)
         if len(active) > 1:
             text = f"runs on {' and '.join(active)}, unless it moves at this moment"
-            advice = refuse.stop_one(vm) if facts.state.twice(vm) else f"fab vm.mv {vm} --cleanup"
+            advice = requirements.stop_one(vm) if facts.state.twice(vm) else f"fab vm.mv {vm} --cleanup"
             yield Finding("DOMAIN_TWICE", text, advice, vm=vm)
 
 
@@ -51,17 +51,17 @@ def saved(facts: Facts) -> Iterator[Finding]:
             text = (
                 f"old memory of it is saved on {' and '.join(there)}, while it runs; a start there would go on from it"
             )
-            yield Finding("DOMAIN_SAVED", text, asleep.remedy(vm, there, facts.state), ",".join(there), vm)
+            yield Finding("DOMAIN_SAVED", text, saved_memory.remedy(vm, there, facts.state), ",".join(there), vm)
         elif there:
             text = "its memory is saved; virsh start there goes on from it, whatever is on the disk by then"
-            advice = then("This throws that memory away, and boots the VM", f"fab vm.start {vm} {asleep.FLAG}")
+            advice = then("This throws that memory away, and boots the VM", f"fab vm.start {vm} {saved_memory.FLAG}")
             yield Finding("DOMAIN_SAVED", text, advice, ",".join(there), vm)
 
 
 def beside_drbd(facts: Facts) -> Iterator[Finding]:
     """What pmc refuses to back up and to copy because of it."""
     for vm in facts.whole:
-        several = covered.volumes(vm, facts.state)
+        several = other_disks.volumes(vm, facts.state)
         if several:
             text = f"its DRBD resource has several volumes ({', '.join(several)}), and a backup is of one disk"
             home = facts.homes[vm][0]
@@ -69,8 +69,8 @@ def beside_drbd(facts: Facts) -> Iterator[Finding]:
             yield Finding("DOMAIN_DISK", text, advice, vm=vm)
         for node in facts.sides(vm, FILES):
             domain = facts.answers(node).domains.get(vm)
-            found = dict.fromkeys((*(domain.disks if domain else ()), *covered.attached(vm, node)))
-            rest = covered.outside(vm, list(found), facts.state)
+            found = dict.fromkeys((*(domain.disks if domain else ()), *other_disks.attached(vm, node)))
+            rest = other_disks.outside(vm, list(found), facts.state)
             if rest:
                 text = f"{', '.join(map(str, rest))} is not on its DRBD resource: vm.backup, vm.mv and others refuse it"
                 advice = then(

@@ -12,7 +12,7 @@ from pmc.health.cluster_facts import FILES, Facts
 from pmc.health.drbd_options import authenticated, dangerous, right, shown
 from pmc.health.finding import Finding
 from pmc.plain import then
-from pmc.plans import clear, refuse
+from pmc.plans import remove_steps, requirements
 
 
 def half_made(facts: Facts) -> Iterator[Finding]:
@@ -28,7 +28,7 @@ def contradicted(facts: Facts) -> Iterator[Finding]:
         if facts.state.contradicted(vm):
             said = {node.name: " and ".join(node.files[vm].hosts) for node in facts.state if vm in node.files}
             text = f"its resource files name different nodes: {'; '.join(f'{n}: {its}' for n, its in said.items())}"
-            yield Finding("VM_CONTRADICTED", text, refuse.which_is_old(vm), ",".join(said), vm)
+            yield Finding("VM_CONTRADICTED", text, requirements.which_is_old(vm), ",".join(said), vm)
 
 
 def unknown_nodes(facts: Facts) -> Iterator[Finding]:
@@ -61,7 +61,7 @@ def _removal(facts: Facts, vm: str, stray: str) -> str:
     """What removes an old copy, or what keeps it from doing so: it looks that the VM is whole without that copy."""
     remedy = f"fab vm.peer {vm} --cleanup"
     try:
-        plan = clear.cleanup(vm, facts.state, facts.settings)
+        plan = remove_steps.cleanup(vm, facts.state, facts.settings)
     except Refused as why:
         return f"{remedy} removes it, but not yet: {why}"
     if not any(step.node == stray for step in plan.steps):

@@ -9,7 +9,7 @@ from pmc.health.cluster_facts import FILES, LIBVIRT, STATUS, Facts
 from pmc.health.finding import Finding
 from pmc.model import NodeState, Resource
 from pmc.plain import then
-from pmc.plans import still
+from pmc.plans import suspended_io
 
 DISKLESS = ("Diskless", "Failed", "Detaching")
 
@@ -43,9 +43,9 @@ def not_up(facts: Facts) -> Iterator[Finding]:
 def suspended(facts: Facts) -> Iterator[Finding]:
     for vm in facts.whole:
         for node in facts.sides(vm, STATUS):
-            if why := still.suspended(vm, node):
+            if why := suspended_io.suspended(vm, node):
                 text = f"its I/O is suspended ({why}): whatever reads or writes its disk waits for ever"
-                yield Finding("DRBD_SUSPENDED", text, still.remedy(vm, node.name, why), node.name, vm)
+                yield Finding("DRBD_SUSPENDED", text, suspended_io.remedy(vm, node.name, why), node.name, vm)
 
 
 def connections(facts: Facts) -> Iterator[Finding]:

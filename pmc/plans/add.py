@@ -10,9 +10,9 @@ from pmc.errors import Refused
 from pmc.facts import backing
 from pmc.model import ClusterState, NodeState
 from pmc.plan import Plan, Step, Transfer, Watch, on_each, plan
-from pmc.plans import make, refuse
-from pmc.plans.make import Given
+from pmc.plans import requirements, vm_steps
 from pmc.plans.request import Add
+from pmc.plans.vm_steps import Given
 from pmc.settings import Settings
 from pmc.units import GiB, MiB, show_size
 
@@ -50,7 +50,7 @@ def check_cluster(name: str, state: ClusterState, settings: Settings) -> None:
                 f"nodes must answer. (Or take it out of {settings.source} while it is away, and choose a name that no "
                 f"VM there has.)"
             )
-    refuse.answering(state, *state.nodes)
+    requirements.answering(state, *state.nodes)
     if name in state.vm_names():
         raise Refused(f"{name}: there is such a VM already, on {', '.join(state.homes(name))}; choose another name")
     for node in state:
@@ -63,8 +63,8 @@ def check_node(name: str, node: NodeState, size: int, memory: int, settings: Set
     place = node.name
     if not node.drbd:
         raise Refused(f"{place}: DRBD's module is not loaded", next=f"fab pm.ready_drbd --node {place}")
-    refuse.misnamed(node)
-    refuse.claimed(node, name, settings)
+    requirements.misnamed(node)
+    requirements.claimed(node, name, settings)
     if left := backing.snapshots(node, name):
         names = ", ".join(sorted(f"{each.group}/{each.name}" for each in left.values()))
         raise Refused(
@@ -80,9 +80,9 @@ def check_node(name: str, node: NodeState, size: int, memory: int, settings: Set
     if kept and name not in node.volumes:
         raise Refused(f"--reuse: {place} has no volume {settings.volume_group}/{name}; leave --reuse out for a new one")
     if kept:
-        why = refuse.no_growth(node, node.volumes[name], drbd.metadata_size(size), settings)
+        why = requirements.no_growth(node, node.volumes[name], drbd.metadata_size(size), settings)
     else:
-        why = refuse.no_room(node, make.volume_size(size), settings)
+        why = requirements.no_room(node, vm_steps.volume_size(size), settings)
     if why:
         raise Refused(f"--size: {place} {why}")
     if node.memory_available < memory:
@@ -128,19 +128,19 @@ def add(
     check_new(name, nodes, size, request.memory, state, settings, request.reuse)
     version = state.nodes[request.primary].drbd
     if request.reuse:
-        steps = make.claimed(settings, nodes, name, given, version)
+        steps = vm_steps.claimed(settings, nodes, name, given, version)
         steps += reused_volumes(settings, nodes, name, size, state.nodes[request.primary].volumes[name].origin)
-        steps += make.resource(settings, nodes, name, given)
-        steps.append(make.declare_first(request.primary, name))
+        steps += vm_steps.resource(settings, nodes, name, given)
+        steps.append(vm_steps.declare_first(request.primary, name))
     else:
-        steps = make.disk(settings, nodes, name, size, given, version, request.full)
+        steps = vm_steps.disk(settings, nodes, name, size, given, version, request.full)
     steps += content
     if request.image:
         steps += from_image(request, settings, given.device)
     if request.iso:
         steps += copy_iso(request, settings)
-    steps += make.defined(nodes, name, xml)
-    steps.append(make.started(request.primary, name))
+    steps += vm_steps.defined(nodes, name, xml)
+    steps.append(vm_steps.started(request.primary, name))
     return plan(f"vm.add {name}", steps)
 
 
@@ -153,7 +153,7 @@ def reused_volumes(settings: Settings, nodes: Sequence[str], name: str, size: in
         Step(nodes[0], f"grow {what} by DRBD's metadata", lvm.grow(group, name, more)),
         Step(nodes[0], f"mark {group}/{name} as pmc's", lvm.mark(group, name, True), undo=lvm.mark(group, name, False)),
     ]  # fmt: skip
-    return steps + make.new_volumes(settings, nodes[1:], name, size)
+    return steps + vm_steps.new_volumes(settings, nodes[1:], name, size)
 
 
 def from_image(request: Add, settings: Settings, device: str) -> list[Step]:
@@ -176,7 +176,7 @@ def from_image(request: Add, settings: Settings, device: str) -> list[Step]:
     kept = upload_path(settings, request.name)
     remove = command("rm", "-f", kept)
     return [
-        make.folder(node, settings.image_dir, "755"),
+        vm_steps.folder(node, settings.image_dir, "755"),
         Step(node, f"copy {image.path} ({show_size(image.stored)})",
              Transfer(image.path, image.stored, receive(kept, "600", size=image.stored), image.file),
              undo=remove, check=command("test", "-e", kept), watch=watch),
@@ -222,7 +222,7 @@ def copy_iso(request: Add, settings: Settings) -> list[Step]:
     source, size, file = request.iso.path, request.iso.size, request.iso.file
     path = iso_path(settings, request.name)
     return [
-        *on_each(request.nodes, lambda node: make.folder(node, settings.image_dir, "755")),
+        *on_each(request.nodes, lambda node: vm_steps.folder(node, settings.image_dir, "755")),
         *on_each(
             request.nodes,
             lambda node: Step(

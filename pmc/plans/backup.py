@@ -13,9 +13,9 @@ from pmc.command import Command, bash, command
 from pmc.errors import Refused
 from pmc.model import ClusterState
 from pmc.plan import Plan, Step, Watch, plan
-from pmc.plans import covered, kept, make, refuse, still
+from pmc.plans import base_snapshot, other_disks, requirements, suspended_io, vm_steps
+from pmc.plans.base_snapshot import Place
 from pmc.plans.clone import drop, snapshot
-from pmc.plans.kept import Place
 from pmc.settings import Settings
 from pmc.units import show_size
 
@@ -56,25 +56,25 @@ def choose_source(name: str, state: ClusterState) -> Source:
     """The standby, whose disk no guest waits for, when both sides are connected and equal. Otherwise the side where the
     VM runs, or the only one there is: also when blocks are known to differ, since the guest reads that side's. Refused
     when neither is known to be the newest."""
-    homes = refuse.found(state, name)
-    refuse.one_truth(state, name)
-    refuse.settled(state, name)
+    homes = requirements.found(state, name)
+    requirements.one_truth(state, name)
+    requirements.settled(state, name)
     active = state.active_on(name)
-    refuse.once(name, state)
+    requirements.once(name, state)
     runs = active[0] if active else ""
     primary = runs or next(iter(state.primaries(name)), "")
     here = [home for home in homes if home in state.nodes and not state.nodes[home].trouble]
     sides = {home: state.nodes[home].resources[name] for home in here if name in state.nodes[home].resources}
     equal = len(homes) == len(sides) == 2 and all(side.healthy for side in sides.values())
     if equal and not runs:
-        refuse.same(state, name, "it does not run, so neither side is known to be right")
-    if equal and not refuse.differs(state, name):
+        requirements.same(state, name, "it does not run, so neither side is known to be right")
+    if equal and not requirements.differs(state, name):
         chosen = next((home for home in homes if home != primary), homes[-1])
         return Source(chosen, "standby", runs)
     side = sides.get(runs or homes[0]) if runs or len(homes) == 1 else None
     if side is not None and side.disk == "UpToDate":
         return Source(runs or homes[0], "primary", runs)
-    refuse.relied_on(state, *(home for home in homes if home in state.nodes))
+    requirements.relied_on(state, *(home for home in homes if home in state.nodes))
     told = ", ".join(f"{side.connection} {side.disk} on {home}" for home, side in sides.items()) or "not up"
     raise Refused(
         f"{name}: DRBD is {told}, so it is not known which side is the newest. It must be Connected, "
@@ -128,13 +128,13 @@ def make_backup(
     found, keeper = base_for(wish, source, stored), keeper_for(wish, source, stored)
     base = found.backup if found else None
     kind = "delta" if base else "base"
-    refuse.relied_on(state, keeper)
-    refuse.disk(state.nodes[source.node], name, settings)
-    covered.whole(name, "a backup", xml, state)
-    if source.agent and (why := still.suspended(name, state.nodes[source.runs])):
+    requirements.relied_on(state, keeper)
+    requirements.disk(state.nodes[source.node], name, settings)
+    other_disks.whole(name, "a backup", xml, state)
+    if source.agent and (why := suspended_io.suspended(name, state.nodes[source.runs])):
         raise Refused(
             f"{name}: its I/O is suspended on {source.runs} ({why}), so its file systems cannot be frozen. "
-            f"Back it up as it is (--no-freeze), or {still.remedy(name, source.runs, why)}"
+            f"Back it up as it is (--no-freeze), or {suspended_io.remedy(name, source.runs, why)}"
         )
     if base and base.size > size:
         raise Refused(
@@ -152,16 +152,16 @@ def make_backup(
     )  # fmt: skip
     target = f"{folder}/.{id}.part"
     place = Place(name, source.node, keeper, state, settings)
-    kept.refuse_foreign(place)
+    base_snapshot.refuse_foreign(place)
     taken = [*equal(name, source, state), *snapshot(name, "backup", source.node, state, settings)]
-    keeps = base is None and place.local and not kept.why_not_kept(place)
+    keeps = base is None and place.local and not base_snapshot.why_not_kept(place)
     remove = command("rm", "-f", target, *(f"{target}.{end}" for end in ("ranges", "index", "sums", "json")))
     read = read_delta(wish, base, size, target, place) if base else read_base(wish, size, target, place)
     steps = [
-        make.folder(keeper, folder, "700"),
+        vm_steps.folder(keeper, folder, "700"),
         Step(keeper, f"remove unfinished backups of {name}", remove_unfinished(folder, name)),
         bring(keeper),
-        *([] if base else [enough_space(keeper, folder, kept.most(place, size))]),
+        *([] if base else [enough_space(keeper, folder, base_snapshot.most(place, size))]),
         *frozen(name, id, source, taken),
         Step(keeper, f"begin {target}", command("install", "-m", "600", "/dev/null", target), undo=remove),
         *read[:-1],
@@ -174,8 +174,8 @@ def make_backup(
             check=command("test", "-e", f"{folder}/{id}.json"),
             pivot=True,
         ),
-        *([kept.keep(place, id)] if keeps else []),
-        *(kept.drop_gone(place, {s.id for s in stored}) if base else kept.drop_older(place, keeps)),
+        *([base_snapshot.keep(place, id)] if keeps else []),
+        *(base_snapshot.drop_gone(place, {s.id for s in stored}) if base else base_snapshot.drop_older(place, keeps)),
     ]
     return made, plan(f"vm.backup {name}", steps)
 
@@ -183,7 +183,7 @@ def make_backup(
 def equal(name: str, source: Source, state: ClusterState) -> list[Step]:
     """A standby that the link was lost to, or that is catching up, has an older disk, or parts of two."""
     standby = source.role == "standby" and len(state.homes(name)) > 1
-    return [make.see_equal(source.node, name)] if standby else []
+    return [vm_steps.see_equal(source.node, name)] if standby else []
 
 
 def kept_on(plan: Plan) -> str:
@@ -196,30 +196,30 @@ def read_base(wish: Wish, size: int, target: str, place: Place) -> list[Step]:
     disk = f"the disk of {wish.name} ({show_size(size)}) into a base"
     if not place.local:
         return [Step(place.keeper, f"read {disk}", backup_pipeline.store_base(disk_at(place, size), target, wish.how))]
-    why = kept.why_not_kept(place)
-    store = backup_pipeline.store_thin_base(kept.path(place, "backup"), size, target, wish.how)
+    why = base_snapshot.why_not_kept(place)
+    store = backup_pipeline.store_thin_base(base_snapshot.path(place, "backup"), size, target, wish.how)
     note = f"read what is on {disk}" + (f"; its snapshot will not be kept: {why}" if why else "")
-    return [kept.list_mapped(place, size, f"{target}.ranges"), Step(place.keeper, note, store)]
+    return [base_snapshot.list_mapped(place, size, f"{target}.ranges"), Step(place.keeper, note, store)]
 
 
 def read_delta(wish: Wish, base: Backup, size: int, target: str, place: Place) -> list[Step]:
     """The last one is the long one."""
     folder, into = place.settings.backup_dir, f"into a delta against {base.id}"
-    if why := kept.why_all(place, base, size):
+    if why := base_snapshot.why_all(place, base, size):
         store = backup_pipeline.store_delta(disk_at(place, size), base, folder, target, wish.how)
         note = f"read the disk of {wish.name} ({show_size(size)}) {into}; all of it, since {why}"
         return [Step(place.keeper, note, store)]
-    now, old = kept.path(place, "backup"), kept.path(place, "base")
+    now, old = base_snapshot.path(place, "backup"), base_snapshot.path(place, "base")
     store = backup_pipeline.store_thin_delta(now, old, size, base, folder, target, wish.how)
     return [
-        *kept.list_changed(place, base, size, f"{target}.ranges"),
+        *base_snapshot.list_changed(place, base, size, f"{target}.ranges"),
         Step(place.keeper, f"read what has changed on the disk of {wish.name} {into}", store),
     ]
 
 
 def disk_at(place: Place, size: int) -> backup_pipeline.Disk:
     far = "" if place.keeper == place.source else place.settings.nodes[place.source].replication
-    return backup_pipeline.Disk(kept.path(place, "backup"), size, far)
+    return backup_pipeline.Disk(base_snapshot.path(place, "backup"), size, far)
 
 
 def consistency(source: Source, saved: Sequence[str] = ()) -> str:

@@ -9,9 +9,9 @@ from pmc.command import bash
 from pmc.facts import backing
 from pmc.model import ClusterState
 from pmc.plan import Step, Watch
-from pmc.plans import make, refuse, still
-from pmc.plans.make import Given
+from pmc.plans import requirements, suspended_io, vm_steps
 from pmc.plans.request import Add
+from pmc.plans.vm_steps import Given
 from pmc.settings import Settings
 from pmc.units import MiB
 
@@ -19,17 +19,17 @@ from pmc.units import MiB
 def standby(name: str, state: ClusterState) -> str:
     """The node whose volume is read: the secondary, whose disk no guest waits for; else the only one. Both sides must
     be connected and equal, or it would be an old copy. Where blocks are known to differ: the one that is in use."""
-    homes = refuse.whole(state, name)
-    refuse.settled(state, name)
+    homes = requirements.whole(state, name)
+    requirements.settled(state, name)
     if len(homes) == 1:
         return homes[0]
     primaries = state.active_on(name) or state.primaries(name)
     chosen = next((home for home in homes if home not in primaries), homes[-1])
-    if refuse.differs(state, name):
+    if requirements.differs(state, name):
         if len(primaries) != 1:
-            refuse.same(state, name, "it does not run, so neither side is known to be right")
+            requirements.same(state, name, "it does not run, so neither side is known to be right")
         chosen = primaries[0]
-    refuse.healthy(state.nodes[chosen], name)
+    requirements.healthy(state.nodes[chosen], name)
     return chosen
 
 
@@ -41,13 +41,13 @@ def snapshot(name: str, kind: str, node: str, state: ClusterState, settings: Set
     """A snapshot NAME.kind of its disk, with room for a fifth of it to change meanwhile: in the volume group or, of a
     thin one, in its pool. One that is there, of any kind, was left by a command that broke off: the VM is locked, so
     nobody else is reading it."""
-    still.readable(name, state.nodes[node])
-    group, volume = settings.volume_group, refuse.disk(state.nodes[node], name, settings)
+    suspended_io.readable(name, state.nodes[node])
+    group, volume = settings.volume_group, requirements.disk(state.nodes[node], name, settings)
     size = max((volume.used if volume.thin else volume.size) // 5 // MiB, 8) * MiB
-    refuse.snapshot_room(state.nodes[node], volume, size)
+    requirements.snapshot_room(state.nodes[node], volume, size)
     kept = f"{name}.{kind}"
     for other in state:
-        refuse.foreign(other, kept, backing.snapshot(other, name, kind), settings)
+        requirements.foreign(other, kept, backing.snapshot(other, name, kind), settings)
     left = [(n.name, old.name) for each in KINDS for n in state if (old := backing.snapshot(n, name, each))]
     return [
         *(
@@ -96,9 +96,9 @@ def copy(request: Add, size: int, state: ClusterState, settings: Settings, given
     write = bash(f'{reader} | dd of="$1" bs=1M iflag=fullblock conv=sparse,fsync status=none', given.device, long=True)
     # Looked at again: the new disk was zeroed since, which takes hours. By now a standby that the link was lost to has
     # an older disk, one that is catching up has parts of two.
-    beside = len(state.homes(request.clone)) > 1 and not refuse.differs(state, request.clone)
+    beside = len(state.homes(request.clone)) > 1 and not requirements.differs(state, request.clone)
     return [
-        *([make.see_equal(source, request.clone)] if beside else []),
+        *([vm_steps.see_equal(source, request.clone)] if beside else []),
         *snapshot(request.clone, "clone", source, state, settings, f"{lvm.FOR}{request.name}"),
         Step(
             request.primary,

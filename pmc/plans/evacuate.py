@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, shown
 from pmc.plan import Plan
-from pmc.plans import failover, refuse, vm
+from pmc.plans import failover, requirements, vm
 from pmc.settings import Settings
 from pmc.units import show_size
 
@@ -52,7 +52,7 @@ def move_all(node: str, state: ClusterState, settings: Settings) -> Evacuation:
             f"{node}: {state.nodes[node].down}. When it is dead, start its VMs elsewhere",
             next=f"fab pm.evacuate {node} --failover",
         )
-    refuse.relied_on(state, node)
+    requirements.relied_on(state, node)
     domains = state.nodes[node].domains
     active = [name for name, domain in domains.items() if domain.active]
 

@@ -18,7 +18,7 @@ from pmc.command import Command, Query, bash
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, Resource
 from pmc.plan import Plan, Step, Wait, plan
-from pmc.plans import asleep, make, putback, refuse, still
+from pmc.plans import interrupted_restore, requirements, saved_memory, suspended_io, vm_steps
 from pmc.plans.vm import one_primary, writing
 from pmc.settings import Settings
 
@@ -58,12 +58,12 @@ def hangs(dead: str, settings: Settings) -> str:
 def homes(name: str, state: ClusterState, settings: Settings, hangs: str = "") -> tuple[str, str]:
     """(dead, survivor) of the VM; refused when it is not so that one is silent and the other answers. One that `hangs`
     need not be silent."""
-    found = refuse.found(state, name)
+    found = requirements.found(state, name)
     for node in state.answering:  # or the silent one may be another than a person, and its fence command, takes it for
         if node.name in found or node.hostname in state.nodes:
-            refuse.misnamed(node)
-    refuse.readable(state, name)
-    refuse.one_truth(state, name)
+            requirements.misnamed(node)
+    requirements.readable(state, name)
+    requirements.one_truth(state, name)
     for home in found:
         if home not in state.nodes:
             raise Refused(f"{name}: lives on {home}, which is not in pmc.conf. Add it there")
@@ -97,7 +97,7 @@ def homes(name: str, state: ClusterState, settings: Settings, hangs: str = "") -
             f"{_when_it_hangs(dead, settings)}"
         )
     survivor = next(home for home in found if home != dead)
-    refuse.relied_on(state, survivor)
+    requirements.relied_on(state, survivor)
     return dead, survivor
 
 
@@ -270,25 +270,25 @@ def failover(
     resource = node.resources.get(name)
     if resource is None:
         raise Refused(f"{name}: its DRBD resource is not up on {survivor}", next=f"fab pm.ready_drbd --node {survivor}")
-    back = putback.on(survivor, dead, name, size, state, settings)
+    back = interrupted_restore.on(survivor, dead, name, size, state, settings)
     _complete(name, dead, survivor, resource)
     if resource.suspended != "fencing":  # held since the dead node was lost in the middle of a move
-        still.flows(name, state, [survivor])
+        suspended_io.flows(name, state, [survivor])
     if not discard:
-        asleep.start(name, f"fab vm.failover {name}", state)
+        saved_memory.start(name, f"fab vm.failover {name}", state)
     if room:
-        refuse.memory(node, name, node.domains[name].memory, "Move another VM away first")
+        requirements.memory(node, name, node.domains[name].memory, "Move another VM away first")
     opened = [survivor] if resource.two_primaries else []
     return plan(
         f"vm.failover {name}",
         see_silent(dead, survivor, settings),
-        make.see_apart(survivor, name),
+        vm_steps.see_apart(survivor, name),
         [replace(step, pivot=False) for step in one_primary(opened, name, state)],
-        [make.promote(survivor, name)] if resource.role != "Primary" else [],
+        [vm_steps.promote(survivor, name)] if resource.role != "Primary" else [],
         [replace(step, pivot=False) for step in writing([survivor], name, state)],
         back,
-        asleep.discarded(name, state),
-        make.started(survivor, name),
+        saved_memory.discarded(name, state),
+        vm_steps.started(survivor, name),
     )
 
 

@@ -17,7 +17,15 @@ from pmc.errors import Refused
 from pmc.facts import backing
 from pmc.model import ClusterState, NodeState, ResourceFile
 from pmc.plan import Plan, Step, Watch, plan
-from pmc.plans import clear, covered, lost, make, refuse, restoring, still
+from pmc.plans import (
+    other_disks,
+    remove_steps,
+    requirements,
+    restore_marks,
+    split_brain_snapshot,
+    suspended_io,
+    vm_steps,
+)
 from pmc.plans.add import iso_path, receive
 from pmc.settings import Settings
 from pmc.units import show_size
@@ -45,7 +53,7 @@ def choose(name: str, new: str, state: ClusterState, settings: Settings) -> Chan
     homes = state.homes(name)
     if new == primary:
         raise Refused(f"--secondary {new}: {name} runs there; the second copy belongs on another node")
-    refuse.relied_on(state, new)
+    requirements.relied_on(state, new)
     file = state.nodes[primary].files[name]
     old = next((home for home in homes if home != primary), "")
     if len(homes) > 2:
@@ -65,31 +73,35 @@ def choose(name: str, new: str, state: ClusterState, settings: Settings) -> Chan
         )
     for node in (state.nodes[primary], state.nodes[new]):
         _eight(node)
-    still.flows(name, state, [primary])
+    suspended_io.flows(name, state, [primary])
     if (its := state.nodes[primary].resources.get(name)) and its.two_primaries:
         raise Refused(
             f"{name}: a migration left two primaries allowed on {primary}, so without its peer its writes would stop",
             next=f"fab vm.mv {name} --cleanup",
         )
-    refuse.usual_disk(state.nodes[new], name, settings)
+    requirements.usual_disk(state.nodes[new], name, settings)
     change = Change(name, primary, old, new, file)
     if change.there and name in state.nodes[new].volumes:
         return change
     _fits(change, state, settings)
-    asks = [_old_goes(change, state), _new_goes(change, state), lost.going(state, name, (change.old, change.new))]
+    asks = [
+        _old_goes(change, state),
+        _new_goes(change, state),
+        split_brain_snapshot.going(state, name, (change.old, change.new)),
+    ]
     return replace(change, ask="; ".join(filter(None, asks)))
 
 
 def runs_on(name: str, state: ClusterState) -> str:
     """The one node where it runs, its disk there good: all else is for vm.start, vm.mv and vm.failover first."""
-    refuse.found(state, name)
-    refuse.one_truth(state, name)
+    requirements.found(state, name)
+    requirements.one_truth(state, name)
     active = state.active_on(name)
-    refuse.once(name, state)
+    requirements.once(name, state)
     if not active:
         raise Refused(f"{name}: runs nowhere; vm.peer is for a VM that runs on one node", next=f"fab vm.start {name}")
     primary = active[0]
-    refuse.relied_on(state, primary)
+    requirements.relied_on(state, primary)
     resource = state.nodes[primary].resources.get(name)
     if primary not in state.homes(name) or resource is None or name not in state.nodes[primary].files:
         raise Refused(
@@ -119,10 +131,10 @@ def _eight(node: NodeState) -> None:
 
 def _fits(change: Change, state: ClusterState, settings: Settings) -> None:
     node, name, minor = state.nodes[change.new], change.name, change.file.minor
-    clear.refuse_foreign(name, [node, *old_side(change, state)], settings)
-    clear.refuse_namesakes(name, state)
-    refuse.misnamed(node)
-    refuse.claimed(node, name, settings)
+    remove_steps.refuse_foreign(name, [node, *old_side(change, state)], settings)
+    remove_steps.refuse_namesakes(name, state)
+    requirements.misnamed(node)
+    requirements.claimed(node, name, settings)
     taken = {each.name: each.minor for each in node.files.values()}
     taken |= {each.name: each.minor for each in node.resources.values()}
     if other := [each for each, its in taken.items() if its == minor and each != name]:
@@ -132,7 +144,7 @@ def _fits(change: Change, state: ClusterState, settings: Settings) -> None:
         )
     size = state.nodes[change.primary].volumes[name].size
     # What is there of it goes first, and leaves its space; but a thin pool may be too full all the same.
-    if (name not in node.volumes or settings.volumes == "thin") and (why := refuse.no_room(node, size, settings)):
+    if (name not in node.volumes or settings.volumes == "thin") and (why := requirements.no_room(node, size, settings)):
         raise Refused(f"--secondary {node.name}: it {why}")
     if node.memory < (needed := state.nodes[change.primary].domains[name].memory):
         raise Refused(f"{node.name}: has {show_size(node.memory)} of memory, {name} needs {show_size(needed)}")
@@ -168,7 +180,7 @@ def _new_goes(change: Change, state: ClusterState) -> str:
 
 
 def peer(change: Change, xml: str, secret: str, state: ClusterState, settings: Settings) -> Plan:
-    covered.whole(change.name, "a second copy", xml, state)
+    other_disks.whole(change.name, "a second copy", xml, state)
     if change.there and change.name in state.nodes[change.new].volumes:
         return finish(change, xml, state, settings)
     name, new, primary = change.name, change.new, change.primary
@@ -186,10 +198,10 @@ def peer(change: Change, xml: str, secret: str, state: ClusterState, settings: S
     former = [node] if node.knows(name) or backing.snapshots(node, name) else []
     return plan(
         f"vm.peer {name}",
-        restoring.over(name, [primary], state),
-        [replace(step, pivot=False) for step in clear.steps(name, former, settings)],
+        restore_marks.over(name, [primary], state),
+        [replace(step, pivot=False) for step in remove_steps.steps(name, former, settings)],
         # Should the primary not be switched back, the new copy stays: DRBD may be completing it.
-        replace(make.volume(settings, new, name, size, lvm.UNFINISHED, ", marked as unfinished"), guard=True),
+        replace(vm_steps.volume(settings, new, name, size, lvm.UNFINISHED, ", marked as unfinished"), guard=True),
         Step(
             new,
             f"write {drbd.path(name)}",
@@ -217,9 +229,11 @@ def peer(change: Change, xml: str, secret: str, state: ClusterState, settings: S
             check=drbd_new_peer.file_names(name, new),
         ),
         # Nothing is lost by going on from here, unless the old copy is still a good one.
-        replace(make.wait_connected(settings, primary, name), pivot=not state.nodes[primary].resources[name].healthy),
+        replace(
+            vm_steps.wait_connected(settings, primary, name), pivot=not state.nodes[primary].resources[name].healthy
+        ),
         complete(change, state, settings),
-        clear.steps(name, old_side(change, state), settings),
+        remove_steps.steps(name, old_side(change, state), settings),
     )
 
 
@@ -232,11 +246,11 @@ def old_side(change: Change, state: ClusterState) -> list[NodeState]:
 def defined(change: Change, xml: str, settings: Settings) -> list[Step]:
     """The domain as on the primary; and its CD, without which it could not move there."""
     name, new, iso = change.name, change.new, iso_path(settings, change.name)
-    steps = make.defined([new], name, xml)
+    steps = vm_steps.defined([new], name, xml)
     if iso in xml:
         reader = backup_pipeline.remotely(settings.nodes[change.primary].replication, f"cat {shlex.quote(iso)}")
         steps += [
-            make.folder(new, settings.image_dir, "755"),
+            vm_steps.folder(new, settings.image_dir, "755"),
             Step(
                 new,
                 f"copy {iso} from {change.primary}",
@@ -261,7 +275,7 @@ def complete(change: Change, state: ClusterState, settings: Settings) -> list[St
             drbd_new_peer.copied(name, limits.peer, limits.sync),
             watch=Watch("bytes", name, size),
         ),
-        make.see_equal(primary, name),
+        vm_steps.see_equal(primary, name),
         Step(primary, f"remove the old {drbd.path(name)}", drbd_new_peer.forget_kept(name), pivot=True),
         Step(new, f"mark the volume {settings.volume_group}/{name} as complete", mark, pivot=True),
     ]
@@ -272,7 +286,7 @@ def finish(change: Change, xml: str, state: ClusterState, settings: Settings) ->
     name, new = change.name, change.new
     title, node = f"vm.peer {name}", state.nodes[new]
     if lvm.UNFINISHED not in node.volumes[name].tags:
-        refuse.healthy(state.nodes[change.primary], name)
+        requirements.healthy(state.nodes[change.primary], name)
         return plan(title, [] if name in node.domains else defined(change, xml, settings))
     up = Step(new, f"bring up {name}", drbd.up(name))
     return plan(
@@ -280,6 +294,6 @@ def finish(change: Change, xml: str, state: ClusterState, settings: Settings) ->
         [] if name in node.resources else [up],
         [] if name in node.domains else defined(change, xml, settings),
         Step(change.primary, f"connect {name} to {new}, while it runs", drbd_new_peer.adjust(name)),
-        make.wait_connected(settings, change.primary, name),
+        vm_steps.wait_connected(settings, change.primary, name),
         complete(change, state, settings),
     )

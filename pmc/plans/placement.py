@@ -13,7 +13,7 @@ from pmc.capacity.memory import Memory, running
 from pmc.errors import Refused
 from pmc.model import ClusterState, NodeState
 from pmc.plain import then
-from pmc.plans import make, refuse
+from pmc.plans import requirements, vm_steps
 from pmc.plans.add import check_cluster, check_node
 from pmc.plans.request import Add
 from pmc.settings import Settings
@@ -97,7 +97,7 @@ class _Search:
         volumes are thin it may be the pool's as a whole, and a pool that is too full is refused: `add.check_node`.)"""
         if self.settings.volumes == "thin":
             return False
-        used = node.group_size - node.group_free + make.volume_size(self.size)
+        used = node.group_size - node.group_free + vm_steps.volume_size(self.size)
         return used > node.group_size * self.settings.verify.full_percent / 100
 
     def _percent(self, node: NodeState, more: int) -> int:
@@ -115,8 +115,8 @@ def _why_not(request: Add, search: _Search, usable: Sequence[NodeState], unfit: 
             why.append(f"{node.name}: {worst} may fall on it when another is lost, and {spare} are spare")
     shown = "; ".join(why[:SHOWN]) + (f"; and {len(why) - SHOWN} more nodes" if len(why) > SHOWN else "")
     who, least = ("no node has", 1) if request.single else ("no two nodes have", 2)
-    disk, size = show_size(search.size), make.volume_size(search.size)
-    fitting = [node for node in search.state if not refuse.no_room(node, size, search.settings)]
+    disk, size = show_size(search.size), vm_steps.volume_size(search.size)
+    fitting = [node for node in search.state if not requirements.no_room(node, size, search.settings)]
     if len(fitting) < least:
         return f"{request.name}: {who} room for a disk of {disk}: {shown}. Make room there, or give a smaller --size"
     needed = show_size(request.memory)

@@ -10,11 +10,11 @@ from pmc.errors import Refused
 from pmc.model import ClusterState, Resource
 from pmc.plain import then
 from pmc.plan import Step, on_each
-from pmc.plans import refuse, still, vm
-from pmc.plans.ailment import NO_DISK, About, Ailment, Case, Wishes
-from pmc.plans.marked import differing
-from pmc.plans.mend import defined, disks, not_up
-from pmc.plans.splitbrain import split
+from pmc.plans import requirements, suspended_io, vm
+from pmc.plans.out_of_sync import differing
+from pmc.plans.repair_context import NO_DISK, About, Ailment, Case, Wishes
+from pmc.plans.repair_side import defined, disks, not_up
+from pmc.plans.split_brain import split
 from pmc.settings import Settings
 
 WELL, WAITS, BROKEN = "well", "waits", "broken"
@@ -24,11 +24,11 @@ def homes(name: str, state: ClusterState, settings: Settings) -> tuple[str, ...]
     """The VM's sides. Refused unless they all answer, it is known where it lives, and it runs there, once at most.
     Other nodes may be away. An old copy elsewhere is no side, and stays as it is: `clear.cleanup` wants the VM whole
     before that goes."""
-    named = tuple(refuse.sides(state, name))
+    named = tuple(requirements.sides(state, name))
     for home in named:
         if home not in state.nodes:
             raise Refused(f"{name}: lives on {home}, which is not in pmc.conf. Add it there")
-    refuse.one_truth(state, name)
+    requirements.one_truth(state, name)
     there = [home for home in named if name in state.nodes[home].files]
     if not there:
         raise Refused(
@@ -37,7 +37,7 @@ def homes(name: str, state: ClusterState, settings: Settings) -> tuple[str, ...]
     for home in named:
         if home not in there:
             raise Refused(f"{name}: {drbd.path(name)} is missing on {home}. Copy it there from {there[0]}, mode 600")
-    refuse.once(name, state)
+    requirements.once(name, state)
     return named
 
 
@@ -60,14 +60,14 @@ def standing(case: Case) -> list[Ailment]:
     disk or the connection is mended; so does what a secondary holds that lost its peer in the middle of a move."""
     found = []
     for home in case.homes:
-        why = still.suspended(case.name, case.node(home))
+        why = suspended_io.suspended(case.name, case.node(home))
         secondary = (now := case.resource(home)) is not None and now.role == "Secondary"
         mended = {"no-data", "quorum", *(("fencing",) if secondary else ())}
         if why and not mended & set(why.split(",")):
-            way = still.remedy(case.name, home, why)
+            way = suspended_io.remedy(case.name, home, why)
             text = f"its I/O is suspended on {home} ({why})"
             found.append(Ailment("suspended", text, refusal=f"{text}. {way}"))
-        if (its := still.volume(case.name, case.node(home))) and its.stands and its.hangs:
+        if (its := suspended_io.volume(case.name, case.node(home))) and its.stands and its.hangs:
             found.append(Ailment("stands", f"{its} ({home})", refusal=f"{its}; on {home}: {its.remedy}"))
     return found
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pmc.errors import Refused
 from pmc.plan import Identity, identity
-from pmc.plans.refuse import check_name, check_new
+from pmc.plans.requirements import check_name, check_new
 from pmc.settings import Settings
 from pmc.units import MiB, parse_size
 

@@ -12,10 +12,10 @@ from pmc.errors import Refused
 from pmc.facts import backing
 from pmc.model import ClusterState, NodeState
 from pmc.plan import Fetch, Plan, Step, Wait, Watch, plan
-from pmc.plans import asleep, covered, make, refuse, restoring, still
+from pmc.plans import other_disks, requirements, restore_marks, saved_memory, suspended_io, vm_steps
 from pmc.plans.add import check_new
 from pmc.plans.backup import bring, drbd_device
-from pmc.plans.make import Given
+from pmc.plans.vm_steps import Given
 from pmc.settings import Settings
 from pmc.units import MiB, show_size
 
@@ -90,13 +90,13 @@ def as_new(
     run, and both would have the same address inside. The disk's checksum is compared while it is written."""
     old = found.backup
     check_new(name, nodes, old.size, 0, state, settings)  # no memory: it is not started
-    covered.manifest(old.id, old.vm, old.device, old.xml)
+    other_disks.manifest(old.id, old.vm, old.device, old.xml)
     try:
         xml = virsh.renamed(old.xml, name=name, uuid=uuid, mac=given.mac, old_device=old.device, device=given.device)
     except ValueError as error:
         raise Refused(f"--backup {old.id}: its domain cannot be used: {error}") from None
     steps = [
-        *make.disk(settings, nodes, name, old.size, given, state.nodes[nodes[0]].drbd),
+        *vm_steps.disk(settings, nodes, name, old.size, given, state.nodes[nodes[0]].drbd),
         bring(nodes[0]),
         Step(
             nodes[0],
@@ -104,7 +104,7 @@ def as_new(
             backup_pipeline.give_back(old, found.decoded(settings, nodes[0]), given.device),
             watch=Watch("bytes", name, old.size),
         ),
-        *make.defined(nodes, name, xml),
+        *vm_steps.defined(nodes, name, xml),
         Step(nodes[0], f"make {name} secondary until it is started", drbd.secondary(name)),
     ]
     return plan(f"vm.restore {name}", steps)
@@ -114,43 +114,43 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
     """The VM's own disk (`size` bytes; `xml` is its domain) becomes that of the backup, which is proved before anything
     is written. What was on it stays in a snapshot until the end, and is put back when something fails."""
     old, name = found.backup, found.backup.vm
-    homes = refuse.whole(state, name)
-    if not refuse.half_restored(state, name):
-        refuse.settled(state, name)
+    homes = requirements.whole(state, name)
+    if not requirements.half_restored(state, name):
+        requirements.settled(state, name)
     if active := state.active_on(name):
         raise Refused(
             f"{name}: runs on {active[0]}; its disk is only written when it is off", next=f"fab vm.stop {name}"
         )
     if len(homes) > 1:
-        refuse.healthy(state.nodes[homes[0]], name)
+        requirements.healthy(state.nodes[homes[0]], name)
         _alike(homes, name, state)
-    covered.whole(name, "a restore", xml, state)
-    still.flows(name, state, homes)
-    asleep.written(name, "a restore", state)
+    other_disks.whole(name, "a restore", xml, state)
+    suspended_io.flows(name, state, homes)
+    saved_memory.written(name, "a restore", state)
     if old.size != size:
         raise Refused(
             f"{name}: its disk has {size} bytes, that of {old.id} {old.size}. Restore it as a new VM: --as NEW"
         )
     node, device, group = homes[0], drbd_device(name, state), settings.volume_group
-    kept = refuse.before(name)
-    its = {home: refuse.disk(state.nodes[home], name, settings) for home in homes}
+    kept = requirements.before(name)
+    its = {home: requirements.disk(state.nodes[home], name, settings) for home in homes}
     volume = its[node]
     for each in (state.nodes[home] for home in homes):
-        refuse.foreign(each, kept, backing.snapshot(each, name, refuse.BEFORE), settings)
+        requirements.foreign(each, kept, backing.snapshot(each, name, requirements.BEFORE), settings)
     room = volume.size * 65 // 64 // MiB * MiB + 16 * MiB  # all of it may change
-    refuse.snapshot_room(state.nodes[node], volume, room)
+    requirements.snapshot_room(state.nodes[node], volume, room)
     for home in homes[1:]:  # what is written there needs room in its pool as well, when snapshots share it
         if its[home].thin:
-            refuse.snapshot_room(state.nodes[home], its[home], its[home].size)
+            requirements.snapshot_room(state.nodes[home], its[home], its[home].size)
     steps = [
         *[bring(each) for each in dict.fromkeys((found.node, node))],
         prove(found, settings),
         # That took its time.
         *(Step(home, f"see that {name} is off", Wait(virsh.is_off(name), 5, "it runs")) for home in homes),
-        *([make.see_equal(node, name)] if len(homes) > 1 else []),
-        make.promote(node, name),
-        *restoring.over(name, homes, state),
-        *(restoring.marked(home, its[home], True, restoring.tag(home == node)) for home in homes),
+        *([vm_steps.see_equal(node, name)] if len(homes) > 1 else []),
+        vm_steps.promote(node, name),
+        *restore_marks.over(name, homes, state),
+        *(restore_marks.marked(home, its[home], True, restore_marks.tag(home == node)) for home in homes),
         Step(
             node,
             f"keep what is on the disk as the snapshot {group}/{kept}",
@@ -172,17 +172,17 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
             check=lvm.is_gone(group, kept),
             pivot=True,
         ),
-        *restoring.unmarked(name, {home: [(its[home], restoring.tag(home == node))] for home in homes}, state),
+        *restore_marks.unmarked(name, {home: [(its[home], restore_marks.tag(home == node))] for home in homes}, state),
     ]
     return plan(f"vm.restore {name} --in-place", steps)
 
 
 def _alike(homes: Sequence[str], name: str, state: ClusterState) -> None:
     """Not written is what is on the first side as in the backup already, whatever the other side has there."""
-    if not (size := refuse.differs(state, name)):
+    if not (size := requirements.differs(state, name)):
         return
     way = f"fab vm.start {name} vm.repair {name} vm.stop {name}, then this again"
-    if refuse.half_restored(state, name):
+    if requirements.half_restored(state, name):
         way = f"on {homes[1]}: drbdadm invalidate {name}; then this again when DRBD has copied it"
     raise Refused(
         f"{name}: {show_size(size)} of its disk differ between {' and '.join(homes)}, as a verify found, and a restore "
@@ -192,7 +192,7 @@ def _alike(homes: Sequence[str], name: str, state: ClusterState) -> None:
 
 def put_back(group: str, name: str, size: int, device: str) -> Command:
     """The disk as its snapshot has it, through DRBD, so that both sides get it; then the snapshot is not needed."""
-    kept = refuse.before(name)
+    kept = requirements.before(name)
     reader = backup_pipeline.read_volume(lvm.path(group, kept), size)
     write = f'{backup_pipeline.STREAM} put --size {size} --target "$2" --compare'
     script = f'{lvm.TAGGED}; {reader} | {write}; lvremove --yes "$1"'
@@ -202,39 +202,41 @@ def put_back(group: str, name: str, size: int, device: str) -> Command:
 def undo_in_place(name: str, size: int, state: ClusterState, settings: Settings) -> Plan:
     """After an in-place restore that broke off: the disk as it was before. Without a snapshot it is that (the disk was
     not written yet, or is put back already), unless the disk that had the snapshot is another by now."""
-    homes = refuse.whole(state, name)
-    there = [home for home in homes if backing.snapshot(state.nodes[home], name, refuse.BEFORE)]
-    half = refuse.restoring(state, name)
-    if not there and not half and (steps := restoring.over(name, homes, state)):
+    homes = requirements.whole(state, name)
+    there = [home for home in homes if backing.snapshot(state.nodes[home], name, requirements.BEFORE)]
+    half = requirements.restoring(state, name)
+    if not there and not half and (steps := restore_marks.over(name, homes, state)):
         for home in homes if len(homes) > 1 else []:
-            refuse.healthy(state.nodes[home], name)
+            requirements.healthy(state.nodes[home], name)
         return plan(f"vm.restore {name} --put-back", steps)
     if not there and not half:
         raise Refused(f"{name}: no restore of it was interrupted; there is nothing to put back")
     if active := state.active_on(name):
         raise Refused(f"{name}: runs on {active[0]}", next=f"fab vm.stop {name}")
-    if refuse.half_restored(state, name):
-        refuse.settled(state, name)
-    still.flows(name, state, homes)
-    asleep.written(name, "that", state)
+    if requirements.half_restored(state, name):
+        requirements.settled(state, name)
+    suspended_io.flows(name, state, homes)
+    saved_memory.written(name, "that", state)
     group, device, steps = settings.volume_group, drbd_device(name, state), list[Step]()
     for node in there:
-        refuse.left_over(state.nodes[node], name)
+        requirements.left_over(state.nodes[node], name)
         of_the_disk(name, state.nodes[node], settings)
         if len(homes) > 1:
-            refuse.healthy(state.nodes[node], name)
+            requirements.healthy(state.nodes[node], name)
         steps += [
             bring(node),
-            make.promote(node, name),
+            vm_steps.promote(node, name),
             Step(node, f"put the disk of {name} back ({show_size(size)})", put_back(group, name, size, device)),
             Step(node, f"make {name} secondary", drbd.secondary(name)),
         ]
-    return plan(f"vm.restore {name} --put-back", steps, restoring.unmarked(name, {home: [] for home in half}, state))
+    return plan(
+        f"vm.restore {name} --put-back", steps, restore_marks.unmarked(name, {home: [] for home in half}, state)
+    )
 
 
 def of_the_disk(name: str, node: NodeState, settings: Settings) -> None:
     """What is put back was on the disk that the VM has now. (A thin snapshot whose origin is gone names none.)"""
-    kept, disk = backing.snapshot(node, name, refuse.BEFORE), refuse.disk(node, name, settings)
+    kept, disk = backing.snapshot(node, name, requirements.BEFORE), requirements.disk(node, name, settings)
     if kept and kept.origin not in ("", disk.name):
         raise Refused(
             f"{name}: {kept.group}/{kept.name} on {node.name} is a snapshot of {kept.group}/{kept.origin}, and its "

@@ -13,7 +13,18 @@ from pmc.facts.domain_disks import RUNNING, Running
 from pmc.model import ClusterState, NodeState
 from pmc.plain import then
 from pmc.plan import Plan, Step, Wait, Watch, on_each, plan
-from pmc.plans import asleep, broken, clear, clone, covered, make, prune, refuse, restoring, still
+from pmc.plans import (
+    clone,
+    interrupted_migration,
+    other_disks,
+    prune,
+    remove_steps,
+    requirements,
+    restore_marks,
+    saved_memory,
+    suspended_io,
+    vm_steps,
+)
 from pmc.settings import Settings
 from pmc.units import parse_rate, show_size
 
@@ -22,8 +33,8 @@ def start(name: str, on: str, state: ClusterState, settings: Settings, discard: 
     """On node `on`, or where its DRBD is primary already, or on the node it was made on. `discard`: memory of it that
     is saved somewhere is thrown away."""
     _seen(name, state)
-    homes = refuse.whole(state, name)
-    refuse.settled(state, name)
+    homes = requirements.whole(state, name)
+    requirements.settled(state, name)
     active = state.active_on(name)
     if active and on in ("", *active):
         raise Refused(f"{name}: runs already, on {active[0]}")
@@ -44,16 +55,18 @@ def start(name: str, on: str, state: ClusterState, settings: Settings, discard: 
             f"{name}: DRBD is primary on {other[0]}. Start it there", next=f"fab vm.start {name} --on {other[0]}"
         )
     _usable(state, name, homes, node)
-    still.flows(name, state, homes)
+    suspended_io.flows(name, state, homes)
     if not discard:
-        asleep.start(name, f"fab vm.start {name}{f' --on {on}' if on else ''}", state)
+        saved_memory.start(name, f"fab vm.start {name}{f' --on {on}' if on else ''}", state)
     there, advice = state.nodes[node], "Move another VM away first, or start it with --on another node"
-    refuse.memory(there, name, there.domains[name].memory, advice)
+    requirements.memory(there, name, there.domains[name].memory, advice)
     closing = one_primary(_opened(name, homes, state), name, state)
-    promoting = [] if primaries else [make.promote(node, name)]
+    promoting = [] if primaries else [vm_steps.promote(node, name)]
     well = len(homes) > 1 and all((its := state.nodes[home].resources.get(name)) and its.healthy for home in homes)
-    over = restoring.over(name, homes, state) if well else []
-    return plan(f"vm.start {name}", over, closing, promoting, asleep.discarded(name, state), make.started(node, name))
+    over = restore_marks.over(name, homes, state) if well else []
+    return plan(
+        f"vm.start {name}", over, closing, promoting, saved_memory.discarded(name, state), vm_steps.started(node, name)
+    )
 
 
 def unlike(name: str, node: str, state: ClusterState) -> str:
@@ -72,7 +85,7 @@ def unlike(name: str, node: str, state: ClusterState) -> str:
 
 def _seen(name: str, state: ClusterState) -> None:
     """A VM whose other node is silent may run there: started here as well it would be two, each with its own disk."""
-    homes = refuse.found(state, name)
+    homes = requirements.found(state, name)
     down = [home for home in homes if home in state.nodes and state.nodes[home].down]
     here = [home for home in homes if home not in down]
     if down and here and not state.active_on(name):
@@ -90,7 +103,7 @@ def _usable(state: ClusterState, name: str, homes: list[str], node: str) -> None
         told = resource and (resource.connection, resource.disk, resource.peer_disk)
         if told == ("Connected", "UpToDate", "Inconsistent"):
             return  # this side is the source of a resync, which goes on while the VM runs
-        refuse.healthy(state.nodes[node], name)
+        requirements.healthy(state.nodes[node], name)
         return
     resource = state.nodes[node].resources.get(name)
     if resource is None or resource.disk != "UpToDate":
@@ -99,7 +112,7 @@ def _usable(state: ClusterState, name: str, homes: list[str], node: str) -> None
 
 def stop(name: str, force: bool, state: ClusterState, settings: Settings) -> Plan:
     """Asks the guest to shut down and waits; with `force` its power is cut. Then no side is primary."""
-    homes = refuse.found(state, name)
+    homes = requirements.found(state, name)
     active = state.active_on(name)
     silent = [home for home in homes if home in state.nodes and state.nodes[home].trouble]
     if not active and silent:
@@ -110,11 +123,11 @@ def stop(name: str, force: bool, state: ClusterState, settings: Settings) -> Pla
         )
     if not active and (unknown := [home for home in homes if home not in state.nodes]):
         raise Refused(f"{name}: may run on {unknown[0]}, which is not in pmc.conf. Add it there")
-    refuse.relied_on(state, *active)
-    refuse.once(name, state)
+    requirements.relied_on(state, *active)
+    requirements.once(name, state)
     # A side that lost its peer in a move holds its writes; where nothing runs it has none, and can be secondary.
     idle = [home for home in homes if home in state.nodes and home not in active and _holds(state.nodes[home], name)]
-    still.lets_go(name, state, [home for home in (*homes, *active) if home not in idle])
+    suspended_io.lets_go(name, state, [home for home in (*homes, *active) if home not in idle])
     steps = []
     for node in active:
         if force:
@@ -138,11 +151,11 @@ def move(name: str, to: str, state: ClusterState, settings: Settings, room: bool
     """Live to its other node. Both sides are primary only while it lasts: each step that opens has the undo that
     closes, and `settle` closes it after success. `room`: see that there is memory for it (not by itself when many
     move)."""
-    homes = refuse.whole(state, name)
+    homes = requirements.whole(state, name)
     active = state.active_on(name)
     if not active:
         raise Refused(f"{name}: does not run. Start it where you want it", next=f"fab vm.start {name} --on NODE")
-    refuse.once(name, state)
+    requirements.once(name, state)
     source = active[0]
     others = [home for home in homes if home != source]
     if not others:
@@ -157,25 +170,25 @@ def move(name: str, to: str, state: ClusterState, settings: Settings, room: bool
         paused = domain.state == "paused"
         resume = f"on {source}: virsh resume {name}" if paused else "fab vm.ls"
         raise Refused(f"{name}: is {domain.state} on {source}, and only a running VM moves", next=resume)
-    still.flows(name, state, homes)  # before what comes of it: DRBD gives up a peer whose disk stands still
+    suspended_io.flows(name, state, homes)  # before what comes of it: DRBD gives up a peer whose disk stands still
     for node in (source, target):
-        refuse.healthy(state.nodes[node], name)
+        requirements.healthy(state.nodes[node], name)
         if state.nodes[node].resources[name].replication not in ("Established", "Off"):
             raise Refused(
                 f"{name}: DRBD is in {state.nodes[node].resources[name].replication} on {node}. Wait for its end",
                 next="fab vm.ls",
             )
-    refuse.same(state, name, f"it would go on with those of {target}")
-    asleep.beside(name, state)
+    requirements.same(state, name, f"it would go on with those of {target}")
+    saved_memory.beside(name, state)
     if (known := _running(name, state.nodes[source])) is not None:
-        covered.there_too(name, known.disks, target, state)
+        other_disks.there_too(name, known.disks, target, state)
     if state.primaries(name) != [source]:
         raise Refused(
             f"{name}: runs on {source} but DRBD is primary on {state.primaries(name)}",
             next=f"fab vm.mv {name} --cleanup",
         )
     if room:
-        refuse.memory(state.nodes[target], name, domain.memory)
+        requirements.memory(state.nodes[target], name, domain.memory)
     live = settings.migration_emulated == "live" or kind_of(name, state.nodes[source], settings) == "kvm"
     opening = on_each(
         (target, source),
@@ -189,10 +202,10 @@ def move(name: str, to: str, state: ClusterState, settings: Settings, room: bool
     )
     return plan(
         f"vm.mv {name}",
-        restoring.over(name, homes, state),
+        restore_marks.over(name, homes, state),
         opening,
-        make.see_equal(target, name),
-        make.promote(target, name),
+        vm_steps.see_equal(target, name),
+        vm_steps.promote(target, name),
         Step(
             source,
             f"migrate {name} to {target}" + ("" if live else ", standing still as it does not run on KVM"),
@@ -233,11 +246,11 @@ def settle(name: str, state: ClusterState) -> Plan:
         opened = _opened(name, active, state)
         ended = [_ended(node, name) for node in active if _holds(state.nodes[node], name)]
         return plan(f"vm.mv {name}: close", ended, one_primary(opened, name, state), writing(active, name, state))
-    homes = refuse.whole(state, name)
+    homes = requirements.whole(state, name)
     if not active and not state.primaries(name):
         return plan(f"vm.mv {name}: close", one_primary(_opened(name, homes, state), name, state))
-    broken.told_apart(name, state)
-    refuse.once(name, state)
+    interrupted_migration.told_apart(name, state)
+    requirements.once(name, state)
     if not active:
         primaries = " and ".join(state.primaries(name))
         raise Refused(
@@ -354,26 +367,26 @@ def remove(
     """Everything of the VM on every node, also of one that was made or removed by half; with `backups`
     those that are `stored` as well, last; the VM itself may be gone then. There is no way back. A node that is away may
     be left out when it is none of the VM's own: the same, once it is back, removes what it has."""
-    holders = clear.holders(name, state)
+    holders = remove_steps.holders(name, state)
     away = [node.name for node in state if node.down]
     if holders and away:
-        refuse.sides(state, name)
-    refuse.answering(state, *(node.name for node in state if not (holders and node.down)))
-    refuse.relied_on(state, *(node.name for node in holders))
-    refuse.half_known(name, state)
-    still.lets_go(name, state, [node.name for node in holders])
-    refuse.readable(state, name)  # or it is not known which volume is its disk
-    covered.one_volume(name, "vm.rm", state)
-    clear.refuse_foreign(name, state, settings)
-    clear.refuse_namesakes(name, state)
+        requirements.sides(state, name)
+    requirements.answering(state, *(node.name for node in state if not (holders and node.down)))
+    requirements.relied_on(state, *(node.name for node in holders))
+    requirements.half_known(name, state)
+    suspended_io.lets_go(name, state, [node.name for node in holders])
+    requirements.readable(state, name)  # or it is not known which volume is its disk
+    other_disks.one_volume(name, "vm.rm", state)
+    remove_steps.refuse_foreign(name, state, settings)
+    remove_steps.refuse_namesakes(name, state)
     if not holders and stored and not backups:
         raise Refused(
             f"{name}: no such VM, but {prune.lying(name, stored)}. fab vm.rm {name} --backups removes them for good",
             next=f"fab vm.backups {name}",
         )
     if not holders and not stored:
-        refuse.found(state, name)
+        requirements.found(state, name)
     others = [node.name for node in state if node not in holders and not node.down]
     last = prune.all_removed(name, stored, others, settings) if backups else []
     left = clone.left_for(name, state, settings)
-    return plan(f"vm.rm {name}", left, clear.steps(name, holders, settings), last)
+    return plan(f"vm.rm {name}", left, remove_steps.steps(name, holders, settings), last)

@@ -13,7 +13,7 @@ from pmc.model import ClusterState
 from pmc.paste import comment
 from pmc.plan import Plan
 from pmc.plans import backup as plans
-from pmc.plans import copies, lost, refuse, restore
+from pmc.plans import backup_copies, requirements, restore, split_brain_snapshot
 from pmc.plans.backup import Wish
 from pmc.tasks import lookups, near
 from pmc.tasks.base import carry_out, complain, here, listed, located_with_backups, opened, task
@@ -50,7 +50,7 @@ def backup(
             raise Refused("vm.backup: name the VM, or give --all")
         if (jobs or total) and not all:
             raise Refused("--jobs and --total: go with --all")
-        directory = _directory(to) if copies.is_directory(to) else ""
+        directory = _directory(to) if backup_copies.is_directory(to) else ""
         if to and not directory:
             cluster.settings.node("--to", to)
         wish = Wish(name, base, "" if directory else to, compress, _rate(limit), freeze)
@@ -58,7 +58,7 @@ def backup(
         if all:
             _all(c, cluster, wish, number, most, directory, dry_run)
             return
-        refuse.check_name("vm.backup", name)
+        requirements.check_name("vm.backup", name)
         state = located_with_backups(c, cluster, dry_run, name, wish.to)
         stored = lookups.stored(state)
         if dry_run or c.config.run.dry:
@@ -83,7 +83,7 @@ def _copy(cluster: Cluster, id: str, made: Plan, directory: str, limit: int) -> 
     """Of a backup that is complete on a node, with its base, which lies there too."""
     found = restore.find(id, lookups.stored_on(cluster, plans.kept_on(made), id.partition(".")[0]))
     there = {each.id for each in lookups.kept(directory, found.backup.vm) if not each.broken}
-    return copies.to_manager(found, directory, there, cluster.settings, limit)
+    return backup_copies.to_manager(found, directory, there, cluster.settings, limit)
 
 
 def _planned(cluster: Cluster, wish: Wish, state: ClusterState, stored: Sequence[Stored]) -> tuple[Backup, Plan]:
@@ -155,7 +155,7 @@ def _shown(
     node = plans.kept_on(plan)
     base = next((each.backup for each in stored if each.node == node and each.id == made.base), None)
     there = {each.id for each in lookups.kept(directory, made.vm) if not each.broken}
-    copy = copies.to_manager(restore.Found(node, made, base), directory, there, cluster.settings)
+    copy = backup_copies.to_manager(restore.Found(node, made, base), directory, there, cluster.settings)
     return made.id, cluster.script(plan, copy)
 
 
@@ -193,14 +193,16 @@ def backups(c: Any, name: str = "", from_: str = "", json: bool = False, conf: s
     """List the backups of a VM, or of all VMs, and the snapshots that vm.repair kept: vm.backups [NAME]"""
     with opened(conf) as cluster:
         if name:
-            refuse.check_name("vm.backups", name)
+            requirements.check_name("vm.backups", name)
         if from_:
             show(table(backup_rows(lookups.kept(str(here(from_)), name), text=not json), json, BACKUP_COLUMNS))
             return
         state = cluster.state(beside=lookups.backups(cluster, name))
-        kept = lost.snapshots(state, name)
-        rows = backup_rows(lookups.stored(state, partly=True), text=not json) + lost.rows(kept, text=not json)
+        kept = split_brain_snapshot.snapshots(state, name)
+        rows = backup_rows(lookups.stored(state, partly=True), text=not json) + split_brain_snapshot.rows(
+            kept, text=not json
+        )
         listed(rows, json, BACKUP_COLUMNS, state)
         for each in kept:
-            note(lost.advice(each, cluster.settings))
+            note(split_brain_snapshot.advice(each, cluster.settings))
         complain(state)

@@ -11,9 +11,9 @@ from pmc.cluster import Cluster
 from pmc.errors import Refused
 from pmc.model import ClusterState
 from pmc.paste import comment
-from pmc.plans import asleep, putback, refuse
 from pmc.plans import evacuate as evacuations
 from pmc.plans import failover as plans
+from pmc.plans import interrupted_restore, requirements, saved_memory
 from pmc.plans import vm as moves
 from pmc.plans.evacuate import Evacuation, Leaving
 from pmc.tasks import death, lookups
@@ -50,7 +50,7 @@ def failover(
     succeeds, pmc asks you to make sure that the power is off, and to type the node's name.
     """
     with opened(conf) as cluster:
-        refuse.check_name("vm.failover", name)
+        requirements.check_name("vm.failover", name)
         if dead:
             cluster.settings.node("--dead", dead)
         hangs = plans.hangs(dead, cluster.settings)
@@ -58,12 +58,12 @@ def failover(
         state = cluster.state()
         node, survivor = plans.homes(name, state, cluster.settings, hangs)
         # Of a restore that broke off: what it kept is put back first.
-        its = state.nodes[survivor].resources.get(name) if putback.kept(name, survivor, state) else None
+        its = state.nodes[survivor].resources.get(name) if interrupted_restore.kept(name, survivor, state) else None
         size = cluster.ask(survivor, drbd.size_of(its.minor))[0] if its else 0
         plan = plans.failover(name, state, cluster.settings, hangs=hangs, discard=discard_saved, size=size)
         places = {survivor: [name]}
         sight = death.seen(cluster, state, node, places, hangs)
-        putback.not_in_use(name, survivor, state, name in sight.facts and sight.facts[name].in_use)
+        interrupted_restore.not_in_use(name, survivor, state, name in sight.facts and sight.facts[name].in_use)
         if size:
             note(f"{name}: a restore into its disk was interrupted; the disk becomes again what it was before that")
         if not (dry_run or c.config.run.dry):
@@ -72,7 +72,7 @@ def failover(
                 state = death.silent(cluster, node, places)
                 plan = plans.failover(name, state, cluster.settings, discard=discard_saved, size=size)
         if carry_out(c, cluster, plan, dry_run, first=death.how(cluster, node, sight)):
-            alone = any(putback.ALONE in step.note for step in plan.steps)
+            alone = any(interrupted_restore.ALONE in step.note for step in plan.steps)
             also = f", fab vm.restore {name} --put-back (its copy is marked still)" if alone else ""
             note(f"{name} runs on {survivor}; when {node} is back: fab pm.ready_drbd{also}, then fab vm.mv {name}")
 
@@ -119,7 +119,7 @@ def evacuate(
             wanted, proof = evacuations.move_all(node, state, cluster.settings), list[str]()
             work = live(cluster, state)
         for name in wanted.off:
-            note(f"{name} is off and is left{asleep.told(name, state)}")
+            note(f"{name} is off and is left{saved_memory.told(name, state)}")
         if dry:
             for each in wanted.leaving:
                 closing = [] if failover else [moves.closing(each.name, each.target, state)]

@@ -6,8 +6,8 @@ from typing import Any
 
 from pmc.errors import Refused
 from pmc.lock_files import ALLOCATION
-from pmc.plans import clear, lost, refuse
 from pmc.plans import peer as plans
+from pmc.plans import remove_steps, requirements, split_brain_snapshot
 from pmc.tasks import lookups, near
 from pmc.tasks.base import carry_out, confirm, located, lock, opened, task
 from pmc.view.output import note
@@ -29,16 +29,16 @@ def peer(
     its node answers. After an interruption the same command does what is missing.
     """
     with opened(conf) as cluster:
-        refuse.check_name("vm.peer", name)
+        requirements.check_name("vm.peer", name)
         if bool(secondary) == cleanup:
             raise Refused("vm.peer: give --secondary NODE or --cleanup")
         sure = yes or dry_run or c.config.run.dry
         if cleanup:
             state = located(c, cluster, dry_run, name)
-            plan = clear.cleanup(name, state, cluster.settings)
+            plan = remove_steps.cleanup(name, state, cluster.settings)
             strays = " and ".join(state.strays(name))
             if plan.steps and not sure:
-                kept = lost.warning(state, name, state.strays(name))
+                kept = split_brain_snapshot.warning(state, name, state.strays(name))
                 confirm(f"the old copy of {name} on {strays} is removed for good{kept}", name)
             if carry_out(c, cluster, plan, dry_run):
                 note(f"{name} has no old copy on {strays} any more" if plan.steps else f"{name} has no old copy")

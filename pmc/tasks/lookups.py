@@ -23,12 +23,12 @@ from pmc.drbd_generations import Generation, Past
 from pmc.errors import PmcError, Refused
 from pmc.facts import domain_disks
 from pmc.model import ClusterState
-from pmc.plans import covered, refuse
+from pmc.plans import other_disks, requirements
 from pmc.plans.add import iso_path
-from pmc.plans.ailment import About
 from pmc.plans.backup import Source
-from pmc.plans.make import Given
+from pmc.plans.repair_context import About
 from pmc.plans.request import Add
+from pmc.plans.vm_steps import Given
 from pmc.settings import Settings
 from pmc.transport.local import MANAGER
 from pmc.transport.node import Node
@@ -104,7 +104,7 @@ def size_for(cluster: Cluster, request: Add, state: ClusterState) -> int:
     if not request.clone:
         return request.size
     size, xml = disk_of(cluster, request.clone, state)
-    covered.whole(request.clone, "a clone", xml, state)
+    other_disks.whole(request.clone, "a clone", xml, state)
     if request.size and request.size < size:
         least = -(-size // MiB)
         raise Refused(f"--size: {request.clone}'s disk needs {least}M, a clone too; leave --size out, or give more")
@@ -113,7 +113,7 @@ def size_for(cluster: Cluster, request: Add, state: ClusterState) -> int:
 
 def disk_of(cluster: Cluster, name: str, state: ClusterState) -> tuple[int, str]:
     """Of an existing VM: the bytes that DRBD exposes (exactly: events2 rounds to KiB), and the domain's XML."""
-    for home in refuse.whole(state, name):
+    for home in requirements.whole(state, name):
         resource = state.nodes[home].resources.get(name)
         if resource is not None and resource.size:
             return disk_at(cluster, name, home, state)

@@ -11,7 +11,7 @@ from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused, StepFailed
 from pmc.model import ClusterState
 from pmc.plain import then
-from pmc.plans import broken
+from pmc.plans import interrupted_migration
 from pmc.plans import vm as plans
 from pmc.plans.evacuate import Leaving
 from pmc.settings import Settings
@@ -179,7 +179,7 @@ def closed(
                 state = at_rest(cluster, name, before, [held], prefix)
         # Also after a migration that went well: the link may be lost between its end and the close.
         now = near.again_of(cluster, before, name)
-        for rest in (plans.let_go(name, now), broken.rejoin(name, now)):
+        for rest in (plans.let_go(name, now), interrupted_migration.rejoin(name, now)):
             if rest.steps:
                 cluster.apply(rest, to_the_end=True, prefix=prefix, under=[held])
         return (state.active_on(name) or ["no node"])[0], plans.unseen(name, state) + plans.standing(name, state)
@@ -193,18 +193,18 @@ def at_rest(
     cluster: Cluster, name: str, before: ClusterState, under: Sequence[Lock] | None = None, prefix: str = ""
 ) -> ClusterState:
     """The state once no second, half-born domain is left, or as it is at the deadline."""
-    source = broken.came_from(name, before) or before.active_on(name)[0]
+    source = interrupted_migration.came_from(name, before) or before.active_on(name)[0]
     deadline, tried = time.monotonic() + cluster.settings.deadlines.peer, list[PmcError]()
     while True:
         state = near.again_of(cluster, before, name)
-        if (half := broken.half_received(name, source, state)).steps:
+        if (half := interrupted_migration.half_received(name, source, state)).steps:
             try:
                 cluster.apply(half, to_the_end=True, prefix=prefix, under=under)
             except PmcError as error:
                 tried.append(error)  # it is seen below whether it is gone
             state = near.again_of(cluster, before, name)
-        if not broken.unsettled(name, state):
+        if not interrupted_migration.unsettled(name, state):
             cluster.half = [each for each in cluster.half if each not in tried]
-        if not broken.unsettled(name, state) or time.monotonic() > deadline:
+        if not interrupted_migration.unsettled(name, state) or time.monotonic() > deadline:
             return state
         time.sleep(0.5)

@@ -12,7 +12,7 @@ from pmc.cluster import Cluster
 from pmc.command import Command
 from pmc.errors import Interrupted, PmcError, Refused
 from pmc.plan import plan
-from pmc.plans import copies, refuse, restore
+from pmc.plans import backup_copies, requirements, restore
 from pmc.tasks import lookups
 from pmc.tasks.base import carry_out, complain, heard, here, opened, task
 from pmc.transport.local import STREAM, need, run
@@ -37,7 +37,7 @@ def verify_backup(
     """Read a backup back and compare its checksum: vm.verify_backup NAME [--backup ID | --all]"""
     with opened(conf) as cluster:
         if name:
-            refuse.check_name("vm.verify_backup", name)
+            requirements.check_name("vm.verify_backup", name)
         elif not all:
             raise Refused("vm.verify_backup: name the VM, or give --all")
         if backup and all:
@@ -114,7 +114,7 @@ def _proved(c: Any, cluster: Cluster, id: str, stored: Sequence[Stored], directo
 
 def _read_here(c: Any, cluster: Cluster, found: restore.Found, directory: str, dry_run: bool) -> bool:
     """One that lies in a directory of the manager; False for a dry run."""
-    for each in copies.parts(found):
+    for each in backup_copies.parts(found):
         if not os.access(file := f"{directory}/{each.file}", os.R_OK):
             raise Refused(f"{file}: you may not read it")
     step = restore.prove(found, replace(cluster.settings, backup_dir=directory), STREAM)

@@ -15,7 +15,7 @@ from pmc.errors import CommandFailed, NodeDown, PmcError, Refused
 from pmc.model import ClusterState
 from pmc.plan import Action
 from pmc.plans import prune as plans
-from pmc.plans import refuse
+from pmc.plans import requirements
 from pmc.plans.backup import remove_unfinished
 from pmc.retention import REMOVE, Decision
 from pmc.settings import Keep
@@ -58,7 +58,7 @@ def prune(
         if bool(name) == all:
             raise Refused("vm.prune: name the VM, or give --all")
         if name:
-            refuse.check_name("vm.prune", name)
+            requirements.check_name("vm.prune", name)
         flags = dict(last=keep_last, hourly=keep_hourly, daily=keep_daily, weekly=keep_weekly, monthly=keep_monthly,
                      yearly=keep_yearly, verified=keep_verified)  # fmt: skip
         keep = plans.rules(flags, cluster.settings)

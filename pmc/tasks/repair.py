@@ -14,9 +14,9 @@ from pmc import drbd
 from pmc.cluster import Cluster
 from pmc.errors import Interrupted, PmcError, Refused, StepFailed
 from pmc.model import ClusterState
-from pmc.plans import lost, refuse, splitbrain
 from pmc.plans import repair as plans
-from pmc.plans.ailment import Ailment, Case, Wishes
+from pmc.plans import requirements, split_brain, split_brain_snapshot
+from pmc.plans.repair_context import Ailment, Case, Wishes
 from pmc.tasks import lookups, near
 from pmc.tasks.base import carry_out, confirm, located, opened, task
 from pmc.units import show_size
@@ -44,7 +44,7 @@ def repair(
     What a person must decide, pmc says and leaves as it is.
     """
     with opened(conf) as cluster:
-        refuse.check_name("vm.repair", name)
+        requirements.check_name("vm.repair", name)
         if keep:
             cluster.settings.node("--keep", keep)
         state = located(c, cluster, dry_run or json, name, beside=lookups.RUNNING)
@@ -58,13 +58,13 @@ def repair(
         if json:
             facts = [{"code": a.code, "text": a.text, "refused": a.refusal, "steps": len(a.steps)} for a in found]
             return show(
-                json_.dumps({"vm": name, "ailments": facts, "sides": splitbrain.rows(case, text=False)}, indent=2)
+                json_.dumps({"vm": name, "ailments": facts, "sides": split_brain.rows(case, text=False)}, indent=2)
             )
-        if any(each.code == splitbrain.CODE for each in found):
-            sides = table(splitbrain.rows(case, text=True), False, splitbrain.COLUMNS)
+        if any(each.code == split_brain.CODE for each in found):
+            sides = table(split_brain.rows(case, text=True), False, split_brain.COLUMNS)
             dry = dry_run or c.config.run.dry  # then what is no command is a comment
             show("\n".join(f"# {line}" for line in sides.splitlines()) if dry else sides)
-            if said := splitbrain.clocks(case):
+            if said := split_brain.clocks(case):
                 note(said)
             if not keep and not sure and sys.stdin is not None and sys.stdin.isatty():
                 wishes = replace(wishes, keep=_chosen(case))
@@ -119,9 +119,9 @@ def _mend_each(cluster: Cluster, case: Case, found: list[Ailment], wishes: Wishe
             except StepFailed as error:
                 raise PmcError(f"{error}\n  {first.advice}" if first.advice else str(error)) from error
         stalled = _watch(cluster, name, case.homes)
-        if first.code == splitbrain.CODE:
+        if first.code == split_brain.CODE:
             _tell(cluster, case)
-        wishes = replace(wishes, stalled=stalled, keep="" if first.code == splitbrain.CODE else wishes.keep)
+        wishes = replace(wishes, stalled=stalled, keep="" if first.code == split_brain.CODE else wishes.keep)
         case, found = _judged(cluster, name, wishes, near.again_of(cluster, case.state, name, beside=lookups.RUNNING))
     note(f"{name} is whole again")
 
@@ -149,14 +149,14 @@ def _tell(cluster: Cluster, case: Case) -> None:
     """How much was copied, and what became of the side that lost."""
     about = lookups.sides(cluster, case.state, case.name, case.homes)
     size = max((r.size for home in case.homes if (r := case.resource(home))), default=0)
-    if (copied := splitbrain.copied(list(about.values()))) is not None:
+    if (copied := split_brain.copied(list(about.values()))) is not None:
         note(f"{case.name}: {show_size(copied)} of {show_size(size)} were copied")
-    for each in lost.snapshots(near.again_of(cluster, case.state, case.name), case.name):
-        note(lost.advice(each, cluster.settings))
+    for each in split_brain_snapshot.snapshots(near.again_of(cluster, case.state, case.name), case.name):
+        note(split_brain_snapshot.advice(each, cluster.settings))
 
 
 def _drop(c: Any, cluster: Cluster, name: str, snapshot: str, state: ClusterState, sure: bool, dry_run: bool) -> None:
-    plan = lost.drop(name, snapshot, state, cluster.settings)
+    plan = split_brain_snapshot.drop(name, snapshot, state, cluster.settings)
     if not sure:
         confirm(f"{snapshot} is removed for good, and with it what that side wrote", name)
     if carry_out(c, cluster, plan, dry_run):

@@ -12,7 +12,7 @@ from pmc.errors import Refused
 from pmc.lock_files import ALLOCATION
 from pmc.model import ClusterState
 from pmc.plan import Plan
-from pmc.plans import copies, putback, refuse
+from pmc.plans import backup_copies, interrupted_restore, requirements
 from pmc.plans import restore as plans
 from pmc.plans.restore import Found
 from pmc.settings import Settings
@@ -43,7 +43,7 @@ def restore(
     pmc verifies the disk's checksum; with --in-place before the first write. It starts nothing.
     """
     with opened(conf) as cluster:
-        refuse.check_name("vm.restore", name)
+        requirements.check_name("vm.restore", name)
         choice = (("--as", as_), ("--in-place", in_place), ("--to", to), ("--put-back", put_back))
         ways = [flag for flag, given in choice if given]
         if len(ways) != 1:
@@ -76,11 +76,11 @@ def _found(state: ClusterState, name: str, which: Which, settings: Settings) -> 
         raise Refused(f"--backup {id[:90]!r}: not in {directory}", next=f"fab vm.backups {name} --from {directory}")
     found = plans.find(id, there)
     answering = [node.name for node in state.answering]
-    refuse.relied_on(state, *(() if answering else state.nodes))
+    requirements.relied_on(state, *(() if answering else state.nodes))
     node = next((node for node in found.backup.nodes if node in answering), answering[0])
     sizes = {path.name: path.stat().st_size for path in Path(directory).iterdir() if path.is_file()}
     whole = [f"{each.id}.json" for each in stored if each.node == node and not each.broken]
-    return copies.on(node, found), copies.to_node(found, node, directory, sizes, whole, settings)
+    return backup_copies.on(node, found), backup_copies.to_node(found, node, directory, sizes, whole, settings)
 
 
 def _both(first: Plan, then: Plan) -> Plan:
@@ -90,7 +90,7 @@ def _both(first: Plan, then: Plan) -> Plan:
 def _as_new(
     c: Any, cluster: Cluster, name: str, which: Which, new: str, primary: str, secondary: str, dry: bool
 ) -> None:
-    refuse.check_new("--as", new)
+    requirements.check_new("--as", new)
     address = lookups.address_of(new, cluster.settings)
     lock(c, cluster, dry, name, new)
     lock(c, cluster, dry, ALLOCATION)
@@ -124,7 +124,7 @@ def _in_place(c: Any, cluster: Cluster, name: str, which: Which, dry: bool, yes:
 
 def _put_back(c: Any, cluster: Cluster, name: str, dry: bool) -> None:
     state = located(c, cluster, dry, name)
-    putback.both_there(name, state)
+    interrupted_restore.both_there(name, state)
     size, _ = lookups.disk_of(cluster, name, state)
     if carry_out(c, cluster, plans.undo_in_place(name, size, state, cluster.settings), dry):
         note(f"{name} has the disk that it had before the restore")

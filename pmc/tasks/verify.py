@@ -18,7 +18,7 @@ from pmc.health.vm_replication import syncing
 from pmc.model import ClusterState, NodeState, Resource
 from pmc.node_state import said_by
 from pmc.plan import Watch
-from pmc.plans import refuse
+from pmc.plans import requirements
 from pmc.tasks import lookups
 from pmc.tasks.base import opened, task
 from pmc.transport.node import Node
@@ -37,10 +37,10 @@ def verify_(c: Any, vm: str = "", deep: bool = False, json: bool = False, conf: 
     """
     with opened(conf) as cluster:
         if vm:
-            refuse.check_name("--vm", vm)
+            requirements.check_name("--vm", vm)
         state = cluster.state(beside=lookups.RUNNING)
         if vm and not state.knowing(vm):
-            refuse.found(state, vm)
+            requirements.found(state, vm)
         facts = _facts(cluster, state)
         found = verify.findings(facts)
         if deep:

@@ -9,11 +9,11 @@ from pmc.errors import PmcError, Refused
 from pmc.lock_files import ALLOCATION
 from pmc.model import ClusterState
 from pmc.plans import add as adding
-from pmc.plans import asleep, broken, lost, placement, refuse, request
-from pmc.plans import clear as clearing
 from pmc.plans import clone as cloning
 from pmc.plans import evacuate as evacuations
+from pmc.plans import interrupted_migration, placement, request, requirements, saved_memory, split_brain_snapshot
 from pmc.plans import prune as pruning
+from pmc.plans import remove_steps as clearing
 from pmc.plans import vm as plans
 from pmc.tasks import lookups
 from pmc.tasks.backups import backup, backups
@@ -112,7 +112,7 @@ def start(
     --discard-saved.
     """
     with opened(conf) as cluster:
-        refuse.check_name("vm.start", name)
+        requirements.check_name("vm.start", name)
         if on:
             cluster.settings.node("--on", on)
         state = located(c, cluster, dry_run, name)
@@ -130,11 +130,11 @@ def start(
 def stop(c: Any, name: str = "", force: bool = False, conf: str = "", dry_run: bool = False) -> None:
     """Shut a VM down: vm.stop NAME [--force]"""
     with opened(conf) as cluster:
-        refuse.check_name("vm.stop", name)
+        requirements.check_name("vm.stop", name)
         state = located(c, cluster, dry_run, name)
         plan = plans.stop(name, force, state, cluster.settings)
         if carry_out(c, cluster, plan, dry_run):
-            note((f"{name} is off" if plan.steps else f"{name} was off already") + asleep.told(name, state))
+            note((f"{name} is off" if plan.steps else f"{name} was off already") + saved_memory.told(name, state))
 
 
 @task(
@@ -167,10 +167,10 @@ def mv(
         for flag, node in (("--all-from", all_from), ("--to", to)):
             if node:
                 cluster.settings.node(flag, node)
-        chosen = [refuse.check_name("vm.mv", name) for name in dict.fromkeys(names.split(","))] if names else []
+        chosen = [requirements.check_name("vm.mv", name) for name in dict.fromkeys(names.split(","))] if names else []
         state = cluster.state(beside=lookups.RUNNING)
         if all_from:
-            refuse.relied_on(state, all_from)
+            requirements.relied_on(state, all_from)
             chosen = sorted(name for name, domain in state.nodes[all_from].domains.items() if domain.active)
             if not chosen:
                 note(f"nothing runs on {all_from}")
@@ -202,14 +202,14 @@ def mv(
 
 def _clean(c: Any, cluster: Cluster, name: str, state: ClusterState, dry_run: bool) -> None:
     """What a move of it left open."""
-    half = broken.half_received(name, broken.came_from(name, state), state)
+    half = interrupted_migration.half_received(name, interrupted_migration.came_from(name, state), state)
     if half.steps and not carry_out(c, cluster, half, dry_run):
         return
     seen = at_rest(cluster, name, state) if half.steps else state
     plan = plans.settle(name, seen)
     if carry_out(c, cluster, plan, dry_run):
         now = again_of(cluster, seen, name) if plan.steps else seen
-        for rest in (plans.let_go(name, now), broken.rejoin(name, now)):
+        for rest in (plans.let_go(name, now), interrupted_migration.rejoin(name, now)):
             if plan.steps and rest.steps:
                 cluster.apply(rest, to_the_end=True)
         said = f"{name} is clean" if plan.steps else f"{name} has nothing to clean"
@@ -228,7 +228,7 @@ def rm(c: Any, name: str = "", backups: bool = False, yes: bool = False, conf: s
     Also one whose creation or removal was interrupted. Its backups stay, unless --backups is given.
     """
     with opened(conf) as cluster:
-        refuse.check_name("vm.rm", name)
+        requirements.check_name("vm.rm", name)
         # Locked everywhere: of a VM that is gone nothing may stay, also not what another command is just bringing to a
         # node that is none of its own (vm.peer, vm.backup --to).
         lock(c, cluster, dry_run, name)
@@ -248,7 +248,7 @@ def rm(c: Any, name: str = "", backups: bool = False, yes: bool = False, conf: s
             )
         if not (dry_run or c.config.run.dry or yes):
             runs = "".join(f"; it RUNS on {node}" for node in state.active_on(name))
-            confirm(f"removed for good: {going}{lost.warning(state, name)}{runs}", name)
+            confirm(f"removed for good: {going}{split_brain_snapshot.warning(state, name)}{runs}", name)
         if carry_out(c, cluster, plan, dry_run):
             stays = f"; what stays: {left}, see fab vm.backups {name}" if left and not backups else ""
             note(f"removed: {going}" if backups else f"{name} is removed{stays}")

@@ -9,7 +9,7 @@ from typing import Any
 from pmc.backup import Stored
 from pmc.facts import lvm_attr
 from pmc.model import ClusterState, NodeState, Resource, shown
-from pmc.plans import still
+from pmc.plans import suspended_io as still
 from pmc.units import show_size
 
 VM_COLUMNS = ("vm", "state", "on", "secondary", "drbd", "size", "memory", "minor")

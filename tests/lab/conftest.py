@@ -16,7 +16,7 @@ from pmc import lvm, settings
 from pmc.cluster import Cluster
 from pmc.facts import backing
 from pmc.model import ClusterState
-from pmc.plans import kept
+from pmc.plans import base_snapshot
 
 
 class Pmc:
@@ -73,7 +73,7 @@ def broken_invariants(state: ClusterState) -> list[str]:
         if node.trouble:
             broken.append(f"{node.name}: {node.trouble}")
         broken += [f"{node.name}: {r.name} allows two primaries" for r in node.resources.values() if r.two_primaries]
-        left = [v.name for v in node.volumes.values() if lvm.snapshot_for(v) and not kept.base_of(v)]
+        left = [v.name for v in node.volumes.values() if lvm.snapshot_for(v) and not base_snapshot.base_of(v)]
         broken += [f"{node.name}: a snapshot is left: {name}" for name in left]
         broken += [f"{node.name}: {name} has no volume" for name in node.resources if not backing.of(node, name)]
     return broken

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from pmc.errors import PmcError
-from pmc.plans import broken, pm, vm
+from pmc.plans import interrupted_migration, pm, vm
 from tests.unit.samples import SETTINGS
 from tests.unit.sequences import NODE, NODES, ONE, TROUBLE, Base, Manager, Trouble
 
@@ -59,7 +59,7 @@ class Life(Base):
             if vm.unseen(name, state):
                 self.opened.add(name)
             manager.carry_out(vm.let_go(name, self.state()))
-            manager.carry_out(broken.rejoin(name, self.state()))
+            manager.carry_out(interrupted_migration.rejoin(name, self.state()))
         except PmcError as error:
             self.opened.add(name)
             raise PmcError(f"{name} was NOT closed: {error}") from None

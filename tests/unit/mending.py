@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from pmc.errors import PmcError, Refused
-from pmc.plans import clear, peer, repair, splitbrain
-from pmc.plans.ailment import About, Ailment, Wishes
+from pmc.plans import peer, remove_steps, repair, split_brain
+from pmc.plans.repair_context import About, Ailment, Wishes
 from tests.unit.losses import Losses
 from tests.unit.metadata import Disk
 from tests.unit.samples import SETTINGS
@@ -65,7 +65,7 @@ class Mending(Losses):
                 raise PmcError(first.refusal or f"still: {first.text}")
             done.append(first.text)
             count(f"vm.repair: {first.code}")
-            if first.code == splitbrain.CODE:
+            if first.code == split_brain.CODE:
                 self._decide(manager, name, keep, snapshot, first)
                 keep = ""
             elif first.steps:
@@ -131,7 +131,7 @@ class Mending(Losses):
 
     def _cleared(self, name: str, trouble: Trouble) -> None:
         def work(manager: Manager) -> None:
-            plan = clear.cleanup(name, self.state(), SETTINGS)
+            plan = remove_steps.cleanup(name, self.state(), SETTINGS)
             homes = self.state().homes(name) if plan.steps else []
             if homes and name in self.forced and name in self.world.acknowledged:
                 # They were told that it is removed for good.
@@ -145,4 +145,4 @@ class Mending(Losses):
                 return
             assert not self.state().strays(name)
             if not self.world.cut:  # with a link that was cut meanwhile it is refused
-                assert not clear.cleanup(name, self.state(), SETTINGS).steps, "there is nothing to clean twice"
+                assert not remove_steps.cleanup(name, self.state(), SETTINGS).steps, "there is nothing to clean twice"

@@ -11,11 +11,11 @@ from pmc.backup import Backup, Stored
 from pmc.drbd_generations import Generation
 from pmc.model import ClusterState, NodeState, Volume
 from pmc.plan import Plan, apply
-from pmc.plans import add, backup, clear, clone, failover, peer, prune, repair, restore, vm
-from pmc.plans.ailment import About, Wishes
+from pmc.plans import add, backup, clone, failover, peer, prune, remove_steps, repair, restore, vm
 from pmc.plans.backup import Wish
-from pmc.plans.make import Given
+from pmc.plans.repair_context import About, Wishes
 from pmc.plans.request import Add, Image
+from pmc.plans.vm_steps import Given
 from pmc.retention import decide
 from pmc.settings import Keep, Settings
 from pmc.units import GiB, MiB
@@ -447,5 +447,5 @@ STORIES: dict[str, Callable[[], Story]] = {
     "vm.peer-iso": of_web(lambda world: peered(world, xml=XML_ISO)),
     "vm.peer-again": of_web(peered, half_made_peer),
     "vm.peer-finish": of_web(peered, half_peered),
-    "vm.peer-cleanup": of_web(lambda world: clear.cleanup("web", world.state(), SETTINGS), with_stray),
+    "vm.peer-cleanup": of_web(lambda world: remove_steps.cleanup("web", world.state(), SETTINGS), with_stray),
 }

@@ -22,9 +22,22 @@ from pmc.facts import backing
 from pmc.health import verify
 from pmc.model import ClusterState, Domain, Odd, Resource, ResourceFile, Volume
 from pmc.plan import Plan
-from pmc.plans import add, backup, clear, clone, failover, lost, peer, pm, refuse, repair, restore, vm
-from pmc.plans.ailment import About, Ailment, Wishes
+from pmc.plans import (
+    add,
+    backup,
+    clone,
+    failover,
+    peer,
+    pm,
+    remove_steps,
+    repair,
+    requirements,
+    restore,
+    split_brain_snapshot,
+    vm,
+)
 from pmc.plans.backup import Wish
+from pmc.plans.repair_context import About, Ailment, Wishes
 from pmc.plans.request import Add
 from pmc.plans.restore import Found
 from pmc.units import GiB, MiB
@@ -122,7 +135,7 @@ def peered(state: ClusterState) -> Plan:
 
 def cleaned(state: ClusterState) -> Plan:
     old = replace(state.nodes["pm-2"], name="pm-3", hostname="pm-3", files={}, resources={})
-    return clear.cleanup("db", ClusterState({**state.nodes, "pm-3": old}), SETTINGS)
+    return remove_steps.cleanup("db", ClusterState({**state.nodes, "pm-3": old}), SETTINGS)
 
 
 def renewed(state: ClusterState) -> Plan:
@@ -266,7 +279,7 @@ def test_a_disk_elsewhere_is_brought_up_and_attached_all_the_same() -> None:
 def test_a_mark_on_that_disk_keeps_it_from_being_started() -> None:
     for tag in (lvm.RESTORING, lvm.RESTORING_THERE):
         state = db(disk=marked(tag))
-        assert refuse.restoring(state, "db") == ["pm-1", "pm-2"]
+        assert requirements.restoring(state, "db") == ["pm-1", "pm-2"]
         with pytest.raises(Refused, match="a restore into its disk was interrupted"):
             vm.start("db", "", state, SETTINGS)
         alone = replace(state.nodes["pm-2"].resources["db"], connection="Connecting")
@@ -280,7 +293,7 @@ def test_a_mark_on_that_disk_keeps_it_from_being_started() -> None:
             notes = [step.note for step in failover.failover("db", dead, SETTINGS).steps]
             assert "no longer mark vg/db_disk0 as being restored into" in notes
     old = db(False, FILE, replace(ANOTHERS, tags=("pmc", lvm.RESTORING)))
-    assert refuse.restoring(old, "db") == ["pm-1", "pm-2"], (
+    assert requirements.restoring(old, "db") == ["pm-1", "pm-2"], (
         "what took that one for its disk may have written half of it"
     )
 
@@ -318,8 +331,8 @@ def test_a_thin_clone_stays_when_the_vm_that_it_was_made_of_goes() -> None:
     plan = vm.remove("golden", state, SETTINGS)
     assert touched(plan) == {"golden", "golden.base"}
     holders = state.knowing("golden")
-    assert clear.going("golden", holders, SETTINGS) == "vg/golden on pm-1, vg/golden.base on pm-1"
-    assert lost.snapshots(state) == []
+    assert remove_steps.going("golden", holders, SETTINGS) == "vg/golden on pm-1, vg/golden.base on pm-1"
+    assert split_brain_snapshot.snapshots(state) == []
 
 
 def test_a_snapshot_of_ours_on_one_node_is_not_removed_on_another_where_it_is_none() -> None:

@@ -24,7 +24,7 @@ from pmc import backup, backup_pipeline
 from pmc.backup import Backup, Stored
 from pmc.backup_pipeline import How
 from pmc.command import Command
-from pmc.plans import copies, prune
+from pmc.plans import backup_copies, prune
 from pmc.plans.backup import follows, remove_unfinished
 from pmc.remote import blocks, stream, vcdiff
 from pmc.remote.manifest import DAMAGED, manifest_sum
@@ -258,7 +258,7 @@ def test_what_is_found_damaged_is_noted_until_it_is_found_right(disk: Path, fold
     fine(prove)
     assert {path.name for path in folder.glob("*.*ed")} == {f"{whole.id}.verified"}
     assert (found(folder)[0].verified[:2], found(folder)[0].damaged) == ("20", "")
-    assert not set(copies.files(whole)) & {f"{whole.id}.verified", f"{whole.id}.damaged"}
+    assert not set(backup_copies.files(whole)) & {f"{whole.id}.verified", f"{whole.id}.damaged"}
 
 
 @pytest.mark.parametrize("how", ["kill -9 $BASHPID", "no-such-program-of-ours", "exit 137"])

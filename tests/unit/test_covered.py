@@ -15,8 +15,8 @@ from pmc.facts import domain_disks
 from pmc.facts.domain_disks import Disk, Running
 from pmc.health.questions import parse_domain_files
 from pmc.model import ClusterState
-from pmc.plans import clear, covered, peer, repair, restore, vm
-from pmc.plans.ailment import About, Wishes
+from pmc.plans import other_disks, peer, remove_steps, repair, restore, vm
+from pmc.plans.repair_context import About, Wishes
 from pmc.plans.restore import Found
 from pmc.tasks import backups, ns
 from pmc.units import GiB
@@ -74,7 +74,7 @@ def test_the_disks_of_a_domain() -> None:
     "device", ["/dev/drbd1", "/dev/drbd/by-res/web", "/dev/drbd/by-res/web/0", "/dev/drbd/by-disk/vg/web"]
 )
 def test_the_names_of_a_vms_device(device: str) -> None:
-    covered.whole("web", "a backup", XML.replace("/dev/drbd1", device), running())
+    other_disks.whole("web", "a backup", XML.replace("/dev/drbd1", device), running())
 
 
 def in_place(xml: str, state: ClusterState) -> object:
@@ -140,7 +140,7 @@ def test_nor_are_its_volumes_removed_by_half() -> None:
     with pytest.raises(Refused, match=r"web: vm.rm is of one disk, and .* \(/dev/drbd1, /dev/drbd9\)"):
         vm.remove("web", several(stopped()), SETTINGS)
     with pytest.raises(Refused, match=r"web: vm.peer --cleanup is of one disk, and .* \(/dev/drbd1, /dev/drbd9\)"):
-        clear.cleanup("web", several(stopped()), SETTINGS)
+        remove_steps.cleanup("web", several(stopped()), SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_nor_are_its_volumes_removed_by_half() -> None:
 )
 def test_the_disk_must_be_there_once(xml: str, says: str) -> None:
     with pytest.raises(Refused, match=says):
-        covered.whole("web", "a backup", xml, running())
+        other_disks.whole("web", "a backup", xml, running())
 
 
 def told(monkeypatch: pytest.MonkeyPatch, world: Any, vm: str, xml: str) -> Any:

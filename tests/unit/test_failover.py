@@ -15,7 +15,7 @@ import pytest
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, Domain, NodeState, Odd, ResourceFile
 from pmc.plan import Plan
-from pmc.plans import broken, evacuate, failover, vm
+from pmc.plans import evacuate, failover, interrupted_migration, vm
 from pmc.plans.failover import Lost, Seen
 from pmc.settings import Settings
 from pmc.tasks import moving, near
@@ -468,16 +468,16 @@ def apart(**target: object) -> ClusterState:
 
 def test_a_migration_is_not_over_while_there_are_two_or_one_stands_still() -> None:
     paused = Domain("web", "paused", GiB, 1)
-    assert not broken.unsettled("web", running())
-    assert not broken.unsettled("web", stopped())
-    assert broken.unsettled("web", changed(running(), "pm-2", domains={"web": paused}))
-    assert broken.unsettled("web", changed(running(), "pm-1", domains={"web": paused}))
+    assert not interrupted_migration.unsettled("web", running())
+    assert not interrupted_migration.unsettled("web", stopped())
+    assert interrupted_migration.unsettled("web", changed(running(), "pm-2", domains={"web": paused}))
+    assert interrupted_migration.unsettled("web", changed(running(), "pm-1", domains={"web": paused}))
     twice = replace(paused, state="running")
-    assert broken.unsettled("web", changed(running(), "pm-2", domains={"web": twice}))
+    assert interrupted_migration.unsettled("web", changed(running(), "pm-2", domains={"web": twice}))
 
 
 def test_the_side_that_was_never_written_takes_its_generation_back() -> None:
-    (step,) = broken.rejoin("web", apart()).steps
+    (step,) = interrupted_migration.rejoin("web", apart()).steps
     assert (step.node, step.pivot) == ("pm-2", True)
     assert str(step.do).endswith("pmc web 1 /dev/vg/web")
     assert step.do.argv.index("web") > 3, "values are arguments, never part of the script"  # type: ignore[union-attr]
@@ -485,7 +485,9 @@ def test_the_side_that_was_never_written_takes_its_generation_back() -> None:
 
 def test_one_that_gave_up_is_connected_again() -> None:
     state = with_resource(apart(connection="StandAlone"), "pm-1", connection="StandAlone")
-    assert [(step.node, step.note) for step in broken.rejoin("web", state).steps][1:] == [("pm-1", "connect web")]
+    assert [(step.node, step.note) for step in interrupted_migration.rejoin("web", state).steps][1:] == [
+        ("pm-1", "connect web")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -499,7 +501,7 @@ def test_one_that_gave_up_is_connected_again() -> None:
 )  # fmt: skip
 def test_nothing_is_taken_back_otherwise(state: ClusterState) -> None:
     """Above all when something was written there: that is a split brain, and a person's to mend."""
-    assert broken.rejoin("web", state).steps == ()
+    assert interrupted_migration.rejoin("web", state).steps == ()
 
 
 def closed_after(monkeypatch: pytest.MonkeyPatch, *looks: ClusterState) -> tuple[list[str], tuple[str, str]]:

@@ -17,7 +17,7 @@ from pmc.cluster import Cluster
 from pmc.command import command
 from pmc.errors import CommandFailed, Refused, StepFailed
 from pmc.plan import Fetch, Plan, Transfer, identity
-from pmc.plans import add, copies, request, restore
+from pmc.plans import add, backup_copies, request, restore
 from pmc.plans.request import Image
 from pmc.plans.restore import Found
 from pmc.transport.fetch import fetched, given
@@ -104,7 +104,7 @@ FOUND = Found("pm-1", DELTA, BASE)
 
 def test_all_that_is_fetched_has_a_bound_that_fits(tmp_path: Path) -> None:
     """Exact where the manifest tells the size."""
-    plan = copies.to_manager(FOUND, str(tmp_path), [], SETTINGS)
+    plan = backup_copies.to_manager(FOUND, str(tmp_path), [], SETTINGS)
     most = {step.do.target.rpartition("/")[2]: (step.do.size, step.do.most) for step in plan.steps
             if isinstance(step.do, Fetch)}  # fmt: skip
     assert most[BASE.file][0] == BASE.stored

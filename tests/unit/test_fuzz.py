@@ -22,7 +22,7 @@ from pmc import backup, backup_pipeline, lvm, virsh
 from pmc import settings as configuration
 from pmc.command import Command, bash, command, frame, unframe
 from pmc.errors import PmcError, Refused, SettingsError
-from pmc.plans import refuse, request, restore
+from pmc.plans import request, requirements, restore
 from pmc.remote.manifest import manifest_sum
 from pmc.transport.node import WRAPPER, command_line
 from tests.unit.fake import World
@@ -139,7 +139,7 @@ def test_a_pasted_plan_gives_the_same_arguments(tools: dict[str, str], text: str
 @MANY
 def test_a_name_is_plain_or_refused(text: str) -> None:
     try:
-        assert refuse.check_name("vm.add", text) == text
+        assert requirements.check_name("vm.add", text) == text
     except Refused as error:
         one_line(error)
         return

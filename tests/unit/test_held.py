@@ -15,7 +15,7 @@ from pmc.errors import Refused
 from pmc.facts.domain_disks import RUNNING, Running, parse_running
 from pmc.model import ClusterState, Domain
 from pmc.plan import Plan, Wait
-from pmc.plans import broken, failover, peer, vm
+from pmc.plans import failover, interrupted_migration, peer, vm
 from pmc.tasks import near
 from pmc.tasks import vm as tasks
 from pmc.units import GiB
@@ -150,7 +150,7 @@ def received(source: str = "running", target: str = "paused", why: str = "fencin
 
 def test_what_came_to_the_other_side_is_ended_while_the_writes_are_held() -> None:
     for source in ("running", "paused"):
-        plan = broken.half_received("web", "pm-1", received(source))
+        plan = interrupted_migration.half_received("web", "pm-1", received(source))
         assert lines(plan) == [("pm-2", str(virsh.drop_incoming("web")))]
 
 
@@ -158,7 +158,7 @@ def test_what_came_to_the_other_side_is_ended_while_the_writes_are_held() -> Non
     "state", [received("paused", "running"), received(why=""), received("running", "shut off"), apart("pm-2")]
 )
 def test_nothing_is_ended_that_runs_or_that_libvirt_ends_itself(state: ClusterState) -> None:
-    assert broken.half_received("web", "pm-1", state).steps == ()
+    assert interrupted_migration.half_received("web", "pm-1", state).steps == ()
 
 
 def noted(state: ClusterState, source: str = "", target: str = "") -> ClusterState:
@@ -179,8 +179,8 @@ def test_which_of_two_that_stand_still_has_run(source: str, target: str, sure: s
     """After the manager died. What has never run is ended; without libvirt's word nothing is, and nothing is said to
     run twice."""
     state = noted(received("paused", "paused"), source, target)
-    assert broken.came_from("web", state) == sure
-    ended = broken.half_received("web", broken.came_from("web", state), state)
+    assert interrupted_migration.came_from("web", state) == sure
+    ended = interrupted_migration.half_received("web", interrupted_migration.came_from("web", state), state)
     assert [node for node, _ in lines(ended)] == [node for node in ("pm-1", "pm-2") if sure and node != sure]
     with pytest.raises(Refused) as caught:
         vm.settle("web", state)
@@ -223,10 +223,10 @@ def test_libvirts_note_of_a_move_is_read() -> None:
 
 def test_a_guest_whose_writes_are_held_is_not_waited_for() -> None:
     """QEMU may wait for them itself."""
-    assert broken.unsettled("web", received("running", "paused"))
+    assert interrupted_migration.unsettled("web", received("running", "paused"))
     held = changed(apart(), "pm-1", domains={"web": Domain("web", "paused", GiB, 1)})
-    assert not broken.unsettled("web", held)
-    assert broken.unsettled("web", with_resource(held, "pm-1", suspended=""))
+    assert not interrupted_migration.unsettled("web", held)
+    assert interrupted_migration.unsettled("web", with_resource(held, "pm-1", suspended=""))
 
 
 def test_a_survivor_that_holds_its_writes_starts_it_all_the_same() -> None:

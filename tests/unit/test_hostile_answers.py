@@ -23,7 +23,7 @@ from pmc.health.check import Seen
 from pmc.model import ClusterState, Volume
 from pmc.node_state import node_state, state_queries
 from pmc.plain import plain
-from pmc.plans import lost
+from pmc.plans import split_brain_snapshot
 from pmc.tasks import lookups
 from pmc.tasks.base import complain
 from pmc.transport.node import Node
@@ -224,7 +224,7 @@ def samples_of(name: str, number: int) -> tuple[Query[Any], Any]:
 def test_a_snapshot_whose_name_has_no_time_is_not_ours() -> None:
     volume = Volume("web.lost-20269999T999999Z", "vg", GiB, ("pmc",), "web")
     state = ClusterState({"pm-1": node("pm-1", volumes={volume.name: volume})})
-    assert lost.snapshots(state) == []
+    assert split_brain_snapshot.snapshots(state) == []
 
 
 @pytest.mark.parametrize("xml", [

@@ -14,7 +14,7 @@ from pmc.backup import Stored
 from pmc.errors import Refused, StepFailed
 from pmc.model import Volume
 from pmc.plan import Plan, apply
-from pmc.plans import backup, kept, vm
+from pmc.plans import backup, base_snapshot, vm
 from pmc.units import GiB
 from tests.unit.fake import World, done
 from tests.unit.samples import SETTINGS
@@ -61,7 +61,7 @@ def test_a_base_reads_what_the_pool_says_is_there_and_keeps_its_snapshot() -> No
     read = next(line for line in lines(plan) if "pmc.remote.stream base" in line)
     assert '--source /dev/vg/web.backup --ranges "$1.ranges"' in read
     after = done(world, plan).nodes["pm-2"]
-    assert kept.base_of(after.volumes["web.base"]) == made.id
+    assert base_snapshot.base_of(after.volumes["web.base"]) == made.id
     assert set(after.volumes) == {"pool", "web", "web.base"}
     assert not [path for path in after.files if ".part" in path]
 
@@ -150,7 +150,7 @@ def test_a_new_base_replaces_the_snapshots_of_older_ones_everywhere() -> None:
     made, plan = taken(world.state(), STORED, base=True)
     assert (made.source, backup.kept_on(plan), plan.steps[-1].node) == ("pm-1", "pm-1", "pm-2")
     after = done(world, plan)
-    assert kept.base_of(after.nodes["pm-1"].volumes["web.base"]) == made.id
+    assert base_snapshot.base_of(after.nodes["pm-1"].volumes["web.base"]) == made.id
     assert "web.base" not in after.nodes["pm-2"].volumes
 
 
@@ -210,6 +210,6 @@ def test_the_node_is_asked_whether_it_is_of_that_very_base(tmp_path: Path, row: 
 
 def test_what_is_no_snapshot_of_a_base() -> None:
     its = kept_of(BASE.id, Volume("web", "vg", GiB, pool="pool"))
-    assert kept.base_of(its) == BASE.id
+    assert base_snapshot.base_of(its) == BASE.id
     for other in (replace(its, tags=("pmc",)), replace(its, tags=its.tags[1:]), replace(its, attributes="swi-a-s---")):
-        assert kept.base_of(other) == ""
+        assert base_snapshot.base_of(other) == ""

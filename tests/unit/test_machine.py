@@ -30,8 +30,8 @@ from pmc.capacity import allocate
 from pmc.model import ClusterState
 from pmc.plans import add, backup, clone, restore, vm
 from pmc.plans.backup import Wish
-from pmc.plans.make import Given
 from pmc.plans.request import Add
+from pmc.plans.vm_steps import Given
 from pmc.units import GiB
 from tests.unit.links import WAYS, Link
 from tests.unit.samples import SETTINGS, XML, parsed_files

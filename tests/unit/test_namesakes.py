@@ -10,7 +10,7 @@ import pytest
 
 from pmc.errors import Refused
 from pmc.model import ClusterState, ResourceFile
-from pmc.plans import clear, peer, vm
+from pmc.plans import peer, remove_steps, vm
 from tests.unit.samples import SETTINGS, alone, changed, home, running
 from tests.unit.stories import with_stray
 
@@ -24,7 +24,7 @@ def beside(state: ClusterState) -> ClusterState:
 
 REMOVALS: list[Callable[[ClusterState], Any]] = [
     lambda state: vm.remove("web", state, SETTINGS),
-    lambda state: clear.cleanup("web", state, SETTINGS),
+    lambda state: remove_steps.cleanup("web", state, SETTINGS),
 ]
 
 
@@ -57,4 +57,4 @@ def test_files_that_a_third_one_joins_are_one_vms() -> None:
     state = running()
     for name, hosts in moved.items():
         state = changed(state, name, files={"web": replace(file, hosts=hosts)})
-    clear.refuse_namesakes("web", state)
+    remove_steps.refuse_namesakes("web", state)

@@ -13,7 +13,7 @@ from pmc import drbd_new_peer, lvm
 from pmc.errors import NodeDown, Refused, StepFailed
 from pmc.model import ClusterState, Domain, NodeState, ResourceFile, Volume
 from pmc.plan import apply
-from pmc.plans import clear, peer, vm
+from pmc.plans import peer, remove_steps, vm
 from pmc.plans import pm as nodes
 from pmc.units import GiB, MiB
 from pmc.view.rows import vm_rows
@@ -196,7 +196,7 @@ def assert_ends_well(world: World) -> None:
     """Running vm.peer again, and --cleanup, is enough."""
     assert world.state().active_on("web") == ["pm-1"]
     world = done(world, peered(world))
-    world = done(world, clear.cleanup("web", world.state(), SETTINGS))
+    world = done(world, remove_steps.cleanup("web", world.state(), SETTINGS))
     assert world.state().homes("web") == ["pm-1", "pm-3"]
     assert world.state().strays("web") == []
     assert world.state().nodes["pm-1"].resources["web"].healthy
@@ -359,12 +359,12 @@ TWICE = cluster(home("pm-1", active=True, primary=True), home("pm-2", active=Tru
          "web: its disk on pm-3 is /dev/vg/x, not vg/web, so pmc did not make it"),
         (lambda: choose(changed(running(), "pm-2", files={"web": replace(FILE, disk="/dev/vg/x")}), "pm-2"),
          "web: its disk on pm-2 is /dev/vg/x, not vg/web, so pmc did not make it"),
-        (lambda: clear.cleanup("web", changed(with_stray().state(), "pm-2", failures={"lvs": "no answer"}), SETTINGS),
+        (lambda: remove_steps.cleanup("web", changed(with_stray().state(), "pm-2", failures={"lvs": "no answer"}), SETTINGS),
          "pm-2: lvs: no answer"),
         (lambda: choose(changed(running(), "pm-1", files={})), "which has no part in its DRBD resource"),
-        (lambda: clear.cleanup("web", with_resource(running(), "pm-1", connection="Connecting"), SETTINGS),
+        (lambda: remove_steps.cleanup("web", with_resource(running(), "pm-1", connection="Connecting"), SETTINGS),
          "DRBD on pm-1 is Connecting"),
-        (lambda: clear.cleanup("web", with_resource(alone(True), "pm-1", disk="Failed"), SETTINGS), "is not UpToDate"),
+        (lambda: remove_steps.cleanup("web", with_resource(alone(True), "pm-1", disk="Failed"), SETTINGS), "is not UpToDate"),
     ],
 )  # fmt: skip
 def test_refused(build: Callable[[], object], words: str) -> None:
@@ -378,11 +378,11 @@ def test_an_old_copy_in_use_is_not_removed() -> None:
     state = world.state()
     kernel = replace(state.nodes["pm-2"].resources["web"], role="Primary")
     with pytest.raises(Refused, match="its old copy on pm-2 is in use"):
-        clear.cleanup("web", changed(state, "pm-2", resources={"web": kernel}), SETTINGS)
-    assert clear.cleanup("web", running(), SETTINGS).steps == ()
+        remove_steps.cleanup("web", changed(state, "pm-2", resources={"web": kernel}), SETTINGS)
+    assert remove_steps.cleanup("web", running(), SETTINGS).steps == ()
 
 
 def test_an_old_copy_stays_while_blocks_are_known_to_differ() -> None:
     state = with_resource(with_resource(running(), "pm-1", out_of_sync=4096), "pm-2", out_of_sync=4096)
     with pytest.raises(Refused, match=r"Next: fab vm.repair web"):
-        clear.cleanup("web", state, SETTINGS)
+        remove_steps.cleanup("web", state, SETTINGS)

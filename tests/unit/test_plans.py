@@ -22,7 +22,7 @@ from pmc.facts import domain_disks
 from pmc.facts.domain_disks import Running
 from pmc.model import ClusterState, Domain, NodeState, ResourceFile, Volume
 from pmc.plan import Plan
-from pmc.plans import add, backup, clone, evacuate, failover, refuse, repair, restore, vm
+from pmc.plans import add, backup, clone, evacuate, failover, repair, requirements, restore, vm
 from pmc.settings import Settings
 from pmc.units import GiB, MiB
 from tests.unit.fake import done
@@ -179,7 +179,7 @@ def test_a_delta_lies_where_its_base_lies() -> None:
 def test_a_plan_of_add_leads_to_a_vm_that_is_whole() -> None:
     story = STORIES["vm.add"]()
     state = done(story.world, story.plan).state()
-    assert refuse.whole(state, "web") == ["pm-1", "pm-2"]
+    assert requirements.whole(state, "web") == ["pm-1", "pm-2"]
     assert state.active_on("web") == state.primaries("web") == ["pm-1"]
     assert all(state.nodes[place].resources["web"].healthy for place in ("pm-1", "pm-2"))
 
@@ -632,10 +632,10 @@ def test_a_vm_on_a_node_that_is_not_configured() -> None:
 )  # fmt: skip
 def test_names_of_new_vms(name: str, fits: bool) -> None:
     if fits:
-        assert refuse.check_new("vm.add", name) == name
+        assert requirements.check_new("vm.add", name) == name
         return
     with pytest.raises(Refused, match=r"^vm\.add "):
-        refuse.check_new("vm.add", name)
+        requirements.check_new("vm.add", name)
 
 
 @pytest.mark.parametrize("name", ["3cx", "01-web", "web-", "0", "7", "Web_1", "WEB", "1e5", "0x10", "a" * 63, "allow"])
@@ -644,9 +644,9 @@ def test_names_of_vms_that_are_there(name: str) -> None:
     id of a domain."""
     if name.isdigit():
         with pytest.raises(Refused, match="virsh takes it for the id"):
-            refuse.check_name("vm.mv", name)
+            requirements.check_name("vm.mv", name)
         return
-    assert refuse.check_name("vm.mv", name) == name
+    assert requirements.check_name("vm.mv", name) == name
 
 
 @pytest.mark.parametrize(
@@ -656,17 +656,17 @@ def test_names_of_vms_that_are_there(name: str) -> None:
 )  # fmt: skip
 def test_names_that_no_command_takes(name: str) -> None:
     with pytest.raises(Refused) as caught:
-        refuse.check_name("vm.mv", name)
+        requirements.check_name("vm.mv", name)
     assert str(caught.value).isprintable()
     with pytest.raises(Refused):
-        refuse.check_new("vm.add", name)
+        requirements.check_new("vm.add", name)
 
 
 # -- choosing a backup --
 
 
 def choose(id: str = DELTA.id, new: str = "web2", primary: str = "", secondary: str = "", stored: Any = STORED) -> Any:
-    refuse.check_new("--as", new)
+    requirements.check_new("--as", new)
     found = restore.find(id, stored)
     return found, new, restore.nodes_for(found, primary, secondary, SETTINGS)
 

@@ -15,8 +15,8 @@ from pmc.errors import NodeDown, Refused, StepFailed
 from pmc.facts import domain_definition
 from pmc.model import ClusterState, Odd, Resource, ResourceFile, Volume
 from pmc.plan import Wait, apply
-from pmc.plans import lost, repair, splitbrain
-from pmc.plans.ailment import About, Ailment, Case, Wishes
+from pmc.plans import repair, split_brain, split_brain_snapshot
+from pmc.plans.repair_context import About, Ailment, Case, Wishes
 from pmc.settings import Settings
 from pmc.units import GiB, MiB
 from tests.unit.fake import done, says
@@ -238,11 +238,11 @@ def test_both_sides_are_shown_with_what_is_known() -> None:
     }
     state = apart(running())
     case = Case("web", ("pm-1", "pm-2"), state, about, SETTINGS, Wishes(NOW))
-    first, second = splitbrain.rows(case, text=True)
+    first, second = split_brain.rows(case, text=True)
     assert (first["vm"], first["could write until"], first["differs"]) == ("running", "now", "40 MiB")
     assert first["lost its peer"] == "2026-01-02T03:00:00+00:00"
     assert (second["could write until"], second["went on alone"]) == ("2026-01-02T03:01:40+00:00", "not in the log")
-    assert splitbrain.rows(case, text=False)[1]["went_on_alone"] == ""
+    assert split_brain.rows(case, text=False)[1]["went_on_alone"] == ""
 
 
 def test_times_that_cannot_be_compared_are_told() -> None:
@@ -250,7 +250,7 @@ def test_times_that_cannot_be_compared_are_told() -> None:
 
     def told(**pasts: Past) -> str:
         about = {name.replace("_", "-"): About(past=past) for name, past in pasts.items()}
-        return splitbrain.clocks(Case("web", ("pm-1", "pm-2"), apart(running()), about, SETTINGS, Wishes(NOW)))
+        return split_brain.clocks(Case("web", ("pm-1", "pm-2"), apart(running()), about, SETTINGS, Wishes(NOW)))
 
     assert told(pm_1=Past(now=1000.0), pm_2=Past(now=1020.0)) == told(pm_1=Past(now=1.0), pm_2=Past()) == told() == ""
     assert told(pm_1=Past(now=1000.0), pm_2=Past(now=8200.0)) == (
@@ -273,7 +273,7 @@ def test_an_old_copy_elsewhere_is_left_as_it_is() -> None:
     old = stopped().nodes["pm-2"]
     state = changed(apart(running()), "pm-3", domains=old.domains, volumes=old.volumes)
     (split,) = found(state, PARTED, keep="pm-1")
-    assert (split.code, split.refusal) == (splitbrain.CODE, "")
+    assert (split.code, split.refusal) == (split_brain.CODE, "")
     assert {step.node for step in split.steps} == {"pm-1", "pm-2"}
 
 
@@ -540,36 +540,36 @@ def with_kept(attributes: str = "swi-a-s---", tags: tuple[str, ...] = (lvm.TAG,)
 
 
 def test_they_are_listed_beside_the_backups() -> None:
-    [kept] = lost.snapshots(with_kept())
-    [row] = lost.rows([kept], text=True)
+    [kept] = split_brain_snapshot.snapshots(with_kept())
+    [row] = split_brain_snapshot.rows([kept], text=True)
     assert (row["id"], row["kind"], row["node"]) == (KEPT, "lost", "pm-2")
     assert (row["stored"], row["time"]) == ("512 MiB of 2 GiB", "2026-01-02T03:04:05+00:00")
-    assert f"fab vm.repair web --drop {KEPT}" in lost.advice(kept, SETTINGS)
-    assert KEPT in lost.warning(with_kept(), "web")
-    assert lost.warning(running(), "web") == ""
+    assert f"fab vm.repair web --drop {KEPT}" in split_brain_snapshot.advice(kept, SETTINGS)
+    assert KEPT in split_brain_snapshot.warning(with_kept(), "web")
+    assert split_brain_snapshot.warning(running(), "web") == ""
 
 
 def test_a_thin_one_is_listed_also_when_its_volume_is_gone() -> None:
     kept = Volume(KEPT, "vg", 2 * GiB, ("pmc",), "", "Vri-a-tz--", 25.0, pool="pool")
-    [found] = lost.snapshots(changed(running(), "pm-2", volumes={KEPT: kept}))
-    [row] = lost.rows([found], text=True)
+    [found] = split_brain_snapshot.snapshots(changed(running(), "pm-2", volumes={KEPT: kept}))
+    [row] = split_brain_snapshot.rows([found], text=True)
     assert (row["kind"], row["disk"], row["stored"]) == ("lost", "2 GiB", "512 MiB in the thin pool")
     failed = replace(found, volume=replace(kept, attributes="Vri-a-tzF-"))
-    assert lost.rows([failed], text=True)[0]["kind"] == "BROKEN: its thin pool failed"
+    assert split_brain_snapshot.rows([failed], text=True)[0]["kind"] == "BROKEN: its thin pool failed"
 
 
 def test_one_that_overflowed_is_shown_as_such() -> None:
-    [kept] = lost.snapshots(with_kept("swi-I-s---"))
-    assert lost.rows([kept], text=True)[0]["kind"].startswith("BROKEN: it overflowed")
-    assert lost.rows([kept], text=False)[0]["broken"]
-    assert "is read as" not in lost.advice(kept, SETTINGS)
+    [kept] = split_brain_snapshot.snapshots(with_kept("swi-I-s---"))
+    assert split_brain_snapshot.rows([kept], text=True)[0]["kind"].startswith("BROKEN: it overflowed")
+    assert split_brain_snapshot.rows([kept], text=False)[0]["broken"]
+    assert "is read as" not in split_brain_snapshot.advice(kept, SETTINGS)
 
 
 @pytest.mark.parametrize("state", [with_kept(tags=()), with_kept(name="web.backup"), running()])
 def test_what_is_no_such_snapshot_is_not_listed(state: ClusterState) -> None:
-    assert lost.snapshots(state) == []
+    assert split_brain_snapshot.snapshots(state) == []
     with pytest.raises(Refused, match="on no node that answers"):
-        lost.drop("web", KEPT, state, SETTINGS)
+        split_brain_snapshot.drop("web", KEPT, state, SETTINGS)
 
 
 def test_one_that_a_resource_file_names_is_somebodys_disk() -> None:
@@ -577,15 +577,15 @@ def test_one_that_a_resource_file_names_is_somebodys_disk() -> None:
     state = with_kept()
     file = ResourceFile("saved", 9, f"/dev/mapper/vg-{KEPT.replace('-', '--')}", ("pm-2",), ())
     state = changed(state, "pm-2", files={**state.nodes["pm-2"].files, "saved": file})
-    assert lost.snapshots(state) == []
+    assert split_brain_snapshot.snapshots(state) == []
     with pytest.raises(Refused, match="on no node that answers"):
-        lost.drop("web", KEPT, state, SETTINGS)
+        split_brain_snapshot.drop("web", KEPT, state, SETTINGS)
     second = replace(file, disk="/dev/vg/x", more_disks=(("pm-2", f"/dev/vg/{KEPT}"),))
-    assert lost.snapshots(changed(state, "pm-2", files={"saved": second})) == []
+    assert split_brain_snapshot.snapshots(changed(state, "pm-2", files={"saved": second})) == []
 
 
 def test_dropping_removes_that_snapshot_only() -> None:
-    plan = lost.drop("web", KEPT, with_kept(), SETTINGS)
+    plan = split_brain_snapshot.drop("web", KEPT, with_kept(), SETTINGS)
     [step] = plan.steps
     assert (step.node, str(step.do).rpartition(" ")[2]) == ("pm-2", f"vg/{KEPT}")
 
@@ -593,7 +593,7 @@ def test_dropping_removes_that_snapshot_only() -> None:
 @pytest.mark.parametrize("name", ["web", "", "web.backup", "db.lost-20260102T030405Z", f"{KEPT};id", "../web"])
 def test_nothing_else_can_be_dropped(name: str) -> None:
     with pytest.raises(Refused, match=r"no snapshot that vm\.repair keeps of web"):
-        lost.drop("web", name, with_kept(), SETTINGS)
+        split_brain_snapshot.drop("web", name, with_kept(), SETTINGS)
 
 
 # -- generation identifiers --

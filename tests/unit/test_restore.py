@@ -12,9 +12,9 @@ from pmc import lvm
 from pmc.errors import InDoubt, NodeDown, Refused, StepFailed
 from pmc.model import ClusterState, Volume
 from pmc.plan import Action, Plan, Watch, apply
-from pmc.plans import add, clear, failover, mend, putback, refuse, restore, vm
-from pmc.plans.ailment import Case, Wishes
+from pmc.plans import add, failover, interrupted_restore, remove_steps, repair_side, requirements, restore, vm
 from pmc.plans.backup import bring
+from pmc.plans.repair_context import Case, Wishes
 from pmc.units import GiB
 from tests.unit.fake import World, done
 from tests.unit.samples import SETTINGS, with_resource
@@ -134,9 +134,9 @@ def test_nobody_else_goes_on_alone() -> None:
         way = r"a failover puts it back on the other node. Next: fab vm\.failover web"
         gone = r"kept there only. When pm-1 is dead for good, only a backup is left. Next: fab vm\.backups web"
         with pytest.raises(NodeDown, match=gone if node == "pm-1" else way):
-            putback.both_there("web", state)
-    putback.both_there("web", half_restored_web().state())
-    putback.both_there("web", dead(stopped_web(), "pm-2").state())
+            interrupted_restore.both_there("web", state)
+    interrupted_restore.both_there("web", half_restored_web().state())
+    interrupted_restore.both_there("web", dead(stopped_web(), "pm-2").state())
 
 
 @pytest.mark.parametrize("steps", range(STEPS - 1))
@@ -157,7 +157,7 @@ def test_a_node_that_is_dead_for_good_ends_a_restore_that_broke_off(steps: int) 
         assert failed_over(half).nodes["pm-1"].volumes == mine.volumes
     # The other one is back, still marked: that keeps nothing from anything, and goes.
     now.dead.clear()
-    refuse.settled(now.state(), "web")
+    requirements.settled(now.state(), "web")
     clean = done(now, put_back(now))
     assert {v.tags for node in clean.nodes.values() for v in node.volumes.values()} == {(lvm.TAG,)}
     with pytest.raises(Refused, match="there is nothing to put back"):
@@ -173,8 +173,8 @@ def test_a_new_restore_is_marked_by_itself() -> None:
     plan = restored_in_place(world)
     writes = next(number for number, step in enumerate(plan.steps) if "where it differs" in step.note)
     half = done(world, Plan("half", plan.steps[:writes]))
-    assert not refuse.over(half.state(), "web")
-    assert refuse.restoring(half.state(), "web") == ["pm-1", "pm-2"]
+    assert not requirements.over(half.state(), "web")
+    assert requirements.restoring(half.state(), "web") == ["pm-1", "pm-2"]
     assert disks(done(world, plan)) == disks(stopped_web())
 
 
@@ -194,7 +194,7 @@ def test_an_old_copy_that_was_restored_into_is_none_of_its_disks() -> None:
     state = world.state()
     assert state.strays("web") == ["pm-3"]
     assert vm.start("web", "", state, SETTINGS).steps
-    assert any("web.before" in step.note for step in clear.cleanup("web", state, SETTINGS).steps)
+    assert any("web.before" in step.note for step in remove_steps.cleanup("web", state, SETTINGS).steps)
 
 
 def test_a_snapshot_whose_volume_is_gone_goes_with_the_vm() -> None:
@@ -285,8 +285,8 @@ def test_a_snapshot_beside_a_disk_that_is_not_marked_is_never_put_back() -> None
     with pytest.raises(Refused, match=said):
         failover.failover("web", dead(world.copy(), "pm-2").state(), SETTINGS, size=GiB)
     with pytest.raises(Refused, match=r"its disk was in use on its other node"):
-        putback.not_in_use("web", "pm-1", half_restored_web().state(), True)
-    putback.not_in_use("web", "pm-1", half_restored_web().state(), False)
+        interrupted_restore.not_in_use("web", "pm-1", half_restored_web().state(), True)
+    interrupted_restore.not_in_use("web", "pm-1", half_restored_web().state(), False)
 
 
 def test_the_mark_of_the_other_side_goes_with_the_next_move_or_start() -> None:
@@ -317,7 +317,7 @@ def test_marks_stay_until_both_sides_are_equal(how: dict[str, str]) -> None:
 def test_a_new_disk_beside_a_half_restored_one_is_marked_as_well() -> None:
     state = with_resource(half_restored_web().state(), "pm-2", disk="Diskless")
     case = Case("web", ("pm-1", "pm-2"), state, ALIKE, SETTINGS, Wishes(NOW, new_disk=True))
-    [ailment] = mend.disks(case)
+    [ailment] = repair_side.disks(case)
     assert any(f"--addtag {lvm.RESTORING_THERE}" in str(step.do) for step in ailment.steps), ailment
 
 

@@ -17,8 +17,8 @@ from pmc.facts import managed_save
 from pmc.health import node_checks, node_saving
 from pmc.health.check import About
 from pmc.model import ClusterState
-from pmc.plans import backup, evacuate, failover, repair, restore, splitbrain, vm
-from pmc.plans.ailment import Wishes
+from pmc.plans import backup, evacuate, failover, repair, restore, split_brain, vm
+from pmc.plans.repair_context import Wishes
 from pmc.tasks import ns
 from pmc.units import GiB
 from pmc.view.rows import vm_rows
@@ -167,7 +167,7 @@ def test_the_disk_is_not_changed_under_it(change: Callable[[], object]) -> None:
 def test_no_side_is_thrown_away_under_it() -> None:
     state = asleep(parted_web().state(), "pm-2")
     wishes = Wishes(datetime(2026, 1, 2, tzinfo=UTC), keep="pm-1")
-    (split,) = [a for a in repair.ailments("web", state, PARTED, SETTINGS, wishes) if a.code == splitbrain.CODE]
+    (split,) = [a for a in repair.ailments("web", state, PARTED, SETTINGS, wishes) if a.code == split_brain.CODE]
     assert "its memory is saved on pm-2 (virsh managedsave)" in split.refusal
     assert split.refusal.endswith(f"on pm-2: {REMOVE}")
     assert not split.steps

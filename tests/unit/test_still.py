@@ -17,8 +17,8 @@ from pmc.health import node_lvm as lvm_checks
 from pmc.lvm import Group
 from pmc.model import ClusterState, Volume
 from pmc.plan import Plan
-from pmc.plans import add, backup, clone, failover, peer, repair, restore, still, vm
-from pmc.plans.ailment import Wishes
+from pmc.plans import add, backup, clone, failover, peer, repair, restore, suspended_io, vm
+from pmc.plans.repair_context import Wishes
 from pmc.units import GiB
 from pmc.view.rows import pm_rows, vm_rows
 from tests.unit.samples import SETTINGS, XML, changed, data, node, running, stopped, with_resource
@@ -168,7 +168,7 @@ def test_a_volume_that_only_has_the_vms_name_is_not_its_disk() -> None:
     volumes = {**state.nodes["pm-2"].volumes, "other": Volume("other", "vg", GiB, attributes="-wi-ao----")}
     for files in ({"web": file}, {}):
         named = changed(state, "pm-2", files=files, volumes=volumes)
-        still.flows("web", named, ["pm-2"])
+        suspended_io.flows("web", named, ["pm-2"])
         assert vm_rows(named, text=False)[0]["unwell"] == {}
     named = changed(named, "pm-2", files={"web": replace(file, disk="/dev/vg/web")})
     assert set(vm_rows(named, text=False)[0]["unwell"]) == {"pm-2"}
@@ -180,7 +180,7 @@ def test_any_volume_of_the_resource_counts() -> None:
     log = Volume("web_log", "vg", GiB, attributes="-wi-so----")
     state = changed(state, "pm-2", files={"web": file}, volumes={**state.nodes["pm-2"].volumes, "web_log": log})
     with pytest.raises(Refused, match=r"web: on pm-2 vg/web_log is suspended"):
-        still.flows("web", state, ["pm-2"])
+        suspended_io.flows("web", state, ["pm-2"])
 
 
 def test_only_what_hangs_keeps_a_vm_from_being_stopped_and_removed() -> None:

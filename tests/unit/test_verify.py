@@ -22,7 +22,7 @@ from pmc.health.finding import CODES, NOTE, Finding, grave
 from pmc.health.node_lvm import Filter
 from pmc.health.questions import DomainFile, Extra, FileFacts
 from pmc.model import ClusterState, Domain, Odd, Resource, ResourceFile, Volume
-from pmc.plans import clear, refuse, repair, vm
+from pmc.plans import remove_steps, repair, requirements, vm
 from pmc.settings import Verify
 from pmc.tasks.verify import _about
 from pmc.units import GiB, MiB
@@ -483,7 +483,7 @@ def strays(world: World) -> list[str]:
 def test_what_is_told_of_an_old_copy_removes_it_and_only_when_the_vm_is_whole_without_it() -> None:
     world = with_stray()
     assert strays(world) == ["fab vm.peer web --cleanup"]
-    assert strays(done(world, clear.cleanup("web", world.state(), SETTINGS))) == []
+    assert strays(done(world, remove_steps.cleanup("web", world.state(), SETTINGS))) == []
     world.nodes["pm-3"].resources["web"].disk = "Inconsistent"
     [remedy] = strays(world)
     assert remedy.startswith(
@@ -549,16 +549,16 @@ def test_where_a_vm_lives_is_judged_once(runs: str | None) -> None:
         if "VM_CONTRADICTED" in {each.code for each in found}:
             assert old == set()
             with pytest.raises(Refused, match="its resource files disagree about its nodes"):
-                refuse.one_truth(state, "web")
+                requirements.one_truth(state, "web")
             with pytest.raises(Refused, match="its resource files disagree about its nodes"):
                 repair.homes("web", state, SETTINGS)
             continue
         assert old == set(state.strays("web"))
         if runs in old:
             with pytest.raises(Refused, match=f"its old copy on {runs} is in use"):
-                refuse.one_truth(state, "web")
+                requirements.one_truth(state, "web")
         else:
-            refuse.one_truth(state, "web")
+            requirements.one_truth(state, "web")
 
 
 def test_what_keeps_a_vms_node_from_telling_is_told_of_the_vm() -> None:

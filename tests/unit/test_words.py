@@ -21,7 +21,7 @@ from pmc.errors import NodeDown, PmcError, Refused
 from pmc.model import ClusterState, Domain, NodeState
 from pmc.plain import then
 from pmc.plans import vm as plans
-from pmc.plans.asleep import FLAG
+from pmc.plans.saved_memory import FLAG
 from pmc.settings import Settings, parse
 from pmc.tasks import ns
 from pmc.tasks.arguments import install

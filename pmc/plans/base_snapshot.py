@@ -11,7 +11,7 @@ from pmc.backup import Backup
 from pmc.facts import backing, thin_pool
 from pmc.model import ClusterState, Volume
 from pmc.plan import Step
-from pmc.plans import refuse
+from pmc.plans import requirements
 from pmc.settings import Settings
 
 KIND = "base"
@@ -39,7 +39,7 @@ class Place:
 
     @property
     def volume(self) -> Volume:
-        return refuse.disk(self.state.nodes[self.source], self.vm, self.settings)
+        return requirements.disk(self.state.nodes[self.source], self.vm, self.settings)
 
     @property
     def kept(self) -> Volume | None:
@@ -153,4 +153,4 @@ def _dropped(place: Place, node: str, of: str) -> Step:
 def refuse_foreign(place: Place) -> None:
     if place.local:
         node = place.state.nodes[place.source]
-        refuse.foreign(node, name_for(place.vm), place.kept and base_of(place.kept), place.settings)
+        requirements.foreign(node, name_for(place.vm), place.kept and base_of(place.kept), place.settings)

@@ -10,8 +10,8 @@ from pmc import drbd, drbd_generations, lvm, virsh
 from pmc.facts import backing
 from pmc.model import Resource
 from pmc.plan import Step, Wait
-from pmc.plans import asleep, lost, refuse
-from pmc.plans.ailment import About, Ailment, Case
+from pmc.plans import requirements, saved_memory, split_brain_snapshot
+from pmc.plans.repair_context import About, Ailment, Case
 from pmc.units import show_size
 
 CODE = "split-brain"
@@ -55,7 +55,7 @@ def _refusal(case: Case) -> str:
     if nodes := case.state.saved_on(name):
         return (
             f"its memory is saved on {' and '.join(nodes)} (virsh managedsave), and does not fit the disk any more. "
-            f"Throw it away first. Next: {asleep.remedy(name, nodes, case.state)}"
+            f"Throw it away first. Next: {saved_memory.remedy(name, nodes, case.state)}"
         )
     if not case.wishes.snapshot:
         return ""
@@ -65,7 +65,7 @@ def _refusal(case: Case) -> str:
             f"{victim}: its disk {backing.path_of(node, name) or 'none'} is not there, or no volume of "
             f"{case.settings.volume_group}, so no snapshot of it can be kept. Without one: --no-snapshot"
         )
-    if why := refuse.no_snapshot_room(node, volume, lost.room(differing(case), volume)):
+    if why := requirements.no_snapshot_room(node, volume, split_brain_snapshot.room(differing(case), volume)):
         return f"{why}. Make room (vgextend; fab vm.backups lists old ones), or give --no-snapshot"
     return ""
 
@@ -85,13 +85,13 @@ def _won(case: Case, text: str) -> Ailment:
         look = Wait(virsh.is_off(name), 2, otherwise)
         steps.append(Step(victim, f"see that {name} does not run here", look))
     if case.wishes.snapshot:
-        kept = lost.name_for(name, case.wishes.now)
-        volume = refuse.disk(case.node(victim), name, case.settings)
+        kept = split_brain_snapshot.name_for(name, case.wishes.now)
+        volume = requirements.disk(case.node(victim), name, case.settings)
         steps.append(
             Step(
                 victim,
                 f"keep this side as the snapshot {group}/{kept}",
-                lvm.snapshot_of(volume, group, kept, lost.room(differing(case), volume)),
+                lvm.snapshot_of(volume, group, kept, split_brain_snapshot.room(differing(case), volume)),
                 undo=lvm.remove(group, kept),
                 check=lvm.exists(group, kept),
             )

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from pmc import drbd_generations
 from pmc.plan import Step, Wait
-from pmc.plans import refuse
-from pmc.plans.ailment import Ailment, Case
+from pmc.plans import requirements
+from pmc.plans.repair_context import Ailment, Case
 from pmc.units import show_size
 
 CODE = "differs"
@@ -19,7 +19,7 @@ CODE = "differs"
 
 def differing(case: Case) -> list[Ailment]:
     """What the side in use has is what the guest knows, and so it is copied to the other one."""
-    name, size = case.name, refuse.differs(case.state, case.name)
+    name, size = case.name, requirements.differs(case.state, case.name)
     primaries = [home for home in case.homes if case.node(home).resources[name].role == "Primary"]
     if not size or len(primaries) > 1:
         return []  # of two primaries one is made secondary first

@@ -10,7 +10,7 @@ from pmc.errors import Refused
 from pmc.facts import backing, managed_save
 from pmc.model import ClusterState, NodeState
 from pmc.plan import Plan, Step, on_each, plan
-from pmc.plans import covered, make, refuse
+from pmc.plans import other_disks, requirements, vm_steps
 from pmc.plans.add import iso_path, upload_path
 from pmc.settings import Settings
 
@@ -86,9 +86,9 @@ def refuse_foreign(name: str, nodes: Iterable[NodeState], settings: Settings) ->
     """A volume of that name that is neither marked as pmc's nor the disk of the VM's resource is somebody else's; and
     so may be what LVM would remove with it."""
     for node in nodes:
-        refuse.usual_disk(node, name, settings)
+        requirements.usual_disk(node, name, settings)
         if name in node.volumes:
-            refuse.claimed(node, name, settings)
+            requirements.claimed(node, name, settings)
         mine = set(volumes(name, [node]))
         for volume in (node.volumes[each] for each in sorted(mine)):
             path = f"{volume.group}/{volume.name}"
@@ -127,16 +127,16 @@ def refuse_namesakes(name: str, state: ClusterState) -> None:
 
 def cleanup(name: str, state: ClusterState, settings: Settings) -> Plan:
     """Removes the copies that are no part of the VM any more, when the VM itself is whole without them."""
-    homes = refuse.whole(state, name)
+    homes = requirements.whole(state, name)
     for home in homes if len(homes) > 1 else []:
-        refuse.healthy(state.nodes[home], name)
+        requirements.healthy(state.nodes[home], name)
     if all((r := state.nodes[home].resources.get(name)) is None or r.disk != "UpToDate" for home in homes):
         raise Refused(f"{name}: its disk is not UpToDate on {' or '.join(homes)}", next="fab pm.ready_drbd")
-    refuse.same(state, name, "what an old copy has may be wanted")
+    requirements.same(state, name, "what an old copy has may be wanted")
     strays = [node.name for node in holders(name, state) if node.name not in homes]
-    refuse.relied_on(state, *strays)
+    requirements.relied_on(state, *strays)
     refuse_namesakes(name, state)
-    covered.one_volume(name, "vm.peer --cleanup", state)
+    other_disks.one_volume(name, "vm.peer --cleanup", state)
     refuse_foreign(name, [state.nodes[stray] for stray in strays], settings)
-    see = [make.see_equal(homes[0], name)] if strays and len(homes) > 1 else []
+    see = [vm_steps.see_equal(homes[0], name)] if strays and len(homes) > 1 else []
     return plan(f"vm.peer {name} --cleanup", see, steps(name, [state.nodes[s] for s in strays], settings))

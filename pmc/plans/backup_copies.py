@@ -13,7 +13,7 @@ from pmc.backup import LONGEST, NOTES, Backup
 from pmc.command import bash, command
 from pmc.errors import Refused
 from pmc.plan import Fetch, Plan, Step, Transfer, Watch, plan
-from pmc.plans import make
+from pmc.plans import vm_steps
 from pmc.plans.backup import bring, enough_space
 from pmc.plans.restore import Found
 from pmc.settings import Settings
@@ -71,7 +71,7 @@ def to_node(
     found: Found, node: str, directory: str, sizes: Mapping[str, int], there: Collection[str], settings: Settings
 ) -> Plan:
     """The files of a backup, and of its base, that are not on the node yet; `sizes` of those in the directory."""
-    folder, steps = settings.backup_dir, [make.folder(node, settings.backup_dir, "700")]
+    folder, steps = settings.backup_dir, [vm_steps.folder(node, settings.backup_dir, "700")]
     missing = [each for each in parts(found) if f"{each.id}.json" not in there]
     needed = sum(each.stored for each in missing)
     if missing:

@@ -10,8 +10,8 @@ from pmc.errors import Refused
 from pmc.facts import backing, domain_definition
 from pmc.plain import then
 from pmc.plan import Step, Wait
-from pmc.plans import asleep, covered, make, refuse, restoring
-from pmc.plans.ailment import NO_DISK, Ailment, Case
+from pmc.plans import other_disks, requirements, restore_marks, saved_memory, vm_steps
+from pmc.plans.repair_context import NO_DISK, Ailment, Case
 
 
 def not_up(case: Case) -> list[Ailment]:
@@ -123,8 +123,8 @@ def _renewed(case: Case, home: str, text: str, last: Step) -> Ailment:
         )
         return Ailment("no-volume", text, refusal=refusal)
     try:
-        covered.whole(name, "a new disk", case.about[peer.name].xml, case.state)
-        asleep.written(name, "that", case.state)
+        other_disks.whole(name, "a new disk", case.about[peer.name].xml, case.state)
+        saved_memory.written(name, "that", case.state)
     except Refused as error:
         return Ailment("no-volume", text, refusal=f"--new-disk: {str(error).removeprefix(f'{name}: ')}")
     old = node.volumes.get(name)
@@ -134,18 +134,18 @@ def _renewed(case: Case, home: str, text: str, last: Step) -> Ailment:
         )
         return Ailment("no-volume", text, refusal=refusal)
     freed = replace(node, group_free=node.group_free + (old.size if old and not old.thin else 0))
-    if why := refuse.no_room(freed, there.size, case.settings):
+    if why := requirements.no_room(freed, there.size, case.settings):
         return Ailment("no-volume", text, refusal=f"--new-disk: {home} {why}")
     # A restore that broke off: what is copied from the peer is as half written as that.
-    half = backing.snapshot(peer, name, refuse.BEFORE) or refuse.marked(peer, name, lvm.RESTORING)
-    tag = lvm.RESTORING_THERE if half and not refuse.over(case.state, name) else ""
+    half = backing.snapshot(peer, name, requirements.BEFORE) or requirements.marked(peer, name, lvm.RESTORING)
+    tag = lvm.RESTORING_THERE if half and not requirements.over(case.state, name) else ""
     gone = lvm.remove_disk(group, name)
     remove = [Step(home, f"remove the volume {group}/{name}", gone, pivot=True)]
     steps = (
         _see_good(case, home),
-        *restoring.over(name, [peer.name], case.state),
+        *restore_marks.over(name, [peer.name], case.state),
         *(remove if name in node.volumes else []),
-        make.volume(case.settings, home, name, there.size, tag),
+        vm_steps.volume(case.settings, home, name, there.size, tag),
         Step(home, f"make DRBD's metadata on {name}", drbd.create_metadata(name)),
         last,
     )
