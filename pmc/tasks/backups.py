@@ -15,7 +15,7 @@ from pmc.plan import Plan
 from pmc.plans import backup as plans
 from pmc.plans import backup_copies, requirements, restore, split_brain_snapshot
 from pmc.plans.backup import Wish
-from pmc.tasks import lookups, near
+from pmc.tasks import lookups, vm_lock
 from pmc.tasks.base import carry_out, complain, here, listed, located_with_backups, opened, task
 from pmc.transport.scheduler import in_turns
 from pmc.units import parse_rate
@@ -165,7 +165,7 @@ def _locked(
     """Only the VM's own nodes, and those that keep its backups, are looked at again, under its lock."""
     also = list(dict.fromkeys([*(each.node for each in stored), *([wish.to] if wish.to else [])]))
     beside = {**lookups.backups(cluster, wish.name), **lookups.RUNNING}
-    with near.held(cluster, f"vm.backup {wish.name}", [wish.name], state, also, beside=beside) as (held, now):
+    with vm_lock.held(cluster, f"vm.backup {wish.name}", [wish.name], state, also, beside=beside) as (held, now):
         mine = [each for each in lookups.stored(now) if each.id.startswith(f"{wish.name}.")]
         made, plan = _planned(cluster, wish, now, mine)
         id = made.id

@@ -12,7 +12,7 @@ from pmc.model import ClusterState
 from pmc.plans import balance as plans
 from pmc.plans.balance import Balance
 from pmc.tasks.base import confirm, opened, task
-from pmc.tasks.moving import (
+from pmc.tasks.migrate import (
     BANDWIDTH,
     COLUMNS,
     PARALLEL,

@@ -21,7 +21,7 @@ from pmc.errors import Interrupted, NodeDown, PmcError, Refused, at_the_end
 from pmc.model import ClusterState
 from pmc.plan import Plan
 from pmc.settings import Settings
-from pmc.tasks import lookups, near
+from pmc.tasks import lookups, vm_lock
 from pmc.tasks.arguments import ClusterTask
 from pmc.transport.lock import Lock
 from pmc.view.output import note, show, table
@@ -150,7 +150,7 @@ def located(
     state = first or cluster.state(**how)
     if not names or dry_run or c.config.run.dry:
         return state
-    return cluster.until_closed(near.held(cluster, _line.get(), names, state, also, **how))[1]
+    return cluster.until_closed(vm_lock.held(cluster, _line.get(), names, state, also, **how))[1]
 
 
 def located_with_backups(c: Any, cluster: Cluster, dry_run: bool, name: str, *more: str) -> ClusterState:

@@ -16,21 +16,9 @@ from pmc.plans import failover as plans
 from pmc.plans import interrupted_restore, requirements, saved_memory
 from pmc.plans import vm as moves
 from pmc.plans.evacuate import Evacuation, Leaving
-from pmc.tasks import death, lookups
+from pmc.tasks import fencing, lookups
 from pmc.tasks.base import carry_out, complain, lock, opened, task
-from pmc.tasks.moving import (
-    BANDWIDTH,
-    PARALLEL,
-    PAUSE,
-    Row,
-    Work,
-    abreast,
-    hurry,
-    live,
-    report,
-    row,
-    several,
-)
+from pmc.tasks.migrate import BANDWIDTH, PARALLEL, PAUSE, Row, Work, abreast, hurry, live, report, row, several
 from pmc.view.output import note, show
 
 DEAD = "confirm that this node is dead: its power is off, or it hangs and has a fence command (default: you are asked)"
@@ -62,16 +50,16 @@ def failover(
         size = cluster.ask(survivor, drbd.size_of(its.minor))[0] if its else 0
         plan = plans.failover(name, state, cluster.settings, hangs=hangs, discard=discard_saved, size=size)
         places = {survivor: [name]}
-        sight = death.seen(cluster, state, node, places, hangs)
+        sight = fencing.seen(cluster, state, node, places, hangs)
         interrupted_restore.not_in_use(name, survivor, state, name in sight.facts and sight.facts[name].in_use)
         if size:
             note(f"{name}: a restore into its disk was interrupted; the disk becomes again what it was before that")
         if not (dry_run or c.config.run.dry):
-            death.prove(cluster, node, [name], sight, dead, state)
+            fencing.prove(cluster, node, [name], sight, dead, state)
             if sight.signs:
-                state = death.silent(cluster, node, places)
+                state = fencing.silent(cluster, node, places)
                 plan = plans.failover(name, state, cluster.settings, discard=discard_saved, size=size)
-        if carry_out(c, cluster, plan, dry_run, first=death.how(cluster, node, sight)):
+        if carry_out(c, cluster, plan, dry_run, first=fencing.how(cluster, node, sight)):
             alone = any(interrupted_restore.ALONE in step.note for step in plan.steps)
             also = f", fab vm.restore {name} --put-back (its copy is marked still)" if alone else ""
             note(f"{name} runs on {survivor}; when {node} is back: fab pm.ready_drbd{also}, then fab vm.mv {name}")
@@ -162,11 +150,11 @@ def _dead(
     places: dict[str, list[str]] = {}
     for each in wanted.leaving:
         places.setdefault(each.target, []).append(each.name)
-    sight = death.seen(cluster, state, node, places, hangs)
-    off = death.off(sight)
+    sight = fencing.seen(cluster, state, node, places, hangs)
+    off = fencing.off(sight)
     wanted = start_all(off, state, hangs=hangs)
     if wanted.leaving and not dry:
-        death.prove(cluster, node, [each.name for each in wanted.leaving], sight, dead, state)
+        fencing.prove(cluster, node, [each.name for each in wanted.leaving], sight, dead, state)
         if sight.signs:
-            wanted = start_all(off, death.silent(cluster, node, places))
-    return wanted, death.how(cluster, node, sight)
+            wanted = start_all(off, fencing.silent(cluster, node, places))
+    return wanted, fencing.how(cluster, node, sight)

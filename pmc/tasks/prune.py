@@ -19,7 +19,7 @@ from pmc.plans import requirements
 from pmc.plans.backup import remove_unfinished
 from pmc.retention import REMOVE, Decision
 from pmc.settings import Keep
-from pmc.tasks import lookups, near
+from pmc.tasks import lookups, vm_lock
 from pmc.tasks.base import carry_out, complain, heard, here, opened, task
 from pmc.transport import local as manager
 from pmc.view.output import note, show, table
@@ -165,7 +165,10 @@ def _pruned(
             show(cluster.script(plans.prune(vm, decisions, cluster.settings)))
     else:
         there = list(dict.fromkeys(each.node for each in stored))
-        with near.held(cluster, f"vm.prune {vm}", [vm], state, there, beside=lookups.backups(cluster, vm)) as (_, now):
+        with vm_lock.held(cluster, f"vm.prune {vm}", [vm], state, there, beside=lookups.backups(cluster, vm)) as (
+            _,
+            now,
+        ):
             # What it keeps is not seen any more, and may be the base or the delta that another node's needs.
             if lost := [node for node in now if node.down and node.name not in how.unseen]:
                 raise NodeDown(f"{vm}: not pruned: " + "; ".join(f"{node.name}: {node.down}" for node in lost))

@@ -17,7 +17,7 @@ from pmc.model import ClusterState
 from pmc.plans import repair as plans
 from pmc.plans import requirements, split_brain, split_brain_snapshot
 from pmc.plans.repair_context import Ailment, Case, Wishes
-from pmc.tasks import lookups, near
+from pmc.tasks import lookups, vm_lock
 from pmc.tasks.base import carry_out, confirm, located, opened, task
 from pmc.units import show_size
 from pmc.view.output import note, show, table
@@ -69,7 +69,7 @@ def repair(
             if not keep and not sure and sys.stdin is not None and sys.stdin.isatty():
                 wishes = replace(wishes, keep=_chosen(case))
                 case, found = _judged(
-                    cluster, name, wishes, near.again_of(cluster, state, name, beside=lookups.RUNNING)
+                    cluster, name, wishes, vm_lock.again_of(cluster, state, name, beside=lookups.RUNNING)
                 )
         if refused := [each.refusal for each in found if each.refusal]:
             raise Refused(f"{name}: {refused[0]}")
@@ -122,7 +122,9 @@ def _mend_each(cluster: Cluster, case: Case, found: list[Ailment], wishes: Wishe
         if first.code == split_brain.CODE:
             _tell(cluster, case)
         wishes = replace(wishes, stalled=stalled, keep="" if first.code == split_brain.CODE else wishes.keep)
-        case, found = _judged(cluster, name, wishes, near.again_of(cluster, case.state, name, beside=lookups.RUNNING))
+        case, found = _judged(
+            cluster, name, wishes, vm_lock.again_of(cluster, case.state, name, beside=lookups.RUNNING)
+        )
     note(f"{name} is whole again")
 
 
@@ -151,7 +153,7 @@ def _tell(cluster: Cluster, case: Case) -> None:
     size = max((r.size for home in case.homes if (r := case.resource(home))), default=0)
     if (copied := split_brain.copied(list(about.values()))) is not None:
         note(f"{case.name}: {show_size(copied)} of {show_size(size)} were copied")
-    for each in split_brain_snapshot.snapshots(near.again_of(cluster, case.state, case.name), case.name):
+    for each in split_brain_snapshot.snapshots(vm_lock.again_of(cluster, case.state, case.name), case.name):
         note(split_brain_snapshot.advice(each, cluster.settings))
 
 

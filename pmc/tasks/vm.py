@@ -19,13 +19,13 @@ from pmc.tasks import lookups
 from pmc.tasks.backups import backup, backups
 from pmc.tasks.base import CHOSEN, carry_out, complain, confirm, listed, located, lock, opened, task
 from pmc.tasks.failover import DISCARD, failover
-from pmc.tasks.ha import peer
-from pmc.tasks.moving import BANDWIDTH, PARALLEL, PAUSE, abreast, at_rest, hurry, live, moved, report, several
-from pmc.tasks.near import again_of
-from pmc.tasks.proof import verify_backup
+from pmc.tasks.migrate import BANDWIDTH, PARALLEL, PAUSE, abreast, at_rest, hurry, live, moved, report, several
+from pmc.tasks.peer import peer
 from pmc.tasks.prune import prune
 from pmc.tasks.repair import repair
 from pmc.tasks.restore import restore
+from pmc.tasks.verify_backup import verify_backup
+from pmc.tasks.vm_lock import again_of
 from pmc.view.output import note, show
 from pmc.view.rows import VM_COLUMNS, vm_rows
 

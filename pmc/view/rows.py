@@ -9,7 +9,7 @@ from typing import Any
 from pmc.backup import Stored
 from pmc.facts import lvm_attr
 from pmc.model import ClusterState, NodeState, Resource, shown
-from pmc.plans import suspended_io as still
+from pmc.plans import suspended_io
 from pmc.units import show_size
 
 VM_COLUMNS = ("vm", "state", "on", "secondary", "drbd", "size", "memory", "minor")
@@ -86,7 +86,7 @@ def _standing(state: ClusterState, name: str) -> dict[str, str]:
     """By node: why its volume there stands still, or is not whole."""
     found = {}
     for node in state.knowing(name):
-        if its := still.volume(name, node):
+        if its := suspended_io.volume(name, node):
             found[node.name] = str(its)
     return found
 

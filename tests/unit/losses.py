@@ -23,8 +23,8 @@ from pmc.errors import PmcError, Refused
 from pmc.plan import Plan
 from pmc.plans import evacuate, failover
 from pmc.plans.evacuate import Evacuation, Leaving
-from pmc.tasks import death
 from pmc.tasks import failover as tasks
+from pmc.tasks import fencing
 from pmc.transport import fence_command
 from tests.unit.life import Life
 from tests.unit.samples import SETTINGS
@@ -108,9 +108,9 @@ class Losses(Life):
         node, survivor = failover.homes(name, state, SETTINGS)
         plan = failover.failover(name, state, SETTINGS)
         with self._person(node, word) as (said, dead):
-            sight = death.seen(self._asking(word), state, node, {survivor: [name]})
+            sight = fencing.seen(self._asking(word), state, node, {survivor: [name]})
             assert self.world.silent(node, survivor), f"{survivor} sees {node} alive"
-            death.prove(self._asking(word), node, [name], sight, dead, state)
+            fencing.prove(self._asking(word), node, [name], sight, dead, state)
         kernel = self.world.nodes[survivor].resources[name]
         assert kernel.disk == "UpToDate", f"{name}: its disk on {survivor} is not whole"
         assert not kernel.alone, f"{name}: {survivor} was apart from {node} already"
@@ -133,8 +133,8 @@ class Losses(Life):
         if word == "flag":
             self.world.power_off(node)
         with (
-            patch.object(death, "note", said.append),
-            patch.object(death, "confirm", confirm),
+            patch.object(fencing, "note", said.append),
+            patch.object(fencing, "confirm", confirm),
             patch.object(fence_command, "run", lambda spec, seconds: self.world.power_off(spec.name)),
         ):
             yield said, node if word == "flag" else ""

@@ -17,8 +17,8 @@ from pmc.cluster import Cluster
 from pmc.errors import Interrupted, PmcError, Refused, StepFailed
 from pmc.model import ClusterState, NodeState, Resource
 from pmc.tasks import balance as task
-from pmc.tasks import moving
-from pmc.tasks.moving import Moved
+from pmc.tasks import migrate
+from pmc.tasks.migrate import Moved
 from pmc.units import GiB
 from tests.unit.fleets import build, moved
 
@@ -69,7 +69,7 @@ def lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Lab:
     )
     lab = Lab(str(conf))
     monkeypatch.setattr(Cluster, "state", lambda self: lab.state)
-    monkeypatch.setattr(moving, "moved", lab.move)
+    monkeypatch.setattr(migrate, "moved", lab.move)
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
     return lab
 

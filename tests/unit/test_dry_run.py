@@ -25,7 +25,7 @@ from pmc.health.node_checks import Finding
 from pmc.model import ClusterState, Volume
 from pmc.plan import Step
 from pmc.tasks import ns
-from pmc.tasks.death import Sight
+from pmc.tasks.fencing import Sight
 from pmc.units import GiB
 from tests.unit.fake import World
 from tests.unit.samples import XML

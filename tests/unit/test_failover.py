@@ -18,7 +18,7 @@ from pmc.plan import Plan
 from pmc.plans import evacuate, failover, interrupted_migration, vm
 from pmc.plans.failover import Lost, Seen
 from pmc.settings import Settings
-from pmc.tasks import moving, near
+from pmc.tasks import migrate, vm_lock
 from pmc.units import GiB, MiB
 from tests.unit.fake import done
 from tests.unit.samples import SETTINGS, alone, changed, cluster, home, running, stopped, with_resource
@@ -513,10 +513,10 @@ def closed_after(monkeypatch: pytest.MonkeyPatch, *looks: ClusterState) -> tuple
             notes.extend(step.note for step in plan.steps)
 
     seen = iter(looks)
-    monkeypatch.setattr(near, "again_of", lambda *args: next(seen))
+    monkeypatch.setattr(vm_lock, "again_of", lambda *args: next(seen))
     cluster: Any = Applied()
     held: Any = None
-    return notes, moving.closed(cluster, "web", running(), held)
+    return notes, migrate.closed(cluster, "web", running(), held)
 
 
 def test_a_link_lost_between_the_end_of_a_migration_and_its_close_is_no_split_brain(

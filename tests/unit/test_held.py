@@ -16,8 +16,8 @@ from pmc.facts.domain_disks import RUNNING, Running, parse_running
 from pmc.model import ClusterState, Domain
 from pmc.plan import Plan, Wait
 from pmc.plans import failover, interrupted_migration, peer, vm
-from pmc.tasks import near
 from pmc.tasks import vm as tasks
+from pmc.tasks import vm_lock
 from pmc.units import GiB
 from pmc.view.rows import vm_rows
 from tests.unit.samples import CLOSE, SETTINGS, changed, running, with_resource
@@ -203,7 +203,7 @@ def test_what_a_dead_manager_left_is_ended_by_the_next_cleanup(monkeypatch: pyte
     """On pm-2, where it never ran; then it is closed."""
     seen, done = iter([received("running", "shut off"), apart(), running()]), list[tuple[str, str]]()
     monkeypatch.setattr(tasks, "located", lambda *args, **how: noted(received("paused", "paused"), "out", "in"))
-    for module in (near, tasks):
+    for module in (vm_lock, tasks):
         monkeypatch.setattr(module, "again_of", lambda *args, **how: next(seen))
     monkeypatch.setattr(Cluster, "state", lambda self, **how: running())
     monkeypatch.setattr(Cluster, "apply", lambda self, plan, **how: done.extend(lines(plan)))

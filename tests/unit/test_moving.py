@@ -17,8 +17,8 @@ from pmc.capacity.memory import Guest
 from pmc.cluster import Cluster
 from pmc.errors import Interrupted, PmcError, Refused, StepFailed
 from pmc.model import ClusterState
-from pmc.tasks import failover, moving, near, vm
-from pmc.tasks.moving import Moved
+from pmc.tasks import failover, migrate, vm, vm_lock
+from pmc.tasks.migrate import Moved
 from pmc.units import GiB
 from tests.unit.counted import counted
 from tests.unit.fleets import build
@@ -64,7 +64,7 @@ def lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Lab:
     )
     lab = Lab(str(tmp_path / "pmc.conf"))
     monkeypatch.setattr(Cluster, "state", lambda self, **_: lab.state)
-    for module in (moving, vm):
+    for module in (migrate, vm):
         monkeypatch.setattr(module, "moved", lab.move)
     return lab
 
@@ -211,13 +211,13 @@ def test_a_move_that_failed_and_was_closed_says_first_what_is_true() -> None:
     told = "vm.mv web: step 5 of 5 failed: migrate\n  Undone: x.\n  NOT undone; run by hand:\n    y"
     left = StepFailed(told, half=True)
     cluster: Any = SimpleNamespace(half=[left, other := StepFailed("another", half=True)])
-    said = moving.ended(cluster, left, "web runs on pm-2, two primaries closed", "")
+    said = migrate.ended(cluster, left, "web runs on pm-2, two primaries closed", "")
     assert str(said).splitlines() == [
         "web runs on pm-2, two primaries closed", "  vm.mv web: step 5 of 5 failed: migrate", "  Undone: x.",
         "  What could not be undone at once was done since; nothing is left to do.",
     ]  # fmt: skip
     assert (said.code, cluster.half) == (1, [other])
-    unseen = moving.ended(cluster, left, "web runs on pm-2, two primaries closed", "; pm-1 does not answer")
+    unseen = migrate.ended(cluster, left, "web runs on pm-2, two primaries closed", "; pm-1 does not answer")
     assert str(unseen) == f"web runs on pm-2, two primaries closed; pm-1 does not answer\n  {left}"
     assert unseen.code == 3
 
@@ -225,15 +225,15 @@ def test_a_move_that_failed_and_was_closed_says_first_what_is_true() -> None:
 def test_a_move_that_could_not_be_closed_is_half_done_also_among_several(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two primaries may still be allowed: that is said first, and is in the status of the whole command."""
     cluster: Any = SimpleNamespace(half=[])
-    left = moving.ended(cluster, StepFailed("migrate failed"), "a runs on pm-2", "; pm-1 does not answer")
+    left = migrate.ended(cluster, StepFailed("migrate failed"), "a runs on pm-2", "; pm-1 does not answer")
     assert cluster.half == [left]
 
     def fails(*args: Any, **named: Any) -> Any:
         raise PmcError("settle was refused")
 
     held: Any = None
-    monkeypatch.setattr(near, "again_of", fails)
+    monkeypatch.setattr(vm_lock, "again_of", fails)
     with pytest.raises(StepFailed) as caught:
-        moving.closed(cluster, "a", ClusterState({}), held)
+        migrate.closed(cluster, "a", ClusterState({}), held)
     assert str(caught.value).startswith("a was NOT closed, two primaries may still be allowed: settle was refused")
     assert cluster.half == [left, caught.value]

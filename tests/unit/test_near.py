@@ -10,7 +10,7 @@ from invoke.context import Context
 from pmc.backup import Stored
 from pmc.model import Volume
 from pmc.plan import apply
-from pmc.tasks import near
+from pmc.tasks import vm_lock
 from pmc.tasks.base import located_with_backups
 from pmc.units import GiB
 from tests.unit.counted import MANY, Counted, counted
@@ -22,7 +22,7 @@ def held(cluster: Counted, meanwhile: Callable[[], object] = lambda: None) -> li
     """The nodes on which web is locked in the end, and that it is known there as it is now."""
     first = cluster.state()
     meanwhile()
-    with near.held(cluster, "test", ["web"], first) as (taken, state):
+    with vm_lock.held(cluster, "test", ["web"], first) as (taken, state):
         assert state.about("web") == cluster.state().about("web")
         return sorted(taken.holds)
 

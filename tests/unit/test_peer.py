@@ -359,12 +359,14 @@ TWICE = cluster(home("pm-1", active=True, primary=True), home("pm-2", active=Tru
          "web: its disk on pm-3 is /dev/vg/x, not vg/web, so pmc did not make it"),
         (lambda: choose(changed(running(), "pm-2", files={"web": replace(FILE, disk="/dev/vg/x")}), "pm-2"),
          "web: its disk on pm-2 is /dev/vg/x, not vg/web, so pmc did not make it"),
-        (lambda: remove_steps.cleanup("web", changed(with_stray().state(), "pm-2", failures={"lvs": "no answer"}), SETTINGS),
+        (lambda: remove_steps.cleanup(
+            "web", changed(with_stray().state(), "pm-2", failures={"lvs": "no answer"}), SETTINGS),
          "pm-2: lvs: no answer"),
         (lambda: choose(changed(running(), "pm-1", files={})), "which has no part in its DRBD resource"),
         (lambda: remove_steps.cleanup("web", with_resource(running(), "pm-1", connection="Connecting"), SETTINGS),
          "DRBD on pm-1 is Connecting"),
-        (lambda: remove_steps.cleanup("web", with_resource(alone(True), "pm-1", disk="Failed"), SETTINGS), "is not UpToDate"),
+        (lambda: remove_steps.cleanup("web", with_resource(alone(True), "pm-1", disk="Failed"), SETTINGS),
+         "is not UpToDate"),
     ],
 )  # fmt: skip
 def test_refused(build: Callable[[], object], words: str) -> None:

@@ -15,7 +15,7 @@ from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused
 from pmc.plans.failover import FRESH, Lost
 from pmc.settings import Settings
-from pmc.tasks.death import Sight, how, off, prove
+from pmc.tasks.fencing import Sight, how, off, prove
 from tests.unit.samples import SETTINGS, running
 
 SINCE = "2026-11-23T08:20:31+0000"

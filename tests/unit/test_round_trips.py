@@ -13,7 +13,7 @@ import pytest
 from invoke.context import Context
 
 from pmc.errors import PmcError
-from pmc.tasks import balance, failover, ha, ns, pm, repair, verify, vm
+from pmc.tasks import balance, failover, ns, peer, pm, repair, verify, vm
 from tests.unit.counted import counted
 from tests.unit.fake import World
 from tests.unit.stories import (
@@ -79,9 +79,9 @@ COUNTS = {
     "vm.prune": Count(lambda c: vm.prune(c, "web", keep_last="1"), LOOK, {"look": 2}),
     "vm.repair": Count(lambda c: repair.repair(c, "web"), LOOK, NEAR | {"ask": 2}),
     "vm.peer": Count(
-        lambda c: ha.peer(c, "web", secondary="pm-2"), ALLOCATING, {"look": 4, "lock": 4, "ask": 2}
+        lambda c: peer.peer(c, "web", secondary="pm-2"), ALLOCATING, {"look": 4, "lock": 4, "ask": 2}
     ),
-    "vm.peer --cleanup": Count(lambda c: ha.peer(c, "web", cleanup=True), LOOK, NEAR),
+    "vm.peer --cleanup": Count(lambda c: peer.peer(c, "web", cleanup=True), LOOK, NEAR),
     "pm.evacuate": Count(lambda c: failover.evacuate(c, "pm-1"), LOOK, ONE_MOVE),
     "pm.ready_drbd": Count(pm.ready_drbd, {"look": 1, "ask": 1}, {"look": 2, "ask": 2}),
     # A home is silent: then the lock is taken everywhere, so that a manager that sees the other home only meets it.

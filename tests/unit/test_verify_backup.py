@@ -174,7 +174,7 @@ def test_rows_that_were_proved_are_shown_when_it_is_interrupted(
     copies: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cluster = counted(monkeypatch, World())
-    monkeypatch.setattr("pmc.tasks.proof.run", lambda *_: cluster.stop.set())
+    monkeypatch.setattr("pmc.tasks.verify_backup.run", lambda *_: cluster.stop.set())
     with pytest.raises(Interrupted, match=f"not begun: {DELTA.id}"):
         vm.verify_backup(Context(), "web", all=True, from_=str(copies))
     assert [row.split()[0] for row in capsys.readouterr().out.splitlines()[2:]] == [BASE.id]
@@ -186,6 +186,6 @@ def test_a_directory_that_goes_meanwhile_is_not_bad(copies: Path, monkeypatch: p
         raise CommandFailed("manager", "zstd", 1, "no such file")
 
     counted(monkeypatch, World())
-    monkeypatch.setattr("pmc.tasks.proof.run", gone)
+    monkeypatch.setattr("pmc.tasks.verify_backup.run", gone)
     with pytest.raises(PmcError, match=f"nothing was proved: {BASE.id} was removed meanwhile"):
         vm.verify_backup(Context(), "web", backup=BASE.id, from_=str(copies))

@@ -15,7 +15,7 @@ from pmc.plans import interrupted_migration
 from pmc.plans import vm as plans
 from pmc.plans.evacuate import Leaving
 from pmc.settings import Settings
-from pmc.tasks import near
+from pmc.tasks import vm_lock
 from pmc.tasks.lookups import RUNNING
 from pmc.transport.lock import Lock
 from pmc.units import parse_rate
@@ -49,7 +49,10 @@ class Moved:
 def moved(cluster: Cluster, name: str, first: ClusterState, to: str = "", prefix: str = "") -> Moved:
     """Moves, then looks where the VM really is and closes two primaries: on every way out. `first` is what a look
     without the lock saw. `prefix` marks the lines of progress when several move at once."""
-    with near.held(cluster, f"vm.mv {name}", [name], first, beside=RUNNING) as (held, state), cluster.interruptible():
+    with (
+        vm_lock.held(cluster, f"vm.mv {name}", [name], first, beside=RUNNING) as (held, state),
+        cluster.interruptible(),
+    ):
         plan = plans.move(name, to, state, cluster.settings)
         try:
             cluster.apply(plan, prefix=prefix, under=[held])
@@ -171,14 +174,16 @@ def closed(
     `broken_off`: the migration failed, and libvirt may take its time to end what is left of it. Returns that node, and
     what could not be seen."""
     try:
-        state = at_rest(cluster, name, before, [held], prefix) if broken_off else near.again_of(cluster, before, name)
+        state = (
+            at_rest(cluster, name, before, [held], prefix) if broken_off else vm_lock.again_of(cluster, before, name)
+        )
         plan = plans.settle(name, state)
         if plan.steps:
             cluster.apply(plan, to_the_end=True, prefix=prefix, under=[held])
             if broken_off:  # libvirt lets a guest go on that could not before its writes did
                 state = at_rest(cluster, name, before, [held], prefix)
         # Also after a migration that went well: the link may be lost between its end and the close.
-        now = near.again_of(cluster, before, name)
+        now = vm_lock.again_of(cluster, before, name)
         for rest in (plans.let_go(name, now), interrupted_migration.rejoin(name, now)):
             if rest.steps:
                 cluster.apply(rest, to_the_end=True, prefix=prefix, under=[held])
@@ -196,13 +201,13 @@ def at_rest(
     source = interrupted_migration.came_from(name, before) or before.active_on(name)[0]
     deadline, tried = time.monotonic() + cluster.settings.deadlines.peer, list[PmcError]()
     while True:
-        state = near.again_of(cluster, before, name)
+        state = vm_lock.again_of(cluster, before, name)
         if (half := interrupted_migration.half_received(name, source, state)).steps:
             try:
                 cluster.apply(half, to_the_end=True, prefix=prefix, under=under)
             except PmcError as error:
                 tried.append(error)  # it is seen below whether it is gone
-            state = near.again_of(cluster, before, name)
+            state = vm_lock.again_of(cluster, before, name)
         if not interrupted_migration.unsettled(name, state):
             cluster.half = [each for each in cluster.half if each not in tried]
         if not interrupted_migration.unsettled(name, state) or time.monotonic() > deadline:

@@ -8,7 +8,7 @@ from pmc.errors import Refused
 from pmc.lock_files import ALLOCATION
 from pmc.plans import peer as plans
 from pmc.plans import remove_steps, requirements, split_brain_snapshot
-from pmc.tasks import lookups, near
+from pmc.tasks import lookups, vm_lock
 from pmc.tasks.base import carry_out, confirm, located, lock, opened, task
 from pmc.view.output import note
 
@@ -59,7 +59,7 @@ def peer(
             confirm(change.ask, name)
         if carry_out(c, cluster, plan, dry_run):
             note(f"{name} has its second copy on {secondary}" + ("" if plan.steps else " already"))
-            _tell_strays(near.again_of(cluster, state, name).strays(name), name)
+            _tell_strays(vm_lock.again_of(cluster, state, name).strays(name), name)
 
 
 def _tell_strays(strays: list[str], name: str) -> None:
