@@ -11,7 +11,7 @@ from pmc.capacity.memory import Guest, Memory, Score, running
 from pmc.capacity.rebalance import solve
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState
-from pmc.plans import vm
+from pmc.plans import migrate
 from pmc.settings import Settings
 from pmc.units import show_size
 
@@ -42,7 +42,7 @@ def balance(state: ClusterState, settings: Settings) -> Balance:
     for guest in guests:
         if guest.refuge and guest.on in memory.total:
             try:
-                vm.move(guest.name, guest.refuge, state, settings, room=False)
+                migrate.move(guest.name, guest.refuge, state, settings, room=False)
                 movable.append(guest)
             except Refused as error:
                 staying[guest.name] = str(error).removeprefix(f"{guest.name}: ")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, shown
 from pmc.plan import Plan
-from pmc.plans import failover, requirements, vm
+from pmc.plans import failover, migrate, requirements
 from pmc.settings import Settings
 from pmc.units import show_size
 
@@ -38,7 +38,7 @@ def move_each(names: Sequence[str], to: str, state: ClusterState, settings: Sett
     room = len(names) == 1  # of several together: below
     leaving = []
     for name in names:
-        plan = vm.move(name, to, state, settings, room)
+        plan = migrate.move(name, to, state, settings, room)
         (source,) = state.active_on(name)
         leaving.append(_leaving(name, source, to, plan, state))
     _room(leaving, state)
@@ -57,7 +57,7 @@ def move_all(node: str, state: ClusterState, settings: Settings) -> Evacuation:
     active = [name for name, domain in domains.items() if domain.active]
 
     def leave(name: str) -> Leaving:
-        return _leaving(name, node, "", vm.move(name, "", state, settings, room=False), state)
+        return _leaving(name, node, "", migrate.move(name, "", state, settings, room=False), state)
 
     off = tuple(sorted(name for name in domains if not state.active_on(name)))
     chosen = _chosen(active, leave, off, state)

@@ -19,7 +19,7 @@ from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, Resource
 from pmc.plan import Plan, Step, Wait, plan
 from pmc.plans import interrupted_restore, requirements, saved_memory, suspended_io, vm_steps
-from pmc.plans.vm import one_primary, writing
+from pmc.plans.close_migration import one_primary, writing
 from pmc.settings import Settings
 
 FRESH = 900  # seconds; a node that was alive longer after the link was lost may have written much alone

@@ -12,7 +12,7 @@ from pmc.facts import backing
 from pmc.health.node_checks import Finding
 from pmc.model import ClusterState, NodeState, Resource, ResourceFile
 from pmc.plan import Plan, Relay, Step, plan
-from pmc.plans.vm import one_primary
+from pmc.plans.close_migration import one_primary
 from pmc.settings import Settings
 
 READY_COLUMNS = ("node", "resource", "role", "connection", "disks", "in sync", "note")

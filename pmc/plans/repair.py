@@ -10,7 +10,7 @@ from pmc.errors import Refused
 from pmc.model import ClusterState, Resource
 from pmc.plain import then
 from pmc.plan import Step, on_each
-from pmc.plans import requirements, suspended_io, vm
+from pmc.plans import close_migration, requirements, suspended_io
 from pmc.plans.out_of_sync import differing
 from pmc.plans.repair_context import NO_DISK, About, Ailment, Case, Wishes
 from pmc.plans.repair_side import defined, disks, not_up
@@ -192,7 +192,7 @@ def open_apart(case: Case) -> list[Ailment]:
     if not opened or (len(up) == len(case.homes) and all(r.connection == "Connected" for r in up.values())):
         return []
     text = f"two primaries are allowed ({', '.join(opened)}), and the two sides are apart"
-    return [Ailment("two-primaries", text, tuple(vm.one_primary(opened, case.name, case.state)))]
+    return [Ailment("two-primaries", text, tuple(close_migration.one_primary(opened, case.name, case.state)))]
 
 
 def two_primaries(case: Case) -> list[Ailment]:
@@ -207,4 +207,4 @@ def two_primaries(case: Case) -> list[Ailment]:
     idle = [home for home in primaries if home != case.active] if len(primaries) > 1 else []
     steps = [Step(home, f"make {case.name} secondary", drbd.secondary(case.name), pivot=True) for home in idle]
     text = f"two primaries are {'there' if idle else 'allowed'} ({', '.join(idle or opened)})"
-    return [Ailment("two-primaries", text, (*steps, *vm.one_primary(opened, case.name, case.state)))]
+    return [Ailment("two-primaries", text, (*steps, *close_migration.one_primary(opened, case.name, case.state)))]

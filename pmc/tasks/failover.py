@@ -11,10 +11,9 @@ from pmc.cluster import Cluster
 from pmc.errors import Refused
 from pmc.model import ClusterState
 from pmc.paste import comment
+from pmc.plans import close_migration, interrupted_restore, requirements, saved_memory
 from pmc.plans import evacuate as evacuations
 from pmc.plans import failover as plans
-from pmc.plans import interrupted_restore, requirements, saved_memory
-from pmc.plans import vm as moves
 from pmc.plans.evacuate import Evacuation, Leaving
 from pmc.tasks import fencing, lookups
 from pmc.tasks.base import carry_out, complain, lock, opened, task
@@ -110,7 +109,7 @@ def evacuate(
             note(f"{name} is off and is left{saved_memory.told(name, state)}")
         if dry:
             for each in wanted.leaving:
-                closing = [] if failover else [moves.closing(each.name, each.target, state)]
+                closing = [] if failover else [close_migration.closing(each.name, each.target, state)]
                 show(cluster.script(each.plan, *closing, first=proof))
             for name, why in wanted.staying.items():
                 show(comment(f"{name} stays: {why}"))

@@ -11,8 +11,7 @@ from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused, StepFailed
 from pmc.model import ClusterState
 from pmc.plain import then
-from pmc.plans import interrupted_migration
-from pmc.plans import vm as plans
+from pmc.plans import close_migration, interrupted_migration, migrate
 from pmc.plans.evacuate import Leaving
 from pmc.settings import Settings
 from pmc.tasks import vm_lock
@@ -53,7 +52,7 @@ def moved(cluster: Cluster, name: str, first: ClusterState, to: str = "", prefix
         vm_lock.held(cluster, f"vm.mv {name}", [name], first, beside=RUNNING) as (held, state),
         cluster.interruptible(),
     ):
-        plan = plans.move(name, to, state, cluster.settings)
+        plan = migrate.move(name, to, state, cluster.settings)
         try:
             cluster.apply(plan, prefix=prefix, under=[held])
         except PmcError as error:
@@ -177,17 +176,19 @@ def closed(
         state = (
             at_rest(cluster, name, before, [held], prefix) if broken_off else vm_lock.again_of(cluster, before, name)
         )
-        plan = plans.settle(name, state)
+        plan = close_migration.settle(name, state)
         if plan.steps:
             cluster.apply(plan, to_the_end=True, prefix=prefix, under=[held])
             if broken_off:  # libvirt lets a guest go on that could not before its writes did
                 state = at_rest(cluster, name, before, [held], prefix)
         # Also after a migration that went well: the link may be lost between its end and the close.
         now = vm_lock.again_of(cluster, before, name)
-        for rest in (plans.let_go(name, now), interrupted_migration.rejoin(name, now)):
+        for rest in (close_migration.let_go(name, now), interrupted_migration.rejoin(name, now)):
             if rest.steps:
                 cluster.apply(rest, to_the_end=True, prefix=prefix, under=[held])
-        return (state.active_on(name) or ["no node"])[0], plans.unseen(name, state) + plans.standing(name, state)
+        return (state.active_on(name) or ["no node"])[0], close_migration.unseen(
+            name, state
+        ) + close_migration.standing(name, state)
     except PmcError as error:
         said = f"{name} was NOT closed, two primaries may still be allowed: {error}"
         cluster.half.append(left := StepFailed(then(said, f"fab vm.mv {name} --cleanup"), half=True))

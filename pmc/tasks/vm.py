@@ -10,11 +10,21 @@ from pmc.lock_files import ALLOCATION
 from pmc.model import ClusterState
 from pmc.plans import add as adding
 from pmc.plans import clone as cloning
+from pmc.plans import (
+    close_migration,
+    interrupted_migration,
+    placement,
+    remove,
+    request,
+    requirements,
+    saved_memory,
+    split_brain_snapshot,
+)
 from pmc.plans import evacuate as evacuations
-from pmc.plans import interrupted_migration, placement, request, requirements, saved_memory, split_brain_snapshot
 from pmc.plans import prune as pruning
 from pmc.plans import remove_steps as clearing
-from pmc.plans import vm as plans
+from pmc.plans import start as start_plan
+from pmc.plans import stop as stop_plan
 from pmc.tasks import lookups
 from pmc.tasks.backups import backup, backups
 from pmc.tasks.base import CHOSEN, carry_out, complain, confirm, listed, located, lock, opened, task
@@ -116,9 +126,9 @@ def start(
         if on:
             cluster.settings.node("--on", on)
         state = located(c, cluster, dry_run, name)
-        plan = plans.start(name, on, state, cluster.settings, discard_saved)
+        plan = start_plan.start(name, on, state, cluster.settings, discard_saved)
         node = plan.steps[-1].node
-        if differs := plans.unlike(name, node, state):
+        if differs := start_plan.unlike(name, node, state):
             note(differs)
         if carry_out(c, cluster, plan, dry_run):
             homes = state.homes(name)
@@ -132,7 +142,7 @@ def stop(c: Any, name: str = "", force: bool = False, conf: str = "", dry_run: b
     with opened(conf) as cluster:
         requirements.check_name("vm.stop", name)
         state = located(c, cluster, dry_run, name)
-        plan = plans.stop(name, force, state, cluster.settings)
+        plan = stop_plan.stop(name, force, state, cluster.settings)
         if carry_out(c, cluster, plan, dry_run):
             note((f"{name} is off" if plan.steps else f"{name} was off already") + saved_memory.told(name, state))
 
@@ -192,7 +202,7 @@ def mv(
         moves = evacuations.move_each(chosen, to, state, cluster.settings)
         if dry_run or c.config.run.dry:
             for each in moves:
-                show(cluster.script(each.plan, plans.closing(each.name, each.target, state)))
+                show(cluster.script(each.plan, close_migration.closing(each.name, each.target, state)))
         elif len(moves) == 1:
             note(str(moved(cluster, chosen[0], state, to)))
         elif moves:
@@ -206,14 +216,14 @@ def _clean(c: Any, cluster: Cluster, name: str, state: ClusterState, dry_run: bo
     if half.steps and not carry_out(c, cluster, half, dry_run):
         return
     seen = at_rest(cluster, name, state) if half.steps else state
-    plan = plans.settle(name, seen)
+    plan = close_migration.settle(name, seen)
     if carry_out(c, cluster, plan, dry_run):
         now = again_of(cluster, seen, name) if plan.steps else seen
-        for rest in (plans.let_go(name, now), interrupted_migration.rejoin(name, now)):
+        for rest in (close_migration.let_go(name, now), interrupted_migration.rejoin(name, now)):
             if plan.steps and rest.steps:
                 cluster.apply(rest, to_the_end=True)
         said = f"{name} is clean" if plan.steps else f"{name} has nothing to clean"
-        note(said + plans.unseen(name, seen) + plans.standing(name, now))
+        note(said + close_migration.unseen(name, seen) + close_migration.standing(name, now))
 
 
 @task(
@@ -234,7 +244,7 @@ def rm(c: Any, name: str = "", backups: bool = False, yes: bool = False, conf: s
         lock(c, cluster, dry_run, name)
         state = cluster.state(beside=lookups.backups(cluster, name))
         stored = lookups.stored(state)
-        plan = plans.remove(name, state, cluster.settings, stored, backups)
+        plan = remove.remove(name, state, cluster.settings, stored, backups)
         left = pruning.lying(name, stored) if stored else ""
         holders = clearing.holders(name, state)
         disks = clearing.going(name, holders, cluster.settings)

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from pmc.errors import PmcError
-from pmc.plans import interrupted_migration, pm, vm
+from pmc.plans import close_migration, interrupted_migration, migrate, pm
+from pmc.plans import start as start_plan
+from pmc.plans import stop as stop_plan
 from tests.unit.samples import SETTINGS
 from tests.unit.sequences import NODE, NODES, ONE, TROUBLE, Base, Manager, Trouble
 
@@ -19,7 +21,7 @@ class Life(Base):
         self._start(self.there(one, running=False), on, trouble)
 
     def _start(self, name: str, on: str, trouble: Trouble) -> None:
-        work = lambda manager: manager.carry_out(vm.start(name, on, self.state(), SETTINGS))  # noqa: E731
+        work = lambda manager: manager.carry_out(start_plan.start(name, on, self.state(), SETTINGS))  # noqa: E731
         if self.task("vm.start", work, trouble) == "done":
             self.opened.discard(name)
 
@@ -28,7 +30,9 @@ class Life(Base):
         self._stop(self.there(one, running=True), force, trouble)
 
     def _stop(self, name: str, force: bool, trouble: Trouble) -> None:
-        self.task("vm.stop", lambda manager: manager.carry_out(vm.stop(name, force, self.state(), SETTINGS)), trouble)
+        self.task(
+            "vm.stop", lambda manager: manager.carry_out(stop_plan.stop(name, force, self.state(), SETTINGS)), trouble
+        )
 
     @rule(one=ONE, trouble=TROUBLE)
     def move(self, one: int, trouble: Trouble) -> None:
@@ -44,21 +48,21 @@ class Life(Base):
 
     def _cleanup(self, name: str, trouble: Trouble) -> None:
         def work(manager: Manager) -> None:
-            manager.carry_out(vm.settle(name, self.state()))
-            manager.carry_out(vm.let_go(name, self.state()))
+            manager.carry_out(close_migration.settle(name, self.state()))
+            manager.carry_out(close_migration.let_go(name, self.state()))
 
         if self.task("vm.mv --cleanup", work, trouble) == "done" and self.sees(name):
-            if not vm.unseen(name, self.state()):
+            if not close_migration.unseen(name, self.state()):
                 self.opened.discard(name)
-            assert not vm.settle(name, self.state()).steps, "there is nothing to clean twice"
+            assert not close_migration.settle(name, self.state()).steps, "there is nothing to clean twice"
 
     def _close(self, manager: Manager, name: str) -> None:
         try:
             state = self.state()
-            manager.carry_out(vm.settle(name, state))
-            if vm.unseen(name, state):
+            manager.carry_out(close_migration.settle(name, state))
+            if close_migration.unseen(name, state):
                 self.opened.add(name)
-            manager.carry_out(vm.let_go(name, self.state()))
+            manager.carry_out(close_migration.let_go(name, self.state()))
             manager.carry_out(interrupted_migration.rejoin(name, self.state()))
         except PmcError as error:
             self.opened.add(name)
@@ -66,7 +70,7 @@ class Life(Base):
 
     def _move(self, manager: Manager, name: str) -> None:
         """As vm.mv: it closes on every way out, and sides that lost each other meanwhile rejoin."""
-        plan = vm.move(name, "", self.state(), SETTINGS)
+        plan = migrate.move(name, "", self.state(), SETTINGS)
         try:
             manager.carry_out(plan)
         except PmcError as error:

@@ -11,7 +11,22 @@ from pmc.backup import Backup, Stored
 from pmc.drbd_generations import Generation
 from pmc.model import ClusterState, NodeState, Volume
 from pmc.plan import Plan, apply
-from pmc.plans import add, backup, clone, failover, peer, prune, remove_steps, repair, restore, vm
+from pmc.plans import (
+    add,
+    backup,
+    clone,
+    close_migration,
+    failover,
+    migrate,
+    peer,
+    prune,
+    remove,
+    remove_steps,
+    repair,
+    restore,
+    start,
+)
+from pmc.plans import stop as stop_plan
 from pmc.plans.backup import Wish
 from pmc.plans.repair_context import About, Wishes
 from pmc.plans.request import Add, Image
@@ -120,7 +135,7 @@ def kept_of(id: str, origin: Volume) -> Volume:
 
 def stopped_web() -> World:
     world = with_web()
-    return done(world, vm.stop("web", False, world.state(), SETTINGS))
+    return done(world, stop_plan.stop("web", False, world.state(), SETTINGS))
 
 
 def saved_web() -> World:
@@ -133,20 +148,20 @@ def saved_web() -> World:
 
 def stopped_thin_web() -> World:
     world = with_kept_web()
-    return done(world, vm.stop("web", False, world.state(), SETTINGS))
+    return done(world, stop_plan.stop("web", False, world.state(), SETTINGS))
 
 
 def moved_web() -> World:
     """web was moved to pm-2 and two primaries are still allowed."""
     world = with_web()
-    return done(world, vm.move("web", "", world.state(), SETTINGS))
+    return done(world, migrate.move("web", "", world.state(), SETTINGS))
 
 
 def thin_moved_web() -> World:
     """web was moved to pm-2, where the snapshot of its base is kept; pm-1, the standby now, has none."""
     world = with_kept_web()
-    world = done(world, vm.move("web", "", world.state(), SETTINGS))
-    return done(world, vm.settle("web", world.state()))
+    world = done(world, migrate.move("web", "", world.state(), SETTINGS))
+    return done(world, close_migration.settle("web", world.state()))
 
 
 def orphaned_web() -> World:
@@ -166,7 +181,7 @@ def orphaned_saved_web() -> World:
 def torn_web() -> World:
     """pm-1 died while web migrated to pm-2: it is primary there already."""
     world = with_web()
-    plan = vm.move("web", "", world.state(), SETTINGS)
+    plan = migrate.move("web", "", world.state(), SETTINGS)
     world = done(world, Plan("half", plan.steps[:-1]))
     world.dead.add("pm-1")
     return world
@@ -281,7 +296,7 @@ def pruned(world: World) -> Plan:
 
 
 def removed_with_backups(world: World) -> Plan:
-    return vm.remove("web", world.state(), SETTINGS, stored_in(world), backups=True)
+    return remove.remove("web", world.state(), SETTINGS, stored_in(world), backups=True)
 
 
 PARTED = {"pm-1": About(Generation(0x20, 0x10), xml=XML), "pm-2": About(Generation(0x30, 0x10), xml=XML)}
@@ -396,21 +411,21 @@ STORIES: dict[str, Callable[[], Story]] = {
     "vm.add-reuse": reused,
     "vm.add-thin": new_thin,
     "vm.add-clone-thin": of_web(lambda world: _add(wanted("web2", clone="web"), world, NEW, THIN), with_thin_web),
-    "vm.start": of_web(lambda world: vm.start("web", "", world.state(), SETTINGS), stopped_web),
-    "vm.start-on": of_web(lambda world: vm.start("web", "pm-2", world.state(), SETTINGS), stopped_web),
-    "vm.start-saved": of_web(lambda world: vm.start("web", "", world.state(), SETTINGS, discard=True), saved_web),
-    "vm.stop": of_web(lambda world: vm.stop("web", False, world.state(), SETTINGS)),
-    "vm.stop-force": of_web(lambda world: vm.stop("web", True, world.state(), SETTINGS)),
-    "vm.mv": of_web(lambda world: vm.move("web", "", world.state(), SETTINGS)),
-    "vm.mv-close": of_web(lambda world: vm.settle("web", world.state()), moved_web),
+    "vm.start": of_web(lambda world: start.start("web", "", world.state(), SETTINGS), stopped_web),
+    "vm.start-on": of_web(lambda world: start.start("web", "pm-2", world.state(), SETTINGS), stopped_web),
+    "vm.start-saved": of_web(lambda world: start.start("web", "", world.state(), SETTINGS, discard=True), saved_web),
+    "vm.stop": of_web(lambda world: stop_plan.stop("web", False, world.state(), SETTINGS)),
+    "vm.stop-force": of_web(lambda world: stop_plan.stop("web", True, world.state(), SETTINGS)),
+    "vm.mv": of_web(lambda world: migrate.move("web", "", world.state(), SETTINGS)),
+    "vm.mv-close": of_web(lambda world: close_migration.settle("web", world.state()), moved_web),
     "vm.failover": of_web(lambda world: failover.failover("web", world.state(), SETTINGS), orphaned_web),
     "vm.failover-torn": of_web(lambda world: failover.failover("web", world.state(), SETTINGS), torn_web),
     "vm.failover-saved": of_web(
         lambda world: failover.failover("web", world.state(), SETTINGS, discard=True), orphaned_saved_web
     ),
-    "vm.rm-saved": of_web(lambda world: vm.remove("web", world.state(), SETTINGS), saved_web),
-    "vm.rm": of_web(lambda world: vm.remove("web", world.state(), SETTINGS)),
-    "vm.rm-half": of_web(lambda world: vm.remove("web", world.state(), SETTINGS), half_web),
+    "vm.rm-saved": of_web(lambda world: remove.remove("web", world.state(), SETTINGS), saved_web),
+    "vm.rm": of_web(lambda world: remove.remove("web", world.state(), SETTINGS)),
+    "vm.rm-half": of_web(lambda world: remove.remove("web", world.state(), SETTINGS), half_web),
     "vm.rm-backups": of_web(removed_with_backups, backed_up_web),
     "vm.rm-backups-gone": of_web(removed_with_backups, gone_web),
     "vm.backup-base": of_web(backed_up(())),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
 from pmc.errors import PmcError
-from pmc.plans import failover, pm, remove_steps, vm
+from pmc.plans import close_migration, failover, pm, remove_steps, start
 from tests.unit.losses import WORD
 from tests.unit.misfortunes import Misfortunes
 from tests.unit.samples import SETTINGS
@@ -79,9 +79,9 @@ class Swarm(Misfortunes):
     def _deeds_of(self, name: str, word: str, keep: str) -> list[Deed]:
         state = self.state()
         tries: list[tuple[Callable[[], object], Deed]] = [
-            (lambda: vm.start(name, "", state, SETTINGS), lambda trouble: self._start(name, "", trouble)),
+            (lambda: start.start(name, "", state, SETTINGS), lambda trouble: self._start(name, "", trouble)),
             (lambda: failover.failover(name, state, SETTINGS), lambda trouble: self._failed_over(name, word, trouble)),
-            (lambda: vm.settle(name, state).steps, lambda trouble: self._cleanup(name, trouble)),
+            (lambda: close_migration.settle(name, state).steps, lambda trouble: self._cleanup(name, trouble)),
             (lambda: remove_steps.cleanup(name, state, SETTINGS).steps, lambda trouble: self._cleared(name, trouble)),
             (lambda: self._mendable(name, keep), lambda trouble: self._repaired(name, keep, True, trouble)),
         ]

@@ -29,12 +29,13 @@ from pmc.plans import (
     failover,
     peer,
     pm,
+    remove,
     remove_steps,
     repair,
     requirements,
     restore,
     split_brain_snapshot,
-    vm,
+    start,
 )
 from pmc.plans.backup import Wish
 from pmc.plans.repair_context import About, Ailment, Wishes
@@ -123,7 +124,7 @@ def split(state: ClusterState) -> Plan:
 
 
 def removed(state: ClusterState) -> Plan:
-    return vm.remove("db", state, SETTINGS)
+    return remove.remove("db", state, SETTINGS)
 
 
 def peered(state: ClusterState) -> Plan:
@@ -281,7 +282,7 @@ def test_a_mark_on_that_disk_keeps_it_from_being_started() -> None:
         state = db(disk=marked(tag))
         assert requirements.restoring(state, "db") == ["pm-1", "pm-2"]
         with pytest.raises(Refused, match="a restore into its disk was interrupted"):
-            vm.start("db", "", state, SETTINGS)
+            start.start("db", "", state, SETTINGS)
         alone = replace(state.nodes["pm-2"].resources["db"], connection="Connecting")
         dead = ClusterState({
             **changed(state, "pm-2", resources={"db": alone}).nodes, "pm-1": node("pm-1", down="no ssh", answers=False)
@@ -328,7 +329,7 @@ BASE_OF = Volume("golden.base", "vg", 32 * MiB, ("pmc", "pmc.of.X"), "golden", "
 
 def test_a_thin_clone_stays_when_the_vm_that_it_was_made_of_goes() -> None:
     state = golden(BASE_OF)
-    plan = vm.remove("golden", state, SETTINGS)
+    plan = remove.remove("golden", state, SETTINGS)
     assert touched(plan) == {"golden", "golden.base"}
     holders = state.knowing("golden")
     assert remove_steps.going("golden", holders, SETTINGS) == "vg/golden on pm-1, vg/golden.base on pm-1"
@@ -341,7 +342,7 @@ def test_a_snapshot_of_ours_on_one_node_is_not_removed_on_another_where_it_is_no
     state = changed(
         state, "pm-2", volumes={"golden.base": other, "golden": replace(other, name="golden", tags=("pmc",))}
     )
-    plan = vm.remove("golden", state, SETTINGS)
+    plan = remove.remove("golden", state, SETTINGS)
     assert [(s.node, s.note) for s in plan.steps if "remove the volume" in s.note] == [
         ("pm-1", "remove the volume vg/golden.base"),
         ("pm-1", "remove the volume vg/golden"),
@@ -415,7 +416,7 @@ def test_verify_looks_at_the_disk_that_is_named() -> None:
 )
 def test_what_would_go_with_the_disk_is_refused_by_name_before_the_first_step(more: Volume, words: str) -> None:
     with pytest.raises(Refused) as why:
-        vm.remove("golden", golden(more), SETTINGS)
+        remove.remove("golden", golden(more), SETTINGS)
     assert words in str(why.value)
     assert "lvremove" not in str(why.value)
 
@@ -427,7 +428,7 @@ def test_a_volume_that_is_another_vms_disk_is_not_removed() -> None:
     with pytest.raises(
         Refused, match=r"by /etc/drbd\.d/shop\.res the volume vg/golden is the disk of shop, so it is neither"
     ):
-        vm.remove("golden", changed(state, "pm-1", files={"shop": shop}), SETTINGS)
+        remove.remove("golden", changed(state, "pm-1", files={"shop": shop}), SETTINGS)
 
 
 # -- vm.add --reuse --

@@ -16,7 +16,7 @@ from pmc.errors import Refused, StepFailed
 from pmc.health import verify
 from pmc.model import Volume
 from pmc.plan import Plan, apply
-from pmc.plans import backup, clone, vm
+from pmc.plans import backup, clone, remove, stop
 from pmc.units import GiB
 from tests.unit.fake import World, done
 from tests.unit.samples import SETTINGS, changed, running
@@ -37,7 +37,7 @@ def broken_off() -> World:
 
 def test_it_goes_with_the_half_made_clone_which_leaves_nothing() -> None:
     world = broken_off()
-    assert done(world, vm.remove("web2", world.state(), SETTINGS)) == with_web()
+    assert done(world, remove.remove("web2", world.state(), SETTINGS)) == with_web()
 
 
 def test_it_goes_with_the_next_backup_of_the_source() -> None:
@@ -48,10 +48,10 @@ def test_it_goes_with_the_next_backup_of_the_source() -> None:
 
 def test_what_is_read_for_another_clone_stays() -> None:
     world = broken_off()
-    plan = vm.remove("web2", world.state(), SETTINGS)
+    plan = remove.remove("web2", world.state(), SETTINGS)
     again = world.nodes["pm-2"].volumes["web.clone"] = Volume("web.clone", "vg", GiB, ("pmc", "pmc.for.db"), "web")
     assert done(world, plan).nodes["pm-2"].volumes["web.clone"] == again, "made anew after the look"
-    assert "web.clone" not in str(vm.remove("web2", world.state(), SETTINGS))
+    assert "web.clone" not in str(remove.remove("web2", world.state(), SETTINGS))
 
 
 def test_a_standby_that_lost_its_peer_while_the_new_disk_was_zeroed_is_not_copied() -> None:
@@ -68,7 +68,7 @@ def test_a_standby_that_lost_its_peer_while_the_new_disk_was_zeroed_is_not_copie
 @pytest.mark.parametrize("use", ["runs", "primary"])
 def test_nothing_is_copied_of_a_vm_whose_old_copy_elsewhere_is_in_use(use: str) -> None:
     """Its guest writes there, and what its nodes have is something else."""
-    world = done(with_stray(), vm.stop("web", True, with_stray().state(), SETTINGS))
+    world = done(with_stray(), stop.stop("web", True, with_stray().state(), SETTINGS))
     kernel = world.nodes["pm-2"].resources["web"]
     world.nodes["pm-2"].domains["web"] = "running" if use == "runs" else "shut off"
     kernel.role = "Primary"

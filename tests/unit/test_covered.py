@@ -15,7 +15,7 @@ from pmc.facts import domain_disks
 from pmc.facts.domain_disks import Disk, Running
 from pmc.health.questions import parse_domain_files
 from pmc.model import ClusterState
-from pmc.plans import other_disks, peer, remove_steps, repair, restore, vm
+from pmc.plans import migrate, other_disks, peer, remove, remove_steps, repair, restore
 from pmc.plans.repair_context import About, Wishes
 from pmc.plans.restore import Found
 from pmc.tasks import backups, ns
@@ -138,7 +138,7 @@ def test_nor_is_a_resource_with_several_volumes(what: str) -> None:
 
 def test_nor_are_its_volumes_removed_by_half() -> None:
     with pytest.raises(Refused, match=r"web: vm.rm is of one disk, and .* \(/dev/drbd1, /dev/drbd9\)"):
-        vm.remove("web", several(stopped()), SETTINGS)
+        remove.remove("web", several(stopped()), SETTINGS)
     with pytest.raises(Refused, match=r"web: vm.peer --cleanup is of one disk, and .* \(/dev/drbd1, /dev/drbd9\)"):
         remove_steps.cleanup("web", several(stopped()), SETTINGS)
 
@@ -244,7 +244,7 @@ def test_a_new_disk(xml: str) -> None:
 
 def moved(*found: Disk, state: ClusterState | None = None) -> object:
     runs = {"web": Running("kvm", (Disk("vda", "/dev/drbd1"), *found))}
-    return vm.move("web", "", changed(state or running(), "pm-1", beside={domain_disks.RUNNING: runs}), SETTINGS)
+    return migrate.move("web", "", changed(state or running(), "pm-1", beside={domain_disks.RUNNING: runs}), SETTINGS)
 
 
 def test_a_vm_does_not_move_without_one_of_its_disks() -> None:

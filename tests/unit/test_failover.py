@@ -15,7 +15,7 @@ import pytest
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState, Domain, NodeState, Odd, ResourceFile
 from pmc.plan import Plan
-from pmc.plans import evacuate, failover, interrupted_migration, vm
+from pmc.plans import close_migration, evacuate, failover, interrupted_migration
 from pmc.plans.failover import Lost, Seen
 from pmc.settings import Settings
 from pmc.tasks import migrate, vm_lock
@@ -536,4 +536,4 @@ def test_a_silent_node_may_still_allow_two_primaries(monkeypatch: pytest.MonkeyP
     assert more == (
         "; pm-2 does not answer, and may still allow two primaries. Once it does: fab vm.mv web --cleanup"
     )  # fmt: skip
-    assert vm.unseen("web", running()) == ""
+    assert close_migration.unseen("web", running()) == ""

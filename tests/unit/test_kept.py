@@ -14,7 +14,7 @@ from pmc.backup import Stored
 from pmc.errors import Refused, StepFailed
 from pmc.model import Volume
 from pmc.plan import Plan, apply
-from pmc.plans import backup, base_snapshot, vm
+from pmc.plans import backup, base_snapshot, remove
 from pmc.units import GiB
 from tests.unit.fake import World, done
 from tests.unit.samples import SETTINGS
@@ -180,7 +180,7 @@ def test_a_manager_that_dies_before_the_snapshot_is_kept_leaves_what_the_next_ba
 
 def test_it_goes_with_the_vm() -> None:
     world = stopped_thin_web()
-    after = done(world, vm.remove("web", world.state(), SETTINGS))
+    after = done(world, remove.remove("web", world.state(), SETTINGS))
     assert [set(machine.volumes) for machine in after.nodes.values()] == [{"pool"}] * 3
 
 

@@ -28,7 +28,8 @@ from pmc import drbd
 from pmc.backup import Stored
 from pmc.capacity import allocate
 from pmc.model import ClusterState
-from pmc.plans import add, backup, clone, restore, vm
+from pmc.plans import add, backup, clone, restore
+from pmc.plans import remove as remove_plan
 from pmc.plans.backup import Wish
 from pmc.plans.request import Add
 from pmc.plans.vm_steps import Given
@@ -119,7 +120,7 @@ class Machine(Swarm):
         self.made("vm.restore", work, trouble)
 
     def _remove(self, manager: Manager, name: str) -> None:
-        plan = vm.remove(name, self.state(), SETTINGS)
+        plan = remove_plan.remove(name, self.state(), SETTINGS)
         self.world.removing = name
         self.world.acknowledged.pop(name, None)
         try:

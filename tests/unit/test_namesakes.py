@@ -10,7 +10,8 @@ import pytest
 
 from pmc.errors import Refused
 from pmc.model import ClusterState, ResourceFile
-from pmc.plans import peer, remove_steps, vm
+from pmc.plans import peer, remove_steps
+from pmc.plans import remove as remove_plan
 from tests.unit.samples import SETTINGS, alone, changed, home, running
 from tests.unit.stories import with_stray
 
@@ -23,7 +24,7 @@ def beside(state: ClusterState) -> ClusterState:
 
 
 REMOVALS: list[Callable[[ClusterState], Any]] = [
-    lambda state: vm.remove("web", state, SETTINGS),
+    lambda state: remove_plan.remove("web", state, SETTINGS),
     lambda state: remove_steps.cleanup("web", state, SETTINGS),
 ]
 
@@ -47,7 +48,7 @@ def test_an_old_copy_is(remove: Callable[[ClusterState], Any]) -> None:
 
 def test_two_that_live_alone_each() -> None:
     with pytest.raises(Refused, match="one on pm-1, another on pm-3"):
-        vm.remove("web", beside(alone(active=False)), SETTINGS)
+        remove_plan.remove("web", beside(alone(active=False)), SETTINGS)
 
 
 def test_files_that_a_third_one_joins_are_one_vms() -> None:

@@ -17,7 +17,7 @@ from pmc import backup_pipeline, paste, virsh
 from pmc.command import Command, bash, command
 from pmc.paste import Way
 from pmc.plan import Action, Fetch, Plan, Relay, Step, Transfer, Wait, Watch, apply, plan
-from pmc.plans import vm
+from pmc.plans import close_migration, migrate
 from pmc.settings import NodeSettings
 from pmc.transport import local
 from pmc.transport.connection import configuration
@@ -234,14 +234,14 @@ def test_the_closing_that_is_printed_is_the_one_that_runs(begin: Callable[[], Wo
     world = begin()
     state = world.state()
     (target,) = (home for home in state.homes("web") if home not in state.active_on("web"))
-    printed = vm.closing("web", target, state)
-    world = done(world, vm.move("web", "", state, SETTINGS))
+    printed = close_migration.closing("web", target, state)
+    world = done(world, migrate.move("web", "", state, SETTINGS))
     assert printed == closed(world)
     assert len(printed.steps) == 3
 
 
 def closed(world: World) -> Plan:
-    return vm.settle("web", world.state())
+    return close_migration.settle("web", world.state())
 
 
 @pytest.mark.parametrize(

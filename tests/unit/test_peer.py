@@ -13,7 +13,7 @@ from pmc import drbd_new_peer, lvm
 from pmc.errors import NodeDown, Refused, StepFailed
 from pmc.model import ClusterState, Domain, NodeState, ResourceFile, Volume
 from pmc.plan import apply
-from pmc.plans import peer, remove_steps, vm
+from pmc.plans import close_migration, migrate, peer, remove, remove_steps, start, stop
 from pmc.plans import pm as nodes
 from pmc.units import GiB, MiB
 from pmc.view.rows import vm_rows
@@ -73,24 +73,24 @@ def test_what_contradicts_itself_is_not_started_nor_moved() -> None:
     )
     state = changed(both, "pm-3", files={"web": ResourceFile("web", 1, "/dev/vg/web", ("pm-1", "pm-3"), (7800,))})
     with pytest.raises(Refused, match="its resource files disagree about its nodes"):
-        vm.move("web", "", state, SETTINGS)
+        migrate.move("web", "", state, SETTINGS)
     with pytest.raises(Refused, match="its resource files disagree about its nodes"):
-        vm.settle("web", state)
+        close_migration.settle("web", state)
     with pytest.raises(NodeDown, match="may run on pm-1"):
-        vm.start("web", "", state, SETTINGS)
+        start.start("web", "", state, SETTINGS)
     answering = changed(state, "pm-1", down="")
     with pytest.raises(Refused, match="its resource files disagree about its nodes"):
-        vm.start("web", "pm-2", answering, SETTINGS)
+        start.start("web", "pm-2", answering, SETTINGS)
 
 
 def test_a_stray_is_not_started() -> None:
     world = with_stray()
-    world = done(world, vm.stop("web", False, world.state(), SETTINGS))
+    world = done(world, stop.stop("web", False, world.state(), SETTINGS))
     with pytest.raises(
         Refused, match=r"--on pm-2: .* old or unfinished copy; web lives on pm-1 and pm-3\. .* --cleanup"
     ):
-        vm.start("web", "pm-2", world.state(), SETTINGS)
-    assert [step.node for step in vm.start("web", "", world.state(), SETTINGS).steps] == ["pm-1", "pm-1"]
+        start.start("web", "pm-2", world.state(), SETTINGS)
+    assert [step.node for step in start.start("web", "", world.state(), SETTINGS).steps] == ["pm-1", "pm-1"]
 
 
 def test_a_stray_is_not_brought_up_after_a_boot() -> None:
@@ -113,7 +113,7 @@ def test_a_stray_is_listed_as_what_it_is() -> None:
 
 def test_removing_the_vm_removes_its_strays() -> None:
     world = with_stray()
-    after = done(world, vm.remove("web", world.state(), SETTINGS))
+    after = done(world, remove.remove("web", world.state(), SETTINGS))
     assert not any(machine.volumes or machine.files or machine.domains for machine in after.nodes.values())
 
 
@@ -134,7 +134,7 @@ def test_the_vm_is_whole_on_its_new_pair_and_ran_all_the_time(name: str) -> None
     assert all(state.nodes[place].resources["web"].healthy for place in ("pm-1", new))
     assert [world.nodes[place].volumes["web"].tags for place in ("pm-1", new)] == [("pmc",)] * 2
     assert not any(".old" in path for machine in world.nodes.values() for path in machine.files)
-    assert vm.move("web", "", state, SETTINGS).steps[-1].note == "migrate web to pm-3"
+    assert migrate.move("web", "", state, SETTINGS).steps[-1].note == "migrate web to pm-3"
     assert peered(world).steps == ()
 
 
@@ -210,7 +210,7 @@ def test_a_manager_that_dies_between_any_two_steps(begin: Callable[[], World]) -
         for step in plan.steps[:count]:
             world.carry_out(step.node, step.do)
         assert_ends_well(world.copy())
-        gone = done(world, vm.remove("web", world.state(), SETTINGS))
+        gone = done(world, remove.remove("web", world.state(), SETTINGS))
         assert not any(machine.volumes or machine.files or machine.domains for machine in gone.nodes.values())
 
 

@@ -10,7 +10,7 @@ import pytest
 from pmc.command import command
 from pmc.errors import CommandFailed, InDoubt, Interrupted, PmcError, StepFailed
 from pmc.plan import Calls, Plan, Step, apply, plan
-from pmc.plans import vm
+from pmc.plans import close_migration, remove
 from tests.lab import rig
 from tests.unit.fake import Faulty, World, done
 from tests.unit.samples import SETTINGS
@@ -137,7 +137,7 @@ def test_a_lost_migration_is_not_guessed_at() -> None:
     world, told = broken(story, 4, "lost after")
     assert world.state().active_on("web") == ["pm-2"]
     assert "drbdadm secondary web" in by_hand(told)
-    closed = done(world, vm.settle("web", world.state())).state()
+    closed = done(world, close_migration.settle("web", world.state())).state()
     assert closed.primaries("web") == ["pm-2"]
     assert not any(each.resources["web"].two_primaries for each in closed if "web" in each.resources)
 
@@ -219,7 +219,9 @@ def test_past_a_pivot_there_is_no_way_back_and_the_same_again_goes_on(name: str)
         elif name.startswith("vm.rm-backups"):
             again = removed_with_backups(world)
         else:
-            again = vm.settle("web", state) if name == "vm.mv-close" else vm.remove("web", state, SETTINGS)
+            again = (
+                close_migration.settle("web", state) if name == "vm.mv-close" else remove.remove("web", state, SETTINGS)
+            )
         assert done(world, again) == done(story.world, story.plan)
 
 

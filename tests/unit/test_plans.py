@@ -22,7 +22,10 @@ from pmc.facts import domain_disks
 from pmc.facts.domain_disks import Running
 from pmc.model import ClusterState, Domain, NodeState, ResourceFile, Volume
 from pmc.plan import Plan
-from pmc.plans import add, backup, clone, evacuate, failover, repair, requirements, restore, vm
+from pmc.plans import add, backup, clone, close_migration, evacuate, failover, migrate, repair, requirements, restore
+from pmc.plans import remove as remove_plan
+from pmc.plans import start as start_plan
+from pmc.plans import stop as stop_plan
 from pmc.settings import Settings
 from pmc.units import GiB, MiB
 from tests.unit.fake import done
@@ -187,21 +190,21 @@ def test_a_plan_of_add_leads_to_a_vm_that_is_whole() -> None:
 def test_moving_and_closing_leaves_one_primary_and_two_allowed_nowhere() -> None:
     story = STORIES["vm.mv"]()
     moved = done(story.world, story.plan)
-    closed = done(moved, vm.settle("web", moved.state())).state()
+    closed = done(moved, close_migration.settle("web", moved.state())).state()
     assert closed.active_on("web") == closed.primaries("web") == ["pm-2"]
     assert not any(n.resources["web"].two_primaries for n in closed if "web" in n.resources)
-    assert not vm.settle("web", closed).steps
+    assert not close_migration.settle("web", closed).steps
 
 
 def test_a_vm_moves_by_the_way_that_is_configured() -> None:
     for way, word in (("tcp", "tcp://10.0.0.2"), ("tunnelled", "--tunnelled"), ("tls", "--tls-destination pm-2")):
-        plan = vm.move("web", "", running(), replace(SETTINGS, migration=way))
+        plan = migrate.move("web", "", running(), replace(SETTINGS, migration=way))
         assert word in str(plan.steps[-1].do)
 
 
 def test_what_a_move_may_take_is_configured() -> None:
     settings = replace(SETTINGS, migration_bandwidth="50M", migration_pause=60)
-    assert "--bandwidth 50 --timeout 60" in str(vm.move("web", "", running(), settings).steps[-1].do)
+    assert "--bandwidth 50 --timeout 60" in str(migrate.move("web", "", running(), settings).steps[-1].do)
 
 
 def test_an_emulated_guest_stands_still_while_it_moves_unless_told_otherwise() -> None:
@@ -209,7 +212,7 @@ def test_an_emulated_guest_stands_still_while_it_moves_unless_told_otherwise() -
     emulated = replace(kvm, virt_type="qemu")
 
     def migrating(settings: Settings, state: ClusterState) -> str:
-        step = vm.move("web", "", state, settings).steps[-1]
+        step = migrate.move("web", "", state, settings).steps[-1]
         return f"{step.note}: {step.do}"
 
     still = migrating(emulated, running())
@@ -233,7 +236,7 @@ def test_an_emulated_guest_stands_still_while_it_moves_unless_told_otherwise() -
 def test_what_dry_run_says_of_closing_is_what_closing_does() -> None:
     story = STORIES["vm.mv"]()
     moved = done(story.world, story.plan)
-    assert vm.closing("web", "pm-2", story.world.state()) == vm.settle("web", moved.state())
+    assert close_migration.closing("web", "pm-2", story.world.state()) == close_migration.settle("web", moved.state())
 
 
 def test_removing_removes_all() -> None:
@@ -248,17 +251,17 @@ def test_removing_takes_the_vms_snapshots_first() -> None:
     state = changed(
         stopped(), "pm-2", volumes={**home("pm-2", active=False, primary=False).volumes, "web.backup": snapshot}
     )
-    notes = [f"{step.node}: {step.note}" for step in vm.remove("web", state, SETTINGS).steps]
+    notes = [f"{step.node}: {step.note}" for step in remove_plan.remove("web", state, SETTINGS).steps]
     assert notes.index("pm-2: remove the volume vg/web.backup") < notes.index("pm-1: remove the volume vg/web")
 
 
 def test_stopping_what_is_off_does_nothing() -> None:
-    assert vm.stop("web", False, stopped(), SETTINGS).steps == ()
+    assert stop_plan.stop("web", False, stopped(), SETTINGS).steps == ()
 
 
 def test_a_vm_starts_where_its_drbd_is_primary() -> None:
     state = cluster(home("pm-1", active=False, primary=False), home("pm-2", active=False, primary=True))
-    steps = vm.start("web", "", state, SETTINGS).steps
+    steps = start_plan.start("web", "", state, SETTINGS).steps
     assert [(step.node, str(step.do)) for step in steps] == [
         ("pm-2", "virsh --connect qemu:///system start --force-boot web")
     ]
@@ -267,7 +270,7 @@ def test_a_vm_starts_where_its_drbd_is_primary() -> None:
 def test_starting_closes_what_a_migration_left_open_also_where_drbd_is_primary_already() -> None:
     for primary in (False, True):
         state = with_resource(stopped(), "pm-1", two_primaries=True, role="Primary" if primary else "Secondary")
-        lines = [str(step.do) for step in vm.start("web", "", state, SETTINGS).steps]
+        lines = [str(step.do) for step in start_plan.start("web", "", state, SETTINGS).steps]
         assert lines[0] == CLOSE
         assert ("drbdadm primary web" in lines) != primary
 
@@ -278,7 +281,7 @@ def test_a_vm_that_is_off_is_closed_by_cleaning_up_after_its_move() -> None:
 
 
 def test_a_vm_on_one_node_starts_without_a_peer() -> None:
-    assert [step.node for step in vm.start("web", "", alone(active=False), SETTINGS).steps] == ["pm-1", "pm-1"]
+    assert [step.node for step in start_plan.start("web", "", alone(active=False), SETTINGS).steps] == ["pm-1", "pm-1"]
 
 
 # -- refusals: before the first step --
@@ -297,23 +300,23 @@ VOLUME = Volume("web", "vg", GiB)
 
 
 def start(state: ClusterState, on: str = "") -> Plan:
-    return vm.start("web", on, state, SETTINGS)
+    return start_plan.start("web", on, state, SETTINGS)
 
 
 def stop(state: ClusterState) -> Plan:
-    return vm.stop("web", False, state, SETTINGS)
+    return stop_plan.stop("web", False, state, SETTINGS)
 
 
 def move(state: ClusterState, to: str = "") -> Plan:
-    return vm.move("web", to, state, SETTINGS)
+    return migrate.move("web", to, state, SETTINGS)
 
 
 def settle(state: ClusterState) -> Plan:
-    return vm.settle("web", state)
+    return close_migration.settle("web", state)
 
 
 def remove(state: ClusterState) -> Plan:
-    return vm.remove("web", state, SETTINGS)
+    return remove_plan.remove("web", state, SETTINGS)
 
 
 def make(state: ClusterState, size: int = GiB, **flags: Any) -> Plan:
@@ -513,7 +516,7 @@ def test_a_reused_thin_volume_needs_its_own_pool() -> None:
 def test_a_pool_is_never_removed_as_if_it_were_a_vm() -> None:
     tagged = cluster(node("pm-1", volumes={"pool": replace(POOL, tags=("pmc",))}))
     with pytest.raises(Refused, match="vg/pool was not made by pmc"):
-        vm.remove("pool", tagged, SETTINGS)
+        remove_plan.remove("pool", tagged, SETTINGS)
 
 
 def test_a_thin_snapshot_whose_volume_is_gone_goes_with_the_vm() -> None:
@@ -522,7 +525,7 @@ def test_a_thin_snapshot_whose_volume_is_gone_goes_with_the_vm() -> None:
     story = STORIES["vm.add-thin"]()
     state = done(story.world, story.plan).state()
     volumes = {**state.nodes["pm-2"].volumes, "web.backup": left}
-    plan = vm.remove("web", changed(state, "pm-2", volumes=volumes), SETTINGS)
+    plan = remove_plan.remove("web", changed(state, "pm-2", volumes=volumes), SETTINGS)
     assert ("pm-2", "remove the volume vg/web.backup") in [(step.node, step.note) for step in plan.steps]
     assert "vg/pool" not in str(plan)
 
@@ -561,7 +564,7 @@ def test_what_may_run_on_a_node_that_the_configuration_lacks_is_neither_off_nor_
         with pytest.raises(Refused, match=r"web: (may run|lives) on pm-1.*not in pmc.conf.*\. Add it there"):
             build(known)
     gone = with_resource(known, "pm-2", connection="WFConnection")
-    assert vm.remove("web", gone, SETTINGS).steps, "taken out of pmc.conf since it is gone for good"
+    assert remove_plan.remove("web", gone, SETTINGS).steps, "taken out of pmc.conf since it is gone for good"
 
 
 def away(state: ClusterState, name: str) -> ClusterState:
@@ -571,12 +574,14 @@ def away(state: ClusterState, name: str) -> ClusterState:
 def test_a_vm_is_removed_without_a_node_that_is_none_of_its_own_and_the_same_again_removes_the_rest() -> None:
     world = with_backups(with_stray())
     world.dead.add("pm-2")
-    plan = vm.remove("web", world.state(), SETTINGS, [s for s in stored_in(world) if s.node != "pm-2"], backups=True)
+    plan = remove_plan.remove(
+        "web", world.state(), SETTINGS, [s for s in stored_in(world) if s.node != "pm-2"], backups=True
+    )
     world = done(world, plan)
     assert [node.name for node in world.state().knowing("web")] == []
     world.dead.clear()
     assert world.nodes["pm-2"].volumes, "an old copy was there"
-    world = done(world, vm.remove("web", world.state(), SETTINGS, stored_in(world), backups=True))
+    world = done(world, remove_plan.remove("web", world.state(), SETTINGS, stored_in(world), backups=True))
     assert {(bool(m.volumes), bool(m.files), bool(m.domains), bool(m.resources)) for m in world.nodes.values()} == {
         (False, False, False, False)
     }
@@ -594,7 +599,7 @@ def test_a_vm_is_removed_without_a_node_that_is_none_of_its_own_and_the_same_aga
 )
 def test_what_is_not_known_to_live_elsewhere_is_not_removed_without_a_node(state: ClusterState, stored: Any) -> None:
     with pytest.raises(Refused, match="pm-3: no ssh within 10 s"):
-        vm.remove("web", away(state, "pm-3"), SETTINGS, stored, backups=True)
+        remove_plan.remove("web", away(state, "pm-3"), SETTINGS, stored, backups=True)
 
 
 def test_a_vm_whose_peer_is_silent_is_not_started_and_the_way_on_is_told() -> None:
@@ -736,9 +741,9 @@ def test_a_snapshot_that_a_broken_command_left_is_removed_first_and_anothers_is_
 def test_when_the_other_node_is_gone_this_side_is_closed_all_the_same() -> None:
     state = with_resource(running(), "pm-1", two_primaries=True, connection="Connecting")
     state = ClusterState({**state.nodes, "pm-2": node("pm-2", down="no ssh within 10 s")})
-    assert [(step.node, str(step.do)) for step in vm.settle("web", state).steps] == [("pm-1", CLOSE)]
+    assert [(step.node, str(step.do)) for step in close_migration.settle("web", state).steps] == [("pm-1", CLOSE)]
     with pytest.raises(NodeDown):
-        vm.settle("web", ClusterState({**stopped().nodes, "pm-2": node("pm-2", down="no ssh")}))
+        close_migration.settle("web", ClusterState({**stopped().nodes, "pm-2": node("pm-2", down="no ssh")}))
 
 
 def test_a_resource_file_is_on_the_disk_before_the_next_step() -> None:
@@ -751,8 +756,8 @@ def test_a_resource_file_is_on_the_disk_before_the_next_step() -> None:
 
 def test_a_guest_that_was_left_suspended_is_told() -> None:
     state = running()
-    assert vm.standing("web", state) == ""
+    assert close_migration.standing("web", state) == ""
     there = state.nodes["pm-1"]
     paused = {**there.domains, "web": replace(there.domains["web"], state="paused")}
     state = ClusterState({**state.nodes, "pm-1": replace(there, domains=paused)})
-    assert vm.standing("web", state).endswith("is suspended there. Next: on pm-1: virsh resume web")
+    assert close_migration.standing("web", state).endswith("is suspended there. Next: on pm-1: virsh resume web")

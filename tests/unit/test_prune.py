@@ -21,7 +21,7 @@ from pmc.backup import Backup, Stored
 from pmc.errors import NodeDown, PmcError, Refused
 from pmc.model import ClusterState
 from pmc.plan import Plan
-from pmc.plans import prune, vm
+from pmc.plans import prune, remove
 from pmc.remote.manifest import manifest_sum
 from pmc.tasks import ns
 from tests.unit.fake import World
@@ -331,7 +331,7 @@ def test_backups_are_not_removed_while_a_node_that_may_have_some_is_away() -> No
     world = gone_web()
     world.dead.add("pm-3")
     with pytest.raises(NodeDown, match="pm-3"):
-        vm.remove("web", world.state(), SETTINGS, stored_in(world), backups=True)
+        remove.remove("web", world.state(), SETTINGS, stored_in(world), backups=True)
 
 
 def test_one_backup_in_words() -> None:

@@ -12,7 +12,19 @@ from pmc import lvm
 from pmc.errors import InDoubt, NodeDown, Refused, StepFailed
 from pmc.model import ClusterState, Volume
 from pmc.plan import Action, Plan, Watch, apply
-from pmc.plans import add, failover, interrupted_restore, remove_steps, repair_side, requirements, restore, vm
+from pmc.plans import (
+    add,
+    failover,
+    interrupted_restore,
+    migrate,
+    remove,
+    remove_steps,
+    repair_side,
+    requirements,
+    restore,
+    start,
+    stop,
+)
 from pmc.plans.backup import bring
 from pmc.plans.repair_context import Case, Wishes
 from pmc.units import GiB
@@ -86,7 +98,7 @@ def test_wherever_it_breaks_off_the_vm_is_as_before_or_refused_until_it_is_put_b
             put_back(world)
         return
     with pytest.raises(Refused, match=r"a restore into its disk was interrupted.* --put-back"):
-        vm.start("web", "", world.state(), SETTINGS)
+        start.start("web", "", world.state(), SETTINGS)
     assert disks(done(world, put_back(world))) == disks(stopped_web())
 
 
@@ -129,7 +141,7 @@ def test_nobody_else_goes_on_alone() -> None:
     for node in ("pm-1", "pm-2"):
         state = dead(half_restored_web(), node).state()
         with pytest.raises(NodeDown, match=r"when it is dead, fail over. Next: fab vm\.failover web"):
-            vm.start("web", "", state, SETTINGS)
+            start.start("web", "", state, SETTINGS)
         # What pm-1 keeps a failover to pm-2 cannot put back.
         way = r"a failover puts it back on the other node. Next: fab vm\.failover web"
         gone = r"kept there only. When pm-1 is dead for good, only a backup is left. Next: fab vm\.backups web"
@@ -193,7 +205,7 @@ def test_an_old_copy_that_was_restored_into_is_none_of_its_disks() -> None:
     }
     state = world.state()
     assert state.strays("web") == ["pm-3"]
-    assert vm.start("web", "", state, SETTINGS).steps
+    assert start.start("web", "", state, SETTINGS).steps
     assert any("web.before" in step.note for step in remove_steps.cleanup("web", state, SETTINGS).steps)
 
 
@@ -202,11 +214,11 @@ def test_a_snapshot_whose_volume_is_gone_goes_with_the_vm() -> None:
     world = stopped_web()
     lone = Volume("web.before", "vg", GiB, (lvm.TAG,), "", "Vri-a-tz--", 0.0, pool="pool")
     world.nodes["pm-3"].volumes["web.before"] = lone
-    gone = done(world, vm.remove("web", world.state(), SETTINGS))
+    gone = done(world, remove.remove("web", world.state(), SETTINGS))
     assert [node.volumes for node in gone.nodes.values()] == [{}, {}, {}]
     alone = World()
     alone.nodes["pm-3"].volumes["web.before"] = lone
-    assert done(alone, vm.remove("web", alone.state(), SETTINGS)).nodes["pm-3"].volumes == {}
+    assert done(alone, remove.remove("web", alone.state(), SETTINGS)).nodes["pm-3"].volumes == {}
 
 
 class Dying(World):
@@ -237,7 +249,7 @@ def test_what_was_lost_with_its_disk_is_not_put_back() -> None:
     mine = world.nodes["pm-1"].volumes
     del mine["web.before"]
     mine["web"] = replace(mine["web"], tags=(lvm.TAG,))
-    for refused in (put_back, lambda world: vm.start("web", "", world.state(), SETTINGS)):
+    for refused in (put_back, lambda world: start.start("web", "", world.state(), SETTINGS)):
         with pytest.raises(Refused, match=r"is lost with a disk. Restore it again. Next: .* --in-place"):
             refused(world)
     again = done(world, restored_in_place(world))
@@ -262,7 +274,7 @@ def test_what_a_restore_kept_is_never_put_back_over_what_the_vm_wrote_since(step
     except Refused:
         return  # the disk on pm-2 may be half written, and nothing runs there
     now.dead.clear()
-    died, stopped = dead(now.copy(), "pm-2"), done(now, vm.stop("web", False, now.state(), SETTINGS))
+    died, stopped = dead(now.copy(), "pm-2"), done(now, stop.stop("web", False, now.state(), SETTINGS))
     for later in (died, stopped):
         plans: list[Callable[[ClusterState], Plan]] = [
             lambda state: failover.failover("web", state, SETTINGS, size=GiB),
@@ -281,7 +293,7 @@ def test_a_snapshot_beside_a_disk_that_is_not_marked_is_never_put_back() -> None
     with pytest.raises(Refused, match=said):
         put_back(world)
     with pytest.raises(Refused, match=said):
-        vm.start("web", "", world.state(), SETTINGS)
+        start.start("web", "", world.state(), SETTINGS)
     with pytest.raises(Refused, match=said):
         failover.failover("web", dead(world.copy(), "pm-2").state(), SETTINGS, size=GiB)
     with pytest.raises(Refused, match=r"its disk was in use on its other node"):
@@ -295,9 +307,9 @@ def test_the_mark_of_the_other_side_goes_with_the_next_move_or_start() -> None:
     world.nodes["pm-1"].resources["web"].role = "Secondary"
     world = failed_over(world)
     world.dead.clear()
-    moved = done(world, vm.move("web", "", world.state(), SETTINGS))
-    off = done(world, vm.stop("web", False, world.state(), SETTINGS))
-    for now in (moved, done(off, vm.start("web", "", off.state(), SETTINGS))):
+    moved = done(world, migrate.move("web", "", world.state(), SETTINGS))
+    off = done(world, stop.stop("web", False, world.state(), SETTINGS))
+    for now in (moved, done(off, start.start("web", "", off.state(), SETTINGS))):
         assert {v.tags for node in now.nodes.values() for v in node.volumes.values()} == {(lvm.TAG,)}
 
 
@@ -308,7 +320,7 @@ def test_marks_stay_until_both_sides_are_equal(how: dict[str, str]) -> None:
     world.nodes["pm-1"].resources["web"].role = "Secondary"
     world = failed_over(world)
     world.dead.clear()
-    off = done(world, vm.stop("web", False, world.state(), SETTINGS)).state()
+    off = done(world, stop.stop("web", False, world.state(), SETTINGS)).state()
     assert restore.undo_in_place("web", GiB, off, SETTINGS).steps
     with pytest.raises(Refused, match="must be Connected, UpToDate/UpToDate"):
         restore.undo_in_place("web", GiB, with_resource(off, "pm-2", **how), SETTINGS)

@@ -17,7 +17,8 @@ from pmc.facts import managed_save
 from pmc.health import node_checks, node_saving
 from pmc.health.check import About
 from pmc.model import ClusterState
-from pmc.plans import backup, evacuate, failover, repair, restore, split_brain, vm
+from pmc.plans import backup, evacuate, failover, migrate, repair, restore, split_brain, start
+from pmc.plans import remove as remove_plan
 from pmc.plans.repair_context import Wishes
 from pmc.tasks import ns
 from pmc.units import GiB
@@ -93,12 +94,12 @@ def test_nothing_starts_beside_saved_memory(at: str, on: str) -> None:
     """On whatever node it is, and wherever one would start it."""
     again = f"fab vm.start web{f' --on {on}' if on else ''} --discard-saved"
     with pytest.raises(Refused, match=rf"web: its memory is saved on {at} \(virsh managedsave\).*: {again}$"):
-        vm.start("web", on, asleep(stopped(), at), SETTINGS)
+        start.start("web", on, asleep(stopped(), at), SETTINGS)
 
 
 def test_it_starts_when_that_is_thrown_away() -> None:
     world = saved_web()
-    plan = vm.start("web", "", world.state(), SETTINGS, discard=True)
+    plan = start.start("web", "", world.state(), SETTINGS, discard=True)
     after = done(world, plan)
     assert not any(machine.saved for machine in after.nodes.values())
     assert after.nodes["pm-1"].domains["web"] == "running"
@@ -106,7 +107,7 @@ def test_it_starts_when_that_is_thrown_away() -> None:
 
 def test_no_start_goes_on_with_memory_that_came_after_one_looked() -> None:
     world = stopped_web()
-    plan = vm.start("web", "", world.state(), SETTINGS)
+    plan = start.start("web", "", world.state(), SETTINGS)
     world.nodes["pm-1"].saved.add("web")
     assert not done(world, plan).nodes["pm-1"].saved
     lines = [str(step.do) for name in STORIES for step in STORIES[name]().plan.steps if " start " in str(step.do)]
@@ -149,7 +150,7 @@ def test_the_tasks_have_the_flag(discard: bool, monkeypatch: pytest.MonkeyPatch)
 def test_it_does_not_move_to_where_old_memory_of_it_is(at: str) -> None:
     remove = REMOVE if at != "pm-3" else "rm /var/lib/libvirt/qemu/save/web.save"  # no domain is defined there
     with pytest.raises(Refused, match=rf"web: old memory of it is saved on {at}, .*: on {at}: {remove}$"):
-        vm.move("web", "", asleep(running(), at), SETTINGS)
+        migrate.move("web", "", asleep(running(), at), SETTINGS)
 
 
 CHANGES: list[Callable[[], object]] = [
@@ -192,7 +193,7 @@ def test_a_backup_of_it_is_as_after_a_power_cut() -> None:
 
 def test_removing_it_leaves_none() -> None:
     world = saved_web()
-    after = done(world, vm.remove("web", world.state(), SETTINGS))
+    after = done(world, remove_plan.remove("web", world.state(), SETTINGS))
     assert not any(machine.saved or machine.domains for machine in after.nodes.values())
 
 
@@ -235,7 +236,7 @@ def test_a_node_that_cannot_tell_is_not_taken_for_one_without() -> None:
     state = stopped()
     for name in ("pm-1", "pm-2"):
         with pytest.raises(PmcError, match="saved memory: no such folder"):
-            vm.start("web", "", changed(state, name, failures={"saved memory": "no such folder"}), SETTINGS)
+            start.start("web", "", changed(state, name, failures={"saved memory": "no such folder"}), SETTINGS)
 
 
 def test_a_name_alone_makes_no_vm() -> None:

@@ -17,7 +17,7 @@ from pmc.health import node_lvm as lvm_checks
 from pmc.lvm import Group
 from pmc.model import ClusterState, Volume
 from pmc.plan import Plan
-from pmc.plans import add, backup, clone, failover, peer, repair, restore, suspended_io, vm
+from pmc.plans import add, backup, clone, failover, migrate, peer, remove, repair, restore, start, stop, suspended_io
 from pmc.plans.repair_context import Wishes
 from pmc.units import GiB
 from pmc.view.rows import pm_rows, vm_rows
@@ -51,11 +51,11 @@ def place(state: ClusterState) -> Plan:
 
 
 HANG: dict[str, Callable[[ClusterState], object]] = {
-    "vm.start": lambda state: vm.start("web", "", state, SETTINGS),
-    "vm.mv": lambda state: vm.move("web", "", state, SETTINGS),
-    "vm.stop": lambda state: vm.stop("web", False, state, SETTINGS),
-    "vm.stop --force": lambda state: vm.stop("web", True, state, SETTINGS),
-    "vm.rm": lambda state: vm.remove("web", state, SETTINGS),
+    "vm.start": lambda state: start.start("web", "", state, SETTINGS),
+    "vm.mv": lambda state: migrate.move("web", "", state, SETTINGS),
+    "vm.stop": lambda state: stop.stop("web", False, state, SETTINGS),
+    "vm.stop --force": lambda state: stop.stop("web", True, state, SETTINGS),
+    "vm.rm": lambda state: remove.remove("web", state, SETTINGS),
     "vm.restore --in-place": place,
     "vm.restore --put-back": lambda state: restore.undo_in_place("web", GiB, state, SETTINGS),
     "vm.failover": lambda state: failover.failover("web", state, SETTINGS),
@@ -94,7 +94,7 @@ def test_what_would_hang_is_refused(task: str) -> None:
 )
 def test_the_way_out_is_that_of_the_reason(why: str, way: str) -> None:
     with pytest.raises(Refused) as caught:
-        vm.move("web", "", suspended(running(), why), SETTINGS)
+        migrate.move("web", "", suspended(running(), why), SETTINGS)
     assert way in str(caught.value)
 
 
@@ -202,7 +202,7 @@ def test_a_thin_volume_stands_with_its_pool() -> None:
         with pytest.raises(
             Refused, match=r"web: on pm-2 the thin pool vg/pool of web .*\. Next: on pm-2: .*"
         ) as caught:
-            vm.start("web", "", state, SETTINGS)
+            start.start("web", "", state, SETTINGS)
         assert way in str(caught.value)
 
 

@@ -22,7 +22,7 @@ from pmc.health.finding import CODES, NOTE, Finding, grave
 from pmc.health.node_lvm import Filter
 from pmc.health.questions import DomainFile, Extra, FileFacts
 from pmc.model import ClusterState, Domain, Odd, Resource, ResourceFile, Volume
-from pmc.plans import remove_steps, repair, requirements, vm
+from pmc.plans import close_migration, migrate, remove_steps, repair, requirements, stop
 from pmc.settings import Verify
 from pmc.tasks.verify import _about
 from pmc.units import GiB, MiB
@@ -589,9 +589,9 @@ def test_a_vm_that_runs_twice_has_one_remedy() -> None:
     (remedy,) = {each.remedy for each in verify.findings(facts) if each.code == "DOMAIN_TWICE"}
     assert remedy == "Decide which one is right. On the other node: virsh destroy web. Next: fab vm.repair web"
     for command in (
-        lambda: vm.move("web", "", facts.state, SETTINGS),
-        lambda: vm.stop("web", True, facts.state, SETTINGS),
-        lambda: vm.settle("web", facts.state),
+        lambda: migrate.move("web", "", facts.state, SETTINGS),
+        lambda: stop.stop("web", True, facts.state, SETTINGS),
+        lambda: close_migration.settle("web", facts.state),
         lambda: repair.homes("web", facts.state, SETTINGS),
     ):
         with pytest.raises(Refused) as refused:

@@ -20,7 +20,7 @@ from pmc.cluster import Cluster
 from pmc.errors import NodeDown, PmcError, Refused
 from pmc.model import ClusterState, Domain, NodeState
 from pmc.plain import then
-from pmc.plans import vm as plans
+from pmc.plans import start as start_plan
 from pmc.plans.saved_memory import FLAG
 from pmc.settings import Settings, parse
 from pmc.tasks import ns
@@ -208,7 +208,7 @@ def test_no_node_answers(
 
 
 def start(state: ClusterState) -> None:
-    plans.start("web", "", state, SETTINGS)
+    start_plan.start("web", "", state, SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -229,9 +229,9 @@ def test_a_start_names_what_mends_the_link(state: ClusterState, end: str) -> Non
 
 
 def test_a_start_tells_of_definitions_that_differ() -> None:
-    assert plans.unlike("web", "pm-1", stopped()) == ""
+    assert start_plan.unlike("web", "pm-1", stopped()) == ""
     other = changed(stopped(), "pm-2", domains={"web": Domain("web", "shut off", 2 * GiB, 4)})
-    assert plans.unlike("web", "pm-1", other) == (
+    assert start_plan.unlike("web", "pm-1", other) == (
         "web: its definitions differ: memory 1 GiB on pm-1, 2 GiB on pm-2; cpus 1 on pm-1, 4 on pm-2. "
         "It starts with that of pm-1. Next: fab vm.repair web"
     )
