@@ -10,9 +10,9 @@ import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pmc import virsh
 from pmc.backup import Backup, to_json
 from pmc.command import Command, bash
+from pmc.facts import domain_xml
 from pmc.remote.manifest import DAMAGED
 
 # A link that is cut shows after 30 seconds; without this a copy between nodes would wait for ever.
@@ -184,7 +184,7 @@ def seal(folder: str, target: str, backup: Backup) -> Command:
         'if [ -e "$1.index" ]; then mv "$1.index" "$2/$4.index"; fi; '
         'mv "$1" "$2/$3"; mv "$1.json" "$2/$4.json"; sync "$2"'
     )
-    return bash(script, target, folder, backup.file, backup.id, stdin=text, secrets=virsh.passwords(text))
+    return bash(script, target, folder, backup.file, backup.id, stdin=text, secrets=domain_xml.passwords(text))
 
 
 def decoded(backup: Backup, base: Backup | None, folder: str, ssh: str = "") -> str:

@@ -9,24 +9,23 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-from pmc import audit, drbd, paste
-from pmc import lock_files as lock
+from pmc import audit, lock_files, paste
 from pmc import plan as planning
 from pmc.command import Command, Query
 from pmc.errors import CommandFailed, Interrupted, NodeDown, PmcError, Refused, StepFailed
-from pmc.lock_files import Holder, Proof
+from pmc.lock_files import Holder
 from pmc.model import ClusterState, NodeState
 from pmc.node_state import node_state, state_queries
 from pmc.paste import Way
 from pmc.plan import Action, Fetch, Plan, Relay, Transfer, Wait, Watch
 from pmc.settings import Settings
-from pmc.transport import fanout
+from pmc.transport import fanout, migration
 from pmc.transport.connection import allow_connections, configuration
 from pmc.transport.fetch import fetched, given
 from pmc.transport.local import MANAGER, PYTHON
@@ -69,7 +68,7 @@ class Cluster:
 
     @contextmanager
     def lock(self, what: str, *names: str, on: Iterable[str] | None = None) -> Iterator[Lock]:
-        """Keeps other managers away from these (VMs, or lock.ALLOCATION) on the nodes `on` (all) that answer. `what` is
+        """Keeps other managers away from these (VMs, or ALLOCATION) on the nodes `on` (all) that answer. `what` is
         told to those who wait. Names that this command has locked already are its own."""
         mine = {name: each for each in self.locked for name in each.names}
         wanted = sorted(set(names) - set(mine))
@@ -157,7 +156,7 @@ class Cluster:
 
             def report(number: int, plan: Plan) -> None:
                 if number > claimed:
-                    self._release(lock.ALLOCATION)
+                    self._release(lock_files.ALLOCATION)
                 progress.step(number, plan)
 
             def run(whole: bool, node: str, action: Action, watch: Watch | None) -> None:
@@ -248,54 +247,13 @@ class Cluster:
         elif watch is not None and watch.kind == "migration":
             from pmc.transport import hypervisor  # here: to load libvirt takes 15 of the 210 ms that pmc needs to start
 
-            with hypervisor.watch(node, watch.subject, progress), self._linked(node, watch.subject) as lost:
-                self._migrate(node, action, stopped, lost, proofs)
+            with hypervisor.watch(node, watch.subject, progress):
+                migration.run(node, action, watch.subject, stopped, self.settings.deadlines.migrate, proofs)
         elif watch is not None:
             with progress.bytes(watch, watch.total) as bar:
                 run(action, on_stderr=bar.dd)
         else:
             run(action)
-
-    def _migrate(
-        self,
-        node: Node,
-        action: Command,
-        stopped: Callable[[], bool],
-        lost: threading.Event,
-        locks: Sequence[Proof] = (),
-    ) -> None:
-        """Ctrl-C and a lost link both end it as Ctrl-C at a terminal would: virsh aborts the job. When libvirt hangs,
-        as it does for minutes while it logs in over a dead link, virsh is killed 20 s later."""
-        try:
-            seconds = self.settings.deadlines.migrate
-            node.run(action, stopped=lambda: stopped() or lost.is_set(), seconds=seconds, locks=locks)
-        except Interrupted:
-            if not lost.is_set() or stopped():
-                raise
-            said = "DRBD's two sides lost each other, so the migration was aborted; look at the link between the nodes"
-            raise CommandFailed(node.name, str(action), 1, said) from None
-
-    @contextmanager
-    def _linked(self, node: Node, name: str) -> Iterator[threading.Event]:
-        """An event that is set once DRBD on the node has lost its peer: a guest that went on to the other side then
-        would leave its last writes behind."""
-        lost, over = threading.Event(), threading.Event()
-
-        def follow() -> None:
-            while not over.wait(1):
-                with suppress(PmcError):  # a node that cannot be asked shows in the command itself
-                    resource = node.ask(drbd.status(name))[0].get(name)
-                    if resource is None or resource.connection != "Connected":
-                        lost.set()
-                        return
-
-        thread = threading.Thread(target=follow, daemon=True)
-        thread.start()
-        try:
-            yield lost
-        finally:
-            over.set()
-            thread.join(5)
 
     def _wait(self, node: Node, wait: Wait, stopped: Callable[[], bool]) -> None:
         deadline = time.monotonic() + wait.seconds

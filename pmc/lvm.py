@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import dataclass
 
-from pmc.command import Command, Query, bash, command
+from pmc.command import Command, bash, command
 from pmc.model import Volume
-from pmc.units import count
 
 # On every volume that pmc makes, so that it never takes another's volume of the same name for its own.
 TAG = "pmc"
@@ -25,7 +22,7 @@ OF = "pmc.of."
 # On a snapshot that a new VM's disk is copied from, with the name of that VM.
 FOR = "pmc.for."
 # What parse_volumes reads.
-_FIELDS = "vg_name,lv_name,lv_size,lv_tags,origin,lv_attr,data_percent,metadata_percent,pool_lv"
+FIELDS = "vg_name,lv_name,lv_size,lv_tags,origin,lv_attr,data_percent,metadata_percent,pool_lv"
 # Whatever lvm.conf or a profile says of reports (lvmreport(7)): with compact_output a field that is empty everywhere is
 # missing, with output_format json a plain report is JSON, report_command_log adds a report of its own.
 _CONFIG = (
@@ -35,8 +32,8 @@ _CONFIG = (
 CONFIG = ("--config", _CONFIG)
 # Shell text: from here on `lvs` reports in that form.
 LVS = f"lvs() {{ command lvs --config '{_CONFIG}' \"$@\"; }}; "
-_JSON = (*CONFIG, "--reportformat", "json", "--units", "b", "--nosuffix")
-REPORT = ("lvs", *_JSON, "-o", _FIELDS)
+JSON = (*CONFIG, "--reportformat", "json", "--units", "b", "--nosuffix")
+REPORT = ("lvs", *JSON, "-o", FIELDS)
 
 
 def path(group: str, name: str) -> str:
@@ -250,81 +247,3 @@ def mark(group: str, name: str, on: bool, tag: str = TAG) -> Command:
 
 def activate(group: str) -> Command:
     return command("vgchange", "--activate", "y", group)
-
-
-@dataclass(frozen=True)
-class Group:
-    """A volume group, in bytes; `attributes` is its vg_attr (vgs(8))."""
-
-    size: int = 0
-    free: int = 0
-    attributes: str = ""
-
-
-_GROUP = "vg_size,vg_free,vg_attr"
-
-
-def volumes(group: str) -> Query[tuple[Group, dict[str, Volume]]]:
-    """The volume group, and its volumes by name, in one report: LVM looks at all disks each time (lvm-fullreport(8); of
-    the parts that nobody wants the empty list is selected)."""
-    unwanted = [word for part in ("pv", "pvseg") for word in ("--configreport", part, "-S", "pv_name=-")]
-    unwanted += ["--configreport", "seg", "-S", "lv_name=-"]
-    wanted = ("--configreport", "vg", "-o", _GROUP, "--configreport", "lv", "-o", _FIELDS)
-    return Query(
-        command("lvm", "fullreport", *_JSON, *wanted, *unwanted, group),
-        lambda text: (parse_group(text), {v.name: v for v in parse_volumes(text).values()}),
-    )
-
-
-def group(name: str) -> Query[Group]:
-    return Query(
-        command("vgs", *_JSON, "-o", _GROUP, name),
-        parse_group,
-    )
-
-
-def parse_volumes(text: str) -> dict[str, Volume]:
-    """By 'GROUP/NAME'. A field that is not there is empty; a volume without a name or a size is left out, and so are
-    LVM's own (in brackets: a pool's metadata, its spare, the images of a mirror), which are shown with lvs -a."""
-    found = {}
-    for row in _rows(text, "lv"):
-        name, group, size = (row.get(key, "") for key in ("lv_name", "vg_name", "lv_size"))
-        if not name or name.startswith("[") or not (size.isascii() and size.isdecimal() and len(size) < 20):
-            continue
-        found[f"{group}/{name}"] = Volume(
-            name,
-            group,
-            int(size),
-            tuple(filter(None, row.get("lv_tags", "").split(","))),
-            row.get("origin", ""),
-            row.get("lv_attr", ""),
-            _percent(row.get("data_percent", "")),
-            _percent(row.get("metadata_percent", "")),
-            row.get("pool_lv", ""),
-        )
-    return found
-
-
-def _rows(text: str, part: str) -> list[dict[str, str]]:
-    """LVM puts every value into quotes. Raises ValueError."""
-    reports = [report[part] for report in json.loads(text)["report"] if part in report]
-    rows: list[dict[str, str]] = [row for rows in reports for row in rows]
-    if not reports or (rows and not any(rows)):
-        raise ValueError("not LVM's report")
-    if not all(isinstance(value, str) for row in rows for value in row.values()):
-        raise ValueError("not a report of LVM")
-    return rows
-
-
-def _percent(said: str) -> float | None:
-    """Empty where there is none, -1 or a word where LVM cannot tell."""
-    try:
-        number = float(said)
-    except ValueError:
-        return None
-    return number if 0 <= number <= 100 else None
-
-
-def parse_group(text: str) -> Group:
-    row = _rows(text, "vg")[0]
-    return Group(count(row["vg_size"]), count(row["vg_free"]), row.get("vg_attr", ""))

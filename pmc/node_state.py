@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pmc import drbd, lvm, names, virsh
+from pmc import drbd, names, virsh
 from pmc.command import Query, command
 from pmc.errors import CommandFailed
-from pmc.facts import managed_save
+from pmc.facts import lvm_report, managed_save
 from pmc.facts.drbd_files import Files
-from pmc.lvm import Group
+from pmc.facts.lvm_report import Group
 from pmc.model import Domain, NodeState, Odd, Resource, ResourceFile, Volume, shown
 from pmc.settings import HOSTNAME, Settings
 from pmc.units import count
@@ -29,7 +29,7 @@ def state_queries(settings: Settings, allocating: bool = False) -> dict[str, Que
         "drbd status": drbd.status(),
         "drbd two-primaries": drbd.open_resources(),
         "drbd files": drbd.files(),
-        "volumes": lvm.volumes(settings.volume_group),
+        "volumes": lvm_report.volumes(settings.volume_group),
     }
     if allocating:
         queries["macs"] = virsh.macs()

@@ -5,17 +5,14 @@ Sources: virsh(1), virt-install(1), https://libvirt.org/formatdomain.html.
 
 from __future__ import annotations
 
-import html
-import json
 import re
 import shlex
 import xml.etree.ElementTree as ET  # to make some; what comes from elsewhere is read by domain_xml
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 from pmc.command import Command, Query, bash, command
-from pmc.facts.domain_xml import checked, parsed
+from pmc.facts.domain_xml import checked, parsed, passwords
 from pmc.model import Domain
 from pmc.units import KiB, MiB, count, finite
 
@@ -30,20 +27,6 @@ def virsh(*argv: str, stdin: str | None = None, long: bool = False) -> Command:
 
 def define(xml: str) -> Command:
     return replace(virsh("define", "/dev/stdin", stdin=xml), secrets=passwords(xml))
-
-
-def passwords(xml: str) -> tuple[str, ...]:
-    """Those of VNC and SPICE, as they stand in a domain's XML or in JSON around it, and what is meant by that."""
-    found = list[str]()
-    for json_, double, single in _PASSWORD.findall(xml):
-        found.append(json_ or double or single)
-        with suppress(ValueError):
-            found.append(str(json.loads(f'"{json_}"')))
-    return tuple(dict.fromkeys(filter(None, (*found, *map(html.unescape, found)))))
-
-
-# In quotes of either kind, in JSON with a backslash before the double ones.
-_PASSWORD = re.compile(r"""\bpasswd\s*=\s*(?:\\"((?:(?!\\").)*)\\"|"([^"]*)"|'([^']*)')""", re.S)
 
 
 def undefine(name: str) -> Command:
@@ -198,86 +181,6 @@ def virt_install(
     return Query(command(*argv, *shlex.split(extra)), str)
 
 
-def with_disk(xml: str, device: str, iso: str = "") -> str:
-    """The domain with `device` as its first disk: no host cache (live migration demands it), discards passed on; and
-    with `iso` (a path on the node) as a CD."""
-    domain = parsed(xml)
-    devices = domain.find("devices")
-    if devices is None:
-        raise ValueError("the domain has no <devices>")
-    disk = ET.fromstring(  # noqa: S314
-        '<disk type="block" device="disk"><driver name="qemu" type="raw" cache="none" io="native" discard="unmap"/>'
-        '<source/><target dev="vda" bus="virtio"/></disk>'
-    )
-    source = disk.find("source")
-    assert source is not None  # noqa: S101 - it is in the text above
-    source.set("dev", device)
-    devices.insert(0, disk)
-    if iso:
-        cd = ET.fromstring(  # noqa: S314
-            '<disk type="file" device="cdrom"><driver name="qemu" type="raw"/><source/>'
-            '<target dev="sda" bus="sata"/><readonly/></disk>'
-        )
-        cd.find("source").set("file", iso)  # type: ignore[union-attr]
-        devices.insert(1, cd)
-    return _text(domain)
-
-
-def with_cpu(xml: str, cpu: str) -> str:
-    """The domain with this <cpu> in place of its own."""
-    domain = parsed(xml)
-    for old in domain.findall("cpu"):
-        domain.remove(old)
-    domain.append(parsed(cpu))
-    return _text(domain)
-
-
-def renamed(xml: str, *, name: str, uuid: str, mac: str, old_device: str, device: str) -> str:
-    """A copy for a new VM: own name, UUID, MAC and disk. Its other disks (an installer's CD) are left out, so that
-    the two VMs share nothing; further network cards get no MAC, so that libvirt makes new ones."""
-    domain = parsed(xml)
-    for tag, text in (("name", name), ("uuid", uuid)):
-        element = domain.find(tag)
-        if element is None:
-            element = ET.SubElement(domain, tag)
-        element.text = text
-    for system in domain.findall("os"):
-        for nvram in system.findall("nvram"):  # libvirt makes a new one; this one is the old VM's
-            system.remove(nvram)
-    devices = domain.find("devices")
-    if devices is None:
-        raise ValueError("the domain has no <devices>")
-    kept = False
-    for disk in devices.findall("disk"):
-        source = disk.find("source")
-        if source is not None and source.get("dev") == old_device:
-            source.set("dev", device)
-            kept = True
-        else:
-            devices.remove(disk)
-    if not kept:
-        raise ValueError(f"the domain has no disk {old_device}")
-    for number, interface in enumerate(devices.findall("interface")):
-        for old in interface.findall("mac"):
-            interface.remove(old)
-        if number == 0:
-            ET.SubElement(interface, "mac", {"address": mac})
-    return _text(domain)
-
-
-def name_of(xml: str) -> str:
-    """Empty when this is not the XML of one domain."""
-    try:
-        return parsed(xml).findtext("name") or ""
-    except ValueError:
-        return ""
-
-
-def memory_of(xml: str) -> int:
-    """Bytes; libvirt prints KiB."""
-    return count(str(parsed(xml).findtext("memory", "0"))) * KiB
-
-
 def downtime(name: str) -> Query[float | None]:
     """Seconds that the guest stood still in its last migration, by libvirt's job statistics on either node
     (--keep-completed: asking does not clear them); None when libvirt has none."""
@@ -336,8 +239,3 @@ def parse_host_cpu(text: str) -> str:
             copied = ET.SubElement(cpu, child.tag, {k: v for k, v in child.attrib.items() if k != "fallback"})
             copied.text = child.text
     return ET.tostring(cpu, encoding="unicode")
-
-
-def _text(element: ET.Element) -> str:
-    ET.indent(element)
-    return ET.tostring(element, encoding="unicode") + "\n"

@@ -44,7 +44,7 @@ GUARDS = (
         "test_volumes.py::test_a_thin_clone_is_another_vms_disk",
     ),
     Guard(
-        "the watch on DRBD's link during a migration", "pmc/cluster.py",
+        "the watch on DRBD's link during a migration", "pmc/transport/migration.py",
         'if resource is None or resource.connection != "Connected":', "if resource is None:",
         "test_failover.py::test_a_link_that_drops_during_a_migration",
     ),
@@ -75,7 +75,7 @@ GUARDS = (
         "    if signs:\n", "    if not dead:\n", "test_failover.py::test_a_dead_nodes_vm_starts_on_the_other",
     ),
     Guard(
-        "that room for a snapshot is seen first", "pmc/plans/requirements.py",
+        "that room for a snapshot is seen first", "pmc/plans/room.py",
         "    if why := no_snapshot_room(node, volume, size):", '    if why := "":', "test_full.py::test_what_is_full",
     ),
     Guard(
@@ -89,12 +89,12 @@ GUARDS = (
         "test_backups.py::test_a_chain_while_the_guest_writes[short]",
     ),
     Guard(
-        "that the marks of a restore that broke off are seen", "pmc/plans/requirements.py",
+        "that the marks of a restore that broke off are seen", "pmc/plans/unfinished_restore.py",
         "if marked(node, vm, *tags)]", "if False]",
         "test_backups.py::test_a_restore_in_place",
     ),
     Guard(
-        "that two primaries are closed after a migration", "pmc/plans/vm.py",
+        "that two primaries are closed after a migration", "pmc/plans/close_migration.py",
         "            drbd.two_primaries(name, False, state.nodes[node].drbd),\n            pivot=True,",
         '            command("true"),\n            pivot=True,', "test_killed.py::test_a_manager_that_dies",
     ),

@@ -13,9 +13,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # Beside pmc/plans, where steps and requirements are: what locks, carries out, copies and compares.
 CAREFUL = (
-    "pmc/plan.py", "pmc/lock_files.py", "pmc/transport/lock.py", "pmc/cluster.py", "pmc/transport/node.py",
-    "pmc/transport/sessions.py", "pmc/transport/fetch.py", "pmc/backup_pipeline.py", "pmc/remote/stream.py",
-    "pmc/remote/manifest.py", "pmc/backup.py", "pmc/retention.py", "pmc/drbd_generations.py", "pmc/tasks/fencing.py",
+    "pmc/plan.py", "pmc/lock_files.py", "pmc/transport/lock.py", "pmc/cluster.py", "pmc/transport/migration.py",
+    "pmc/transport/node.py", "pmc/transport/sessions.py", "pmc/transport/fetch.py", "pmc/backup_pipeline.py",
+    "pmc/remote/stream.py", "pmc/remote/manifest.py", "pmc/backup.py", "pmc/retention.py", "pmc/drbd_generations.py",
+    "pmc/tasks/fencing.py",
 )  # fmt: skip
 KINDS = ("step", "requirement", "refusal", "undo", "check", "pivot", "guard", "claims", "lock", "condition")
 FLAGS = {"undo": "None", "check": "None", "pivot": "False", "guard": "False", "claims": "False", "locks": "()"}

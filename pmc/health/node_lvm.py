@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from pmc import lvm, lvm_thin
 from pmc.command import Query, bash, command
-from pmc.facts import lvm_attr, thin_pool
+from pmc.facts import lvm_attr, lvm_report, thin_pool
+from pmc.facts.lvm_report import Group
 from pmc.health.check import About, Verdict, bad, good
-from pmc.lvm import Group
 from pmc.model import Volume
 from pmc.plan import Step
 from pmc.units import show_size
@@ -22,7 +22,7 @@ REJECT_DRBD = "r|^/dev/drbd|"
 
 
 def query_group(about: About) -> Query[Group]:
-    return lvm.group(about.settings.volume_group)
+    return lvm_report.group(about.settings.volume_group)
 
 
 def judge_group(found: Group, about: About) -> Verdict:
@@ -61,7 +61,7 @@ def parse_pool(text: str) -> Pool:
         return Pool()
     words = [line.partition(" ")[::2] for line in lines]
     report = "\n".join(line for line in lines if not line.startswith(("missing ", "wrong ")))
-    [volume] = lvm.parse_volumes(report).values()
+    [volume] = lvm_report.parse_volumes(report).values()
     missing = tuple(rest for word, rest in words if word == "missing")
     return Pool(volume, missing, next((rest for word, rest in words if word == "wrong"), ""))
 

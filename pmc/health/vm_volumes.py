@@ -10,7 +10,7 @@ from pmc.health.cluster_facts import FILES, LIBVIRT, STATUS, VOLUMES, Facts
 from pmc.health.finding import Finding
 from pmc.model import NodeState, Volume
 from pmc.plain import then
-from pmc.plans import base_snapshot, clone, requirements
+from pmc.plans import base_snapshot, clone, unfinished_restore
 from pmc.units import show_size
 
 
@@ -65,15 +65,15 @@ def snapshots(facts: Facts) -> Iterator[Finding]:
                 text = f"{path} is the losing side of a split brain, kept by vm.repair"
                 drop = then("Remove it only when nothing in it is needed", f"fab vm.repair {vm} --drop {volume.name}")
                 yield Finding("SNAPSHOT_KEPT", text, drop, node.name, vm)
-            elif kind == requirements.BEFORE:
+            elif kind == unfinished_restore.BEFORE:
                 text = f"{path} is the disk of {vm} before a restore into it that was interrupted, or is under way"
                 way = f"fab vm.restore {vm} --put-back"
                 if _all_tell(facts) and node.name not in facts.state.homes(vm):
                     way = f"fab vm.peer {vm} --cleanup" if vm in facts.vms else f"fab vm.rm {vm}"
-                elif not requirements.marked(node, vm, lvm.RESTORING):
+                elif not unfinished_restore.marked(node, vm, lvm.RESTORING):
                     text, way = (
                         f"{path} is what a restore kept, and no restore was interrupted",
-                        requirements.no_more_needed(volume, node.name),
+                        unfinished_restore.no_more_needed(volume, node.name),
                     )
                 yield Finding("RESTORE_BROKEN", text, way, node.name, vm)
             elif volume.attributes[5:6] != "o":
@@ -88,10 +88,10 @@ def restoring(facts: Facts) -> Iterator[Finding]:
             if not {lvm.RESTORING, lvm.RESTORING_THERE} & set(volume.tags):
                 continue
             vm = next(iter(backing.users(node, volume.group, volume.name)), volume.name)
-            if any(backing.snapshot(each, vm, requirements.BEFORE) for each in facts.state):
+            if any(backing.snapshot(each, vm, unfinished_restore.BEFORE) for each in facts.state):
                 continue
             text = f"a restore into {volume.group}/{volume.name} was interrupted, or is under way"
-            half = requirements.half_restored(facts.state, vm)
+            half = unfinished_restore.half_restored(facts.state, vm)
             old = _all_tell(facts) and vm in facts.vms and node.name not in facts.state.homes(vm)
             way = f"fab vm.peer {vm} --cleanup" if old else f"fab vm.restore {vm} --put-back"
             if half and not old:

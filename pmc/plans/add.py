@@ -10,7 +10,7 @@ from pmc.errors import Refused
 from pmc.facts import backing
 from pmc.model import ClusterState, NodeState
 from pmc.plan import Plan, Step, Transfer, Watch, on_each, plan
-from pmc.plans import requirements, vm_steps
+from pmc.plans import requirements, room, vm_steps
 from pmc.plans.request import Add
 from pmc.plans.vm_steps import Given
 from pmc.settings import Settings
@@ -80,9 +80,9 @@ def check_node(name: str, node: NodeState, size: int, memory: int, settings: Set
     if kept and name not in node.volumes:
         raise Refused(f"--reuse: {place} has no volume {settings.volume_group}/{name}; leave --reuse out for a new one")
     if kept:
-        why = requirements.no_growth(node, node.volumes[name], drbd.metadata_size(size), settings)
+        why = room.no_growth(node, node.volumes[name], drbd.metadata_size(size), settings)
     else:
-        why = requirements.no_room(node, vm_steps.volume_size(size), settings)
+        why = room.no_room(node, vm_steps.volume_size(size), settings)
     if why:
         raise Refused(f"--size: {place} {why}")
     if node.memory_available < memory:

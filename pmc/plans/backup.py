@@ -13,7 +13,7 @@ from pmc.command import Command, bash, command
 from pmc.errors import Refused
 from pmc.model import ClusterState
 from pmc.plan import Plan, Step, Watch, plan
-from pmc.plans import base_snapshot, other_disks, requirements, suspended_io, vm_steps
+from pmc.plans import base_snapshot, other_disks, requirements, suspended_io, unfinished_restore, vm_steps
 from pmc.plans.base_snapshot import Place
 from pmc.plans.clone import drop, snapshot
 from pmc.settings import Settings
@@ -58,7 +58,7 @@ def choose_source(name: str, state: ClusterState) -> Source:
     when neither is known to be the newest."""
     homes = requirements.found(state, name)
     requirements.one_truth(state, name)
-    requirements.settled(state, name)
+    unfinished_restore.settled(state, name)
     active = state.active_on(name)
     requirements.once(name, state)
     runs = active[0] if active else ""

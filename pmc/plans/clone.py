@@ -9,7 +9,7 @@ from pmc.command import bash
 from pmc.facts import backing
 from pmc.model import ClusterState
 from pmc.plan import Step, Watch
-from pmc.plans import requirements, suspended_io, vm_steps
+from pmc.plans import requirements, room, suspended_io, unfinished_restore, vm_steps
 from pmc.plans.request import Add
 from pmc.plans.vm_steps import Given
 from pmc.settings import Settings
@@ -20,7 +20,7 @@ def standby(name: str, state: ClusterState) -> str:
     """The node whose volume is read: the secondary, whose disk no guest waits for; else the only one. Both sides must
     be connected and equal, or it would be an old copy. Where blocks are known to differ: the one that is in use."""
     homes = requirements.whole(state, name)
-    requirements.settled(state, name)
+    unfinished_restore.settled(state, name)
     if len(homes) == 1:
         return homes[0]
     primaries = state.active_on(name) or state.primaries(name)
@@ -44,7 +44,7 @@ def snapshot(name: str, kind: str, node: str, state: ClusterState, settings: Set
     suspended_io.readable(name, state.nodes[node])
     group, volume = settings.volume_group, requirements.disk(state.nodes[node], name, settings)
     size = max((volume.used if volume.thin else volume.size) // 5 // MiB, 8) * MiB
-    requirements.snapshot_room(state.nodes[node], volume, size)
+    room.snapshot_room(state.nodes[node], volume, size)
     kept = f"{name}.{kind}"
     for other in state:
         requirements.foreign(other, kept, backing.snapshot(other, name, kind), settings)

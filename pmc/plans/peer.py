@@ -22,6 +22,7 @@ from pmc.plans import (
     remove_steps,
     requirements,
     restore_marks,
+    room,
     split_brain_snapshot,
     suspended_io,
     vm_steps,
@@ -144,7 +145,7 @@ def _fits(change: Change, state: ClusterState, settings: Settings) -> None:
         )
     size = state.nodes[change.primary].volumes[name].size
     # What is there of it goes first, and leaves its space; but a thin pool may be too full all the same.
-    if (name not in node.volumes or settings.volumes == "thin") and (why := requirements.no_room(node, size, settings)):
+    if (name not in node.volumes or settings.volumes == "thin") and (why := room.no_room(node, size, settings)):
         raise Refused(f"--secondary {node.name}: it {why}")
     if node.memory < (needed := state.nodes[change.primary].domains[name].memory):
         raise Refused(f"{node.name}: has {show_size(node.memory)} of memory, {name} needs {show_size(needed)}")

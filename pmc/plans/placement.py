@@ -13,7 +13,7 @@ from pmc.capacity.memory import Memory, running
 from pmc.errors import Refused
 from pmc.model import ClusterState, NodeState
 from pmc.plain import then
-from pmc.plans import requirements, vm_steps
+from pmc.plans import room, vm_steps
 from pmc.plans.add import check_cluster, check_node
 from pmc.plans.request import Add
 from pmc.settings import Settings
@@ -116,7 +116,7 @@ def _why_not(request: Add, search: _Search, usable: Sequence[NodeState], unfit: 
     shown = "; ".join(why[:SHOWN]) + (f"; and {len(why) - SHOWN} more nodes" if len(why) > SHOWN else "")
     who, least = ("no node has", 1) if request.single else ("no two nodes have", 2)
     disk, size = show_size(search.size), vm_steps.volume_size(search.size)
-    fitting = [node for node in search.state if not requirements.no_room(node, size, search.settings)]
+    fitting = [node for node in search.state if not room.no_room(node, size, search.settings)]
     if len(fitting) < least:
         return f"{request.name}: {who} room for a disk of {disk}: {shown}. Make room there, or give a smaller --size"
     needed = show_size(request.memory)

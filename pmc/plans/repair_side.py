@@ -10,7 +10,7 @@ from pmc.errors import Refused
 from pmc.facts import backing, domain_definition
 from pmc.plain import then
 from pmc.plan import Step, Wait
-from pmc.plans import other_disks, requirements, restore_marks, saved_memory, vm_steps
+from pmc.plans import other_disks, restore_marks, room, saved_memory, unfinished_restore, vm_steps
 from pmc.plans.repair_context import NO_DISK, Ailment, Case
 
 
@@ -134,11 +134,13 @@ def _renewed(case: Case, home: str, text: str, last: Step) -> Ailment:
         )
         return Ailment("no-volume", text, refusal=refusal)
     freed = replace(node, group_free=node.group_free + (old.size if old and not old.thin else 0))
-    if why := requirements.no_room(freed, there.size, case.settings):
+    if why := room.no_room(freed, there.size, case.settings):
         return Ailment("no-volume", text, refusal=f"--new-disk: {home} {why}")
     # A restore that broke off: what is copied from the peer is as half written as that.
-    half = backing.snapshot(peer, name, requirements.BEFORE) or requirements.marked(peer, name, lvm.RESTORING)
-    tag = lvm.RESTORING_THERE if half and not requirements.over(case.state, name) else ""
+    half = backing.snapshot(peer, name, unfinished_restore.BEFORE) or unfinished_restore.marked(
+        peer, name, lvm.RESTORING
+    )
+    tag = lvm.RESTORING_THERE if half and not unfinished_restore.over(case.state, name) else ""
     gone = lvm.remove_disk(group, name)
     remove = [Step(home, f"remove the volume {group}/{name}", gone, pivot=True)]
     steps = (

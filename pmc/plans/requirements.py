@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pmc import drbd, lvm, names
 from pmc.errors import NodeDown, Refused
-from pmc.facts import backing, lvm_attr, thin_pool
+from pmc.facts import backing
 from pmc.model import ClusterState, NodeState, Volume, shown
 from pmc.plain import then
 from pmc.settings import Settings
 from pmc.units import show_size
-
-# What pmc calls the snapshot that an in-place restore keeps.
-BEFORE = "before"
 
 
 def check_new(flag: str, name: str) -> str:
@@ -226,81 +221,6 @@ def foreign(node: NodeState, name: str, ours: object, settings: Settings) -> Non
         )
 
 
-def before(vm: str) -> str:
-    """The snapshot that an in-place restore keeps of what was on the disk, until it is complete."""
-    return f"{vm}.{BEFORE}"
-
-
-def half_restored(state: ClusterState, vm: str) -> bool:
-    """A restore into its disk broke off, and what was on it is lost: with the disk of the node that kept it. That node
-    is the first to be marked and the last to be so; where only the other one is, it has another disk by now."""
-    homes = _its(state, vm)
-    if len(homes) < len(state.homes(vm)) or any(node.trouble for node in homes):
-        return False  # it may have it
-    kept = any(backing.snapshot(node, vm, BEFORE) or marked(node, vm, lvm.RESTORING) for node in homes)
-    return not kept and not over(state, vm) and any(marked(node, vm, lvm.RESTORING_THERE) for node in homes)
-
-
-def over(state: ClusterState, vm: str) -> bool:
-    """What a restore that broke off kept was put back when the other node was dead. What that one's disk is marked with
-    tells nothing any more."""
-    return any(marked(node, vm, lvm.PUT_BACK) for node in _its(state, vm))
-
-
-def _its(state: ClusterState, vm: str) -> list[NodeState]:
-    """The nodes that it lives on: what an old copy elsewhere was restored into is none of its disks any more."""
-    return [state.nodes[home] for home in state.homes(vm) if home in state.nodes]
-
-
-def marked(node: NodeState, vm: str, *tags: str) -> list[Volume]:
-    """The VM's disk here, if it has one of these marks; and a volume of its name, which pmc took for its disk once."""
-    named = node.volumes.get(vm)
-    if named and any(user != vm for user in backing.users(node, named.group, named.name)):
-        named = None  # by now another VM's disk
-    found = {each.name: each for each in (backing.of(node, vm), named) if each}
-    return [each for each in found.values() if set(tags) & set(each.tags)]
-
-
-def settled(state: ClusterState, vm: str) -> None:
-    """No restore into its disk broke off half way: then it is neither the old nor the new one."""
-    if half_restored(state, vm):
-        raise Refused(
-            f"{vm}: a restore into its disk was interrupted, and its snapshot of what was there is lost with a disk. "
-            f"Restore it again",
-            next=f"fab vm.restore {vm} --backup ID --in-place",
-        )
-    for node in _its(state, vm):
-        left_over(node, vm)
-    kept = [node.name for node in _its(state, vm) if backing.snapshot(node, vm, BEFORE)]
-    if kept or restoring(state, vm):
-        where = f"is kept on {kept[0]}" if kept else "was kept on its other node"
-        raise Refused(
-            f"{vm}: a restore into its disk was interrupted, and what was on it {where}. Put that back",
-            next=f"fab vm.restore {vm} --put-back",
-        )
-
-
-def left_over(node: NodeState, vm: str) -> None:
-    """What a restore kept, and the disk beside it is not marked: the restore was complete, or it is of another VM of
-    that name. The VM may have run since, so it is never put back."""
-    if (kept := backing.snapshot(node, vm, BEFORE)) and not marked(node, vm, lvm.RESTORING):
-        raise Refused(
-            f"{vm}: {kept.group}/{kept.name} on {node.name} is left of a restore that was complete, or of another VM "
-            f"of that name. {no_more_needed(kept, node.name)}"
-        )
-
-
-def no_more_needed(kept: Volume, node: str) -> str:
-    """The remedy for what is left of a restore."""
-    return then("Remove it only when nothing in it is needed", f"on {node}: lvremove {kept.group}/{kept.name}")
-
-
-def restoring(state: ClusterState, vm: str) -> list[str]:
-    """The nodes whose disk of it is marked: a restore into it did not come to its end."""
-    tags = (lvm.RESTORING,) if over(state, vm) else (lvm.RESTORING, lvm.RESTORING_THERE)
-    return [node.name for node in _its(state, vm) if marked(node, vm, *tags)]
-
-
 def healthy(node: NodeState, vm: str) -> None:
     """DRBD's two sides see each other and both are up to date, as this node sees it."""
     resource = node.resources.get(vm)
@@ -332,57 +252,3 @@ def same(state: ClusterState, vm: str, why: str) -> None:
 def differs(state: ClusterState, vm: str) -> int:
     """Bytes that are known to differ between its sides, which call themselves up to date."""
     return max((node.resources[vm].differs for node in state.knowing(vm) if vm in node.resources), default=0)
-
-
-def no_room(node: NodeState, size: int, settings: Settings) -> str:
-    """Why the node cannot have a new volume of so many bytes, of the kind that pmc.conf asks for; empty when it can. A
-    thin one may be larger than its pool, but that must not be near its end."""
-    if (broken := lvm_attr.group(node.group_attributes, settings.volume_group)) and broken.stands:
-        return f"cannot have it: {broken}; there: {broken.remedy}"
-    if settings.volumes == "thin":
-        return thin_pool.unfit(settings.thin_pool, node.volumes, settings)
-    if node.group_free >= size:
-        return ""
-    return f"has {show_size(node.group_free)} free in {settings.volume_group}, {show_size(size)} are needed"
-
-
-def no_growth(node: NodeState, volume: Volume, more: int, settings: Settings) -> str:
-    """As `no_room`, for a volume that is there and grows."""
-    if volume.thin:
-        return thin_pool.unfit(volume.pool, node.volumes, settings)
-    return no_room(node, more, replace(settings, volumes="classic"))
-
-
-def snapshot_room(node: NodeState, volume: Volume, size: int) -> None:
-    """For a snapshot of the volume of which `size` bytes will change."""
-    if why := no_snapshot_room(node, volume, size):
-        larger = f"vgextend {volume.group} DISK"
-        if volume.thin:
-            larger = f"lvextend --size +SIZE {volume.group}/{volume.pool}"
-        raise Refused(
-            f"{why}. Make room there, or remove old snapshots (lvs {volume.group} lists them)",
-            next=f"on {node.name}: {larger}",
-        )
-
-
-def no_snapshot_room(node: NodeState, volume: Volume, size: int) -> str:
-    """Why there is none; empty when there is."""
-    if (broken := lvm_attr.group(node.group_attributes, volume.group)) and broken.stands:
-        return f"{node.name}: {broken}"
-    what, free = f"a snapshot of {volume.name} needs {show_size(size)}", node.group_free
-    place = "volume group"
-    if volume.thin:
-        its = node.volumes.get(volume.pool)
-        if its is None or thin_pool.broken(its):
-            why = thin_pool.broken(its) if its else "is not there"
-            return f"{node.name}: the thin pool {volume.group}/{volume.pool} of {volume.name} {why}"
-        place, free = f"thin pool {volume.group}/{volume.pool}", thin_pool.free(its)
-    return "" if free >= size else f"{node.name}: {what}, the {place} has {show_size(free)} free"
-
-
-def memory(node: NodeState, vm: str, needed: int, advice: str = "") -> None:
-    if node.memory_available < needed:
-        raise Refused(
-            f"{vm}: needs {show_size(needed)} of memory, {node.name} has {show_size(node.memory_available)} free"
-            + (f". {advice}" if advice else "")
-        )

@@ -9,10 +9,11 @@ from pmc import backup, backup_pipeline, drbd, lvm, virsh
 from pmc.backup import Backup, Stored
 from pmc.command import Command, bash, command
 from pmc.errors import Refused
-from pmc.facts import backing
+from pmc.facts import backing, domain_xml
 from pmc.model import ClusterState, NodeState
 from pmc.plan import Fetch, Plan, Step, Wait, Watch, plan
-from pmc.plans import other_disks, requirements, restore_marks, saved_memory, suspended_io, vm_steps
+from pmc.plans import other_disks, requirements, restore_marks, saved_memory, suspended_io, unfinished_restore, vm_steps
+from pmc.plans import room as room_plan
 from pmc.plans.add import check_new
 from pmc.plans.backup import bring, drbd_device
 from pmc.plans.vm_steps import Given
@@ -92,7 +93,9 @@ def as_new(
     check_new(name, nodes, old.size, 0, state, settings)  # no memory: it is not started
     other_disks.manifest(old.id, old.vm, old.device, old.xml)
     try:
-        xml = virsh.renamed(old.xml, name=name, uuid=uuid, mac=given.mac, old_device=old.device, device=given.device)
+        xml = domain_xml.renamed(
+            old.xml, name=name, uuid=uuid, mac=given.mac, old_device=old.device, device=given.device
+        )
     except ValueError as error:
         raise Refused(f"--backup {old.id}: its domain cannot be used: {error}") from None
     steps = [
@@ -115,8 +118,8 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
     is written. What was on it stays in a snapshot until the end, and is put back when something fails."""
     old, name = found.backup, found.backup.vm
     homes = requirements.whole(state, name)
-    if not requirements.half_restored(state, name):
-        requirements.settled(state, name)
+    if not unfinished_restore.half_restored(state, name):
+        unfinished_restore.settled(state, name)
     if active := state.active_on(name):
         raise Refused(
             f"{name}: runs on {active[0]}; its disk is only written when it is off", next=f"fab vm.stop {name}"
@@ -132,16 +135,16 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
             f"{name}: its disk has {size} bytes, that of {old.id} {old.size}. Restore it as a new VM: --as NEW"
         )
     node, device, group = homes[0], drbd_device(name, state), settings.volume_group
-    kept = requirements.before(name)
+    kept = unfinished_restore.before(name)
     its = {home: requirements.disk(state.nodes[home], name, settings) for home in homes}
     volume = its[node]
     for each in (state.nodes[home] for home in homes):
-        requirements.foreign(each, kept, backing.snapshot(each, name, requirements.BEFORE), settings)
+        requirements.foreign(each, kept, backing.snapshot(each, name, unfinished_restore.BEFORE), settings)
     room = volume.size * 65 // 64 // MiB * MiB + 16 * MiB  # all of it may change
-    requirements.snapshot_room(state.nodes[node], volume, room)
+    room_plan.snapshot_room(state.nodes[node], volume, room)
     for home in homes[1:]:  # what is written there needs room in its pool as well, when snapshots share it
         if its[home].thin:
-            requirements.snapshot_room(state.nodes[home], its[home], its[home].size)
+            room_plan.snapshot_room(state.nodes[home], its[home], its[home].size)
     steps = [
         *[bring(each) for each in dict.fromkeys((found.node, node))],
         prove(found, settings),
@@ -182,7 +185,7 @@ def _alike(homes: Sequence[str], name: str, state: ClusterState) -> None:
     if not (size := requirements.differs(state, name)):
         return
     way = f"fab vm.start {name} vm.repair {name} vm.stop {name}, then this again"
-    if requirements.half_restored(state, name):
+    if unfinished_restore.half_restored(state, name):
         way = f"on {homes[1]}: drbdadm invalidate {name}; then this again when DRBD has copied it"
     raise Refused(
         f"{name}: {show_size(size)} of its disk differ between {' and '.join(homes)}, as a verify found, and a restore "
@@ -192,7 +195,7 @@ def _alike(homes: Sequence[str], name: str, state: ClusterState) -> None:
 
 def put_back(group: str, name: str, size: int, device: str) -> Command:
     """The disk as its snapshot has it, through DRBD, so that both sides get it; then the snapshot is not needed."""
-    kept = requirements.before(name)
+    kept = unfinished_restore.before(name)
     reader = backup_pipeline.read_volume(lvm.path(group, kept), size)
     write = f'{backup_pipeline.STREAM} put --size {size} --target "$2" --compare'
     script = f'{lvm.TAGGED}; {reader} | {write}; lvremove --yes "$1"'
@@ -203,8 +206,8 @@ def undo_in_place(name: str, size: int, state: ClusterState, settings: Settings)
     """After an in-place restore that broke off: the disk as it was before. Without a snapshot it is that (the disk was
     not written yet, or is put back already), unless the disk that had the snapshot is another by now."""
     homes = requirements.whole(state, name)
-    there = [home for home in homes if backing.snapshot(state.nodes[home], name, requirements.BEFORE)]
-    half = requirements.restoring(state, name)
+    there = [home for home in homes if backing.snapshot(state.nodes[home], name, unfinished_restore.BEFORE)]
+    half = unfinished_restore.restoring(state, name)
     if not there and not half and (steps := restore_marks.over(name, homes, state)):
         for home in homes if len(homes) > 1 else []:
             requirements.healthy(state.nodes[home], name)
@@ -213,13 +216,13 @@ def undo_in_place(name: str, size: int, state: ClusterState, settings: Settings)
         raise Refused(f"{name}: no restore of it was interrupted; there is nothing to put back")
     if active := state.active_on(name):
         raise Refused(f"{name}: runs on {active[0]}", next=f"fab vm.stop {name}")
-    if requirements.half_restored(state, name):
-        requirements.settled(state, name)
+    if unfinished_restore.half_restored(state, name):
+        unfinished_restore.settled(state, name)
     suspended_io.flows(name, state, homes)
     saved_memory.written(name, "that", state)
     group, device, steps = settings.volume_group, drbd_device(name, state), list[Step]()
     for node in there:
-        requirements.left_over(state.nodes[node], name)
+        unfinished_restore.left_over(state.nodes[node], name)
         of_the_disk(name, state.nodes[node], settings)
         if len(homes) > 1:
             requirements.healthy(state.nodes[node], name)
@@ -236,7 +239,7 @@ def undo_in_place(name: str, size: int, state: ClusterState, settings: Settings)
 
 def of_the_disk(name: str, node: NodeState, settings: Settings) -> None:
     """What is put back was on the disk that the VM has now. (A thin snapshot whose origin is gone names none.)"""
-    kept, disk = backing.snapshot(node, name, requirements.BEFORE), requirements.disk(node, name, settings)
+    kept, disk = backing.snapshot(node, name, unfinished_restore.BEFORE), requirements.disk(node, name, settings)
     if kept and kept.origin not in ("", disk.name):
         raise Refused(
             f"{name}: {kept.group}/{kept.name} on {node.name} is a snapshot of {kept.group}/{kept.origin}, and its "

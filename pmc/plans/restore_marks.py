@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pmc import lvm
 from pmc.model import ClusterState, Volume
 from pmc.plan import Step
-from pmc.plans import requirements
+from pmc.plans import unfinished_restore
 
 
 def tag(here: bool) -> str:
@@ -25,7 +25,7 @@ def unmarked(name: str, marks: Mapping[str, Sequence[tuple[Volume, str]]], state
     order, steps = (lvm.RESTORING_THERE, lvm.RESTORING), list[Step]()
     for tag in order:
         for home, will in marks.items():
-            now = {each.name: each for each in requirements.marked(state.nodes[home], name, tag)}
+            now = {each.name: each for each in unfinished_restore.marked(state.nodes[home], name, tag)}
             has = now | {volume.name: volume for volume, its in will if its == tag}
             steps += [marked(home, volume, False, tag) for volume in has.values()]
     return steps
@@ -33,12 +33,12 @@ def unmarked(name: str, marks: Mapping[str, Sequence[tuple[Volume, str]]], state
 
 def over(name: str, homes: Sequence[str], state: ClusterState) -> list[Step]:
     """Takes off what is left of a restore that was put back while a node was dead: a new one makes its own marks."""
-    tags = (lvm.RESTORING_THERE, lvm.PUT_BACK) if requirements.over(state, name) else ()
+    tags = (lvm.RESTORING_THERE, lvm.PUT_BACK) if unfinished_restore.over(state, name) else ()
     each = (
         (home, volume, tag)
         for tag in tags
         for home in homes
-        for volume in requirements.marked(state.nodes[home], name, tag)
+        for volume in unfinished_restore.marked(state.nodes[home], name, tag)
     )
     return [marked(home, volume, False, tag) for home, volume, tag in each]
 

@@ -10,7 +10,7 @@ from pmc import drbd, drbd_generations, lvm, virsh
 from pmc.facts import backing
 from pmc.model import Resource
 from pmc.plan import Step, Wait
-from pmc.plans import requirements, saved_memory, split_brain_snapshot
+from pmc.plans import requirements, room, saved_memory, split_brain_snapshot
 from pmc.plans.repair_context import About, Ailment, Case
 from pmc.units import show_size
 
@@ -65,7 +65,7 @@ def _refusal(case: Case) -> str:
             f"{victim}: its disk {backing.path_of(node, name) or 'none'} is not there, or no volume of "
             f"{case.settings.volume_group}, so no snapshot of it can be kept. Without one: --no-snapshot"
         )
-    if why := requirements.no_snapshot_room(node, volume, split_brain_snapshot.room(differing(case), volume)):
+    if why := room.no_snapshot_room(node, volume, split_brain_snapshot.room(differing(case), volume)):
         return f"{why}. Make room (vgextend; fab vm.backups lists old ones), or give --no-snapshot"
     return ""
 

@@ -6,7 +6,7 @@ from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState
 from pmc.plain import then
 from pmc.plan import Plan, plan
-from pmc.plans import requirements, restore_marks, saved_memory, suspended_io, vm_steps
+from pmc.plans import requirements, restore_marks, room, saved_memory, suspended_io, unfinished_restore, vm_steps
 from pmc.plans.close_migration import one_primary, two_allowed
 from pmc.settings import Settings
 from pmc.units import show_size
@@ -17,7 +17,7 @@ def start(name: str, on: str, state: ClusterState, settings: Settings, discard: 
     is saved somewhere is thrown away."""
     _seen(name, state)
     homes = requirements.whole(state, name)
-    requirements.settled(state, name)
+    unfinished_restore.settled(state, name)
     active = state.active_on(name)
     if active and on in ("", *active):
         raise Refused(f"{name}: runs already, on {active[0]}")
@@ -42,7 +42,7 @@ def start(name: str, on: str, state: ClusterState, settings: Settings, discard: 
     if not discard:
         saved_memory.start(name, f"fab vm.start {name}{f' --on {on}' if on else ''}", state)
     there, advice = state.nodes[node], "Move another VM away first, or start it with --on another node"
-    requirements.memory(there, name, there.domains[name].memory, advice)
+    room.memory(there, name, there.domains[name].memory, advice)
     closing = one_primary(two_allowed(name, homes, state), name, state)
     promoting = [] if primaries else [vm_steps.promote(node, name)]
     well = len(homes) > 1 and all((its := state.nodes[home].resources.get(name)) and its.healthy for home in homes)

@@ -13,6 +13,7 @@ from pmc.cluster import Cluster
 from pmc.command import command
 from pmc.drbd_generations import Generation
 from pmc.errors import PmcError, Refused
+from pmc.facts import dead_node
 from pmc.model import ClusterState
 from pmc.paste import comment
 from pmc.plan import Step, plan
@@ -31,7 +32,7 @@ class Sight:
     """What is seen of a node that may be dead. `facts`: by VM, since when its link is lost. `signs` of its life.
     `differ`: by VM, the bytes of its disk that a verify found to differ."""
 
-    facts: Mapping[str, plans.Lost] = field(default_factory=dict)
+    facts: Mapping[str, dead_node.Lost] = field(default_factory=dict)
     signs: tuple[str, ...] = ()
     differ: Mapping[str, int] = field(default_factory=dict)
 
@@ -45,7 +46,7 @@ def seen(cluster: Cluster, state: ClusterState, dead: str, places: Places, hangs
 
 
 def _look(cluster: Cluster, state: ClusterState, dead: str, places: Places) -> Sight:
-    def ask(node: Node) -> tuple[plans.Seen, dict[str, int]]:
+    def ask(node: Node) -> tuple[dead_node.Seen, dict[str, int]]:
         marked = plans.marked(node.name, places[node.name], state)
         peer, *told = node.ask_each(query, *map(drbd_generations.generation, marked))
         if isinstance(peer, PmcError):
@@ -54,8 +55,8 @@ def _look(cluster: Cluster, state: ClusterState, dead: str, places: Places) -> S
         alone = [name for name, said in zip(marked, told, strict=True) if isinstance(said, Generation) and said.bitmap]
         return peer, {name: size for name, size in marked.items() if name not in alone}
 
-    query = plans.peer(dead, cluster.settings)
-    facts: dict[str, plans.Lost] = {}
+    query = dead_node.peer(dead, cluster.settings)
+    facts: dict[str, dead_node.Lost] = {}
     signs: list[str] = []
     differ: dict[str, int] = {}
     for (survivor, names), (one, marked) in zip(places.items(), cluster.on_all(ask, places), strict=True):

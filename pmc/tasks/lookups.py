@@ -21,7 +21,7 @@ from pmc.cluster import Beside, Cluster
 from pmc.command import Query
 from pmc.drbd_generations import Generation, Past
 from pmc.errors import PmcError, Refused
-from pmc.facts import domain_disks
+from pmc.facts import domain_disks, domain_xml
 from pmc.model import ClusterState
 from pmc.plans import other_disks, requirements
 from pmc.plans.add import iso_path
@@ -87,11 +87,11 @@ def new_domain(cluster: Cluster, request: Add, given: Given) -> str:
     )  # fmt: skip
     cpu = cpu_for(cluster, request.nodes)
     xml: str = cluster.ask(request.primary, query)[0]
-    if virsh.name_of(xml) != request.name:
+    if domain_xml.name_of(xml) != request.name:
         raise Refused(f"--virt-install: virt-install did not answer with a domain {request.name}, but: {xml[:120]!r}")
     try:
-        xml = virsh.with_disk(xml, given.device, iso_path(settings, request.name) if request.iso else "")
-        return virsh.with_cpu(xml, cpu) if cpu else xml
+        xml = domain_xml.with_disk(xml, given.device, iso_path(settings, request.name) if request.iso else "")
+        return domain_xml.with_cpu(xml, cpu) if cpu else xml
     except ValueError as error:
         raise Refused(f"--virt-install: virt-install's answer cannot be used: {error}") from None
 

@@ -17,7 +17,7 @@ from lab import witness
 from lab.witness import Guest
 from pmc import settings
 from pmc.cluster import Cluster
-from pmc.plans import failover as plans
+from pmc.facts import dead_node
 
 from .conftest import Pmc, broken_invariants
 from .rig import failed, read_until, started
@@ -272,11 +272,11 @@ def test_a_clock_that_is_set_back_hides_no_old_disk(lab: Pmc, clean: Clean, tmp_
     tick = guest.ticking(5)
     fenced = tmp_path / "pmc.conf"
     fenced.write_text(lab.conf.read_text().replace("[nodes.pm-1]\n", '[nodes.pm-1]\nfence = "/bin/true"\n'))
-    query = plans.peer("pm-1", settings.load(str(lab.conf)))
+    query = dead_node.peer("pm-1", settings.load(str(lab.conf)))
 
     def ago() -> float:
         with Cluster(settings.load(str(lab.conf))) as cluster:
-            seen: plans.Seen = cluster.ask("pm-2", query)[0]
+            seen: dead_node.Seen = cluster.ask("pm-2", query)[0]
         assert seen.life == ()
         return seen.lost["web"].ago
 

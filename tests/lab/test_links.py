@@ -34,7 +34,7 @@ NOTED = (
     f'if [ "$t" ]; then echo "begin $t $(whose) $*" >>{LOG}; "$real" "$@"; s=$?; '
     f'echo "end $t $(whose) $*" >>{LOG}; exit $s; fi'
 )
-SCALED = "import sys, pmc.lock as lock; lock.SILENCE, lock.BEAT = {silence}, 1; from pmc.main import main; main()"
+SCALED = "import sys, pmc.lock_files as lock; lock.SILENCE, lock.BEAT = {silence}, 1; from pmc.main import main; main()"
 
 
 @contextmanager

@@ -17,9 +17,9 @@ from typing import Any
 from pmc import drbd, drbd_generations
 from pmc.command import Command, command
 from pmc.errors import CommandFailed, InDoubt, PmcError
+from pmc.facts import dead_node
 from pmc.model import ClusterState, Domain, NodeState, Resource, Volume
 from pmc.plan import Action, Fetch, Plan, Wait, Watch, apply
-from pmc.plans import failover
 from pmc.units import GiB
 from tests.unit.samples import SETTINGS, node, parsed_files
 
@@ -115,7 +115,7 @@ class World:
         """Whether what a Wait asks succeeds: as bash has it, see test_waits.py."""
         line, words = shlex.join(asked.argv), asked.argv[asked.argv.index("pmc") + 1 :]
         if "root@$1" in line:
-            return not failover.parse_peer(self._say(name, asked)).life
+            return not dead_node.parse_peer(self._say(name, asked)).life
         if "get-gi" in line:
             said = self._say(name, command("drbdadm", "get-gi", words[0]))
             return drbd_generations.parse_generation(said).bitmap != 0

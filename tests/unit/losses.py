@@ -20,6 +20,7 @@ from hypothesis.stateful import precondition, rule
 
 from pmc.command import Query
 from pmc.errors import PmcError, Refused
+from pmc.facts import dead_node
 from pmc.plan import Plan
 from pmc.plans import evacuate, failover
 from pmc.plans.evacuate import Evacuation, Leaving
@@ -156,7 +157,7 @@ class Losses(Life):
                 return
             if since:
                 assert lost <= min(world.written[each] for each in missing), f"{name} lacks older writes than was told"
-            fresh = since and (world.now - lost).total_seconds() <= failover.FRESH
+            fresh = since and (world.now - lost).total_seconds() <= dead_node.FRESH
             assert word in ("typed", "flag") or fresh, f"{name}: its disk may be old, nobody was asked"
 
     def _taken_over(self, manager: Manager, name: str, survivor: str, plan: Plan) -> None:

@@ -6,13 +6,13 @@ from __future__ import annotations
 import ast
 from typing import Any
 
-from pmc import backup, drbd, drbd_generations, guest_agent, lvm, lvm_thin, node_state, virsh
+from pmc import backup, drbd, drbd_generations, guest_agent, lvm_thin, node_state, virsh
 from pmc.command import Query
-from pmc.facts import domain_disks, drbd_files, managed_save
+from pmc.facts import dead_node, domain_disks, drbd_files, lvm_report, managed_save
 from pmc.health import deep, questions
 from pmc.health.check import About
 from pmc.health.node_checks import CHECKS
-from pmc.plans import failover, node_keys
+from pmc.plans import node_keys
 from tests.unit.samples import SETTINGS, data, node
 from tests.unit.test_imports import FILES
 
@@ -66,8 +66,8 @@ SAMPLES: dict[str, list[Sample]] = {
         "drbd two-primaries": (data("drbdsetup-9-handwritten-show-filtered.txt"),), "drbd files": CONFIGS,
         "volumes": (VOLUMES,), "macs": (data("libvirt-9.0.0-macs.txt"),), "ports": (data("ss-6.1.0-listening.txt"),),
     }[what]) for what, query in node_state.state_queries(SETTINGS, allocating=True).items()],
-    "pmc.lvm:volumes": [(lvm.volumes("vg"), (VOLUMES,))],
-    "pmc.lvm:group": [(lvm.group("vg"), (data("vgs-2.03.16-json.txt"),))],
+    "pmc.lvm:volumes": [(lvm_report.volumes("vg"), (VOLUMES,))],
+    "pmc.lvm:group": [(lvm_report.group("vg"), (data("vgs-2.03.16-json.txt"),))],
     "pmc.drbd_generations:generation": [(drbd_generations.generation("web"), GENERATIONS)],
     "pmc.drbd_generations:past": [(drbd_generations.past("web", 1), JOURNAL)],
     "pmc.lvm_thin:ranges": [(lvm_thin.ranges(lvm_thin.mapped("vg", "web", 1)), ("0 65536\n131072 65536\n",))],
@@ -91,7 +91,7 @@ SAMPLES: dict[str, list[Sample]] = {
         data("virsh-9.0.0-domjobinfo-none.txt"), data("virsh-handwritten-domjobinfo-completed.txt")))],
     "pmc.virsh:downtime": [(virsh.downtime("web"), (
         data("virsh-9.0.0-domjobinfo-none.txt"), data("virsh-handwritten-domjobinfo-completed.txt")))],
-    "pmc.plans.failover:peer": [(failover.peer("pm-1", SETTINGS), (PEER,))],
+    "pmc.plans.failover:peer": [(dead_node.peer("pm-1", SETTINGS), (PEER,))],
     "pmc.health.questions:domain_files": [(questions.domain_files(), (f"== manual\n{DOMAIN}== autostart\n{DOMAIN}",))],
     "pmc.health.questions:resource_files": [(questions.resource_files(), tuple(HEAD + text for text in RESOURCES))],
     "pmc.health.questions:common": [(questions.common(), (data("drbd-utils-9.22.0-global_common.txt"),))],

@@ -18,7 +18,7 @@ from pmc.backup import Stored
 from pmc.command import Command
 from pmc.drbd_generations import Generation
 from pmc.errors import Refused
-from pmc.facts import backing
+from pmc.facts import backing, lvm_report
 from pmc.health import verify
 from pmc.model import ClusterState, Domain, Odd, Resource, ResourceFile, Volume
 from pmc.plan import Plan
@@ -32,10 +32,10 @@ from pmc.plans import (
     remove,
     remove_steps,
     repair,
-    requirements,
     restore,
     split_brain_snapshot,
     start,
+    unfinished_restore,
 )
 from pmc.plans.backup import Wish
 from pmc.plans.repair_context import About, Ailment, Wishes
@@ -280,7 +280,7 @@ def test_a_disk_elsewhere_is_brought_up_and_attached_all_the_same() -> None:
 def test_a_mark_on_that_disk_keeps_it_from_being_started() -> None:
     for tag in (lvm.RESTORING, lvm.RESTORING_THERE):
         state = db(disk=marked(tag))
-        assert requirements.restoring(state, "db") == ["pm-1", "pm-2"]
+        assert unfinished_restore.restoring(state, "db") == ["pm-1", "pm-2"]
         with pytest.raises(Refused, match="a restore into its disk was interrupted"):
             start.start("db", "", state, SETTINGS)
         alone = replace(state.nodes["pm-2"].resources["db"], connection="Connecting")
@@ -294,7 +294,7 @@ def test_a_mark_on_that_disk_keeps_it_from_being_started() -> None:
             notes = [step.note for step in failover.failover("db", dead, SETTINGS).steps]
             assert "no longer mark vg/db_disk0 as being restored into" in notes
     old = db(False, FILE, replace(ANOTHERS, tags=("pmc", lvm.RESTORING)))
-    assert requirements.restoring(old, "db") == ["pm-1", "pm-2"], (
+    assert unfinished_restore.restoring(old, "db") == ["pm-1", "pm-2"], (
         "what took that one for its disk may have written half of it"
     )
 
@@ -308,7 +308,7 @@ def test_inactive_volumes_are_known_in_any_spelling() -> None:
 
 # -- snapshots of ours, and thin clones of others --
 
-THIN = {each.name: each for each in lvm.parse_volumes(data("lvm-2.03.16-handwritten-thin-clone.json")).values()}
+THIN = {each.name: each for each in lvm_report.parse_volumes(data("lvm-2.03.16-handwritten-thin-clone.json")).values()}
 
 
 def golden(*more: Volume) -> ClusterState:

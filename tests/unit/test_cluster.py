@@ -18,6 +18,7 @@ from pmc.errors import CommandFailed, Interrupted, NodeDown, PmcError
 from pmc.model import NodeState, Resource
 from pmc.node_state import parse_meminfo, parse_ports, state_queries
 from pmc.settings import parse
+from pmc.transport import migration
 from pmc.transport.node import Node
 from pmc.units import KiB
 from tests.unit.samples import SETTINGS, data, framed
@@ -57,7 +58,7 @@ class Told(Node):
 def test_many_connections_are_allowed_or_it_is_said(hard: int, says: str) -> None:
     """In a process of its own: what is lowered cannot be raised again."""
     code = (
-        "import resource as r; from pmc.ssh import allow_connections; from pmc.errors import Refused\n"
+        "import resource as r; from pmc.transport.connection import allow_connections; from pmc.errors import Refused\n"
         f"r.setrlimit(r.RLIMIT_NOFILE, (256, {hard}))\n"
         "try: allow_connections(300); print(r.getrlimit(r.RLIMIT_NOFILE)[0])\n"
         "except Refused as error: print(error)"
@@ -166,9 +167,7 @@ class Migrating(Node):
 
 
 def migrate(node: Node, stopped: bool = False) -> None:
-    cluster = Cluster(SETTINGS)
-    with cluster._linked(node, "web") as lost:
-        cluster._migrate(node, virsh.migrate("web", "pm-2", "10.0.0.2"), lambda: stopped, lost)
+    migration.run(node, virsh.migrate("web", "pm-2", "10.0.0.2"), "web", lambda: stopped)
 
 
 @pytest.mark.parametrize("seen", [("Connecting",), ("Connected", "WFConnection"), ("no answer", "StandAlone"), ("",)])

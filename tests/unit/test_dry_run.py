@@ -93,11 +93,17 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
     def touched(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError(f"a node is touched: {args}")
 
-    for target in ("node.Node.run", "node.Node.channel", "cluster.Cluster.apply", "cluster.Cluster.lock", "fence.run"):
+    for target in (
+        "transport.node.Node.run",
+        "transport.node.Node.channel",
+        "cluster.Cluster.apply",
+        "cluster.Cluster.lock",
+        "transport.fence_command.run",
+    ):
         monkeypatch.setattr(f"pmc.{target}", touched)
     for name, answer in {
-        "looks.disk_of": (GiB, XML), "looks.disk_at": (GiB, XML), "looks.given": NEW,
-        "looks.address_of": "", "looks.new_domain": XML, "looks.size_for": GiB, "looks.domain_of": (XML, True),
+        "tasks.lookups.disk_of": (GiB, XML), "tasks.lookups.disk_at": (GiB, XML), "tasks.lookups.given": NEW,
+        "tasks.lookups.address_of": "", "tasks.lookups.new_domain": XML, "tasks.lookups.size_for": GiB, "tasks.lookups.domain_of": (XML, True),
         "tasks.pm._examine": [UNFIT], "tasks.death.seen": Sight(),
     }.items():  # fmt: skip
         monkeypatch.setattr(f"pmc.{name}", lambda *args, answer=answer: answer)

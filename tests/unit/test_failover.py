@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from pmc.errors import NodeDown, Refused
+from pmc.facts import dead_node
+from pmc.facts.dead_node import Lost, Seen
 from pmc.model import ClusterState, Domain, NodeState, Odd, ResourceFile
 from pmc.plan import Plan
 from pmc.plans import close_migration, evacuate, failover, interrupted_migration
-from pmc.plans.failover import Lost, Seen
 from pmc.settings import Settings
 from pmc.tasks import migrate, vm_lock
 from pmc.units import GiB, MiB
@@ -80,7 +81,7 @@ def alive(state: ClusterState, seen: Seen, settings: Settings = SETTINGS) -> Non
 
 @pytest.mark.parametrize("said", ["Connection timed out", "No route to host", "Network is unreachable"])
 def test_silence(said: str) -> None:
-    assert failover.parse_peer(f"ssh 255 ssh: connect to host 10.0.0.1 port 22: {said}\n") == Seen()
+    assert dead_node.parse_peer(f"ssh 255 ssh: connect to host 10.0.0.1 port 22: {said}\n") == Seen()
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_silence(said: str) -> None:
 )
 def test_signs_of_life(text: str) -> None:
     """Also a refusal, or what is not understood: only a timeout is silence."""
-    seen = failover.parse_peer(text)
+    seen = dead_node.parse_peer(text)
     assert len(seen.life) == 1
     with pytest.raises(Refused, match="pm-1: does not answer the manager, but lives: pm-2 reaches it"):
         alive(orphan(), seen)
@@ -118,7 +119,7 @@ def test_a_peer_that_lets_in_and_hangs_is_told_in_time(tmp_path: Path) -> None:
     }.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
-    query = failover.peer("pm-1", SETTINGS)
+    query = dead_node.peer("pm-1", SETTINGS)
     path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     done = subprocess.run(query.command.argv, env=path, capture_output=True, text=True)
     assert query.parse(done.stdout).life == ("ssh there says: it lets in, and hangs",)
@@ -178,18 +179,18 @@ def test_while_the_link_is_there_the_peers_role_tells_what_is_in_use() -> None:
 
 def test_a_peer_that_was_not_tried_is_no_silent_one() -> None:
     with pytest.raises(ValueError, match="not tried"):
-        failover.parse_peer("")
+        dead_node.parse_peer("")
 
 
 def lost(text: str) -> Lost:
-    [found] = failover.parse_peer(SILENT + text).lost.values()
+    [found] = dead_node.parse_peer(SILENT + text).lost.values()
     return found
 
 
 def test_since_when_the_peer_is_lost_and_whether_it_had_the_disk_in_use() -> None:
     assert lost(entry() + now(2370)) == Lost("2026-11-23T08:20:31+00:00", 2370, True)
     assert lost(entry() + entry(2369, peer="Secondary") + now(2370)) == Lost("2026-11-23T09:00:00+00:00", 1, False)
-    assert failover.parse_peer(SILENT + entry(of="3cx_Web-1") + now(5)).lost["3cx_Web-1"].ago == 5
+    assert dead_node.parse_peer(SILENT + entry(of="3cx_Web-1") + now(5)).lost["3cx_Web-1"].ago == 5
     assert lost(entry(of="web pm-1") + now(2370)) == Lost("2026-11-23T08:20:31+00:00", 2370, True)
 
 
@@ -204,7 +205,7 @@ HOUR = 3600
 
 
 @pytest.mark.parametrize("step", [-3 * HOUR, -2 * HOUR, 0, 300 * 86400])
-@pytest.mark.parametrize("since", [2 * HOUR, failover.FRESH + 1])
+@pytest.mark.parametrize("since", [2 * HOUR, dead_node.FRESH + 1])
 def test_a_clock_that_was_set_does_not_make_an_old_disk_a_fresh_one(step: float, since: float) -> None:
     """NTP after a boot with a wrong clock, between the loss of the link and the question."""
     found = lost(entry() + now(since, wall=WALL + since + step))
@@ -264,7 +265,7 @@ def test_what_is_asked_of_the_journal_is_of_this_boot_and_has_its_clock(tmp_path
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
     for path in tmp_path.iterdir():
         path.chmod(0o755)
-    query = failover.peer("pm-1", SETTINGS)
+    query = dead_node.peer("pm-1", SETTINGS)
     where = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     ended = subprocess.run(query.command.argv, env=where, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -22,6 +22,7 @@ from pmc import backup, backup_pipeline, lvm, virsh
 from pmc import settings as configuration
 from pmc.command import Command, bash, command, frame, unframe
 from pmc.errors import PmcError, Refused, SettingsError
+from pmc.facts import domain_xml
 from pmc.plans import request, requirements, restore
 from pmc.remote.manifest import manifest_sum
 from pmc.transport.node import WRAPPER, command_line
@@ -228,7 +229,7 @@ def test_the_xml_of_a_backup_is_a_domains_or_refused(junk: str) -> None:
         one_line(error)
         return
     text = next(step.do.stdin for step in plan.steps if isinstance(step.do, Command) and "define" in step.do.argv)
-    assert virsh.name_of(text or "") == "new"
+    assert domain_xml.name_of(text or "") == "new"
 
 
 def test_a_time_makes_a_plain_id() -> None:

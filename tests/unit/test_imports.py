@@ -40,7 +40,7 @@ CONNECTIONS = {"fabric", "paramiko", "socket", "threading", "concurrent"}
 OWNERS = {
     "pmc.transport.known_hosts", "pmc.transport.connection", "pmc.transport.login", "pmc.transport.sessions",
     "pmc.transport.node", "pmc.transport.lock", "pmc.transport.scheduler", "pmc.transport.fanout", "pmc.cluster",
-    "pmc.transport.hypervisor",
+    "pmc.transport.hypervisor", "pmc.transport.migration",
 }  # fmt: skip
 ON_NODES = {"pmc.remote.blocks", "pmc.remote.stream"}  # they run there, and nothing here imports them
 

@@ -13,7 +13,7 @@ import pytest
 
 from pmc import lvm
 from pmc.command import Command
-from pmc.facts import thin_pool
+from pmc.facts import lvm_report, thin_pool
 from pmc.model import Volume
 from pmc.units import GiB, MiB
 from tests.unit.samples import data
@@ -24,7 +24,7 @@ GROUP = data("vgs-2.03.16-json.txt")
 
 
 def test_volumes() -> None:
-    assert lvm.parse_volumes(VOLUMES) == {
+    assert lvm_report.parse_volumes(VOLUMES) == {
         "vg/web": Volume("web", "vg", 71303168, ("pmc",), "", "-wi-ao----"),
         "vg/web2": Volume("web2", "vg", 75497472, ("pmc",), "", "-wi-ao----"),
     }
@@ -34,25 +34,25 @@ def test_a_snapshot_tells_its_origin_and_how_full_it_is() -> None:
     row = '{"vg_name":"vg", "lv_name":"web.backup", "lv_size":"8388608", "lv_tags":"pmc,x", "origin":"web", '
     row += '"lv_attr":"swi-a-s---", "data_percent":"12.50", "metadata_percent":"", "pool_lv":""}'
     text = '{"report": [{"lv": [' + row + "]}]}"
-    assert lvm.parse_volumes(text)["vg/web.backup"] == Volume(
+    assert lvm_report.parse_volumes(text)["vg/web.backup"] == Volume(
         "web.backup", "vg", 8388608, ("pmc", "x"), "web", "swi-a-s---", 12.5
     )
 
 
 def test_a_group_with_its_volumes() -> None:
-    report = lvm.volumes("vg").parse(data("lvm-2.03.16-fullreport-json.txt"))
-    assert report == (lvm.parse_group(GROUP), {v.name: v for v in lvm.parse_volumes(VOLUMES).values()})
+    report = lvm_report.volumes("vg").parse(data("lvm-2.03.16-fullreport-json.txt"))
+    assert report == (lvm_report.parse_group(GROUP), {v.name: v for v in lvm_report.parse_volumes(VOLUMES).values()})
 
 
 def test_no_volumes() -> None:
-    assert lvm.parse_volumes('{"report": [{"lv": []}]}') == {}
+    assert lvm_report.parse_volumes('{"report": [{"lv": []}]}') == {}
 
 
 def test_group() -> None:
-    assert lvm.parse_group(GROUP) == lvm.Group(8585740288, 8438939648, "wz--n-")
+    assert lvm_report.parse_group(GROUP) == lvm_report.Group(8585740288, 8438939648, "wz--n-")
 
 
-@pytest.mark.parametrize("parse", [lvm.parse_volumes, lvm.parse_group])
+@pytest.mark.parametrize("parse", [lvm_report.parse_volumes, lvm_report.parse_group])
 @pytest.mark.parametrize(
     "text", ["", "no such group", "{}", '{"report": []}', '{"report": [{"lv": [{}], "vg": [{}]}]}']
 )
@@ -62,8 +62,10 @@ def test_what_is_no_report_is_an_error(parse: object, text: str) -> None:
         parse(text)
 
 
-@pytest.mark.parametrize(("parse", "text"), [(lvm.parse_volumes, VOLUMES), (lvm.parse_volumes, THIN_VOLUMES),
-                                               (lvm.parse_group, GROUP)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("parse", "text"),
+    [(lvm_report.parse_volumes, VOLUMES), (lvm_report.parse_volumes, THIN_VOLUMES), (lvm_report.parse_group, GROUP)],
+)
 def test_a_report_cut_short_is_an_error(parse: object, text: str) -> None:
     assert callable(parse)
     for length in range(len(text.rstrip())):
@@ -76,7 +78,7 @@ THIN = Volume("web", "vg", GiB, ("pmc",), "", "Vwi-aotz--", 50.0, pool="pool")
 
 
 def test_thin_volumes() -> None:
-    found = lvm.parse_volumes(THIN_VOLUMES)
+    found = lvm_report.parse_volumes(THIN_VOLUMES)
     assert found["vg/pool"] == Volume("pool", "vg", GiB, (), "", "twi-aotz--", 0.0, 11.04)
     assert found["vg/web"] == Volume("web", "vg", 68 * MiB, ("pmc",), "", "Vwi-a-tz--", 0.0, pool="pool")
     assert found["vg/web.backup"] == replace(found["vg/web"], name="web.backup", origin="web", attributes="Vri-a-tz--")
@@ -86,7 +88,7 @@ def test_thin_volumes() -> None:
 def test_a_thin_volume_tells_its_pool_and_how_much_of_it_has_data() -> None:
     assert (THIN.thin, THIN.is_pool, THIN.used) == (True, False, GiB // 2)
     assert (POOL.thin, POOL.is_pool) == (False, True)
-    assert not lvm.parse_volumes(VOLUMES)["vg/web"].thin
+    assert not lvm_report.parse_volumes(VOLUMES)["vg/web"].thin
 
 
 def test_a_snapshot_is_of_its_volumes_kind() -> None:
@@ -229,9 +231,9 @@ def test_what_a_pool_has_left() -> None:
 
 def test_a_compact_report_is_the_same() -> None:
     """report/compact_output = 1 leaves out what is empty in every row; pmc asks without it, and could read it."""
-    found = lvm.parse_volumes(data("lvm-2.03.16-fullreport-compact-json.txt"))
+    found = lvm_report.parse_volumes(data("lvm-2.03.16-fullreport-compact-json.txt"))
     assert found == {"vg/web": Volume("web", "vg", 71303168, ("pmc",), "", "-wi-ao----")}
-    group = lvm.parse_group(data("lvm-2.03.16-fullreport-compact-json.txt"))
+    group = lvm_report.parse_group(data("lvm-2.03.16-fullreport-compact-json.txt"))
     assert (group.size, group.free) == (8585740288, 8514437120)
 
 
@@ -246,7 +248,7 @@ def test_a_compact_report_is_the_same() -> None:
 def test_a_volume_that_is_not_understood_costs_only_itself(row: dict[str, str]) -> None:
     report = json.loads(data("lvm-2.03.16-fullreport-json.txt"))
     report["report"][0]["lv"].append(row)
-    assert set(lvm.parse_volumes(json.dumps(report))) == {"vg/web", "vg/web2"}
+    assert set(lvm_report.parse_volumes(json.dumps(report))) == {"vg/web", "vg/web2"}
 
 
 @pytest.mark.parametrize(
@@ -256,14 +258,14 @@ def test_a_volume_that_is_not_understood_costs_only_itself(row: dict[str, str]) 
 def test_a_volume_in_an_unknown_state_or_of_another_kind_is_listed(attributes: str, percent: str) -> None:
     report = json.loads(data("lvm-2.03.16-fullreport-json.txt"))
     report["report"][0]["lv"][0] |= {"lv_attr": attributes, "data_percent": percent}
-    found = lvm.parse_volumes(json.dumps(report))["vg/web"]
+    found = lvm_report.parse_volumes(json.dumps(report))["vg/web"]
     assert found.attributes == attributes
     assert found.data_percent in (None, 100.0, 12.5)
 
 
 def test_the_log_of_commands_in_a_report_is_passed_over() -> None:
     report = {**json.loads(data("lvm-2.03.16-fullreport-json.txt")), "log": [{"log_seq_num": "1"}]}
-    assert set(lvm.parse_volumes(json.dumps(report))) == {"vg/web", "vg/web2"}
+    assert set(lvm_report.parse_volumes(json.dumps(report))) == {"vg/web", "vg/web2"}
 
 
 def test_every_report_is_asked_for_in_the_same_form() -> None:
@@ -277,5 +279,5 @@ def test_every_report_is_asked_for_in_the_same_form() -> None:
                 seen += 1
                 assert "LVS}" in source or "lvm.CONFIG" in source, f"{path}: reads a report of whatever form\n{source}"
     assert seen == 7
-    for argv in (lvm.REPORT, lvm.volumes("vg").command.argv, lvm.group("vg").command.argv):
+    for argv in (lvm.REPORT, lvm_report.volumes("vg").command.argv, lvm_report.group("vg").command.argv):
         assert set(lvm.CONFIG) <= set(argv)

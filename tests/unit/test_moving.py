@@ -197,9 +197,8 @@ def test_a_move_asks_libvirt_what_the_guest_runs_on(
     cluster = counted(monkeypatch, with_web())
     cluster.kinds["web"] = kind
     lines = list[str]()
-    monkeypatch.setattr(cluster, "_migrate", lambda node, action, *_: lines.append(str(action)))
+    monkeypatch.setattr("pmc.transport.migration.run", lambda node, action, *_: lines.append(str(action)))
     monkeypatch.setattr("pmc.transport.hypervisor.watch", lambda *_: nullcontext())
-    monkeypatch.setattr(cluster, "_linked", lambda *_: nullcontext(threading.Event()))
     with suppress(PmcError):  # this world does not move it
         vm.mv(Context(), "web", dry_run=dry)
     [line] = lines or [line for line in capsys.readouterr().out.splitlines() if "--p2p" in line]

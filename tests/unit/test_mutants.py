@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pmc.errors import Refused
-from pmc.plans.requirements import memory
+from pmc.plans.room import memory
 from pmc.units import GiB
 from tests import mutants, mutants_table, mutate
 from tests.mutants import KINDS, ROOT, Mutant
@@ -75,7 +75,7 @@ def test_all_of_pmc_can_be_compiled_without_any_one_of_them() -> None:
 
 def test_the_change_is_made_in_a_child_alone() -> None:
     """Where it is made in the function that everybody has imported already."""
-    there = [each for each in mutants.all_of() if (each.file, each.function) == ("pmc/plans/requirements.py", "memory")]
+    there = [each for each in mutants.all_of() if (each.file, each.function) == ("pmc/plans/room.py", "memory")]
     [mutant] = there
     poor = node("pm-1", memory_available=0)
 
@@ -109,12 +109,10 @@ def second():
 
 
 def test_its_own_tests_come_first_then_the_quick_ones_and_few_of_the_slow() -> None:
-    [mutant] = [
-        each for each in mutants.all_of() if (each.file, each.function) == ("pmc/plans/requirements.py", "memory")
-    ]
+    [mutant] = [each for each in mutants.all_of() if (each.file, each.function) == ("pmc/plans/room.py", "memory")]
     slow = {f"test_slow.py::{number}": 5.0 for number in range(20)}
-    order = list(mutate.in_order(mutant, {**slow, "test_x.py::quick": 0.1, "test_refuse.py::own": 1.0}))
-    assert order[:3] == ["test_refuse.py::own", "test_x.py::quick", "test_slow.py::0"]
+    order = list(mutate.in_order(mutant, {**slow, "test_x.py::quick": 0.1, "test_room.py::own": 1.0}))
+    assert order[:3] == ["test_room.py::own", "test_x.py::quick", "test_slow.py::0"]
     assert len(order) == 10
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pmc import names, virsh
 from pmc.errors import Refused
 from pmc.facts.drbd_files import Files
+from pmc.facts.lvm_report import Group
 from pmc.health import verify
-from pmc.lvm import Group
 from pmc.model import Domain, NodeState, Resource, ResourceFile, Volume
 from pmc.node_state import node_state
 from pmc.plans import add, evacuate

@@ -13,7 +13,7 @@ import pytest
 
 from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused
-from pmc.plans.failover import FRESH, Lost
+from pmc.facts.dead_node import FRESH, Lost
 from pmc.settings import Settings
 from pmc.tasks.fencing import Sight, how, off, prove
 from tests.unit.samples import SETTINGS, running

@@ -20,10 +20,10 @@ from pmc.plans import (
     remove,
     remove_steps,
     repair_side,
-    requirements,
     restore,
     start,
     stop,
+    unfinished_restore,
 )
 from pmc.plans.backup import bring
 from pmc.plans.repair_context import Case, Wishes
@@ -169,7 +169,7 @@ def test_a_node_that_is_dead_for_good_ends_a_restore_that_broke_off(steps: int) 
         assert failed_over(half).nodes["pm-1"].volumes == mine.volumes
     # The other one is back, still marked: that keeps nothing from anything, and goes.
     now.dead.clear()
-    requirements.settled(now.state(), "web")
+    unfinished_restore.settled(now.state(), "web")
     clean = done(now, put_back(now))
     assert {v.tags for node in clean.nodes.values() for v in node.volumes.values()} == {(lvm.TAG,)}
     with pytest.raises(Refused, match="there is nothing to put back"):
@@ -185,8 +185,8 @@ def test_a_new_restore_is_marked_by_itself() -> None:
     plan = restored_in_place(world)
     writes = next(number for number, step in enumerate(plan.steps) if "where it differs" in step.note)
     half = done(world, Plan("half", plan.steps[:writes]))
-    assert not requirements.over(half.state(), "web")
-    assert requirements.restoring(half.state(), "web") == ["pm-1", "pm-2"]
+    assert not unfinished_restore.over(half.state(), "web")
+    assert unfinished_restore.restoring(half.state(), "web") == ["pm-1", "pm-2"]
     assert disks(done(world, plan)) == disks(stopped_web())
 
 

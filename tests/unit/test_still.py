@@ -12,9 +12,9 @@ import pytest
 from pmc.errors import Refused
 from pmc.facts import lvm_attr
 from pmc.facts.drbd_status import parse_status
+from pmc.facts.lvm_report import Group
 from pmc.health import node_checks
 from pmc.health import node_lvm as lvm_checks
-from pmc.lvm import Group
 from pmc.model import ClusterState, Volume
 from pmc.plan import Plan
 from pmc.plans import add, backup, clone, failover, migrate, peer, remove, repair, restore, start, stop, suspended_io

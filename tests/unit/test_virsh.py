@@ -14,6 +14,7 @@ import libvirt
 import pytest
 
 from pmc import virsh
+from pmc.facts import domain_xml
 from pmc.facts.domain_disks import Disk, Running, running
 from pmc.model import Domain
 from pmc.transport import hypervisor
@@ -145,14 +146,14 @@ def test_capabilities_that_are_none_are_an_error(text: str) -> None:
 
 
 def test_memory() -> None:
-    assert virsh.memory_of(DUMPED) == 16384 * KiB
+    assert domain_xml.memory_of(DUMPED) == 16384 * KiB
 
 
 # -- XML that libvirt takes --
 
 
 def test_a_new_domain_gets_its_disk_and_cd(driver: Any) -> None:
-    xml = virsh.with_disk(INSTALL, "/dev/drbd3", "/var/lib/libvirt/images/a&b.iso")
+    xml = domain_xml.with_disk(INSTALL, "/dev/drbd3", "/var/lib/libvirt/images/a&b.iso")
     disk, cd = define(driver, xml).findall("devices/disk")
     assert (disk.get("type"), disk.get("device")) == ("block", "disk")
     assert attribute(disk, "source", "dev") == "/dev/drbd3"
@@ -165,24 +166,24 @@ def test_a_new_domain_gets_its_disk_and_cd(driver: Any) -> None:
 
 
 def test_a_new_domain_without_a_cd_has_one_disk(driver: Any) -> None:
-    assert len(define(driver, virsh.with_disk(INSTALL, "/dev/drbd3")).findall("devices/disk")) == 1
+    assert len(define(driver, domain_xml.with_disk(INSTALL, "/dev/drbd3")).findall("devices/disk")) == 1
 
 
 def test_a_domain_gets_the_cpu_that_all_nodes_have(driver: Any) -> None:
     cpu = virsh.parse_host_cpu(CAPABILITIES)
-    domain = define(driver, virsh.with_cpu(DUMPED, cpu))
+    domain = define(driver, domain_xml.with_cpu(DUMPED, cpu))
     assert len(domain.findall("cpu")) == 1
     assert domain.findtext("cpu/model") == "EPYC"
     assert {e.get("name") for e in domain.findall("cpu/feature")} == {
         e.get("name") for e in ET.fromstring(cpu).findall("feature")
     }
-    other = define(driver, virsh.with_cpu(DUMPED, "<cpu><model>qemu64</model></cpu>"))
+    other = define(driver, domain_xml.with_cpu(DUMPED, "<cpu><model>qemu64</model></cpu>"))
     assert (other.findtext("cpu/model"), other.findall("cpu/feature")) == ("qemu64", []), "nothing of the old one stays"
 
 
 def test_a_copy_shares_nothing_with_its_original(driver: Any) -> None:
-    original = define(driver, virsh.with_cpu(DUMPED, "<cpu><model>EPYC</model></cpu>"))
-    xml = virsh.renamed(
+    original = define(driver, domain_xml.with_cpu(DUMPED, "<cpu><model>EPYC</model></cpu>"))
+    xml = domain_xml.renamed(
         DUMPED, name="copy", uuid=UUID, mac="52:54:00:77:00:09", old_device="/dev/drbd1", device="/dev/drbd5"
     )
     copy = define(driver, xml)
@@ -203,7 +204,7 @@ def test_a_copy_keeps_no_other_disk_and_no_other_mac(driver: Any) -> None:
     xml = DUMPED.replace("</devices>", more)
     domain = define(
         driver,
-        virsh.renamed(
+        domain_xml.renamed(
             xml, name="copy", uuid=UUID, mac="52:54:00:77:00:09", old_device="/dev/drbd1", device="/dev/drbd5"
         ),
     )
@@ -217,11 +218,11 @@ def test_a_copy_keeps_no_other_disk_and_no_other_mac(driver: Any) -> None:
 @pytest.mark.parametrize("xml", ["", "no XML", "<domain>"])
 def test_xml_that_is_none_is_an_error(xml: str) -> None:
     with pytest.raises(ValueError, match="not XML"):
-        virsh.with_disk(xml, "/dev/drbd1")
+        domain_xml.with_disk(xml, "/dev/drbd1")
     with pytest.raises(ValueError, match="not XML"):
-        virsh.with_cpu(xml, "<cpu/>")
+        domain_xml.with_cpu(xml, "<cpu/>")
     with pytest.raises(ValueError, match="devices"):
-        virsh.with_disk("<domain/>", "/dev/drbd1")
+        domain_xml.with_disk("<domain/>", "/dev/drbd1")
 
 
 # -- watching --
@@ -253,7 +254,7 @@ def test_a_migration_is_watched_without_libvirt_python() -> None:
     """Python without it: pmc is imported, and virsh is asked in its place."""
     program = (
         "import sys, threading; sys.modules['libvirt'] = None\n"
-        "from pmc import hypervisor, virsh\n"
+        "from pmc import virsh\nfrom pmc.transport import hypervisor\n"
         "from unittest.mock import MagicMock\n"
         "node, progress, seen = MagicMock(), MagicMock(), threading.Event()\n"
         "node.ask.return_value = [(5, 9)]\n"

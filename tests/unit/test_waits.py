@@ -13,8 +13,8 @@ import pytest
 
 from pmc import drbd, drbd_generations, virsh
 from pmc.command import Command, command
+from pmc.facts import dead_node
 from pmc.plan import Wait
-from pmc.plans import failover
 from tests.unit.fake import World, says
 from tests.unit.queries import EVENTS, GENERATIONS
 from tests.unit.samples import SETTINGS
@@ -130,8 +130,8 @@ def test_a_node_that_is_silent(asks: Asks, tmp_path: Path, said: str, status: in
         (tmp_path / tool).write_text(f"#!/bin/sh\necho {shlex.quote(text)}\nexit {ended}\n")
         (tmp_path / tool).chmod(0o755)
     silent = said.endswith(("timed out", "No route to host")) and status == 255 and not ping
-    assert asks(failover.silent("pm-1", SETTINGS), {}) == (0 if silent else 1)
-    looked = failover.peer("pm-1", SETTINGS)
+    assert asks(dead_node.silent("pm-1", SETTINGS), {}) == (0 if silent else 1)
+    looked = dead_node.peer("pm-1", SETTINGS)
     path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     done = subprocess.run(looked.command.argv, env=path, capture_output=True, text=True, check=True)
     assert (not looked.parse(done.stdout).life) == silent
@@ -147,7 +147,7 @@ def test_a_sign_of_life_counts_also_where_a_tool_cannot_be_run(asks: Asks, tmp_p
     for tool, does in tools.items():
         (tmp_path / tool).write_text(f"#!/bin/sh\n{does}\n")
         (tmp_path / tool).chmod(0o755)
-    assert asks(failover.silent("pm-1", SETTINGS), {}) == 1
+    assert asks(dead_node.silent("pm-1", SETTINGS), {}) == 1
 
 
 @pytest.mark.parametrize("name", STORIES)
