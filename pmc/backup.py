@@ -36,9 +36,8 @@ LONGEST = 1 << 20  # bytes of a manifest; a longer one is read as empty
 @dataclass(frozen=True)
 class Backup:
     """A manifest. `size` is the disk's in bytes, `image_sha256` its checksum (that of pmc/remote/stream.py), `stored`
-    the
-    file's bytes; `base` the base's id, of a delta; `read` the bytes that were read of the disk, and no more
-    than those that hold data, or have changed, where the volume's thin pool tells which."""
+    the file's bytes; `base` the base's id, of a delta; `read` the bytes that were read of the disk, and no more than
+    those that hold data, or have changed, where the volume's thin pool tells which."""
 
     id: str
     vm: str

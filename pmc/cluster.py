@@ -88,7 +88,7 @@ class Cluster:
 
     def on_all(self, work: Callable[[Node], Any], names: Iterable[str] | None = None) -> list[Any]:
         """`work` on the nodes named (all) at once, one thread a node; results in the same order."""
-        return fanout.taken([self.nodes[name] for name in (self.nodes if names is None else names)], work)
+        return fanout.run_on_all([self.nodes[name] for name in (self.nodes if names is None else names)], work)
 
     def state(
         self,

@@ -16,7 +16,7 @@ FRESH = 900  # seconds; a node that was alive longer after the link was lost may
 
 
 @dataclass(frozen=True)
-class Lost:
+class LostLink:
     """A VM's link to the peer: when it was lost, in ISO 8601 as the survivor's clock goes now (empty: it is not, or not
     known when); how many seconds ago, infinite when that is not known; whether the VM's disk was in use there."""
 
@@ -31,12 +31,12 @@ class Lost:
 
 
 @dataclass(frozen=True)
-class Seen:
+class PeerSigns:
     """What the survivor tells of its silent peer. `life`: each sign of it. `lost`: the VMs whose link to it was lost
     since the survivor's boot."""
 
     life: tuple[str, ...] = ()
-    lost: Mapping[str, Lost] = field(default_factory=dict)
+    lost: Mapping[str, LostLink] = field(default_factory=dict)
 
 
 # Says `life` of each sign of it, and what came of ssh.
@@ -70,7 +70,7 @@ def silent(dead: str, settings: Settings) -> Command:
     return bash(script, settings.nodes[dead].replication)
 
 
-def peer(dead: str, settings: Settings) -> Query[Seen]:
+def peer(dead: str, settings: Settings) -> Query[PeerSigns]:
     """Asked on the survivor, of `dead` over the replication network. A connection that is refused is an answer too:
     only a machine that is on refuses, or lets in and hangs (ssh's own timeout ends with the exchange of keys). What the
     kernel wrote when DRBD lost the peer tells since when."""
@@ -88,7 +88,7 @@ _LOST = re.compile(
 )
 
 
-def parse_peer(text: str) -> Seen:
+def parse_peer(text: str) -> PeerSigns:
     life: list[str] = []
     last: dict[str, tuple[dict[str, str], bool]] = {}
     tried, now = False, (math.nan, math.nan)
@@ -110,7 +110,7 @@ def parse_peer(text: str) -> Seen:
                 last[found[1]] = (entry, "peer( Primary ->" in found[2])
     if not tried:
         raise ValueError("the peer was not tried")
-    return Seen(tuple(life), {name: _lost(entry, in_use, *now) for name, (entry, in_use) in last.items()})
+    return PeerSigns(tuple(life), {name: _lost(entry, in_use, *now) for name, (entry, in_use) in last.items()})
 
 
 def _entry(line: str) -> dict[str, str]:
@@ -123,7 +123,7 @@ def _entry(line: str) -> dict[str, str]:
     return {key: value for key, value in table.items() if isinstance(value, str)} if isinstance(table, dict) else {}
 
 
-def _lost(entry: Mapping[str, str], in_use: bool, up: float, wall: float) -> Lost:
+def _lost(entry: Mapping[str, str], in_use: bool, up: float, wall: float) -> LostLink:
     """How long ago the kernel said this, `up` seconds after its boot, when the clock says `wall`. The clock may have
     been set since then. So what counts is the time since the boot: the kernel's own, and that at which the journal had
     it (it may have been late, and the kernel's runs a little ahead or behind). Of all that is said the longest counts,
@@ -133,12 +133,12 @@ def _lost(entry: Mapping[str, str], in_use: bool, up: float, wall: float) -> Los
     )
     ago = up - heard
     if not -1 <= ago < math.inf:
-        return Lost("", math.inf, in_use)
+        return LostLink("", math.inf, in_use)
     ago = max(0.0, ago, *(other for other in (up - said, wall - clock) if math.isfinite(other)))
     try:
-        return Lost(datetime.fromtimestamp(wall - ago, UTC).isoformat(timespec="seconds"), ago, in_use)
+        return LostLink(datetime.fromtimestamp(wall - ago, UTC).isoformat(timespec="seconds"), ago, in_use)
     except (ValueError, OverflowError, OSError):
-        return Lost("", ago, in_use)
+        return LostLink("", ago, in_use)
 
 
 def _number(text: object) -> float:

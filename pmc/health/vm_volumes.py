@@ -91,7 +91,7 @@ def restoring(facts: Facts) -> Iterator[Finding]:
             if any(backing.snapshot(each, vm, unfinished_restore.BEFORE) for each in facts.state):
                 continue
             text = f"a restore into {volume.group}/{volume.name} was interrupted, or is under way"
-            half = unfinished_restore.half_restored(facts.state, vm)
+            half = unfinished_restore.interrupted(facts.state, vm)
             old = _all_tell(facts) and vm in facts.vms and node.name not in facts.state.homes(vm)
             way = f"fab vm.peer {vm} --cleanup" if old else f"fab vm.restore {vm} --put-back"
             if half and not old:

@@ -63,7 +63,7 @@ def check_node(name: str, node: NodeState, size: int, memory: int, settings: Set
     place = node.name
     if not node.drbd:
         raise Refused(f"{place}: DRBD's module is not loaded", next=f"fab pm.ready_drbd --node {place}")
-    requirements.misnamed(node)
+    requirements.own_hostname(node)
     requirements.claimed(node, name, settings)
     if left := backing.snapshots(node, name):
         names = ", ".join(sorted(f"{each.group}/{each.name}" for each in left.values()))

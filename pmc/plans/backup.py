@@ -34,7 +34,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Wish:
+class BackupRequest:
     """What vm.backup was asked for."""
 
     name: str
@@ -44,7 +44,7 @@ class Wish:
     limit: int = 0  # bytes a second; 0: none
     freeze: bool = True  # when the guest has an agent
 
-    def named(self, name: str) -> Wish:
+    def named(self, name: str) -> BackupRequest:
         return replace(self, name=name)
 
     @property
@@ -57,24 +57,24 @@ def choose_source(name: str, state: ClusterState) -> Source:
     VM runs, or the only one there is: also when blocks are known to differ, since the guest reads that side's. Refused
     when neither is known to be the newest."""
     homes = requirements.found(state, name)
-    requirements.one_truth(state, name)
-    unfinished_restore.settled(state, name)
+    requirements.consistent_placement(state, name)
+    unfinished_restore.none(state, name)
     active = state.active_on(name)
-    requirements.once(name, state)
+    requirements.runs_once(name, state)
     runs = active[0] if active else ""
     primary = runs or next(iter(state.primaries(name)), "")
     here = [home for home in homes if home in state.nodes and not state.nodes[home].trouble]
     sides = {home: state.nodes[home].resources[name] for home in here if name in state.nodes[home].resources}
     equal = len(homes) == len(sides) == 2 and all(side.healthy for side in sides.values())
     if equal and not runs:
-        requirements.same(state, name, "it does not run, so neither side is known to be right")
-    if equal and not requirements.differs(state, name):
+        requirements.in_sync(state, name, "it does not run, so neither side is known to be right")
+    if equal and not requirements.out_of_sync_bytes(state, name):
         chosen = next((home for home in homes if home != primary), homes[-1])
         return Source(chosen, "standby", runs)
     side = sides.get(runs or homes[0]) if runs or len(homes) == 1 else None
     if side is not None and side.disk == "UpToDate":
         return Source(runs or homes[0], "primary", runs)
-    requirements.relied_on(state, *(home for home in homes if home in state.nodes))
+    requirements.reachable(state, *(home for home in homes if home in state.nodes))
     told = ", ".join(f"{side.connection} {side.disk} on {home}" for home, side in sides.items()) or "not up"
     raise Refused(
         f"{name}: DRBD is {told}, so it is not known which side is the newest. It must be Connected, "
@@ -83,13 +83,13 @@ def choose_source(name: str, state: ClusterState) -> Source:
     )
 
 
-def base_for(wish: Wish, source: Source, stored: Sequence[Stored]) -> Stored | None:
+def base_for(wish: BackupRequest, source: Source, stored: Sequence[Stored]) -> Stored | None:
     """What a delta is made against; None: a new base is made."""
     usable = [s for s in stored if wish.to in ("", s.node)]
     return None if wish.base else backup.newest_base(usable, wish.name, source.node)
 
 
-def keeper_for(wish: Wish, source: Source, stored: Sequence[Stored]) -> str:
+def keeper_for(wish: BackupRequest, source: Source, stored: Sequence[Stored]) -> str:
     """The node that it will lie on."""
     found = base_for(wish, source, stored)
     return found.node if found else wish.to or source.node
@@ -119,8 +119,8 @@ def follows(name: str, stored: Sequence[Stored], now: datetime) -> tuple[datetim
 
 
 def make_backup(
-    wish: Wish, source: Source, size: int, xml: str, stored: Sequence[Stored], now: datetime, state: ClusterState,
-    settings: Settings,
+    wish: BackupRequest, source: Source, size: int, xml: str, stored: Sequence[Stored], now: datetime,
+    state: ClusterState, settings: Settings,
 ) -> tuple[Backup, Plan]:  # fmt: skip
     """A base when asked for, or when there is none yet; else a delta against the newest base, on the node where that
     base lies. The disk (`size` bytes) is read from a snapshot."""
@@ -128,7 +128,7 @@ def make_backup(
     found, keeper = base_for(wish, source, stored), keeper_for(wish, source, stored)
     base = found.backup if found else None
     kind = "delta" if base else "base"
-    requirements.relied_on(state, keeper)
+    requirements.reachable(state, keeper)
     requirements.disk(state.nodes[source.node], name, settings)
     other_disks.whole(name, "a backup", xml, state)
     if source.agent and (why := suspended_io.suspended(name, state.nodes[source.runs])):
@@ -191,7 +191,7 @@ def kept_on(plan: Plan) -> str:
     return plan.steps[0].node
 
 
-def read_base(wish: Wish, size: int, target: str, place: Place) -> list[Step]:
+def read_base(wish: BackupRequest, size: int, target: str, place: Place) -> list[Step]:
     """The last one is the long one."""
     disk = f"the disk of {wish.name} ({show_size(size)}) into a base"
     if not place.local:
@@ -202,7 +202,7 @@ def read_base(wish: Wish, size: int, target: str, place: Place) -> list[Step]:
     return [base_snapshot.list_mapped(place, size, f"{target}.ranges"), Step(place.keeper, note, store)]
 
 
-def read_delta(wish: Wish, base: Backup, size: int, target: str, place: Place) -> list[Step]:
+def read_delta(wish: BackupRequest, base: Backup, size: int, target: str, place: Place) -> list[Step]:
     """The last one is the long one."""
     folder, into = place.settings.backup_dir, f"into a delta against {base.id}"
     if why := base_snapshot.why_all(place, base, size):

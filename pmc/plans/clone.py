@@ -19,15 +19,15 @@ from pmc.units import MiB
 def standby(name: str, state: ClusterState) -> str:
     """The node whose volume is read: the secondary, whose disk no guest waits for; else the only one. Both sides must
     be connected and equal, or it would be an old copy. Where blocks are known to differ: the one that is in use."""
-    homes = requirements.whole(state, name)
-    unfinished_restore.settled(state, name)
+    homes = requirements.defined_everywhere(state, name)
+    unfinished_restore.none(state, name)
     if len(homes) == 1:
         return homes[0]
     primaries = state.active_on(name) or state.primaries(name)
     chosen = next((home for home in homes if home not in primaries), homes[-1])
-    if requirements.differs(state, name):
+    if requirements.out_of_sync_bytes(state, name):
         if len(primaries) != 1:
-            requirements.same(state, name, "it does not run, so neither side is known to be right")
+            requirements.in_sync(state, name, "it does not run, so neither side is known to be right")
         chosen = primaries[0]
     requirements.healthy(state.nodes[chosen], name)
     return chosen
@@ -96,7 +96,7 @@ def copy(request: Add, size: int, state: ClusterState, settings: Settings, given
     write = bash(f'{reader} | dd of="$1" bs=1M iflag=fullblock conv=sparse,fsync status=none', given.device, long=True)
     # Looked at again: the new disk was zeroed since, which takes hours. By now a standby that the link was lost to has
     # an older disk, one that is catching up has parts of two.
-    beside = len(state.homes(request.clone)) > 1 and not requirements.differs(state, request.clone)
+    beside = len(state.homes(request.clone)) > 1 and not requirements.out_of_sync_bytes(state, request.clone)
     return [
         *([vm_steps.see_equal(source, request.clone)] if beside else []),
         *snapshot(request.clone, "clone", source, state, settings, f"{lvm.FOR}{request.name}"),

@@ -12,7 +12,7 @@ from pmc.plan import Plan, Step, Wait, on_each, plan
 from pmc.plans import interrupted_migration, requirements
 
 
-def settle(name: str, state: ClusterState) -> Plan:
+def close(name: str, state: ClusterState) -> Plan:
     """After a migration, however it ended: only the node where the VM runs stays primary, and two primaries are
     allowed nowhere. Refuses when the VM runs twice or nowhere: a person must look."""
     active = state.active_on(name)
@@ -20,12 +20,14 @@ def settle(name: str, state: ClusterState) -> Plan:
         # The other node is gone, and whatever it had open with it; this side must not stay open until it is back.
         opened = two_allowed(name, active, state)
         ended = [_ended(node, name) for node in active if holds_writes(state.nodes[node], name)]
-        return plan(f"vm.mv {name}: close", ended, one_primary(opened, name, state), writing(active, name, state))
-    homes = requirements.whole(state, name)
+        return plan(
+            f"vm.mv {name}: close", ended, forbid_two_primaries(opened, name, state), resume_writes(active, name, state)
+        )
+    homes = requirements.defined_everywhere(state, name)
     if not active and not state.primaries(name):
-        return plan(f"vm.mv {name}: close", one_primary(two_allowed(name, homes, state), name, state))
-    interrupted_migration.told_apart(name, state)
-    requirements.once(name, state)
+        return plan(f"vm.mv {name}: close", forbid_two_primaries(two_allowed(name, homes, state), name, state))
+    interrupted_migration.require_known_source(name, state)
+    requirements.runs_once(name, state)
     if not active:
         primaries = " and ".join(state.primaries(name))
         raise Refused(
@@ -40,11 +42,11 @@ def settle(name: str, state: ClusterState) -> Plan:
         and name in state.nodes[node].resources
         and state.nodes[node].resources[name].role == "Primary"
     ]
-    closing = one_primary(two_allowed(name, homes, state), name, state)
-    return plan(f"vm.mv {name}: close", steps, closing, writing(active, name, state))
+    closing = forbid_two_primaries(two_allowed(name, homes, state), name, state)
+    return plan(f"vm.mv {name}: close", steps, closing, resume_writes(active, name, state))
 
 
-def writing(nodes: Sequence[str], name: str, state: ClusterState) -> list[Step]:
+def resume_writes(nodes: Sequence[str], name: str, state: ClusterState) -> list[Step]:
     """Where its writes are held, since the sides lost each other while it moved, they go on. Only where it runs, or is
     about to: the other side must stay as it was."""
     return [
@@ -54,14 +56,14 @@ def writing(nodes: Sequence[str], name: str, state: ClusterState) -> list[Step]:
     ]
 
 
-def let_go(name: str, state: ClusterState) -> Plan:
+def resume_after_close(name: str, state: ClusterState) -> Plan:
     """After `settle`, looked at again: the link may have been lost while it was closed."""
     active = [node for node in state.active_on(name) if holds_writes(state.nodes[node], name)]
     silent = any(home in state.nodes and state.nodes[home].down for home in state.homes(name))
     if len(state.active_on(name)) != 1:
         return plan(f"vm.mv {name}: let it write")
     ended = [_ended(node, name) for node in active if silent]
-    return plan(f"vm.mv {name}: let it write", ended, writing(active, name, state))
+    return plan(f"vm.mv {name}: let it write", ended, resume_writes(active, name, state))
 
 
 def holds_writes(node: NodeState, name: str) -> bool:
@@ -80,7 +82,7 @@ def _ended(node: str, name: str) -> Step:
     return Step(node, f"see that {name} goes on here", Wait(virsh.goes_on(name), 60, otherwise))
 
 
-def standing(name: str, state: ClusterState) -> str:
+def paused_note(name: str, state: ClusterState) -> str:
     """For the end of a line: libvirt left the guest suspended, as when it could not resume it. Where its other node
     does not answer it may run there, unless DRBD here sees that that one is secondary."""
     for node in state.active_on(name):
@@ -100,7 +102,7 @@ def _silent(name: str, state: ClusterState) -> list[str]:
     return [home for home in state.homes(name) if home in state.nodes and state.nodes[home].down]
 
 
-def unseen(name: str, state: ClusterState) -> str:
+def unreachable_note(name: str, state: ClusterState) -> str:
     """What `settle` cannot know: a node that is silent has nothing open when it is dead, but may live. For the end of
     what is said about a VM that is closed."""
     if not (silent := _silent(name, state)):
@@ -113,7 +115,7 @@ def two_allowed(name: str, homes: Sequence[str], state: ClusterState) -> list[st
     return [home for home in homes if (r := state.nodes[home].resources.get(name)) and r.two_primaries]
 
 
-def one_primary(nodes: Sequence[str], name: str, state: ClusterState) -> list[Step]:
+def forbid_two_primaries(nodes: Sequence[str], name: str, state: ClusterState) -> list[Step]:
     return on_each(
         nodes,
         lambda node: Step(
@@ -125,7 +127,7 @@ def one_primary(nodes: Sequence[str], name: str, state: ClusterState) -> list[St
     )
 
 
-def closing(name: str, target: str, state: ClusterState) -> Plan:
+def planned_close(name: str, target: str, state: ClusterState) -> Plan:
     """For --dry-run: what `settle` will find to do once the VM has come to `target` and all went well."""
     after = dict(state.nodes)
     for home in state.homes(name):
@@ -133,4 +135,4 @@ def closing(name: str, target: str, state: ClusterState) -> Plan:
         domain = replace(node.domains[name], state="running" if home == target else "shut off")
         side = replace(node.resources[name], role="Primary", two_primaries=True)
         after[home] = replace(node, domains={**node.domains, name: domain}, resources={**node.resources, name: side})
-    return settle(name, ClusterState(after))
+    return close(name, ClusterState(after))

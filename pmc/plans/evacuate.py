@@ -14,7 +14,7 @@ from pmc.units import show_size
 
 
 @dataclass(frozen=True)
-class Leaving:
+class Move:
     """A VM that leaves its node, and how."""
 
     name: str
@@ -28,12 +28,12 @@ class Leaving:
 class Evacuation:
     """`leaving`: the largest first. `staying`: what cannot leave, and why. `off`: is off, and so left alone."""
 
-    leaving: tuple[Leaving, ...]
+    leaving: tuple[Move, ...]
     staying: dict[str, str] = field(default_factory=dict)
     off: tuple[str, ...] = ()
 
 
-def move_each(names: Sequence[str], to: str, state: ClusterState, settings: Settings) -> list[Leaving]:
+def move_each(names: Sequence[str], to: str, state: ClusterState, settings: Settings) -> list[Move]:
     """Live, those named, in their order; one that cannot move refuses them all."""
     room = len(names) == 1  # of several together: below
     leaving = []
@@ -52,11 +52,11 @@ def move_all(node: str, state: ClusterState, settings: Settings) -> Evacuation:
             f"{node}: {state.nodes[node].down}. When it is dead, start its VMs elsewhere",
             next=f"fab pm.evacuate {node} --failover",
         )
-    requirements.relied_on(state, node)
+    requirements.reachable(state, node)
     domains = state.nodes[node].domains
     active = [name for name, domain in domains.items() if domain.active]
 
-    def leave(name: str) -> Leaving:
+    def leave(name: str) -> Move:
         return _leaving(name, node, "", migrate.move(name, "", state, settings, room=False), state)
 
     off = tuple(sorted(name for name in domains if not state.active_on(name)))
@@ -81,26 +81,26 @@ def start_all(
         why = "; ".join(f"{each.name}: {each.trouble}" for each in silent)
         raise NodeDown(f"{node}: no node that answers knows a VM of it, and not all could be asked: {why}")
 
-    def leave(name: str) -> Leaving:
+    def leave(name: str) -> Move:
         if locked is not None and name not in locked:
             raise Refused(f"{name}: could not be started when this command began. Run it again")
         _, survivor = failover.homes(name, state, settings, hangs)
         plan = failover.failover(name, state, settings, room=False, hangs=hangs, discard=discard)
-        return Leaving(name, node, survivor, state.nodes[survivor].domains[name].memory, plan)
+        return Move(name, node, survivor, state.nodes[survivor].domains[name].memory, plan)
 
     return _chosen([name for name in gone if name not in left], leave, left, state)
 
 
-def _leaving(name: str, source: str, to: str, plan: Plan, state: ClusterState) -> Leaving:
+def _leaving(name: str, source: str, to: str, plan: Plan, state: ClusterState) -> Move:
     """`plan`: that of vm.mv, which has seen that there is another node."""
     target = to or next(home for home in state.homes(name) if home != source)
-    return Leaving(name, source, target, state.nodes[source].domains[name].memory, plan)
+    return Move(name, source, target, state.nodes[source].domains[name].memory, plan)
 
 
 def _chosen(
-    names: Iterable[str], leave: Callable[[str], Leaving], off: tuple[str, ...], state: ClusterState
+    names: Iterable[str], leave: Callable[[str], Move], off: tuple[str, ...], state: ClusterState
 ) -> Evacuation:
-    leaving: list[Leaving] = []
+    leaving: list[Move] = []
     staying: dict[str, str] = {}
     for name in sorted(names):
         try:
@@ -112,7 +112,7 @@ def _chosen(
     return Evacuation(tuple(leaving), staying, off)
 
 
-def _room(leaving: Iterable[Leaving], state: ClusterState) -> None:
+def _room(leaving: Iterable[Move], state: ClusterState) -> None:
     """All together: one that fits alone may not fit beside the others."""
     free = {node.name: node.memory_available for node in state}
     without: list[str] = []

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pmc.errors import NodeDown, Refused
-from pmc.facts.dead_node import Lost, Seen, silent
+from pmc.facts.dead_node import LostLink, PeerSigns, silent
 from pmc.model import ClusterState, Resource
 from pmc.plan import Plan, Step, Wait, plan
 from pmc.plans import interrupted_restore, requirements, saved_memory, suspended_io, vm_steps
 from pmc.plans import room as room_plan
-from pmc.plans.close_migration import one_primary, writing
+from pmc.plans.close_migration import forbid_two_primaries, resume_writes
 from pmc.settings import Settings
 
 
@@ -32,9 +32,9 @@ def homes(name: str, state: ClusterState, settings: Settings, hangs: str = "") -
     found = requirements.found(state, name)
     for node in state.answering:  # or the silent one may be another than a person, and its fence command, takes it for
         if node.name in found or node.hostname in state.nodes:
-            requirements.misnamed(node)
+            requirements.own_hostname(node)
     requirements.readable(state, name)
-    requirements.one_truth(state, name)
+    requirements.consistent_placement(state, name)
     for home in found:
         if home not in state.nodes:
             raise Refused(f"{name}: lives on {home}, which is not in pmc.conf. Add it there")
@@ -68,11 +68,11 @@ def homes(name: str, state: ClusterState, settings: Settings, hangs: str = "") -
             f"{_when_it_hangs(dead, settings)}"
         )
     survivor = next(home for home in found if home != dead)
-    requirements.relied_on(state, survivor)
+    requirements.reachable(state, survivor)
     return dead, survivor
 
 
-def signs(dead: str, survivor: str, names: Sequence[str], state: ClusterState, seen: Seen) -> list[str]:
+def signs(dead: str, survivor: str, names: Sequence[str], state: ClusterState, seen: PeerSigns) -> list[str]:
     """All that says that the silent node lives: to the manager, and to the survivor."""
     here = state.nodes[dead]
     found = [] if here.down else ["it answers the manager"]
@@ -92,11 +92,11 @@ def marked(survivor: str, names: Sequence[str], state: ClusterState) -> dict[str
     return {name: size for name in names if name in resources and (size := resources[name].out_of_sync)}
 
 
-def linked(survivor: str, names: Sequence[str], state: ClusterState) -> dict[str, Lost]:
+def linked(survivor: str, names: Sequence[str], state: ClusterState) -> dict[str, LostLink]:
     """The VMs whose link is still there: the survivor has all that was written until now."""
     resources = state.nodes[survivor].resources
     known = {name: resources[name] for name in names if name in resources}
-    return {name: Lost("", 0, r.peer_role == "Primary") for name, r in known.items() if r.connection == "Connected"}
+    return {name: LostLink("", 0, r.peer_role == "Primary") for name, r in known.items() if r.connection == "Connected"}
 
 
 def alive(dead: str, signs: Sequence[str], settings: Settings) -> None:
@@ -139,7 +139,7 @@ def failover(
     back = interrupted_restore.on(survivor, dead, name, size, state, settings)
     _complete(name, dead, survivor, resource)
     if resource.suspended != "fencing":  # held since the dead node was lost in the middle of a move
-        suspended_io.flows(name, state, [survivor])
+        suspended_io.require_io(name, state, [survivor])
     if not discard:
         saved_memory.start(name, f"fab vm.failover {name}", state)
     if room:
@@ -149,9 +149,9 @@ def failover(
         f"vm.failover {name}",
         see_silent(dead, survivor, settings),
         vm_steps.see_apart(survivor, name),
-        [replace(step, pivot=False) for step in one_primary(opened, name, state)],
+        [replace(step, pivot=False) for step in forbid_two_primaries(opened, name, state)],
         [vm_steps.promote(survivor, name)] if resource.role != "Primary" else [],
-        [replace(step, pivot=False) for step in writing([survivor], name, state)],
+        [replace(step, pivot=False) for step in resume_writes([survivor], name, state)],
         back,
         saved_memory.discarded(name, state),
         vm_steps.started(survivor, name),

@@ -17,7 +17,7 @@ from pmc.model import ClusterState
 from pmc.plan import Plan, Step, plan
 
 
-def unsettled(name: str, state: ClusterState) -> bool:
+def in_progress(name: str, state: ClusterState) -> bool:
     """Two of it, or one that stands still: a migration that broke off is still being ended by libvirt, which drops
     the one and lets the other go on when it finds that its peer is gone (keepalive: 30 s)."""
     active = state.active_on(name)
@@ -34,7 +34,7 @@ def half_received(name: str, source: str, state: ClusterState) -> Plan:
     held = source in active and (its := state.nodes[source].resources.get(name)) and "fencing" in its.suspended
     waiting = [node for node in active if node != source and state.nodes[node].domains[name].state == "paused"]
     # Not held, and both stand still: libvirt will let neither go on by itself any more, and is sure which one came.
-    stuck = len(active) == 2 and source != "" and came_from(name, state) == source and _stands(name, source, state)
+    stuck = len(active) == 2 and source != "" and source_of(name, state) == source and _stands(name, source, state)
     steps = [Step(node, f"end what came of {name}", virsh.drop_incoming(name)) for node in waiting if held or stuck]
     return plan(f"vm.mv {name}: end what was received", steps)
 
@@ -43,13 +43,13 @@ def _stands(name: str, node: str, state: ClusterState) -> bool:
     return state.nodes[node].domains[name].state == "paused"
 
 
-def told_apart(name: str, state: ClusterState) -> None:
+def require_known_source(name: str, state: ClusterState) -> None:
     """Of two that both stand still one came from the other. Raises Refused when libvirt was asked which, and is not
     sure: the one that is ended must be the one that has never run."""
     active = state.active_on(name)
     still = all(state.nodes[node].domains[name].state == "paused" for node in active)
     asked = all(RUNNING in state.nodes[node].beside for node in active)
-    if len(active) == 2 and still and asked and not came_from(name, state):
+    if len(active) == 2 and still and asked and not source_of(name, state):
         raise Refused(
             f"{name}: a migration was interrupted. It is suspended on {' and '.join(active)}, libvirt does not "
             f"tell on which of them it ran, so nothing was changed. On each: virsh qemu-monitor-command {name} "
@@ -59,7 +59,7 @@ def told_apart(name: str, state: ClusterState) -> None:
         )
 
 
-def came_from(name: str, state: ClusterState) -> str:
+def source_of(name: str, state: ClusterState) -> str:
     """The node on which it was before a move that is not over, when libvirt is sure: it notes at each end which way it
     moves, and the other end does not say the same. Empty: it is not known."""
     known = {

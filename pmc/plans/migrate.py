@@ -18,11 +18,11 @@ def move(name: str, to: str, state: ClusterState, settings: Settings, room: bool
     """Live to its other node. Both sides are primary only while it lasts: each step that opens has the undo that
     closes, and `settle` closes it after success. `room`: see that there is memory for it (not by itself when many
     move)."""
-    homes = requirements.whole(state, name)
+    homes = requirements.defined_everywhere(state, name)
     active = state.active_on(name)
     if not active:
         raise Refused(f"{name}: does not run. Start it where you want it", next=f"fab vm.start {name} --on NODE")
-    requirements.once(name, state)
+    requirements.runs_once(name, state)
     source = active[0]
     others = [home for home in homes if home != source]
     if not others:
@@ -37,7 +37,7 @@ def move(name: str, to: str, state: ClusterState, settings: Settings, room: bool
         paused = domain.state == "paused"
         resume = f"on {source}: virsh resume {name}" if paused else "fab vm.ls"
         raise Refused(f"{name}: is {domain.state} on {source}, and only a running VM moves", next=resume)
-    suspended_io.flows(name, state, homes)  # before what comes of it: DRBD gives up a peer whose disk stands still
+    suspended_io.require_io(name, state, homes)  # before what comes of it: DRBD gives up a peer whose disk stands still
     for node in (source, target):
         requirements.healthy(state.nodes[node], name)
         if state.nodes[node].resources[name].replication not in ("Established", "Off"):
@@ -45,7 +45,7 @@ def move(name: str, to: str, state: ClusterState, settings: Settings, room: bool
                 f"{name}: DRBD is in {state.nodes[node].resources[name].replication} on {node}. Wait for its end",
                 next="fab vm.ls",
             )
-    requirements.same(state, name, f"it would go on with those of {target}")
+    requirements.in_sync(state, name, f"it would go on with those of {target}")
     saved_memory.beside(name, state)
     if (known := _running(name, state.nodes[source])) is not None:
         other_disks.there_too(name, known.disks, target, state)

@@ -11,15 +11,15 @@ from __future__ import annotations
 from pmc import drbd_generations
 from pmc.plan import Step, Wait
 from pmc.plans import requirements
-from pmc.plans.repair_context import Ailment, Case
+from pmc.plans.repair_context import Condition, RepairContext
 from pmc.units import show_size
 
 CODE = "differs"
 
 
-def differing(case: Case) -> list[Ailment]:
+def differing(case: RepairContext) -> list[Condition]:
     """What the side in use has is what the guest knows, and so it is copied to the other one."""
-    name, size = case.name, requirements.differs(case.state, case.name)
+    name, size = case.name, requirements.out_of_sync_bytes(case.state, case.name)
     primaries = [home for home in case.homes if case.node(home).resources[name].role == "Primary"]
     if not size or len(primaries) > 1:
         return []  # of two primaries one is made secondary first
@@ -29,14 +29,14 @@ def differing(case: Case) -> list[Ailment]:
             f"{text}, and it does not run, so it is not known which side is right; start it where its data are the "
             f"ones to keep (fab vm.start {name} --on NODE), then run this again"
         )
-        return [Ailment(CODE, text, refusal=refusal)]
+        return [Condition(CODE, text, refusal=refusal)]
     source, target = case.active, case.other(case.active)
     if case.wishes.keep == target:
         refusal = (
             f"--keep {target}: no split brain, but {text}; those of {source}, where it runs, would overwrite those of "
             f"{target}; to keep these: fab vm.stop {name}, then fab vm.start {name} --on {target}, then run this again"
         )
-        return [Ailment(CODE, text, refusal=refusal)]
+        return [Condition(CODE, text, refusal=refusal)]
     steps = (
         Step(target, f"disconnect {name}", drbd_generations.disconnect(name), undo=drbd_generations.connect(name)),
         Step(source, f"wait until {name} writes without its other side", _written(case, source, target)),
@@ -44,10 +44,10 @@ def differing(case: Case) -> list[Ailment]:
         Step(source, f"connect {name} again", drbd_generations.connect_if_alone(name), pivot=True),
     )
     advice = f"all of it, where DRBD does not copy these blocks: on {target}: drbdadm invalidate {name}"
-    return [Ailment(CODE, f"{text}; those of {source}, where it runs, are copied", steps, advice=advice)]
+    return [Condition(CODE, f"{text}; those of {source}, where it runs, are copied", steps, advice=advice)]
 
 
-def _written(case: Case, source: str, target: str) -> Wait:
+def _written(case: RepairContext, source: str, target: str) -> Wait:
     asked = drbd_generations.went_on(case.name, target, case.node(source).drbd)
     otherwise = "the guest writes nothing, so DRBD would copy nothing; write a file in it, then run this again"
     return Wait(asked, case.settings.deadlines.peer, otherwise)

@@ -54,7 +54,7 @@ def choose(name: str, new: str, state: ClusterState, settings: Settings) -> Chan
     homes = state.homes(name)
     if new == primary:
         raise Refused(f"--secondary {new}: {name} runs there; the second copy belongs on another node")
-    requirements.relied_on(state, new)
+    requirements.reachable(state, new)
     file = state.nodes[primary].files[name]
     old = next((home for home in homes if home != primary), "")
     if len(homes) > 2:
@@ -74,7 +74,7 @@ def choose(name: str, new: str, state: ClusterState, settings: Settings) -> Chan
         )
     for node in (state.nodes[primary], state.nodes[new]):
         _eight(node)
-    suspended_io.flows(name, state, [primary])
+    suspended_io.require_io(name, state, [primary])
     if (its := state.nodes[primary].resources.get(name)) and its.two_primaries:
         raise Refused(
             f"{name}: a migration left two primaries allowed on {primary}, so without its peer its writes would stop",
@@ -96,13 +96,13 @@ def choose(name: str, new: str, state: ClusterState, settings: Settings) -> Chan
 def runs_on(name: str, state: ClusterState) -> str:
     """The one node where it runs, its disk there good: all else is for vm.start, vm.mv and vm.failover first."""
     requirements.found(state, name)
-    requirements.one_truth(state, name)
+    requirements.consistent_placement(state, name)
     active = state.active_on(name)
-    requirements.once(name, state)
+    requirements.runs_once(name, state)
     if not active:
         raise Refused(f"{name}: runs nowhere; vm.peer is for a VM that runs on one node", next=f"fab vm.start {name}")
     primary = active[0]
-    requirements.relied_on(state, primary)
+    requirements.reachable(state, primary)
     resource = state.nodes[primary].resources.get(name)
     if primary not in state.homes(name) or resource is None or name not in state.nodes[primary].files:
         raise Refused(
@@ -134,7 +134,7 @@ def _fits(change: Change, state: ClusterState, settings: Settings) -> None:
     node, name, minor = state.nodes[change.new], change.name, change.file.minor
     remove_steps.refuse_foreign(name, [node, *old_side(change, state)], settings)
     remove_steps.refuse_namesakes(name, state)
-    requirements.misnamed(node)
+    requirements.own_hostname(node)
     requirements.claimed(node, name, settings)
     taken = {each.name: each.minor for each in node.files.values()}
     taken |= {each.name: each.minor for each in node.resources.values()}

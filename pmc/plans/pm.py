@@ -12,7 +12,7 @@ from pmc.facts import backing
 from pmc.health.node_checks import Finding
 from pmc.model import ClusterState, NodeState, Resource, ResourceFile
 from pmc.plan import Plan, Relay, Step, plan
-from pmc.plans.close_migration import one_primary
+from pmc.plans.close_migration import forbid_two_primaries
 from pmc.settings import Settings
 
 READY_COLUMNS = ("node", "resource", "role", "connection", "disks", "in sync", "note")
@@ -83,7 +83,9 @@ def ready_all(
     sleeping = sorted({vm for name in names for vm in asleep(state.nodes[name]) if only is None or vm in only})
     opened = {vm: [n.name for n in state if vm in n.resources and n.resources[vm].two_primaries] for vm in sleeping}
     closing = [
-        plan(f"pm.ready_drbd: close {vm}", one_primary(where, vm, state)) for vm, where in opened.items() if where
+        plan(f"pm.ready_drbd: close {vm}", forbid_two_primaries(where, vm, state))
+        for vm, where in opened.items()
+        if where
     ]
     return Ready(tuple(closing), tuple(tuple(ready(state.nodes[name], settings, state, only)) for name in names))
 

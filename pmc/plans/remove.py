@@ -21,11 +21,11 @@ def remove(
     holders = remove_steps.holders(name, state)
     away = [node.name for node in state if node.down]
     if holders and away:
-        requirements.sides(state, name)
+        requirements.known_nodes(state, name)
     requirements.answering(state, *(node.name for node in state if not (holders and node.down)))
-    requirements.relied_on(state, *(node.name for node in holders))
-    requirements.half_known(name, state)
-    suspended_io.lets_go(name, state, [node.name for node in holders])
+    requirements.reachable(state, *(node.name for node in holders))
+    requirements.known_by_all(name, state)
+    suspended_io.require_stoppable(name, state, [node.name for node in holders])
     requirements.readable(state, name)  # or it is not known which volume is its disk
     other_disks.one_volume(name, "vm.rm", state)
     remove_steps.refuse_foreign(name, state, settings)

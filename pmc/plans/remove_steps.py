@@ -76,7 +76,7 @@ def removed(vm: str, group: str, volume: str, nodes: Sequence[str]) -> list[Step
     return on_each(nodes, lambda node: Step(node, f"remove the volume {group}/{volume}", gone, pivot=True))
 
 
-def going(name: str, holders: Iterable[NodeState], settings: Settings) -> str:
+def also_removed(name: str, holders: Iterable[NodeState], settings: Settings) -> str:
     """All of its volumes by name, for a question."""
     found = sorted(volumes(name, holders).items())
     return ", ".join(f"{settings.volume_group}/{volume} on {' and '.join(nodes)}" for volume, nodes in found)
@@ -127,14 +127,14 @@ def refuse_namesakes(name: str, state: ClusterState) -> None:
 
 def cleanup(name: str, state: ClusterState, settings: Settings) -> Plan:
     """Removes the copies that are no part of the VM any more, when the VM itself is whole without them."""
-    homes = requirements.whole(state, name)
+    homes = requirements.defined_everywhere(state, name)
     for home in homes if len(homes) > 1 else []:
         requirements.healthy(state.nodes[home], name)
     if all((r := state.nodes[home].resources.get(name)) is None or r.disk != "UpToDate" for home in homes):
         raise Refused(f"{name}: its disk is not UpToDate on {' or '.join(homes)}", next="fab pm.ready_drbd")
-    requirements.same(state, name, "what an old copy has may be wanted")
+    requirements.in_sync(state, name, "what an old copy has may be wanted")
     strays = [node.name for node in holders(name, state) if node.name not in homes]
-    requirements.relied_on(state, *strays)
+    requirements.reachable(state, *strays)
     refuse_namesakes(name, state)
     other_disks.one_volume(name, "vm.peer --cleanup", state)
     refuse_foreign(name, [state.nodes[stray] for stray in strays], settings)

@@ -1,5 +1,5 @@
-"""vm.repair: what is wrong with a VM, and for each ailment the steps that mend it, or why a person must decide. State,
-and what the sides tell about themselves, in; ailments out. Pure."""
+"""vm.repair: what is wrong with a VM, and for each condition the steps that mend it, or why a person must decide.
+State, and what the sides tell about themselves, in; conditions out. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pmc.plain import then
 from pmc.plan import Step, on_each
 from pmc.plans import close_migration, requirements, suspended_io
 from pmc.plans.out_of_sync import differing
-from pmc.plans.repair_context import NO_DISK, About, Ailment, Case, Wishes
+from pmc.plans.repair_context import NO_DISK, Condition, RepairContext, RepairOptions, SideFacts
 from pmc.plans.repair_side import defined, disks, not_up
 from pmc.plans.split_brain import split
 from pmc.settings import Settings
@@ -24,11 +24,11 @@ def homes(name: str, state: ClusterState, settings: Settings) -> tuple[str, ...]
     """The VM's sides. Refused unless they all answer, it is known where it lives, and it runs there, once at most.
     Other nodes may be away. An old copy elsewhere is no side, and stays as it is: `clear.cleanup` wants the VM whole
     before that goes."""
-    named = tuple(requirements.sides(state, name))
+    named = tuple(requirements.known_nodes(state, name))
     for home in named:
         if home not in state.nodes:
             raise Refused(f"{name}: lives on {home}, which is not in pmc.conf. Add it there")
-    requirements.one_truth(state, name)
+    requirements.consistent_placement(state, name)
     there = [home for home in named if name in state.nodes[home].files]
     if not there:
         raise Refused(
@@ -37,15 +37,15 @@ def homes(name: str, state: ClusterState, settings: Settings) -> tuple[str, ...]
     for home in named:
         if home not in there:
             raise Refused(f"{name}: {drbd.path(name)} is missing on {home}. Copy it there from {there[0]}, mode 600")
-    requirements.once(name, state)
+    requirements.runs_once(name, state)
     return named
 
 
-def ailments(
-    name: str, state: ClusterState, about: Mapping[str, About], settings: Settings, wishes: Wishes
-) -> list[Ailment]:
+def conditions(
+    name: str, state: ClusterState, about: Mapping[str, SideFacts], settings: Settings, wishes: RepairOptions
+) -> list[Condition]:
     """In the order in which they are mended. After each one must look again: what comes next may have changed."""
-    case = Case(name, homes(name, state, settings), state, about, settings, wishes)
+    case = RepairContext(name, homes(name, state, settings), state, about, settings, wishes)
     if wishes.keep and wishes.keep not in case.homes:
         raise Refused(f"--keep {wishes.keep}: {name} has its disks on {' and '.join(case.homes)}; choose one of them")
     if stands := standing(case):
@@ -55,7 +55,7 @@ def ailments(
     return found or differing(case)  # which wants it to run, and for that the rest to be well
 
 
-def standing(case: Case) -> list[Ailment]:
+def standing(case: RepairContext) -> list[Condition]:
     """Whatever is done to a disk that stands still hangs. What DRBD itself suspended for want of data goes on when the
     disk or the connection is mended; so does what a secondary holds that lost its peer in the middle of a move."""
     found = []
@@ -66,9 +66,9 @@ def standing(case: Case) -> list[Ailment]:
         if why and not mended & set(why.split(",")):
             way = suspended_io.remedy(case.name, home, why)
             text = f"its I/O is suspended on {home} ({why})"
-            found.append(Ailment("suspended", text, refusal=f"{text}. {way}"))
+            found.append(Condition("suspended", text, refusal=f"{text}. {way}"))
         if (its := suspended_io.volume(case.name, case.node(home))) and its.stands and its.hangs:
-            found.append(Ailment("stands", f"{its} ({home})", refusal=f"{its}; on {home}: {its.remedy}"))
+            found.append(Condition("stands", f"{its} ({home})", refusal=f"{its}; on {home}: {its.remedy}"))
     return found
 
 
@@ -90,7 +90,7 @@ def score(resources: Sequence[Resource | None]) -> tuple[int, int, int]:
     return connected, sum(r.disk == "UpToDate" for r in known), -sum(r.out_of_sync for r in known if connected)
 
 
-def between(case: Case) -> list[Ailment]:
+def between(case: RepairContext) -> list[Condition]:
     """What is wrong with the connection of two sides that are up."""
     pairs = [(home, case.resource(home)) for home in case.homes]
     up = {home: resource for home, resource in pairs if resource}
@@ -109,7 +109,7 @@ def between(case: Case) -> list[Ailment]:
         why = "have nothing in common" if verdict == "unrelated" else "do not tell what they have in common"
         advice = then("fab doc repair says how to give one of them up", f"on both nodes: drbdadm get-gi {case.name}")
         return [
-            Ailment(
+            Condition(
                 "unrelated", f"{told}; the two sides {why}", refusal=f"its two sides {why}, so it is {told}. {advice}"
             )
         ]
@@ -120,20 +120,20 @@ def between(case: Case) -> list[Ailment]:
             f"--keep {stale}: {text}, and would be overwritten by it. If that is right, leave --keep out; "
             f"fab doc repair says how to give {case.other(stale)} up instead"
         )
-        return [Ailment("stale-kept", text, refusal=refusal)]
+        return [Condition("stale-kept", text, refusal=refusal)]
     if stale and up[stale].role == "Primary":
         text = f"the disk on {stale} lacks what {case.other(stale)} wrote, and {stale} is primary"
         refusal = then(f"{text}. Stop it first", f"fab vm.stop {case.name} vm.repair {case.name}")
-        return [Ailment("stale-primary", text, refusal=refusal)]
+        return [Condition("stale-primary", text, refusal=refusal)]
     return [_connect(case, alone, told)]
 
 
-def compare(case: Case) -> str:
-    first, second = (case.about.get(home, About()).generation for home in case.homes)
+def compare(case: RepairContext) -> str:
+    first, second = (case.about.get(home, SideFacts()).generation for home in case.homes)
     return drbd_generations.compare(first, second) if first and second else "unknown"
 
 
-def _connect(case: Case, alone: Sequence[str], told: str) -> Ailment:
+def _connect(case: RepairContext, alone: Sequence[str], told: str) -> Condition:
     name = case.name
     link = (
         f"the two sides do not find each other. Does the replication network carry the port between the nodes? "
@@ -142,15 +142,15 @@ def _connect(case: Case, alone: Sequence[str], told: str) -> Ailment:
     )
     if not alone:
         refusal = f"{told}: {link}" if case.wishes.stalled else ""
-        return Ailment("connecting", f"not connected: {told}", refusal=refusal, advice=link)
+        return Condition("connecting", f"not connected: {told}", refusal=refusal, advice=link)
     steps = [
         Step(home, f"connect {name}", drbd_generations.connect(name), undo=drbd_generations.disconnect(name))
         for home in alone
     ]
-    return Ailment("standalone", f"disconnected, no split brain: {told}", tuple(steps), advice=link)
+    return Condition("standalone", f"disconnected, no split brain: {told}", tuple(steps), advice=link)
 
 
-def _connected(case: Case, up: Mapping[str, Resource]) -> list[Ailment]:
+def _connected(case: RepairContext, up: Mapping[str, Resource]) -> list[Condition]:
     """Connected, and yet not equal: a resync that goes on, waits, or does not begin."""
     name = case.name
     if all(r.healthy for r in up.values()) or any(r.disk in NO_DISK for r in up.values()):
@@ -160,18 +160,18 @@ def _connected(case: Case, up: Mapping[str, Resource]) -> list[Ailment]:
     if not good:
         text = f"no side is up to date ({disks})"
         advice = "Restore a backup, or declare one side right by hand (fab doc repair)"
-        return [Ailment("no-good-side", text, refusal=then(f"{text}. {advice}", f"fab vm.backups {name}"))]
+        return [Condition("no-good-side", text, refusal=then(f"{text}. {advice}", f"fab vm.backups {name}"))]
     if any("Paused" in r.replication for r in up.values()):
         steps = on_each(case.homes, lambda home: Step(home, f"let {name} resync", drbd_generations.resume(name)))
-        return [Ailment("paused", f"its resync is paused ({disks})", tuple(steps))]
+        return [Condition("paused", f"its resync is paused ({disks})", tuple(steps))]
     if not case.wishes.stalled:
-        return [Ailment("syncing", f"not equal yet ({disks}, {up[good[0]].percent:.1f} % in sync)")]
+        return [Condition("syncing", f"not equal yet ({disks}, {up[good[0]].percent:.1f} % in sync)")]
     target = case.other(good[0])
     text = f"its resync has stalled ({disks})"
     if up[target].role == "Primary":
         refusal = f"{text}, and {target} is primary: it can only read while it is connected. Stop it first"
         refusal = then(refusal, f"fab vm.stop {name} vm.repair {name}")
-        return [Ailment("stalled", text, refusal=refusal)]
+        return [Condition("stalled", text, refusal=refusal)]
     steps = [
         Step(
             target,
@@ -182,20 +182,22 @@ def _connected(case: Case, up: Mapping[str, Resource]) -> list[Ailment]:
         Step(target, f"connect {name} again", drbd_generations.connect(name), pivot=True),
         *([Step(good[0], f"connect {name} again", drbd_generations.connect_if_alone(name))]),
     ]
-    return [Ailment("stalled", text, tuple(steps), advice=f"journalctl -k | grep {name} on both nodes")]
+    return [Condition("stalled", text, tuple(steps), advice=f"journalctl -k | grep {name} on both nodes")]
 
 
-def open_apart(case: Case) -> list[Ailment]:
+def open_apart(case: RepairContext) -> list[Condition]:
     """Before anything is connected: DRBD leaves two sides StandAlone of which only one allows two primaries."""
     up = {home: resource for home in case.homes if (resource := case.resource(home))}
     opened = [home for home, r in up.items() if r.two_primaries and r.connection != "StandAlone"]
     if not opened or (len(up) == len(case.homes) and all(r.connection == "Connected" for r in up.values())):
         return []
     text = f"two primaries are allowed ({', '.join(opened)}), and the two sides are apart"
-    return [Ailment("two-primaries", text, tuple(close_migration.one_primary(opened, case.name, case.state)))]
+    return [
+        Condition("two-primaries", text, tuple(close_migration.forbid_two_primaries(opened, case.name, case.state)))
+    ]
 
 
-def two_primaries(case: Case) -> list[Ailment]:
+def two_primaries(case: RepairContext) -> list[Condition]:
     """Left by a migration that broke off. The side where it does not run is demoted first."""
     up = [home for home in case.homes if case.resource(home)]
     primaries = [home for home in up if case.node(home).resources[case.name].role == "Primary"]
@@ -207,4 +209,6 @@ def two_primaries(case: Case) -> list[Ailment]:
     idle = [home for home in primaries if home != case.active] if len(primaries) > 1 else []
     steps = [Step(home, f"make {case.name} secondary", drbd.secondary(case.name), pivot=True) for home in idle]
     text = f"two primaries are {'there' if idle else 'allowed'} ({', '.join(idle or opened)})"
-    return [Ailment("two-primaries", text, (*steps, *close_migration.one_primary(opened, case.name, case.state)))]
+    return [
+        Condition("two-primaries", text, (*steps, *close_migration.forbid_two_primaries(opened, case.name, case.state)))
+    ]

@@ -15,7 +15,7 @@ NO_DISK = ("Diskless", "Failed", "Detaching")
 
 
 @dataclass(frozen=True)
-class About:
+class SideFacts:
     """What one side tells beyond the cluster's state. No generation: its metadata cannot be read now."""
 
     generation: Generation | None = None
@@ -24,7 +24,7 @@ class About:
 
 
 @dataclass(frozen=True)
-class Wishes:
+class RepairOptions:
     """What the person decided: `keep` is the side of a split brain that stays. `stalled`: it was watched, and
     neither the connection nor a resync went on."""
 
@@ -36,7 +36,7 @@ class Wishes:
 
 
 @dataclass(frozen=True)
-class Ailment:
+class Condition:
     """`refusal`: why a person must decide, and how. Otherwise `steps` mend it (none: it mends itself, wait), after
     `ask` was confirmed; `advice` is what to do when that fails."""
 
@@ -52,15 +52,15 @@ class Ailment:
 
 
 @dataclass(frozen=True)
-class Case:
+class RepairContext:
     """One VM and its sides, the nodes that its resource file names, the one it was made on first."""
 
     name: str
     homes: tuple[str, ...]
     state: ClusterState
-    about: Mapping[str, About]
+    about: Mapping[str, SideFacts]
     settings: Settings
-    wishes: Wishes
+    wishes: RepairOptions
 
     @property
     def active(self) -> str:

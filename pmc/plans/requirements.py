@@ -42,14 +42,14 @@ def answering(state: ClusterState, *nodes: str) -> None:
             raise Refused(f"{name}: {node.trouble}", next=f"fab pm.init {name}")
 
 
-def relied_on(state: ClusterState, *nodes: str) -> None:
+def reachable(state: ClusterState, *nodes: str) -> None:
     """They do, and each is the machine that pmc.conf takes it for."""
     for name in nodes:
         answering(state, name)
-        misnamed(state.nodes[name])
+        own_hostname(state.nodes[name])
 
 
-def misnamed(node: NodeState) -> None:
+def own_hostname(node: NodeState) -> None:
     """DRBD takes the side of a resource file that has the host's name. And where pmc.conf has exchanged two nodes,
     whatever a person says of one of them (--keep, --dead, pm.evacuate) would be done to the other."""
     if node.hostname != node.name:
@@ -73,27 +73,27 @@ def found(state: ClusterState, vm: str) -> list[str]:
     raise Refused(f"{vm}: no such VM; there are: {near}")
 
 
-def sides(state: ClusterState, vm: str) -> list[str]:
+def known_nodes(state: ClusterState, vm: str) -> list[str]:
     """The nodes that the VM lives on, which must all answer. So must all others, unless each of these has its resource
     file: where one is missing, or they contradict each other, a silent node may know better where it lives."""
     homes = found(state, vm)
     readable(state, vm)
     sure = not state.contradicted(vm) and all(home in state.nodes and vm in state.nodes[home].files for home in homes)
-    relied_on(state, *(home for home in homes if home in state.nodes))
+    reachable(state, *(home for home in homes if home in state.nodes))
     if not sure:
-        relied_on(state, *state.nodes)
+        reachable(state, *state.nodes)
     return homes
 
 
-def whole(state: ClusterState, vm: str) -> list[str]:
+def defined_everywhere(state: ClusterState, vm: str) -> list[str]:
     """A VM whose nodes all answer, are configured, and define it. Its nodes, the one it was made on first."""
     homes = found(state, vm)
     readable(state, vm)
-    one_truth(state, vm)
+    consistent_placement(state, vm)
     for home in homes:
         if home not in state.nodes:
             raise Refused(f"{vm}: lives on {home}, which is not in pmc.conf; add it there")
-    relied_on(state, *homes)
+    reachable(state, *homes)
     for home in homes:
         if vm not in state.nodes[home].domains:
             raise Refused(
@@ -104,7 +104,7 @@ def whole(state: ClusterState, vm: str) -> list[str]:
     return homes
 
 
-def half_known(vm: str, state: ClusterState) -> None:
+def known_by_all(vm: str, state: ClusterState) -> None:
     """A node of the VM's that pmc.conf has not: when DRBD is connected to it, it lives, and the VM may run there. One
     that is gone for good is taken out of pmc.conf so that the rest can be removed."""
     unknown = [home for home in state.homes(vm) if home not in state.nodes]
@@ -129,7 +129,7 @@ def readable(state: ClusterState, vm: str) -> None:
                 )
 
 
-def one_truth(state: ClusterState, vm: str) -> None:
+def consistent_placement(state: ClusterState, vm: str) -> None:
     """Its copies agree on where it lives, or it is known which of them is old; and no old one is in use: what is copied
     from its nodes then would not be what its guest sees."""
     if state.contradicted(vm):
@@ -150,7 +150,7 @@ def which_is_old(vm: str) -> str:
     return then(advice, f"on each node: cat {drbd.path(vm)}")
 
 
-def once(vm: str, state: ClusterState) -> None:
+def runs_once(vm: str, state: ClusterState) -> None:
     """It is active on one node at most."""
     active = state.active_on(vm)
     if state.twice(vm):
@@ -239,9 +239,9 @@ def healthy(node: NodeState, vm: str) -> None:
         )
 
 
-def same(state: ClusterState, vm: str, why: str) -> None:
+def in_sync(state: ClusterState, vm: str, why: str) -> None:
     """No blocks of its two sides are known to differ; `why` that matters."""
-    if size := differs(state, vm):
+    if size := out_of_sync_bytes(state, vm):
         homes, start = " and ".join(state.homes(vm)), "" if state.active_on(vm) else f"vm.start {vm} "
         raise Refused(
             f"{vm}: {show_size(size)} of its disk differ between {homes}, as a verify found, and {why}",
@@ -249,6 +249,6 @@ def same(state: ClusterState, vm: str, why: str) -> None:
         )
 
 
-def differs(state: ClusterState, vm: str) -> int:
+def out_of_sync_bytes(state: ClusterState, vm: str) -> int:
     """Bytes that are known to differ between its sides, which call themselves up to date."""
     return max((node.resources[vm].differs for node in state.knowing(vm) if vm in node.resources), default=0)

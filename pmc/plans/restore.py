@@ -117,9 +117,9 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
     """The VM's own disk (`size` bytes; `xml` is its domain) becomes that of the backup, which is proved before anything
     is written. What was on it stays in a snapshot until the end, and is put back when something fails."""
     old, name = found.backup, found.backup.vm
-    homes = requirements.whole(state, name)
-    if not unfinished_restore.half_restored(state, name):
-        unfinished_restore.settled(state, name)
+    homes = requirements.defined_everywhere(state, name)
+    if not unfinished_restore.interrupted(state, name):
+        unfinished_restore.none(state, name)
     if active := state.active_on(name):
         raise Refused(
             f"{name}: runs on {active[0]}; its disk is only written when it is off", next=f"fab vm.stop {name}"
@@ -128,7 +128,7 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
         requirements.healthy(state.nodes[homes[0]], name)
         _alike(homes, name, state)
     other_disks.whole(name, "a restore", xml, state)
-    suspended_io.flows(name, state, homes)
+    suspended_io.require_io(name, state, homes)
     saved_memory.written(name, "a restore", state)
     if old.size != size:
         raise Refused(
@@ -182,10 +182,10 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
 
 def _alike(homes: Sequence[str], name: str, state: ClusterState) -> None:
     """Not written is what is on the first side as in the backup already, whatever the other side has there."""
-    if not (size := requirements.differs(state, name)):
+    if not (size := requirements.out_of_sync_bytes(state, name)):
         return
     way = f"fab vm.start {name} vm.repair {name} vm.stop {name}, then this again"
-    if unfinished_restore.half_restored(state, name):
+    if unfinished_restore.interrupted(state, name):
         way = f"on {homes[1]}: drbdadm invalidate {name}; then this again when DRBD has copied it"
     raise Refused(
         f"{name}: {show_size(size)} of its disk differ between {' and '.join(homes)}, as a verify found, and a restore "
@@ -205,7 +205,7 @@ def put_back(group: str, name: str, size: int, device: str) -> Command:
 def undo_in_place(name: str, size: int, state: ClusterState, settings: Settings) -> Plan:
     """After an in-place restore that broke off: the disk as it was before. Without a snapshot it is that (the disk was
     not written yet, or is put back already), unless the disk that had the snapshot is another by now."""
-    homes = requirements.whole(state, name)
+    homes = requirements.defined_everywhere(state, name)
     there = [home for home in homes if backing.snapshot(state.nodes[home], name, unfinished_restore.BEFORE)]
     half = unfinished_restore.restoring(state, name)
     if not there and not half and (steps := restore_marks.over(name, homes, state)):
@@ -216,9 +216,9 @@ def undo_in_place(name: str, size: int, state: ClusterState, settings: Settings)
         raise Refused(f"{name}: no restore of it was interrupted; there is nothing to put back")
     if active := state.active_on(name):
         raise Refused(f"{name}: runs on {active[0]}", next=f"fab vm.stop {name}")
-    if unfinished_restore.half_restored(state, name):
-        unfinished_restore.settled(state, name)
-    suspended_io.flows(name, state, homes)
+    if unfinished_restore.interrupted(state, name):
+        unfinished_restore.none(state, name)
+    suspended_io.require_io(name, state, homes)
     saved_memory.written(name, "that", state)
     group, device, steps = settings.volume_group, drbd_device(name, state), list[Step]()
     for node in there:

@@ -11,7 +11,7 @@ from pmc.facts import backing
 from pmc.model import Resource
 from pmc.plan import Step, Wait
 from pmc.plans import requirements, room, saved_memory, split_brain_snapshot
-from pmc.plans.repair_context import About, Ailment, Case
+from pmc.plans.repair_context import Condition, RepairContext, SideFacts
 from pmc.units import show_size
 
 CODE = "split-brain"
@@ -29,13 +29,13 @@ COLUMNS = (
 )
 
 
-def split(case: Case) -> Ailment:
+def split(case: RepairContext) -> Condition:
     text = f"split brain: both {' and '.join(case.homes)} were written without the other"
     refusal = _refusal(case)
-    return Ailment(CODE, text, refusal=refusal) if refusal else _won(case, text)
+    return Condition(CODE, text, refusal=refusal) if refusal else _won(case, text)
 
 
-def _refusal(case: Case) -> str:
+def _refusal(case: RepairContext) -> str:
     name, keep = case.name, case.wishes.keep
     if not keep:
         return (
@@ -70,12 +70,12 @@ def _refusal(case: Case) -> str:
     return ""
 
 
-def differing(case: Case) -> int:
+def differing(case: RepairContext) -> int:
     """Bytes that the resync will copy: what either side wrote."""
     return sum(case.node(home).resources[case.name].out_of_sync for home in case.homes)
 
 
-def _won(case: Case, text: str) -> Ailment:
+def _won(case: RepairContext, text: str) -> Condition:
     """As the user's guide has it. What the loser wrote since is overwritten with what the survivor has."""
     name, keep, group = case.name, case.wishes.keep, case.settings.volume_group
     victim = case.other(keep)
@@ -132,16 +132,16 @@ def _won(case: Case, text: str) -> Ailment:
         if case.wishes.snapshot
         else f"{name}: what {victim} wrote since the split is thrown away, without a snapshot"
     )
-    return Ailment(CODE, text, tuple(steps), ask=ask, advice="does the replication network work between the nodes?")
+    return Condition(CODE, text, tuple(steps), ask=ask, advice="does the replication network work between the nodes?")
 
 
-def rows(case: Case, text: bool) -> list[dict[str, Any]]:
+def rows(case: RepairContext, text: bool) -> list[dict[str, Any]]:
     """Both sides, with what is known about when each was written: DRBD itself does not keep it."""
     return [_row(case, home, text) for home in case.homes]
 
 
-def _row(case: Case, home: str, text: bool) -> dict[str, Any]:
-    node, about = case.node(home), case.about.get(home, About())
+def _row(case: RepairContext, home: str, text: bool) -> dict[str, Any]:
+    node, about = case.node(home), case.about.get(home, SideFacts())
     now, past, domain = case.resource(home) or Resource(case.name), about.past, node.domains.get(case.name)
     row: dict[str, Any] = {
         "node": home, "vm": domain.state if domain else "not defined", "role": now.role, "disk": now.disk,
@@ -159,7 +159,7 @@ def _row(case: Case, home: str, text: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def clocks(case: Case) -> str:
+def clocks(case: RepairContext) -> str:
     """Why the times of the two rows must not be compared as they stand; empty when they may. A person chooses by them
     whose data is thrown away."""
     pasts = {home: case.about[home].past for home in case.homes if home in case.about}
@@ -176,6 +176,6 @@ def moment(time: float | None) -> str:
     return "" if time is None else datetime.fromtimestamp(time, UTC).isoformat(timespec="seconds")
 
 
-def copied(abouts: Sequence[About]) -> int | None:
+def copied(abouts: Sequence[SideFacts]) -> int | None:
     """Bytes that the last resync set out to copy, by the kernels' logs."""
     return next((about.past.resync for about in abouts if about.past.resync is not None), None)

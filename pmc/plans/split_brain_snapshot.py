@@ -20,7 +20,7 @@ NAME = re.compile(r"(?P<vm>[A-Za-z0-9][A-Za-z0-9_-]*)\.lost-(?P<time>\d{8}T\d{6}
 
 
 @dataclass(frozen=True)
-class Lost:
+class LostSide:
     node: str
     vm: str
     time: datetime
@@ -39,7 +39,7 @@ def name_for(vm: str, now: datetime) -> str:
     return f"{vm}.lost-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}"
 
 
-def snapshots(state: ClusterState, vm: str = "") -> list[Lost]:
+def snapshots(state: ClusterState, vm: str = "") -> list[LostSide]:
     """Those of one VM, or of all, on the nodes that answer."""
     found = []
     for node in state:
@@ -54,16 +54,16 @@ def snapshots(state: ClusterState, vm: str = "") -> list[Lost]:
                 time = datetime.strptime(match["time"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
             except ValueError:  # a name by hand
                 continue
-            found.append(Lost(node.name, match["vm"], time, volume, origin.size if origin else 0))
+            found.append(LostSide(node.name, match["vm"], time, volume, origin.size if origin else 0))
     return sorted(found, key=lambda each: (each.volume.name, each.node))
 
 
-def rows(found: Sequence[Lost], text: bool) -> list[dict[str, Any]]:
+def rows(found: Sequence[LostSide], text: bool) -> list[dict[str, Any]]:
     """Beside the rows of backups, with the same columns."""
     return [_row(each, text) for each in found]
 
 
-def _row(each: Lost, text: bool) -> dict[str, Any]:
+def _row(each: LostSide, text: bool) -> dict[str, Any]:
     used = each.volume.used
     # A thin one holds the whole disk, most of it shared with the volume.
     of = "in the thin pool" if each.volume.thin else f"of {show_size(each.volume.size)}"
@@ -77,7 +77,7 @@ def _row(each: Lost, text: bool) -> dict[str, Any]:
     return row | {"vm": each.vm, "disk": each.disk, "stored": used, "room": each.volume.size, "broken": each.broken}
 
 
-def advice(each: Lost, settings: Settings) -> str:
+def advice(each: LostSide, settings: Settings) -> str:
     """What can be done with it."""
     name, path = each.volume.name, lvm.path(settings.volume_group, each.volume.name)
     look = "" if each.broken else f"on {each.node} it is read as {path} (fab doc repair); "

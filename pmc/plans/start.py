@@ -7,7 +7,7 @@ from pmc.model import ClusterState
 from pmc.plain import then
 from pmc.plan import Plan, plan
 from pmc.plans import requirements, restore_marks, room, saved_memory, suspended_io, unfinished_restore, vm_steps
-from pmc.plans.close_migration import one_primary, two_allowed
+from pmc.plans.close_migration import forbid_two_primaries, two_allowed
 from pmc.settings import Settings
 from pmc.units import show_size
 
@@ -16,8 +16,8 @@ def start(name: str, on: str, state: ClusterState, settings: Settings, discard: 
     """On node `on`, or where its DRBD is primary already, or on the node it was made on. `discard`: memory of it that
     is saved somewhere is thrown away."""
     _seen(name, state)
-    homes = requirements.whole(state, name)
-    unfinished_restore.settled(state, name)
+    homes = requirements.defined_everywhere(state, name)
+    unfinished_restore.none(state, name)
     active = state.active_on(name)
     if active and on in ("", *active):
         raise Refused(f"{name}: runs already, on {active[0]}")
@@ -38,12 +38,12 @@ def start(name: str, on: str, state: ClusterState, settings: Settings, discard: 
             f"{name}: DRBD is primary on {other[0]}. Start it there", next=f"fab vm.start {name} --on {other[0]}"
         )
     _usable(state, name, homes, node)
-    suspended_io.flows(name, state, homes)
+    suspended_io.require_io(name, state, homes)
     if not discard:
         saved_memory.start(name, f"fab vm.start {name}{f' --on {on}' if on else ''}", state)
     there, advice = state.nodes[node], "Move another VM away first, or start it with --on another node"
     room.memory(there, name, there.domains[name].memory, advice)
-    closing = one_primary(two_allowed(name, homes, state), name, state)
+    closing = forbid_two_primaries(two_allowed(name, homes, state), name, state)
     promoting = [] if primaries else [vm_steps.promote(node, name)]
     well = len(homes) > 1 and all((its := state.nodes[home].resources.get(name)) and its.healthy for home in homes)
     over = restore_marks.over(name, homes, state) if well else []

@@ -25,13 +25,13 @@ def stop(name: str, force: bool, state: ClusterState, settings: Settings) -> Pla
         )
     if not active and (unknown := [home for home in homes if home not in state.nodes]):
         raise Refused(f"{name}: may run on {unknown[0]}, which is not in pmc.conf. Add it there")
-    requirements.relied_on(state, *active)
-    requirements.once(name, state)
+    requirements.reachable(state, *active)
+    requirements.runs_once(name, state)
     # A side that lost its peer in a move holds its writes; where nothing runs it has none, and can be secondary.
     idle = [
         home for home in homes if home in state.nodes and home not in active and holds_writes(state.nodes[home], name)
     ]
-    suspended_io.lets_go(name, state, [home for home in (*homes, *active) if home not in idle])
+    suspended_io.require_stoppable(name, state, [home for home in (*homes, *active) if home not in idle])
     steps = []
     for node in active:
         if force:

@@ -10,7 +10,7 @@ from pmc.facts.lvm_attr import Unwell
 from pmc.model import ClusterState, NodeState
 
 
-def flows(vm: str, state: ClusterState, nodes: Iterable[str]) -> None:
+def require_io(vm: str, state: ClusterState, nodes: Iterable[str]) -> None:
     """On these nodes its I/O is not suspended, and its volumes can be read and written."""
     for node in (state.nodes[name] for name in nodes if name in state.nodes):
         if why := suspended(vm, node):
@@ -21,11 +21,11 @@ def flows(vm: str, state: ClusterState, nodes: Iterable[str]) -> None:
         readable(vm, node)
 
 
-def lets_go(vm: str, state: ClusterState, nodes: Iterable[str]) -> None:
+def require_stoppable(vm: str, state: ClusterState, nodes: Iterable[str]) -> None:
     """Nothing of it waits for ever, so that its guest can be ended and its disk let go."""
     for node in (state.nodes[name] for name in nodes if name in state.nodes):
         if suspended(vm, node) or ((its := volume(vm, node)) and its.hangs):
-            flows(vm, state, [node.name])
+            require_io(vm, state, [node.name])
 
 
 def readable(vm: str, node: NodeState) -> None:

@@ -17,7 +17,7 @@ def before(vm: str) -> str:
     return f"{vm}.{BEFORE}"
 
 
-def half_restored(state: ClusterState, vm: str) -> bool:
+def interrupted(state: ClusterState, vm: str) -> bool:
     """A restore into its disk broke off, and what was on it is lost: with the disk of the node that kept it. That node
     is the first to be marked and the last to be so; where only the other one is, it has another disk by now."""
     homes = _its(state, vm)
@@ -47,9 +47,9 @@ def marked(node: NodeState, vm: str, *tags: str) -> list[Volume]:
     return [each for each in found.values() if set(tags) & set(each.tags)]
 
 
-def settled(state: ClusterState, vm: str) -> None:
+def none(state: ClusterState, vm: str) -> None:
     """No restore into its disk broke off half way: then it is neither the old nor the new one."""
-    if half_restored(state, vm):
+    if interrupted(state, vm):
         raise Refused(
             f"{vm}: a restore into its disk was interrupted, and its snapshot of what was there is lost with a disk. "
             f"Restore it again",

@@ -35,7 +35,7 @@ def new_volumes(
     settings: Settings, nodes: Sequence[str], name: str, size: int, copied: Sequence[str] = ()
 ) -> list[Step]:
     """All zeros on all nodes: nothing of a former owner can be read, and the sides are known to be equal. A thin volume
-    reads as zeros until it is written (`refuse.no_room` has seen that its pool zeroes). Those that DRBD will copy in
+    reads as zeros until it is written (`room.no_room` has seen that its pool zeroes). Those that DRBD will copy in
     full (`copied`) need no zeros of ours."""
     group = settings.volume_group
     steps = on_each(nodes, lambda node: volume(settings, node, name, volume_size(size)))

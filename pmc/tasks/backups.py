@@ -14,10 +14,10 @@ from pmc.paste import comment
 from pmc.plan import Plan
 from pmc.plans import backup as plans
 from pmc.plans import backup_copies, requirements, restore, split_brain_snapshot
-from pmc.plans.backup import Wish
+from pmc.plans.backup import BackupRequest
 from pmc.tasks import lookups, vm_lock
 from pmc.tasks.base import carry_out, complain, here, listed, located_with_backups, opened, task
-from pmc.transport.scheduler import in_turns
+from pmc.transport.scheduler import run_limited
 from pmc.units import parse_rate
 from pmc.view.output import note, show, table
 from pmc.view.rows import BACKUP_COLUMNS, backup_rows
@@ -53,7 +53,7 @@ def backup(
         directory = _directory(to) if backup_copies.is_directory(to) else ""
         if to and not directory:
             cluster.settings.node("--to", to)
-        wish = Wish(name, base, "" if directory else to, compress, _rate(limit), freeze)
+        wish = BackupRequest(name, base, "" if directory else to, compress, _rate(limit), freeze)
         number, most = _count("--jobs", jobs or "1"), _count("--total", total or "8")
         if all:
             _all(c, cluster, wish, number, most, directory, dry_run)
@@ -86,7 +86,9 @@ def _copy(cluster: Cluster, id: str, made: Plan, directory: str, limit: int) -> 
     return backup_copies.to_manager(found, directory, there, cluster.settings, limit)
 
 
-def _planned(cluster: Cluster, wish: Wish, state: ClusterState, stored: Sequence[Stored]) -> tuple[Backup, Plan]:
+def _planned(
+    cluster: Cluster, wish: BackupRequest, state: ClusterState, stored: Sequence[Stored]
+) -> tuple[Backup, Plan]:
     source = lookups.agent(cluster, wish.name, plans.choose_source(wish.name, state), wish.freeze)
     size, xml = lookups.disk_at(cluster, wish.name, source.node, state)
     time, said = plans.follows(wish.name, stored, lookups.now())
@@ -108,7 +110,7 @@ def _count(flag: str, text: str) -> int:
     return int(text)
 
 
-def _all(c: Any, cluster: Cluster, wish: Wish, jobs: int, most: int, directory: str, dry_run: bool) -> None:
+def _all(c: Any, cluster: Cluster, wish: BackupRequest, jobs: int, most: int, directory: str, dry_run: bool) -> None:
     """`jobs` backups at a time on any node, which reads the disk, or keeps the backup of another node's disk."""
     state = cluster.state(beside={**lookups.backups(cluster), **lookups.RUNNING})
     stored = lookups.stored(state)
@@ -133,7 +135,7 @@ def _all(c: Any, cluster: Cluster, wish: Wish, jobs: int, most: int, directory: 
         return _attempt(name, lambda: _locked(cluster, wanted, state, mine, directory))
 
     with cluster.interruptible():
-        rows += in_turns(one, list(nodes), lambda name: nodes[name], jobs, most)
+        rows += run_limited(one, list(nodes), lambda name: nodes[name], jobs, most)
     rows.sort(key=lambda row: row["vm"])
     if dry:
         show("\n".join(row["result"] if row["backup"] else comment(row["result"]) for row in rows))
@@ -145,7 +147,7 @@ def _all(c: Any, cluster: Cluster, wish: Wish, jobs: int, most: int, directory: 
 
 
 def _shown(
-    cluster: Cluster, wish: Wish, state: ClusterState, stored: Sequence[Stored], directory: str
+    cluster: Cluster, wish: BackupRequest, state: ClusterState, stored: Sequence[Stored], directory: str
 ) -> tuple[str, str]:
     """Its id, and what --dry-run prints. How large the backup will be is not known, so what copies it to a `directory`
     does not look at that, nor at --limit."""
@@ -160,12 +162,12 @@ def _shown(
 
 
 def _locked(
-    cluster: Cluster, wish: Wish, state: ClusterState, stored: Sequence[Stored], directory: str
+    cluster: Cluster, wish: BackupRequest, state: ClusterState, stored: Sequence[Stored], directory: str
 ) -> tuple[str, str]:
     """Only the VM's own nodes, and those that keep its backups, are looked at again, under its lock."""
     also = list(dict.fromkeys([*(each.node for each in stored), *([wish.to] if wish.to else [])]))
     beside = {**lookups.backups(cluster, wish.name), **lookups.RUNNING}
-    with vm_lock.held(cluster, f"vm.backup {wish.name}", [wish.name], state, also, beside=beside) as (held, now):
+    with vm_lock.locked(cluster, f"vm.backup {wish.name}", [wish.name], state, also, beside=beside) as (held, now):
         mine = [each for each in lookups.stored(now) if each.id.startswith(f"{wish.name}.")]
         made, plan = _planned(cluster, wish, now, mine)
         id = made.id

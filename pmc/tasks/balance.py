@@ -18,10 +18,10 @@ from pmc.tasks.migrate import (
     PARALLEL,
     PAUSE,
     Row,
-    abreast,
     attempt,
-    hurry,
     moved_unless_stopped,
+    overrides,
+    parse_parallel,
     see_done,
 )
 from pmc.view.output import note, show, table
@@ -49,8 +49,8 @@ def balance(
     dry = bool(dry_run or c.config.run.dry)
     if json and not (dry or yes):
         raise Refused("--json: give --dry-run to see the moves, or --yes to carry them out; nobody is asked then")
-    with opened(conf, hurry(bandwidth, pause_after)) as cluster:
-        most = abreast(parallel)
+    with opened(conf, overrides(bandwidth, pause_after)) as cluster:
+        most = parse_parallel(parallel)
         state = cluster.state()
         wanted = plans.balance(state, cluster.settings)
         if not json:

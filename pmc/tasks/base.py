@@ -150,7 +150,7 @@ def located(
     state = first or cluster.state(**how)
     if not names or dry_run or c.config.run.dry:
         return state
-    return cluster.until_closed(vm_lock.held(cluster, _line.get(), names, state, also, **how))[1]
+    return cluster.until_closed(vm_lock.locked(cluster, _line.get(), names, state, also, **how))[1]
 
 
 def located_with_backups(c: Any, cluster: Cluster, dry_run: bool, name: str, *more: str) -> ClusterState:

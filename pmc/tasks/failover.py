@@ -14,10 +14,22 @@ from pmc.paste import comment
 from pmc.plans import close_migration, interrupted_restore, requirements, saved_memory
 from pmc.plans import evacuate as evacuations
 from pmc.plans import failover as plans
-from pmc.plans.evacuate import Evacuation, Leaving
+from pmc.plans.evacuate import Evacuation, Move
 from pmc.tasks import fencing, lookups
 from pmc.tasks.base import carry_out, complain, lock, opened, task
-from pmc.tasks.migrate import BANDWIDTH, PARALLEL, PAUSE, Row, Work, abreast, hurry, live, report, row, several
+from pmc.tasks.migrate import (
+    BANDWIDTH,
+    PARALLEL,
+    PAUSE,
+    Row,
+    Work,
+    move_each,
+    move_many,
+    overrides,
+    parse_parallel,
+    report,
+    row,
+)
 from pmc.view.output import note, show
 
 DEAD = "confirm that this node is dead: its power is off, or it hangs and has a fence command (default: you are asked)"
@@ -49,7 +61,7 @@ def failover(
         size = cluster.ask(survivor, drbd.size_of(its.minor))[0] if its else 0
         plan = plans.failover(name, state, cluster.settings, hangs=hangs, discard=discard_saved, size=size)
         places = {survivor: [name]}
-        sight = fencing.seen(cluster, state, node, places, hangs)
+        sight = fencing.observe(cluster, state, node, places, hangs)
         interrupted_restore.not_in_use(name, survivor, state, name in sight.facts and sight.facts[name].in_use)
         if size:
             note(f"{name}: a restore into its disk was interrupted; the disk becomes again what it was before that")
@@ -85,9 +97,9 @@ def evacuate(
     """
     if failover and (bandwidth or pause_after):
         raise Refused("--bandwidth and --pause-after: go with live migrations, not with --failover")
-    with opened(conf, hurry(bandwidth, pause_after, live=not failover)) as cluster:
+    with opened(conf, overrides(bandwidth, pause_after, live=not failover)) as cluster:
         cluster.settings.node("pm.evacuate", node)
-        most = abreast(parallel)
+        most = parse_parallel(parallel)
         if dead and (not failover or dead != node):
             raise Refused(f"--dead {dead[:70]!r}: goes with --failover, and names the same node")
         if discard_saved and not failover:
@@ -104,18 +116,18 @@ def evacuate(
             work = partial(_start, cluster)
         else:
             wanted, proof = evacuations.move_all(node, state, cluster.settings), list[str]()
-            work = live(cluster, state)
+            work = move_each(cluster, state)
         for name in wanted.off:
             note(f"{name} is off and is left{saved_memory.told(name, state)}")
         if dry:
             for each in wanted.leaving:
-                closing = [] if failover else [close_migration.closing(each.name, each.target, state)]
+                closing = [] if failover else [close_migration.planned_close(each.name, each.target, state)]
                 show(cluster.script(each.plan, *closing, first=proof))
             for name, why in wanted.staying.items():
                 show(comment(f"{name} stays: {why}"))
         else:
             with cluster.interruptible():
-                rows = several(cluster, wanted.leaving, most, work)
+                rows = move_many(cluster, wanted.leaving, most, work)
                 _report(node, wanted, rows)
         if failover:  # what only these know is not in it
             complain(ClusterState({each.name: each for each in state if each.name != node}))
@@ -129,7 +141,7 @@ def _report(node: str, wanted: Evacuation, rows: list[Row]) -> None:
     report(rows, f"leave {node}")
 
 
-def _start(cluster: Cluster, each: Leaving) -> tuple[str, str]:
+def _start(cluster: Cluster, each: Move) -> tuple[str, str]:
     cluster.apply(each.plan, prefix=each.name)
     return "started", ""
 
@@ -149,7 +161,7 @@ def _dead(
     places: dict[str, list[str]] = {}
     for each in wanted.leaving:
         places.setdefault(each.target, []).append(each.name)
-    sight = fencing.seen(cluster, state, node, places, hangs)
+    sight = fencing.observe(cluster, state, node, places, hangs)
     off = fencing.off(sight)
     wanted = start_all(off, state, hangs=hangs)
     if wanted.leaving and not dry:

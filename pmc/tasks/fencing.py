@@ -28,16 +28,16 @@ Places = Mapping[str, Sequence[str]]  # the VMs that each survivor has a copy of
 
 
 @dataclass(frozen=True)
-class Sight:
+class PeerEvidence:
     """What is seen of a node that may be dead. `facts`: by VM, since when its link is lost. `signs` of its life.
     `differ`: by VM, the bytes of its disk that a verify found to differ."""
 
-    facts: Mapping[str, dead_node.Lost] = field(default_factory=dict)
+    facts: Mapping[str, dead_node.LostLink] = field(default_factory=dict)
     signs: tuple[str, ...] = ()
     differ: Mapping[str, int] = field(default_factory=dict)
 
 
-def seen(cluster: Cluster, state: ClusterState, dead: str, places: Places, hangs: str = "") -> Sight:
+def observe(cluster: Cluster, state: ClusterState, dead: str, places: Places, hangs: str = "") -> PeerEvidence:
     """Asks each survivor about the dead node; refused when anything says that it lives, unless it is known to hang."""
     sight = _look(cluster, state, dead, places)
     if dead != hangs:
@@ -45,8 +45,8 @@ def seen(cluster: Cluster, state: ClusterState, dead: str, places: Places, hangs
     return sight
 
 
-def _look(cluster: Cluster, state: ClusterState, dead: str, places: Places) -> Sight:
-    def ask(node: Node) -> tuple[dead_node.Seen, dict[str, int]]:
+def _look(cluster: Cluster, state: ClusterState, dead: str, places: Places) -> PeerEvidence:
+    def ask(node: Node) -> tuple[dead_node.PeerSigns, dict[str, int]]:
         marked = plans.marked(node.name, places[node.name], state)
         peer, *told = node.ask_each(query, *map(drbd_generations.generation, marked))
         if isinstance(peer, PmcError):
@@ -56,7 +56,7 @@ def _look(cluster: Cluster, state: ClusterState, dead: str, places: Places) -> S
         return peer, {name: size for name, size in marked.items() if name not in alone}
 
     query = dead_node.peer(dead, cluster.settings)
-    facts: dict[str, dead_node.Lost] = {}
+    facts: dict[str, dead_node.LostLink] = {}
     signs: list[str] = []
     differ: dict[str, int] = {}
     for (survivor, names), (one, marked) in zip(places.items(), cluster.on_all(ask, places), strict=True):
@@ -64,15 +64,15 @@ def _look(cluster: Cluster, state: ClusterState, dead: str, places: Places) -> S
         signs += plans.signs(dead, survivor, names, state, one)
         facts |= {name: one.lost[name] for name in names if name in one.lost}
         facts |= plans.linked(survivor, names, state)
-    return Sight(facts, tuple(dict.fromkeys(signs)), differ)
+    return PeerEvidence(facts, tuple(dict.fromkeys(signs)), differ)
 
 
-def off(sight: Sight) -> list[str]:
+def off(sight: PeerEvidence) -> list[str]:
     """The VMs whose disk was not in use there."""
     return [name for name, lost in sight.facts.items() if not lost.in_use]
 
 
-def how(cluster: Cluster, dead: str, sight: Sight) -> list[str]:
+def how(cluster: Cluster, dead: str, sight: PeerEvidence) -> list[str]:
     """What --dry-run says, and a line of shell that lets nobody past without it."""
     spec = cluster.settings.nodes[dead]
     text = "you are asked to type its name"
@@ -87,7 +87,9 @@ def how(cluster: Cluster, dead: str, sight: Sight) -> list[str]:
     ]
 
 
-def prove(cluster: Cluster, node: str, names: Sequence[str], sight: Sight, dead: str, state: ClusterState) -> None:
+def prove(
+    cluster: Cluster, node: str, names: Sequence[str], sight: PeerEvidence, dead: str, state: ClusterState
+) -> None:
     """By the node's fence command, else by a person's word. Where it is not known since when the link is lost, or it is
     long ago, the disk may be an old one, which no fence command can tell: asked before the power is taken away. Of a
     node that gives signs of life (and was said to hang) only its fence command is a proof, and silence after it."""

@@ -26,7 +26,7 @@ from pmc.model import ClusterState
 from pmc.plans import other_disks, requirements
 from pmc.plans.add import iso_path
 from pmc.plans.backup import Source
-from pmc.plans.repair_context import About
+from pmc.plans.repair_context import SideFacts
 from pmc.plans.request import Add
 from pmc.plans.vm_steps import Given
 from pmc.settings import Settings
@@ -113,7 +113,7 @@ def size_for(cluster: Cluster, request: Add, state: ClusterState) -> int:
 
 def disk_of(cluster: Cluster, name: str, state: ClusterState) -> tuple[int, str]:
     """Of an existing VM: the bytes that DRBD exposes (exactly: events2 rounds to KiB), and the domain's XML."""
-    for home in requirements.whole(state, name):
+    for home in requirements.defined_everywhere(state, name):
         resource = state.nodes[home].resources.get(name)
         if resource is not None and resource.size:
             return disk_at(cluster, name, home, state)
@@ -191,18 +191,18 @@ def kept(directory: str, vm: str = "") -> list[Stored]:
         raise Refused(f"--from {directory[:200]!r}: cannot be listed: {error}") from None
 
 
-def sides(cluster: Cluster, state: ClusterState, vm: str, homes: Sequence[str]) -> dict[str, About]:
+def sides(cluster: Cluster, state: ClusterState, vm: str, homes: Sequence[str]) -> dict[str, SideFacts]:
     """What each side tells about its past. What cannot be read (metadata on a dead disk) is not known, no error."""
     return dict(zip(homes, cluster.on_all(lambda node: _side(node, state, vm), homes), strict=True))
 
 
-def _side(node: Node, state: ClusterState, vm: str) -> About:
+def _side(node: Node, state: ClusterState, vm: str) -> SideFacts:
     here = state.nodes[node.name]
     queries: list[Query[Any]] = [sides_.generation(vm), sides_.past(vm, here.files[vm].minor)]
     if vm in here.domains:
         queries.append(virsh.dumpxml(vm))
     generation, past, *xml = node.ask_each(*queries)
-    return About(
+    return SideFacts(
         generation if isinstance(generation, Generation) else None,
         past if isinstance(past, Past) else Past(),
         _known(xml[0]) if xml else "",

@@ -12,7 +12,7 @@ from pmc.errors import PmcError, Refused, StepFailed
 from pmc.model import ClusterState
 from pmc.plain import then
 from pmc.plans import close_migration, interrupted_migration, migrate
-from pmc.plans.evacuate import Leaving
+from pmc.plans.evacuate import Move
 from pmc.settings import Settings
 from pmc.tasks import vm_lock
 from pmc.tasks.lookups import RUNNING
@@ -23,7 +23,7 @@ from pmc.view.output import note, show, table
 # A line of the report when several move.
 COLUMNS = ("vm", "from", "to", "result", "stood still")
 Row = dict[str, str]
-Work = Callable[[Leaving], tuple[str, str]]  # its result and how long it stood still
+Work = Callable[[Move], tuple[str, str]]  # its result and how long it stood still
 
 # Of the flags that `abreast` and `hurried` read.
 PARALLEL = "migrations at the same time (default: 2)"
@@ -49,7 +49,7 @@ def moved(cluster: Cluster, name: str, first: ClusterState, to: str = "", prefix
     """Moves, then looks where the VM really is and closes two primaries: on every way out. `first` is what a look
     without the lock saw. `prefix` marks the lines of progress when several move at once."""
     with (
-        vm_lock.held(cluster, f"vm.mv {name}", [name], first, beside=RUNNING) as (held, state),
+        vm_lock.locked(cluster, f"vm.mv {name}", [name], first, beside=RUNNING) as (held, state),
         cluster.interruptible(),
     ):
         plan = migrate.move(name, to, state, cluster.settings)
@@ -83,14 +83,14 @@ def ended(cluster: Cluster, error: PmcError, true: str, unseen: str) -> StepFail
     return StepFailed(f"{true}\n  {said}{late}")
 
 
-def abreast(parallel: str) -> int:
+def parse_parallel(parallel: str) -> int:
     """What --parallel says."""
     if not parallel.isascii() or not parallel.isdigit() or not 1 <= int(parallel) <= 32:
         raise Refused(f"--parallel {parallel[:70]!r}: must be a number from 1 to 32")
     return int(parallel)
 
 
-def hurried(settings: Settings, bandwidth: str, pause: str) -> Settings:
+def with_overrides(settings: Settings, bandwidth: str, pause: str) -> Settings:
     """The settings with what --bandwidth and --pause-after say, where they are given."""
     if bandwidth:
         try:
@@ -111,9 +111,9 @@ def hurried(settings: Settings, bandwidth: str, pause: str) -> Settings:
     return settings
 
 
-def hurry(bandwidth: str, pause: str, live: bool = True) -> Callable[[Settings], Settings]:
+def overrides(bandwidth: str, pause: str, live: bool = True) -> Callable[[Settings], Settings]:
     """For `base.opened`: these flags. Not `live`: nothing migrates, and pmc.conf stays as it is."""
-    return lambda read: hurried(read, bandwidth, pause) if live else read
+    return lambda read: with_overrides(read, bandwidth, pause) if live else read
 
 
 def row(name: str, source: str, target: str, result: str, still: str = "") -> Row:
@@ -130,14 +130,14 @@ def attempt(name: str, source: str, target: str, work: Callable[[], tuple[str, s
     return row(name, source, target, result, still)
 
 
-def several(cluster: Cluster, moves: Sequence[Leaving], parallel: int, work: Work) -> list[Row]:
+def move_many(cluster: Cluster, moves: Sequence[Move], parallel: int, work: Work) -> list[Row]:
     """So many at the same time, going on past one that fails."""
     return cluster.at_once(
         lambda each: attempt(each.name, each.source, each.target, lambda: work(each)), moves, parallel
     )
 
 
-def live(cluster: Cluster, first: ClusterState) -> Work:
+def move_each(cluster: Cluster, first: ClusterState) -> Work:
     """A move as `several` makes it; `first` is what a look without the lock saw."""
     return lambda each: moved_unless_stopped(cluster, each.name, first, each.target, prefix=each.name)
 
@@ -174,21 +174,21 @@ def closed(
     what could not be seen."""
     try:
         state = (
-            at_rest(cluster, name, before, [held], prefix) if broken_off else vm_lock.again_of(cluster, before, name)
+            at_rest(cluster, name, before, [held], prefix) if broken_off else vm_lock.refresh_vm(cluster, before, name)
         )
-        plan = close_migration.settle(name, state)
+        plan = close_migration.close(name, state)
         if plan.steps:
             cluster.apply(plan, to_the_end=True, prefix=prefix, under=[held])
             if broken_off:  # libvirt lets a guest go on that could not before its writes did
                 state = at_rest(cluster, name, before, [held], prefix)
         # Also after a migration that went well: the link may be lost between its end and the close.
-        now = vm_lock.again_of(cluster, before, name)
-        for rest in (close_migration.let_go(name, now), interrupted_migration.rejoin(name, now)):
+        now = vm_lock.refresh_vm(cluster, before, name)
+        for rest in (close_migration.resume_after_close(name, now), interrupted_migration.rejoin(name, now)):
             if rest.steps:
                 cluster.apply(rest, to_the_end=True, prefix=prefix, under=[held])
-        return (state.active_on(name) or ["no node"])[0], close_migration.unseen(
+        return (state.active_on(name) or ["no node"])[0], close_migration.unreachable_note(
             name, state
-        ) + close_migration.standing(name, state)
+        ) + close_migration.paused_note(name, state)
     except PmcError as error:
         said = f"{name} was NOT closed, two primaries may still be allowed: {error}"
         cluster.half.append(left := StepFailed(then(said, f"fab vm.mv {name} --cleanup"), half=True))
@@ -199,18 +199,18 @@ def at_rest(
     cluster: Cluster, name: str, before: ClusterState, under: Sequence[Lock] | None = None, prefix: str = ""
 ) -> ClusterState:
     """The state once no second, half-born domain is left, or as it is at the deadline."""
-    source = interrupted_migration.came_from(name, before) or before.active_on(name)[0]
+    source = interrupted_migration.source_of(name, before) or before.active_on(name)[0]
     deadline, tried = time.monotonic() + cluster.settings.deadlines.peer, list[PmcError]()
     while True:
-        state = vm_lock.again_of(cluster, before, name)
+        state = vm_lock.refresh_vm(cluster, before, name)
         if (half := interrupted_migration.half_received(name, source, state)).steps:
             try:
                 cluster.apply(half, to_the_end=True, prefix=prefix, under=under)
             except PmcError as error:
                 tried.append(error)  # it is seen below whether it is gone
-            state = vm_lock.again_of(cluster, before, name)
-        if not interrupted_migration.unsettled(name, state):
+            state = vm_lock.refresh_vm(cluster, before, name)
+        if not interrupted_migration.in_progress(name, state):
             cluster.half = [each for each in cluster.half if each not in tried]
-        if not interrupted_migration.unsettled(name, state) or time.monotonic() > deadline:
+        if not interrupted_migration.in_progress(name, state) or time.monotonic() > deadline:
             return state
         time.sleep(0.5)

@@ -59,7 +59,7 @@ def peer(
             confirm(change.ask, name)
         if carry_out(c, cluster, plan, dry_run):
             note(f"{name} has its second copy on {secondary}" + ("" if plan.steps else " already"))
-            _tell_strays(vm_lock.again_of(cluster, state, name).strays(name), name)
+            _tell_strays(vm_lock.refresh_vm(cluster, state, name).strays(name), name)
 
 
 def _tell_strays(strays: list[str], name: str) -> None:

@@ -165,7 +165,7 @@ def _pruned(
             show(cluster.script(plans.prune(vm, decisions, cluster.settings)))
     else:
         there = list(dict.fromkeys(each.node for each in stored))
-        with vm_lock.held(cluster, f"vm.prune {vm}", [vm], state, there, beside=lookups.backups(cluster, vm)) as (
+        with vm_lock.locked(cluster, f"vm.prune {vm}", [vm], state, there, beside=lookups.backups(cluster, vm)) as (
             _,
             now,
         ):

@@ -1,4 +1,4 @@
-"""vm.repair: one ailment after the other is mended, each after another look, until nothing is left to mend."""
+"""vm.repair: one condition after the other is mended, each after another look, until nothing is left to mend."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pmc.errors import Interrupted, PmcError, Refused, StepFailed
 from pmc.model import ClusterState
 from pmc.plans import repair as plans
 from pmc.plans import requirements, split_brain, split_brain_snapshot
-from pmc.plans.repair_context import Ailment, Case, Wishes
+from pmc.plans.repair_context import Condition, RepairContext, RepairOptions
 from pmc.tasks import lookups, vm_lock
 from pmc.tasks.base import carry_out, confirm, located, opened, task
 from pmc.units import show_size
 from pmc.view.output import note, show, table
 
-ROUNDS = 20  # more than a VM can have ailments: one that comes back for ever must end
+ROUNDS = 20  # more than a VM can have conditions: one that comes back for ever must end
 
 
 @task(
@@ -51,7 +51,7 @@ def repair(
         sure = yes or dry_run or bool(c.config.run.dry)
         if drop:
             return _drop(c, cluster, name, drop, state, sure, dry_run)
-        wishes = Wishes(datetime.now(UTC), keep, not no_snapshot, new_disk)
+        wishes = RepairOptions(datetime.now(UTC), keep, not no_snapshot, new_disk)
         case, found = _judged(cluster, name, wishes, state)
         if away := [node.name for node in state if node.trouble and node.name not in case.homes]:
             note(f"{', '.join(away)} cannot be asked, so what is there of {name}, if anything, is not known")
@@ -69,7 +69,7 @@ def repair(
             if not keep and not sure and sys.stdin is not None and sys.stdin.isatty():
                 wishes = replace(wishes, keep=_chosen(case))
                 case, found = _judged(
-                    cluster, name, wishes, vm_lock.again_of(cluster, state, name, beside=lookups.RUNNING)
+                    cluster, name, wishes, vm_lock.refresh_vm(cluster, state, name, beside=lookups.RUNNING)
                 )
         if refused := [each.refusal for each in found if each.refusal]:
             raise Refused(f"{name}: {refused[0]}")
@@ -84,14 +84,16 @@ def repair(
             _mend_each(cluster, case, found, wishes, asks if not yes else None)
 
 
-def _judged(cluster: Cluster, name: str, wishes: Wishes, state: ClusterState) -> tuple[Case, list[Ailment]]:
+def _judged(
+    cluster: Cluster, name: str, wishes: RepairOptions, state: ClusterState
+) -> tuple[RepairContext, list[Condition]]:
     homes = plans.homes(name, state, cluster.settings)
     about = lookups.sides(cluster, state, name, homes)
-    case = Case(name, homes, state, about, cluster.settings, wishes)
-    return case, plans.ailments(name, state, about, cluster.settings, wishes)
+    case = RepairContext(name, homes, state, about, cluster.settings, wishes)
+    return case, plans.conditions(name, state, about, cluster.settings, wishes)
 
 
-def _chosen(case: Case) -> str:
+def _chosen(case: RepairContext) -> str:
     note(f"Whose data stays? The other side's is overwritten (a snapshot is kept). Type {' or '.join(case.homes)}:")
     answer = sys.stdin.readline().strip()
     if answer not in case.homes:
@@ -99,10 +101,12 @@ def _chosen(case: Case) -> str:
     return answer
 
 
-def _mend_each(cluster: Cluster, case: Case, found: list[Ailment], wishes: Wishes, asked: set[str] | None) -> None:
-    """The first ailment is mended, then one looks again: nothing is done that was not just seen to be needed. What must
-    be confirmed and was not (`asked`; None: all is) ends it."""
-    name, done = case.name, list[Ailment]()
+def _mend_each(
+    cluster: Cluster, case: RepairContext, found: list[Condition], wishes: RepairOptions, asked: set[str] | None
+) -> None:
+    """The first condition is mended, then one looks again: nothing is done that was not just seen to be needed. What
+    must be confirmed and was not (`asked`; None: all is) ends it."""
+    name, done = case.name, list[Condition]()
     if not found:
         return note(f"{name}: nothing to repair")
     while found:
@@ -123,7 +127,7 @@ def _mend_each(cluster: Cluster, case: Case, found: list[Ailment], wishes: Wishe
             _tell(cluster, case)
         wishes = replace(wishes, stalled=stalled, keep="" if first.code == split_brain.CODE else wishes.keep)
         case, found = _judged(
-            cluster, name, wishes, vm_lock.again_of(cluster, case.state, name, beside=lookups.RUNNING)
+            cluster, name, wishes, vm_lock.refresh_vm(cluster, case.state, name, beside=lookups.RUNNING)
         )
     note(f"{name} is whole again")
 
@@ -147,13 +151,13 @@ def _watch(cluster: Cluster, name: str, homes: Sequence[str]) -> bool:
             raise Interrupted()
 
 
-def _tell(cluster: Cluster, case: Case) -> None:
+def _tell(cluster: Cluster, case: RepairContext) -> None:
     """How much was copied, and what became of the side that lost."""
     about = lookups.sides(cluster, case.state, case.name, case.homes)
     size = max((r.size for home in case.homes if (r := case.resource(home))), default=0)
     if (copied := split_brain.copied(list(about.values()))) is not None:
         note(f"{case.name}: {show_size(copied)} of {show_size(size)} were copied")
-    for each in split_brain_snapshot.snapshots(vm_lock.again_of(cluster, case.state, case.name), case.name):
+    for each in split_brain_snapshot.snapshots(vm_lock.refresh_vm(cluster, case.state, case.name), case.name):
         note(split_brain_snapshot.advice(each, cluster.settings))
 
 

@@ -76,7 +76,7 @@ def _found(state: ClusterState, name: str, which: Which, settings: Settings) -> 
         raise Refused(f"--backup {id[:90]!r}: not in {directory}", next=f"fab vm.backups {name} --from {directory}")
     found = plans.find(id, there)
     answering = [node.name for node in state.answering]
-    requirements.relied_on(state, *(() if answering else state.nodes))
+    requirements.reachable(state, *(() if answering else state.nodes))
     node = next((node for node in found.backup.nodes if node in answering), answering[0])
     sizes = {path.name: path.stat().st_size for path in Path(directory).iterdir() if path.is_file()}
     whole = [f"{each.id}.json" for each in stored if each.node == node and not each.broken]

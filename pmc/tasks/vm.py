@@ -29,13 +29,24 @@ from pmc.tasks import lookups
 from pmc.tasks.backups import backup, backups
 from pmc.tasks.base import CHOSEN, carry_out, complain, confirm, listed, located, lock, opened, task
 from pmc.tasks.failover import DISCARD, failover
-from pmc.tasks.migrate import BANDWIDTH, PARALLEL, PAUSE, abreast, at_rest, hurry, live, moved, report, several
+from pmc.tasks.migrate import (
+    BANDWIDTH,
+    PARALLEL,
+    PAUSE,
+    at_rest,
+    move_each,
+    move_many,
+    moved,
+    overrides,
+    parse_parallel,
+    report,
+)
 from pmc.tasks.peer import peer
 from pmc.tasks.prune import prune
 from pmc.tasks.repair import repair
 from pmc.tasks.restore import restore
 from pmc.tasks.verify_backup import verify_backup
-from pmc.tasks.vm_lock import again_of
+from pmc.tasks.vm_lock import refresh_vm
 from pmc.view.output import note, show
 from pmc.view.rows import VM_COLUMNS, vm_rows
 
@@ -170,8 +181,8 @@ def mv(
     """
     if cleanup and (to or parallel or bandwidth or pause_after):
         raise Refused("--to, --parallel, --bandwidth, --pause-after: go with a live migration, not with --cleanup")
-    with opened(conf, hurry(bandwidth, pause_after, live=not cleanup)) as cluster:
-        most = abreast(parallel or "2")
+    with opened(conf, overrides(bandwidth, pause_after, live=not cleanup)) as cluster:
+        most = parse_parallel(parallel or "2")
         if bool(names) == bool(all_from):
             raise Refused("vm.mv: name the VMs, or give --all-from NODE")
         for flag, node in (("--all-from", all_from), ("--to", to)):
@@ -180,7 +191,7 @@ def mv(
         chosen = [requirements.check_name("vm.mv", name) for name in dict.fromkeys(names.split(","))] if names else []
         state = cluster.state(beside=lookups.RUNNING)
         if all_from:
-            requirements.relied_on(state, all_from)
+            requirements.reachable(state, all_from)
             chosen = sorted(name for name, domain in state.nodes[all_from].domains.items() if domain.active)
             if not chosen:
                 note(f"nothing runs on {all_from}")
@@ -202,28 +213,28 @@ def mv(
         moves = evacuations.move_each(chosen, to, state, cluster.settings)
         if dry_run or c.config.run.dry:
             for each in moves:
-                show(cluster.script(each.plan, close_migration.closing(each.name, each.target, state)))
+                show(cluster.script(each.plan, close_migration.planned_close(each.name, each.target, state)))
         elif len(moves) == 1:
             note(str(moved(cluster, chosen[0], state, to)))
         elif moves:
             with cluster.interruptible():
-                report(several(cluster, moves, most, live(cluster, state)))
+                report(move_many(cluster, moves, most, move_each(cluster, state)))
 
 
 def _clean(c: Any, cluster: Cluster, name: str, state: ClusterState, dry_run: bool) -> None:
     """What a move of it left open."""
-    half = interrupted_migration.half_received(name, interrupted_migration.came_from(name, state), state)
+    half = interrupted_migration.half_received(name, interrupted_migration.source_of(name, state), state)
     if half.steps and not carry_out(c, cluster, half, dry_run):
         return
     seen = at_rest(cluster, name, state) if half.steps else state
-    plan = close_migration.settle(name, seen)
+    plan = close_migration.close(name, seen)
     if carry_out(c, cluster, plan, dry_run):
-        now = again_of(cluster, seen, name) if plan.steps else seen
-        for rest in (close_migration.let_go(name, now), interrupted_migration.rejoin(name, now)):
+        now = refresh_vm(cluster, seen, name) if plan.steps else seen
+        for rest in (close_migration.resume_after_close(name, now), interrupted_migration.rejoin(name, now)):
             if plan.steps and rest.steps:
                 cluster.apply(rest, to_the_end=True)
         said = f"{name} is clean" if plan.steps else f"{name} has nothing to clean"
-        note(said + close_migration.unseen(name, seen) + close_migration.standing(name, now))
+        note(said + close_migration.unreachable_note(name, seen) + close_migration.paused_note(name, now))
 
 
 @task(
@@ -247,7 +258,7 @@ def rm(c: Any, name: str = "", backups: bool = False, yes: bool = False, conf: s
         plan = remove.remove(name, state, cluster.settings, stored, backups)
         left = pruning.lying(name, stored) if stored else ""
         holders = clearing.holders(name, state)
-        disks = clearing.going(name, holders, cluster.settings)
+        disks = clearing.also_removed(name, holders, cluster.settings)
         its = f"{name} and its disk" + (f" ({disks})" if disks else "")
         going = " and ".join([its] * bool(holders) + [left] * (backups and bool(left)))
         if away := [node.name for node in state if node.down]:

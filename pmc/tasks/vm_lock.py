@@ -19,7 +19,7 @@ from pmc.plans import clone
 from pmc.transport.lock import Lock
 
 
-def own(state: ClusterState, names: Sequence[str]) -> list[str]:
+def involved_nodes(state: ClusterState, names: Sequence[str]) -> list[str]:
     """The nodes of these VMs, and others that know them (old copies); none when that is not known for sure."""
     found: list[str] = []
     for name in names:
@@ -33,19 +33,19 @@ def own(state: ClusterState, names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def again(cluster: Cluster, state: ClusterState, nodes: Sequence[str], **how: Any) -> ClusterState:
+def refresh(cluster: Cluster, state: ClusterState, nodes: Sequence[str], **how: Any) -> ClusterState:
     """The same state, with these nodes as they are now. `how` one looks is said to Cluster.state."""
     there = [node for node in nodes if node in cluster.nodes]
     return ClusterState({**state.nodes, **cluster.state(there, **how).nodes})
 
 
-def again_of(cluster: Cluster, state: ClusterState, name: str, **how: Any) -> ClusterState:
+def refresh_vm(cluster: Cluster, state: ClusterState, name: str, **how: Any) -> ClusterState:
     """The same state, with the VM's nodes as they are now."""
-    return again(cluster, state, state.about(name), **how)
+    return refresh(cluster, state, state.about(name), **how)
 
 
 @contextmanager
-def held(
+def locked(
     cluster: Cluster,
     what: str,
     names: Sequence[str],
@@ -56,11 +56,11 @@ def held(
     """The lock of these VMs and what is true under it, from a first look without it. `also`: further nodes that the
     command is about."""
     with ExitStack() as locks:
-        if mine := own(first, names):
+        if mine := involved_nodes(first, names):
             nodes = list(dict.fromkeys((*mine, *also)))
             taken = locks.enter_context(cluster.lock(what, *names, on=nodes))
-            state = again(cluster, first, nodes, **how)
-            now = own(state, names)
+            state = refresh(cluster, first, nodes, **how)
+            now = involved_nodes(state, names)
             if now and set(now) <= set(nodes):
                 yield taken, state
                 return

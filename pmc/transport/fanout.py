@@ -14,7 +14,7 @@ from pmc.transport.node import WORKERS, Node
 REACHED = 512
 
 
-def taken(nodes: Sequence[Node], work: Callable[[Node], Any]) -> list[Any]:
+def run_on_all(nodes: Sequence[Node], work: Callable[[Node], Any]) -> list[Any]:
     """`work` on each node, in turns: for so many at a time as are good for the processor (WORKERS), once it is known
     that somebody is there."""
     busy = threading.Semaphore(0)

@@ -12,7 +12,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_turns(
+def run_limited(
     work: Callable[[T], R], things: Sequence[T], places: Callable[[T], Collection[str]], each: int, most: int
 ) -> list[R]:
     """`work` on all the things, at most `most` at the same time and `each` at any of its places; the first that may

@@ -276,7 +276,7 @@ def test_a_clock_that_is_set_back_hides_no_old_disk(lab: Pmc, clean: Clean, tmp_
 
     def ago() -> float:
         with Cluster(settings.load(str(lab.conf))) as cluster:
-            seen: dead_node.Seen = cluster.ask("pm-2", query)[0]
+            seen: dead_node.PeerSigns = cluster.ask("pm-2", query)[0]
         assert seen.life == ()
         return seen.lost["web"].ago
 

@@ -48,21 +48,21 @@ class Life(Base):
 
     def _cleanup(self, name: str, trouble: Trouble) -> None:
         def work(manager: Manager) -> None:
-            manager.carry_out(close_migration.settle(name, self.state()))
-            manager.carry_out(close_migration.let_go(name, self.state()))
+            manager.carry_out(close_migration.close(name, self.state()))
+            manager.carry_out(close_migration.resume_after_close(name, self.state()))
 
         if self.task("vm.mv --cleanup", work, trouble) == "done" and self.sees(name):
-            if not close_migration.unseen(name, self.state()):
+            if not close_migration.unreachable_note(name, self.state()):
                 self.opened.discard(name)
-            assert not close_migration.settle(name, self.state()).steps, "there is nothing to clean twice"
+            assert not close_migration.close(name, self.state()).steps, "there is nothing to clean twice"
 
     def _close(self, manager: Manager, name: str) -> None:
         try:
             state = self.state()
-            manager.carry_out(close_migration.settle(name, state))
-            if close_migration.unseen(name, state):
+            manager.carry_out(close_migration.close(name, state))
+            if close_migration.unreachable_note(name, state):
                 self.opened.add(name)
-            manager.carry_out(close_migration.let_go(name, self.state()))
+            manager.carry_out(close_migration.resume_after_close(name, self.state()))
             manager.carry_out(interrupted_migration.rejoin(name, self.state()))
         except PmcError as error:
             self.opened.add(name)

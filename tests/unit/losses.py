@@ -23,7 +23,7 @@ from pmc.errors import PmcError, Refused
 from pmc.facts import dead_node
 from pmc.plan import Plan
 from pmc.plans import evacuate, failover
-from pmc.plans.evacuate import Evacuation, Leaving
+from pmc.plans.evacuate import Evacuation, Move
 from pmc.tasks import failover as tasks
 from pmc.tasks import fencing
 from pmc.transport import fence_command
@@ -109,7 +109,7 @@ class Losses(Life):
         node, survivor = failover.homes(name, state, SETTINGS)
         plan = failover.failover(name, state, SETTINGS)
         with self._person(node, word) as (said, dead):
-            sight = fencing.seen(self._asking(word), state, node, {survivor: [name]})
+            sight = fencing.observe(self._asking(word), state, node, {survivor: [name]})
             assert self.world.silent(node, survivor), f"{survivor} sees {node} alive"
             fencing.prove(self._asking(word), node, [name], sight, dead, state)
         kernel = self.world.nodes[survivor].resources[name]
@@ -204,7 +204,7 @@ class Losses(Life):
             assert self.world.running(each.name) == [each.target]
             self.opened.discard(each.name)
 
-    def _each(self, wanted: Evacuation, work: Callable[[Leaving], None]) -> None:
+    def _each(self, wanted: Evacuation, work: Callable[[Move], None]) -> None:
         """It goes on past a VM that fails."""
         errors = []
         for each in wanted.leaving:

@@ -7,7 +7,7 @@ from hypothesis.stateful import rule
 
 from pmc.errors import PmcError, Refused
 from pmc.plans import peer, remove_steps, repair, split_brain
-from pmc.plans.repair_context import About, Ailment, Wishes
+from pmc.plans.repair_context import Condition, RepairOptions, SideFacts
 from tests.unit.losses import Losses
 from tests.unit.metadata import Disk
 from tests.unit.samples import SETTINGS
@@ -38,14 +38,14 @@ class Mending(Losses):
             assert not disks[0].writes & given_up, f"{name}: {keep} was to be kept as it was"
             assert not self._ailments(name, "", True, False), "there is nothing to repair twice"
 
-    def _ailments(self, name: str, keep: str, snapshot: bool, stalled: bool) -> list[Ailment]:
+    def _ailments(self, name: str, keep: str, snapshot: bool, stalled: bool) -> list[Condition]:
         state, world = self.state(), self.world
         about = {
-            home: About(world.gi(home, name), xml=world.xml.get((home, name), ""))
+            home: SideFacts(world.gi(home, name), xml=world.xml.get((home, name), ""))
             for home in repair.homes(name, state, SETTINGS)
         }
-        wishes = Wishes(world.now, keep, snapshot, stalled=stalled)
-        return repair.ailments(name, state, about, SETTINGS, wishes)
+        wishes = RepairOptions(world.now, keep, snapshot, stalled=stalled)
+        return repair.conditions(name, state, about, SETTINGS, wishes)
 
     def _repair(self, manager: Manager, name: str, keep: str, snapshot: bool) -> None:
         """As the task: one ailment after the other, each after another look. All questions are answered with yes."""
@@ -57,7 +57,7 @@ class Mending(Losses):
         except Refused as error:
             raise (PmcError(str(error)) if manager.calls else error) from None
 
-    def _each_of(self, found: list[Ailment], manager: Manager, name: str, keep: str, snapshot: bool) -> None:
+    def _each_of(self, found: list[Condition], manager: Manager, name: str, keep: str, snapshot: bool) -> None:
         world, done = self.world, list[str]()
         while found:
             first = found[0]
@@ -75,7 +75,7 @@ class Mending(Losses):
             stalled = repair.outlook(kernels) == repair.WAITS
             found = self._ailments(name, keep, snapshot, stalled)
 
-    def _decide(self, manager: Manager, name: str, keep: str, snapshot: bool, first: Ailment) -> None:
+    def _decide(self, manager: Manager, name: str, keep: str, snapshot: bool, first: Condition) -> None:
         """From now on what counts is what the kept side has; what the other one had is on the snapshot."""
         world = self.world
         victim = next(home for home in self.state().homes(name) if home != keep)

@@ -27,8 +27,8 @@ from pmc.plans import (
     start,
 )
 from pmc.plans import stop as stop_plan
-from pmc.plans.backup import Wish
-from pmc.plans.repair_context import About, Wishes
+from pmc.plans.backup import BackupRequest
+from pmc.plans.repair_context import RepairOptions, SideFacts
 from pmc.plans.request import Add, Image
 from pmc.plans.vm_steps import Given
 from pmc.retention import decide
@@ -161,7 +161,7 @@ def thin_moved_web() -> World:
     """web was moved to pm-2, where the snapshot of its base is kept; pm-1, the standby now, has none."""
     world = with_kept_web()
     world = done(world, migrate.move("web", "", world.state(), SETTINGS))
-    return done(world, close_migration.settle("web", world.state()))
+    return done(world, close_migration.close("web", world.state()))
 
 
 def orphaned_web() -> World:
@@ -241,7 +241,7 @@ def taken(
     state: ClusterState, stored: Sequence[Stored] = (), size: int = GiB, agent: bool = False, **wish: Any
 ) -> tuple[Backup, Plan]:
     source = replace(backup.choose_source("web", state), agent=agent)
-    return backup.make_backup(Wish("web", **wish), source, size, XML, stored, NOW, state, SETTINGS)
+    return backup.make_backup(BackupRequest("web", **wish), source, size, XML, stored, NOW, state, SETTINGS)
 
 
 def restored(world: World) -> Plan:
@@ -299,8 +299,8 @@ def removed_with_backups(world: World) -> Plan:
     return remove.remove("web", world.state(), SETTINGS, stored_in(world), backups=True)
 
 
-PARTED = {"pm-1": About(Generation(0x20, 0x10), xml=XML), "pm-2": About(Generation(0x30, 0x10), xml=XML)}
-ALIKE = {"pm-1": About(Generation(0x20), xml=XML), "pm-2": About(Generation(0x20), xml=XML)}
+PARTED = {"pm-1": SideFacts(Generation(0x20, 0x10), xml=XML), "pm-2": SideFacts(Generation(0x30, 0x10), xml=XML)}
+ALIKE = {"pm-1": SideFacts(Generation(0x20), xml=XML), "pm-2": SideFacts(Generation(0x20), xml=XML)}
 
 
 def parted_web(begin: Callable[[], World] = with_web) -> World:
@@ -344,12 +344,12 @@ def not_up() -> World:
     return world
 
 
-def repaired(about: Mapping[str, About] = ALIKE, **wishes: object) -> Callable[[World], Plan]:
+def repaired(about: Mapping[str, SideFacts] = ALIKE, **wishes: object) -> Callable[[World], Plan]:
     """The first ailment's plan."""
 
     def build(world: World) -> Plan:
-        asked = Wishes(NOW, **wishes)  # type: ignore[arg-type]
-        return repair.ailments("web", world.state(), about, SETTINGS, asked)[0].plan("web")
+        asked = RepairOptions(NOW, **wishes)  # type: ignore[arg-type]
+        return repair.conditions("web", world.state(), about, SETTINGS, asked)[0].plan("web")
 
     return build
 
@@ -417,7 +417,7 @@ STORIES: dict[str, Callable[[], Story]] = {
     "vm.stop": of_web(lambda world: stop_plan.stop("web", False, world.state(), SETTINGS)),
     "vm.stop-force": of_web(lambda world: stop_plan.stop("web", True, world.state(), SETTINGS)),
     "vm.mv": of_web(lambda world: migrate.move("web", "", world.state(), SETTINGS)),
-    "vm.mv-close": of_web(lambda world: close_migration.settle("web", world.state()), moved_web),
+    "vm.mv-close": of_web(lambda world: close_migration.close("web", world.state()), moved_web),
     "vm.failover": of_web(lambda world: failover.failover("web", world.state(), SETTINGS), orphaned_web),
     "vm.failover-torn": of_web(lambda world: failover.failover("web", world.state(), SETTINGS), torn_web),
     "vm.failover-saved": of_web(

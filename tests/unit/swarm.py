@@ -81,7 +81,7 @@ class Swarm(Misfortunes):
         tries: list[tuple[Callable[[], object], Deed]] = [
             (lambda: start.start(name, "", state, SETTINGS), lambda trouble: self._start(name, "", trouble)),
             (lambda: failover.failover(name, state, SETTINGS), lambda trouble: self._failed_over(name, word, trouble)),
-            (lambda: close_migration.settle(name, state).steps, lambda trouble: self._cleanup(name, trouble)),
+            (lambda: close_migration.close(name, state).steps, lambda trouble: self._cleanup(name, trouble)),
             (lambda: remove_steps.cleanup(name, state, SETTINGS).steps, lambda trouble: self._cleared(name, trouble)),
             (lambda: self._mendable(name, keep), lambda trouble: self._repaired(name, keep, True, trouble)),
         ]

@@ -37,8 +37,8 @@ from pmc.plans import (
     start,
     unfinished_restore,
 )
-from pmc.plans.backup import Wish
-from pmc.plans.repair_context import About, Ailment, Wishes
+from pmc.plans.backup import BackupRequest
+from pmc.plans.repair_context import Condition, RepairOptions, SideFacts
 from pmc.plans.request import Add
 from pmc.plans.restore import Found
 from pmc.units import GiB, MiB
@@ -90,17 +90,17 @@ def apart(state: ClusterState) -> ClusterState:
     return state
 
 
-PARTED = {"pm-1": About(Generation(0x20, 0x10), xml=DOMAIN), "pm-2": About(Generation(0x30, 0x10), xml=DOMAIN)}
-ALIKE = {"pm-1": About(Generation(0x20), xml=DOMAIN), "pm-2": About(Generation(0x20), xml=DOMAIN)}
+PARTED = {"pm-1": SideFacts(Generation(0x20, 0x10), xml=DOMAIN), "pm-2": SideFacts(Generation(0x30, 0x10), xml=DOMAIN)}
+ALIKE = {"pm-1": SideFacts(Generation(0x20), xml=DOMAIN), "pm-2": SideFacts(Generation(0x20), xml=DOMAIN)}
 
 
-def ailments(state: ClusterState, **wishes: Any) -> list[Ailment]:
-    return repair.ailments("db", state, PARTED if "keep" in wishes else ALIKE, SETTINGS, Wishes(NOW, **wishes))
+def ailments(state: ClusterState, **wishes: Any) -> list[Condition]:
+    return repair.conditions("db", state, PARTED if "keep" in wishes else ALIKE, SETTINGS, RepairOptions(NOW, **wishes))
 
 
 def take(state: ClusterState) -> Plan:
     source = backup.choose_source("db", state)
-    return backup.make_backup(Wish("db"), source, SIZE, DOMAIN, (), NOW, state, SETTINGS)[1]
+    return backup.make_backup(BackupRequest("db"), source, SIZE, DOMAIN, (), NOW, state, SETTINGS)[1]
 
 
 def cloned(state: ClusterState) -> Plan:
@@ -332,7 +332,7 @@ def test_a_thin_clone_stays_when_the_vm_that_it_was_made_of_goes() -> None:
     plan = remove.remove("golden", state, SETTINGS)
     assert touched(plan) == {"golden", "golden.base"}
     holders = state.knowing("golden")
-    assert remove_steps.going("golden", holders, SETTINGS) == "vg/golden on pm-1, vg/golden.base on pm-1"
+    assert remove_steps.also_removed("golden", holders, SETTINGS) == "vg/golden on pm-1, vg/golden.base on pm-1"
     assert split_brain_snapshot.snapshots(state) == []
 
 
@@ -559,7 +559,7 @@ def test_a_delta_of_a_thin_disk_of_another_name_reads_what_has_changed() -> None
     state = db(True, FILE, THIN["pool"], kept, disk=disk)
     source = backup.choose_source("db", state)
     stored = (Stored("pm-2", MADE.id, GiB, MADE),)
-    _, plan = backup.make_backup(Wish("db"), source, SIZE, DOMAIN, stored, NOW, state, SETTINGS)
+    _, plan = backup.make_backup(BackupRequest("db"), source, SIZE, DOMAIN, stored, NOW, state, SETTINGS)
     assert touched(plan) == {"db_disk0", "db.backup", "db.base"}
     assert any("read what has changed" in step.note for step in plan.steps)
 

@@ -16,7 +16,7 @@ from pmc.facts.domain_disks import Disk, Running
 from pmc.health.questions import parse_domain_files
 from pmc.model import ClusterState
 from pmc.plans import migrate, other_disks, peer, remove, remove_steps, repair, restore
-from pmc.plans.repair_context import About, Wishes
+from pmc.plans.repair_context import RepairOptions, SideFacts
 from pmc.plans.restore import Found
 from pmc.tasks import backups, ns
 from pmc.units import GiB
@@ -90,7 +90,7 @@ def backed_up(xml: str, state: ClusterState) -> object:
     from pmc.plans import backup
 
     source = backup.choose_source("web", state)
-    return backup.make_backup(backup.Wish("web"), source, GiB, xml, (), NOW, state, SETTINGS)
+    return backup.make_backup(backup.BackupRequest("web"), source, GiB, xml, (), NOW, state, SETTINGS)
 
 
 BY_HALF: dict[str, tuple[Callable[[str, ClusterState], object], Callable[[], ClusterState]]] = {
@@ -230,12 +230,12 @@ def test_a_new_disk(xml: str) -> None:
     """The other one on that node would have to be made anew too."""
     state = with_resource(running(), "pm-2", disk="Diskless")
     state = with_resource(state, "pm-1", peer_disk="Diskless")
-    about = {name: About(xml=xml) for name in ("pm-1", "pm-2")}
-    wishes = Wishes(datetime(2026, 1, 2, tzinfo=UTC), new_disk=True)
-    (first, *_) = repair.ailments("web", state, about, SETTINGS, wishes)
+    about = {name: SideFacts(xml=xml) for name in ("pm-1", "pm-2")}
+    wishes = RepairOptions(datetime(2026, 1, 2, tzinfo=UTC), new_disk=True)
+    (first, *_) = repair.conditions("web", state, about, SETTINGS, wishes)
     assert bool(first.steps) is (xml == XML)
     assert ("--new-disk: a new disk is of one disk" in first.refusal) is (xml == SECOND)
-    (first, *_) = repair.ailments("web", several(state), about, SETTINGS, wishes)
+    (first, *_) = repair.conditions("web", several(state), about, SETTINGS, wishes)
     assert "several volumes" in first.refusal
 
 

@@ -157,11 +157,13 @@ def test_all_numbers_of_what_cannot_be_read_are_taken() -> None:
 def test_a_vm_whose_own_file_cannot_be_read_is_refused_by_name_and_others_go_on() -> None:
     odd = (Odd("/etc/drbd.d/nfs.res", "line 2: a quote without its end", "nfs"),)
     state = changed(running(), "pm-1", odd=odd)
-    assert requirements.whole(state, "web") == ["pm-1", "pm-2"]
+    assert requirements.defined_everywhere(state, "web") == ["pm-1", "pm-2"]
     with pytest.raises(
         Refused, match=r"web: on pm-2, /etc/drbd\.d/web\.res: line 2: a quote.*\. Correct the file there"
     ):
-        requirements.whole(changed(state, "pm-2", odd=(Odd("/etc/drbd.d/web.res", "line 2: a quote", "web"),)), "web")
+        requirements.defined_everywhere(
+            changed(state, "pm-2", odd=(Odd("/etc/drbd.d/web.res", "line 2: a quote", "web"),)), "web"
+        )
 
 
 def test_nothing_of_a_file_is_quoted() -> None:

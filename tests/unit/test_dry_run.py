@@ -25,7 +25,7 @@ from pmc.health.node_checks import Finding
 from pmc.model import ClusterState, Volume
 from pmc.plan import Step
 from pmc.tasks import ns
-from pmc.tasks.fencing import Sight
+from pmc.tasks.fencing import PeerEvidence
 from pmc.units import GiB
 from tests.unit.fake import World
 from tests.unit.samples import XML
@@ -103,8 +103,8 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
         monkeypatch.setattr(f"pmc.{target}", touched)
     for name, answer in {
         "tasks.lookups.disk_of": (GiB, XML), "tasks.lookups.disk_at": (GiB, XML), "tasks.lookups.given": NEW,
-        "tasks.lookups.address_of": "", "tasks.lookups.new_domain": XML, "tasks.lookups.size_for": GiB, "tasks.lookups.domain_of": (XML, True),
-        "tasks.pm._examine": [UNFIT], "tasks.death.seen": Sight(),
+        "tasks.lookups.address_of": "", "tasks.lookups.new_domain": XML, "tasks.lookups.size_for": GiB,
+        "tasks.lookups.domain_of": (XML, True), "tasks.pm._examine": [UNFIT], "tasks.fencing.observe": PeerEvidence(),
     }.items():  # fmt: skip
         monkeypatch.setattr(f"pmc.{name}", lambda *args, answer=answer: answer)
     monkeypatch.setattr("pmc.tasks.lookups.agent", lambda cluster, name, source, wanted: source)

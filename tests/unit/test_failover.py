@@ -14,7 +14,7 @@ import pytest
 
 from pmc.errors import NodeDown, Refused
 from pmc.facts import dead_node
-from pmc.facts.dead_node import Lost, Seen
+from pmc.facts.dead_node import LostLink, PeerSigns
 from pmc.model import ClusterState, Domain, NodeState, Odd, ResourceFile
 from pmc.plan import Plan
 from pmc.plans import close_migration, evacuate, failover, interrupted_migration
@@ -75,13 +75,13 @@ def fenced(name: str = "pm-1") -> Settings:
     return replace(SETTINGS, nodes={**SETTINGS.nodes, name: spec})
 
 
-def alive(state: ClusterState, seen: Seen, settings: Settings = SETTINGS) -> None:
+def alive(state: ClusterState, seen: PeerSigns, settings: Settings = SETTINGS) -> None:
     failover.alive("pm-1", failover.signs("pm-1", "pm-2", ["web"], state, seen), settings)
 
 
 @pytest.mark.parametrize("said", ["Connection timed out", "No route to host", "Network is unreachable"])
 def test_silence(said: str) -> None:
-    assert dead_node.parse_peer(f"ssh 255 ssh: connect to host 10.0.0.1 port 22: {said}\n") == Seen()
+    assert dead_node.parse_peer(f"ssh 255 ssh: connect to host 10.0.0.1 port 22: {said}\n") == PeerSigns()
 
 
 @pytest.mark.parametrize(
@@ -126,9 +126,9 @@ def test_a_peer_that_lets_in_and_hangs_is_told_in_time(tmp_path: Path) -> None:
 
 
 def test_drbd_that_is_connected_is_a_sign_of_life() -> None:
-    alive(orphan(), Seen())
+    alive(orphan(), PeerSigns())
     with pytest.raises(Refused, match="DRBD of web is Connected to it"):
-        alive(orphan(connection="Connected"), Seen())
+        alive(orphan(connection="Connected"), PeerSigns())
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_drbd_that_is_connected_is_a_sign_of_life() -> None:
 )
 def test_what_the_manager_sees_is_a_sign_of_life_too(state: ClusterState, sign: str) -> None:
     """After a fence command, when all is looked at again."""
-    assert failover.signs("pm-1", "pm-2", [], state, Seen()) == [sign]
+    assert failover.signs("pm-1", "pm-2", [], state, PeerSigns()) == [sign]
 
 
 def test_one_that_hangs_may_speak_when_a_person_says_so_and_it_can_be_fenced() -> None:
@@ -173,7 +173,7 @@ def test_a_vm_whose_blocks_differ_stays_when_its_node_is_emptied() -> None:
 def test_while_the_link_is_there_the_peers_role_tells_what_is_in_use() -> None:
     for role in ("Primary", "Secondary"):
         state = orphan(connection="Connected", peer_role=role)
-        assert failover.linked("pm-2", ["web", "other"], state) == {"web": Lost("", 0, role == "Primary")}
+        assert failover.linked("pm-2", ["web", "other"], state) == {"web": LostLink("", 0, role == "Primary")}
     assert failover.linked("pm-2", ["web"], orphan()) == {}
 
 
@@ -182,16 +182,16 @@ def test_a_peer_that_was_not_tried_is_no_silent_one() -> None:
         dead_node.parse_peer("")
 
 
-def lost(text: str) -> Lost:
+def lost(text: str) -> LostLink:
     [found] = dead_node.parse_peer(SILENT + text).lost.values()
     return found
 
 
 def test_since_when_the_peer_is_lost_and_whether_it_had_the_disk_in_use() -> None:
-    assert lost(entry() + now(2370)) == Lost("2026-11-23T08:20:31+00:00", 2370, True)
-    assert lost(entry() + entry(2369, peer="Secondary") + now(2370)) == Lost("2026-11-23T09:00:00+00:00", 1, False)
+    assert lost(entry() + now(2370)) == LostLink("2026-11-23T08:20:31+00:00", 2370, True)
+    assert lost(entry() + entry(2369, peer="Secondary") + now(2370)) == LostLink("2026-11-23T09:00:00+00:00", 1, False)
     assert dead_node.parse_peer(SILENT + entry(of="3cx_Web-1") + now(5)).lost["3cx_Web-1"].ago == 5
-    assert lost(entry(of="web pm-1") + now(2370)) == Lost("2026-11-23T08:20:31+00:00", 2370, True)
+    assert lost(entry(of="web pm-1") + now(2370)) == LostLink("2026-11-23T08:20:31+00:00", 2370, True)
 
 
 @pytest.mark.parametrize("state", ["VerifyS", "VerifyT", "SyncSource", "PausedSyncS"])
@@ -233,7 +233,7 @@ def test_a_clock_that_was_set_back_does_not_make_a_fresh_disk_an_old_one() -> No
     ],
 )
 def test_what_is_not_known_is_not_fresh(text: str) -> None:
-    assert lost(text) == Lost("", math.inf, True)
+    assert lost(text) == LostLink("", math.inf, True)
     assert lost(text).old
 
 
@@ -275,7 +275,7 @@ def test_what_is_asked_of_the_journal_is_of_this_boot_and_has_its_clock(tmp_path
     assert not found.lost["db"].old
     (tmp_path / "journalctl").write_text("#!/bin/sh\nexit 1\n")
     ended = subprocess.run(query.command.argv, env=where, capture_output=True, text=True)
-    assert (ended.returncode, query.parse(ended.stdout)) == (0, Seen())
+    assert (ended.returncode, query.parse(ended.stdout)) == (0, PeerSigns())
 
 
 @pytest.mark.parametrize(
@@ -469,12 +469,12 @@ def apart(**target: object) -> ClusterState:
 
 def test_a_migration_is_not_over_while_there_are_two_or_one_stands_still() -> None:
     paused = Domain("web", "paused", GiB, 1)
-    assert not interrupted_migration.unsettled("web", running())
-    assert not interrupted_migration.unsettled("web", stopped())
-    assert interrupted_migration.unsettled("web", changed(running(), "pm-2", domains={"web": paused}))
-    assert interrupted_migration.unsettled("web", changed(running(), "pm-1", domains={"web": paused}))
+    assert not interrupted_migration.in_progress("web", running())
+    assert not interrupted_migration.in_progress("web", stopped())
+    assert interrupted_migration.in_progress("web", changed(running(), "pm-2", domains={"web": paused}))
+    assert interrupted_migration.in_progress("web", changed(running(), "pm-1", domains={"web": paused}))
     twice = replace(paused, state="running")
-    assert interrupted_migration.unsettled("web", changed(running(), "pm-2", domains={"web": twice}))
+    assert interrupted_migration.in_progress("web", changed(running(), "pm-2", domains={"web": twice}))
 
 
 def test_the_side_that_was_never_written_takes_its_generation_back() -> None:
@@ -537,4 +537,4 @@ def test_a_silent_node_may_still_allow_two_primaries(monkeypatch: pytest.MonkeyP
     assert more == (
         "; pm-2 does not answer, and may still allow two primaries. Once it does: fab vm.mv web --cleanup"
     )  # fmt: skip
-    assert close_migration.unseen("web", running()) == ""
+    assert close_migration.unreachable_note("web", running()) == ""

@@ -45,7 +45,7 @@ def apart(on: str = "pm-1", why: str = "fencing") -> ClusterState:
 
 @pytest.mark.parametrize(("on", "other"), [("pm-1", "pm-2"), ("pm-2", "pm-1")])
 def test_it_writes_again_where_it_runs_once_the_other_side_is_closed(on: str, other: str) -> None:
-    plan = close_migration.settle("web", apart(on))
+    plan = close_migration.close("web", apart(on))
     assert lines(plan)[0] == (other, "drbdadm secondary web")
     assert sorted(lines(plan)[1:3]) == [("pm-1", CLOSE), ("pm-2", CLOSE)]
     assert lines(plan)[3:] == [(on, RESUME)]
@@ -59,7 +59,7 @@ def test_a_side_that_holds_and_runs_nothing_is_made_secondary_by_a_stop() -> Non
         state = changed(state, node, domains={"web": Domain("web", "shut off", GiB, 1)})
     state = with_resource(state, "pm-1", role="Secondary", suspended="")
     with pytest.raises(Refused, match="runs nowhere, and DRBD is primary on pm-2"):
-        close_migration.settle("web", state)
+        close_migration.close("web", state)
     assert lines(stop.stop("web", False, state, SETTINGS)) == [("pm-2", "drbdadm secondary web")]
     with pytest.raises(Refused, match="its I/O is suspended on pm-1"):
         stop.stop("web", False, apart(), SETTINGS)
@@ -67,37 +67,37 @@ def test_a_side_that_holds_and_runs_nothing_is_made_secondary_by_a_stop() -> Non
 
 @pytest.mark.parametrize("why", ["", "user", "no-data"])
 def test_what_somebody_else_suspended_is_left(why: str) -> None:
-    assert RESUME not in dict(lines(close_migration.settle("web", apart(why=why)))).values()
+    assert RESUME not in dict(lines(close_migration.close("web", apart(why=why)))).values()
 
 
 def test_with_the_other_node_silent_libvirt_must_have_given_the_move_up() -> None:
     state = changed(apart(), "pm-2", down="no ssh within 10 s")
-    plan = close_migration.settle("web", state)
+    plan = close_migration.close("web", state)
     assert [step.note for step in plan.steps] == [
         "see that web goes on here", "allow one primary of web only", "let web write again",
     ]  # fmt: skip
     assert lines(plan)[1:] == [("pm-1", CLOSE), ("pm-1", RESUME)]
     # Nothing is held: nothing to wait for.
-    assert lines(close_migration.settle("web", changed(apart(why=""), "pm-2", down="no ssh within 10 s"))) == [
+    assert lines(close_migration.close("web", changed(apart(why=""), "pm-2", down="no ssh within 10 s"))) == [
         ("pm-1", CLOSE)
     ]
 
 
 def test_what_was_closed_when_it_failed_is_let_go_all_the_same() -> None:
     state = with_resource(apart(), "pm-1", two_primaries=False)
-    plan = close_migration.settle("web", changed(state, "pm-2", down="no ssh within 10 s"))
+    plan = close_migration.close("web", changed(state, "pm-2", down="no ssh within 10 s"))
     assert lines(plan)[1:] == [("pm-1", RESUME)]
 
 
 def test_what_was_held_while_it_was_closed_is_let_go() -> None:
     """The link may be lost between the look that closes and its last step."""
     closed = with_resource(apart(), "pm-1", two_primaries=False)
-    assert lines(close_migration.let_go("web", closed)) == [("pm-1", RESUME)]
-    silent = close_migration.let_go("web", changed(closed, "pm-2", down="no ssh within 10 s"))
+    assert lines(close_migration.resume_after_close("web", closed)) == [("pm-1", RESUME)]
+    silent = close_migration.resume_after_close("web", changed(closed, "pm-2", down="no ssh within 10 s"))
     assert [step.note for step in silent.steps] == ["see that web goes on here", "let web write again"]
-    assert not close_migration.let_go("web", with_resource(closed, "pm-1", suspended="")).steps
+    assert not close_migration.resume_after_close("web", with_resource(closed, "pm-1", suspended="")).steps
     twice = changed(closed, "pm-2", domains={"web": Domain("web", "running", GiB, 1)})
-    assert not close_migration.let_go("web", twice).steps
+    assert not close_migration.resume_after_close("web", twice).steps
 
 
 @pytest.mark.parametrize(
@@ -129,20 +129,20 @@ def silent(source: str, **link: str) -> ClusterState:
 
 def test_a_guest_that_stands_still_beside_a_silent_node_is_left_to_a_person() -> None:
     """It may run there. What is said is what must be true first."""
-    step = close_migration.settle("web", silent("paused")).steps[0]
+    step = close_migration.close("web", silent("paused")).steps[0]
     assert isinstance(step.do, Wait)
     assert step.do.ask == virsh.goes_on("web"), "see above"
     assert (
         "Only when the power of that is really off, here: drbdadm resume-io web, virsh resume web" in step.do.otherwise
     )
-    assert "may run on pm-2. Only when the power of that is really off" in close_migration.standing(
+    assert "may run on pm-2. Only when the power of that is really off" in close_migration.paused_note(
         "web", silent("paused")
     )
     linked = silent("paused", connection="Connected", peer_role="Primary")
-    assert "may run on pm-2" in close_migration.standing("web", linked)
+    assert "may run on pm-2" in close_migration.paused_note("web", linked)
     sure = silent("paused", connection="Connected", peer_role="Secondary")
-    assert close_migration.standing("web", sure) == "; but it is suspended there. Next: on pm-1: virsh resume web"
-    assert close_migration.standing("web", silent("running")) == ""
+    assert close_migration.paused_note("web", sure) == "; but it is suspended there. Next: on pm-1: virsh resume web"
+    assert close_migration.paused_note("web", silent("running")) == ""
 
 
 def received(source: str = "running", target: str = "paused", why: str = "fencing") -> ClusterState:
@@ -183,11 +183,11 @@ def test_which_of_two_that_stand_still_has_run(source: str, target: str, sure: s
     """After the manager died. What has never run is ended; without libvirt's word nothing is, and nothing is said to
     run twice."""
     state = noted(received("paused", "paused"), source, target)
-    assert interrupted_migration.came_from("web", state) == sure
-    ended = interrupted_migration.half_received("web", interrupted_migration.came_from("web", state), state)
+    assert interrupted_migration.source_of("web", state) == sure
+    ended = interrupted_migration.half_received("web", interrupted_migration.source_of("web", state), state)
     assert [node for node, _ in lines(ended)] == [node for node in ("pm-1", "pm-2") if sure and node != sure]
     with pytest.raises(Refused) as caught:
-        close_migration.settle("web", state)
+        close_migration.close("web", state)
     assert "RUNS TWICE" not in str(caught.value)
     assert ("libvirt does not tell on which of them it ran" in str(caught.value)) is not bool(sure)
 
@@ -197,10 +197,10 @@ def test_one_that_runs_and_one_that_stands_still_are_no_two_that_run() -> None:
     with pytest.raises(
         Refused, match=r"paused on pm-2.*close it; only should that not help: on pm-2: virsh destroy web"
     ):
-        close_migration.settle("web", state)
+        close_migration.close("web", state)
     assert [row["state"] for row in vm_rows(state, text=False)] == ["MOVING"]
     with pytest.raises(Refused, match="RUNS TWICE"):
-        close_migration.settle("web", received("running", "running"))
+        close_migration.close("web", received("running", "running"))
 
 
 def test_what_a_dead_manager_left_is_ended_by_the_next_cleanup(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,10 +227,10 @@ def test_libvirts_note_of_a_move_is_read() -> None:
 
 def test_a_guest_whose_writes_are_held_is_not_waited_for() -> None:
     """QEMU may wait for them itself."""
-    assert interrupted_migration.unsettled("web", received("running", "paused"))
+    assert interrupted_migration.in_progress("web", received("running", "paused"))
     held = changed(apart(), "pm-1", domains={"web": Domain("web", "paused", GiB, 1)})
-    assert not interrupted_migration.unsettled("web", held)
-    assert interrupted_migration.unsettled("web", with_resource(held, "pm-1", suspended=""))
+    assert not interrupted_migration.in_progress("web", held)
+    assert interrupted_migration.in_progress("web", with_resource(held, "pm-1", suspended=""))
 
 
 def test_a_survivor_that_holds_its_writes_starts_it_all_the_same() -> None:

@@ -30,7 +30,7 @@ from pmc.capacity import allocate
 from pmc.model import ClusterState
 from pmc.plans import add, backup, clone, restore
 from pmc.plans import remove as remove_plan
-from pmc.plans.backup import Wish
+from pmc.plans.backup import BackupRequest
 from pmc.plans.request import Add
 from pmc.plans.vm_steps import Given
 from pmc.units import GiB
@@ -93,7 +93,7 @@ class Machine(Swarm):
             stored = [each for each in self.stored if each.node not in silent]
             device = next((f.minor for n in state for f in n.files.values() if f.name == name), 0)
             xml = XML.replace("web", name).replace("/dev/drbd1", drbd.device(device))
-            wish, source = Wish(name, base), backup.choose_source(name, state)
+            wish, source = BackupRequest(name, base), backup.choose_source(name, state)
             made, plan = backup.make_backup(wish, source, GiB, xml, stored, self.world.now, state, SETTINGS)
             manager.carry_out(plan)
             sums = replace(made, image_sha256="0" * 64, stored=GiB)

@@ -22,7 +22,7 @@ def held(cluster: Counted, meanwhile: Callable[[], object] = lambda: None) -> li
     """The nodes on which web is locked in the end, and that it is known there as it is now."""
     first = cluster.state()
     meanwhile()
-    with vm_lock.held(cluster, "test", ["web"], first) as (taken, state):
+    with vm_lock.locked(cluster, "test", ["web"], first) as (taken, state):
         assert state.about("web") == cluster.state().about("web")
         return sorted(taken.holds)
 

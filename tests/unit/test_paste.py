@@ -234,14 +234,14 @@ def test_the_closing_that_is_printed_is_the_one_that_runs(begin: Callable[[], Wo
     world = begin()
     state = world.state()
     (target,) = (home for home in state.homes("web") if home not in state.active_on("web"))
-    printed = close_migration.closing("web", target, state)
+    printed = close_migration.planned_close("web", target, state)
     world = done(world, migrate.move("web", "", state, SETTINGS))
     assert printed == closed(world)
     assert len(printed.steps) == 3
 
 
 def closed(world: World) -> Plan:
-    return close_migration.settle("web", world.state())
+    return close_migration.close("web", world.state())
 
 
 @pytest.mark.parametrize(

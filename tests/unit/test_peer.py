@@ -75,7 +75,7 @@ def test_what_contradicts_itself_is_not_started_nor_moved() -> None:
     with pytest.raises(Refused, match="its resource files disagree about its nodes"):
         migrate.move("web", "", state, SETTINGS)
     with pytest.raises(Refused, match="its resource files disagree about its nodes"):
-        close_migration.settle("web", state)
+        close_migration.close("web", state)
     with pytest.raises(NodeDown, match="may run on pm-1"):
         start.start("web", "", state, SETTINGS)
     answering = changed(state, "pm-1", down="")

@@ -137,7 +137,7 @@ def test_a_lost_migration_is_not_guessed_at() -> None:
     world, told = broken(story, 4, "lost after")
     assert world.state().active_on("web") == ["pm-2"]
     assert "drbdadm secondary web" in by_hand(told)
-    closed = done(world, close_migration.settle("web", world.state())).state()
+    closed = done(world, close_migration.close("web", world.state())).state()
     assert closed.primaries("web") == ["pm-2"]
     assert not any(each.resources["web"].two_primaries for each in closed if "web" in each.resources)
 
@@ -220,7 +220,7 @@ def test_past_a_pivot_there_is_no_way_back_and_the_same_again_goes_on(name: str)
             again = removed_with_backups(world)
         else:
             again = (
-                close_migration.settle("web", state) if name == "vm.mv-close" else remove.remove("web", state, SETTINGS)
+                close_migration.close("web", state) if name == "vm.mv-close" else remove.remove("web", state, SETTINGS)
             )
         assert done(world, again) == done(story.world, story.plan)
 

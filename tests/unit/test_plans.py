@@ -182,7 +182,7 @@ def test_a_delta_lies_where_its_base_lies() -> None:
 def test_a_plan_of_add_leads_to_a_vm_that_is_whole() -> None:
     story = STORIES["vm.add"]()
     state = done(story.world, story.plan).state()
-    assert requirements.whole(state, "web") == ["pm-1", "pm-2"]
+    assert requirements.defined_everywhere(state, "web") == ["pm-1", "pm-2"]
     assert state.active_on("web") == state.primaries("web") == ["pm-1"]
     assert all(state.nodes[place].resources["web"].healthy for place in ("pm-1", "pm-2"))
 
@@ -190,10 +190,10 @@ def test_a_plan_of_add_leads_to_a_vm_that_is_whole() -> None:
 def test_moving_and_closing_leaves_one_primary_and_two_allowed_nowhere() -> None:
     story = STORIES["vm.mv"]()
     moved = done(story.world, story.plan)
-    closed = done(moved, close_migration.settle("web", moved.state())).state()
+    closed = done(moved, close_migration.close("web", moved.state())).state()
     assert closed.active_on("web") == closed.primaries("web") == ["pm-2"]
     assert not any(n.resources["web"].two_primaries for n in closed if "web" in n.resources)
-    assert not close_migration.settle("web", closed).steps
+    assert not close_migration.close("web", closed).steps
 
 
 def test_a_vm_moves_by_the_way_that_is_configured() -> None:
@@ -236,7 +236,9 @@ def test_an_emulated_guest_stands_still_while_it_moves_unless_told_otherwise() -
 def test_what_dry_run_says_of_closing_is_what_closing_does() -> None:
     story = STORIES["vm.mv"]()
     moved = done(story.world, story.plan)
-    assert close_migration.closing("web", "pm-2", story.world.state()) == close_migration.settle("web", moved.state())
+    assert close_migration.planned_close("web", "pm-2", story.world.state()) == close_migration.close(
+        "web", moved.state()
+    )
 
 
 def test_removing_removes_all() -> None:
@@ -312,7 +314,7 @@ def move(state: ClusterState, to: str = "") -> Plan:
 
 
 def settle(state: ClusterState) -> Plan:
-    return close_migration.settle("web", state)
+    return close_migration.close("web", state)
 
 
 def remove(state: ClusterState) -> Plan:
@@ -741,9 +743,9 @@ def test_a_snapshot_that_a_broken_command_left_is_removed_first_and_anothers_is_
 def test_when_the_other_node_is_gone_this_side_is_closed_all_the_same() -> None:
     state = with_resource(running(), "pm-1", two_primaries=True, connection="Connecting")
     state = ClusterState({**state.nodes, "pm-2": node("pm-2", down="no ssh within 10 s")})
-    assert [(step.node, str(step.do)) for step in close_migration.settle("web", state).steps] == [("pm-1", CLOSE)]
+    assert [(step.node, str(step.do)) for step in close_migration.close("web", state).steps] == [("pm-1", CLOSE)]
     with pytest.raises(NodeDown):
-        close_migration.settle("web", ClusterState({**stopped().nodes, "pm-2": node("pm-2", down="no ssh")}))
+        close_migration.close("web", ClusterState({**stopped().nodes, "pm-2": node("pm-2", down="no ssh")}))
 
 
 def test_a_resource_file_is_on_the_disk_before_the_next_step() -> None:
@@ -756,8 +758,8 @@ def test_a_resource_file_is_on_the_disk_before_the_next_step() -> None:
 
 def test_a_guest_that_was_left_suspended_is_told() -> None:
     state = running()
-    assert close_migration.standing("web", state) == ""
+    assert close_migration.paused_note("web", state) == ""
     there = state.nodes["pm-1"]
     paused = {**there.domains, "web": replace(there.domains["web"], state="paused")}
     state = ClusterState({**state.nodes, "pm-1": replace(there, domains=paused)})
-    assert close_migration.standing("web", state).endswith("is suspended there. Next: on pm-1: virsh resume web")
+    assert close_migration.paused_note("web", state).endswith("is suspended there. Next: on pm-1: virsh resume web")

@@ -13,14 +13,16 @@ import pytest
 
 from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused
-from pmc.facts.dead_node import FRESH, Lost
+from pmc.facts.dead_node import FRESH, LostLink
 from pmc.settings import Settings
-from pmc.tasks.fencing import Sight, how, off, prove
+from pmc.tasks.fencing import PeerEvidence, how, off, prove
 from tests.unit.samples import SETTINGS, running
 
 SINCE = "2026-11-23T08:20:31+0000"
-FACTS = {"web": Lost(SINCE, 60, True), "off": Lost(SINCE, 60, False), "ago": Lost(SINCE, FRESH + 1, True),
-         "odd": Lost("", math.inf, True), "before": Lost("", -3595, True), "no": Lost("", math.nan, True)}  # fmt: skip
+FACTS = {
+    "web": LostLink(SINCE, 60, True), "off": LostLink(SINCE, 60, False), "ago": LostLink(SINCE, FRESH + 1, True),
+    "odd": LostLink("", math.inf, True), "before": LostLink("", -3595, True), "no": LostLink("", math.nan, True),
+}  # fmt: skip
 
 
 def fenced(folder: Path, status: int) -> Settings:
@@ -32,7 +34,7 @@ def fenced(folder: Path, status: int) -> Settings:
 
 
 def proved(settings: Settings, dead: str = "", names: Sequence[str] = ("web",), **sight: Any) -> None:
-    prove(Cluster(settings), "pm-1", names, Sight(FACTS, **sight), dead, running())
+    prove(Cluster(settings), "pm-1", names, PeerEvidence(FACTS, **sight), dead, running())
 
 
 @pytest.fixture
@@ -123,16 +125,16 @@ def test_a_wrong_name_keeps_the_fence_command_from_running(typed: Any, tmp_path:
 
 def test_what_dry_run_says(tmp_path: Path) -> None:
     """And a line that lets nobody past, see test_dry_run.py."""
-    assert how(Cluster(SETTINGS), "pm-1", Sight())[0].endswith("you are asked to type its name")
-    told, refuses = how(Cluster(fenced(tmp_path, 0)), "pm-1", Sight())
+    assert how(Cluster(SETTINGS), "pm-1", PeerEvidence())[0].endswith("you are asked to type its name")
+    told, refuses = how(Cluster(fenced(tmp_path, 0)), "pm-1", PeerEvidence())
     assert "dead=pm-1" in refuses
     assert told.endswith("the manager runs its fence command, fence_test")
-    told = how(Cluster(fenced(tmp_path, 0)), "pm-1", Sight(signs=("pm-2 reaches it: it answers\nping",)))[0]
+    told = how(Cluster(fenced(tmp_path, 0)), "pm-1", PeerEvidence(signs=("pm-2 reaches it: it answers\nping",)))[0]
     assert told.endswith("fence_test, and waits until it is silent; for now it lives: pm-2 reaches it: it answers ping")
 
 
 def test_what_was_off_there() -> None:
-    assert off(Sight(FACTS)) == ["off"]
+    assert off(PeerEvidence(FACTS)) == ["off"]
 
 
 def test_of_a_node_that_lives_only_its_fence_command_is_a_proof(

@@ -16,7 +16,7 @@ from pmc.facts import domain_definition
 from pmc.model import ClusterState, Odd, Resource, ResourceFile, Volume
 from pmc.plan import Wait, apply
 from pmc.plans import repair, split_brain, split_brain_snapshot
-from pmc.plans.repair_context import About, Ailment, Case, Wishes
+from pmc.plans.repair_context import Condition, RepairContext, RepairOptions, SideFacts
 from pmc.settings import Settings
 from pmc.units import GiB, MiB
 from tests.unit.fake import done, says
@@ -35,8 +35,8 @@ from tests.unit.samples import (
 )
 from tests.unit.stories import ALIKE, NOW, PARTED, POOL, STORIES, THIN
 
-AHEAD = {"pm-1": About(Generation(0x20, 0x10), xml=XML), "pm-2": About(Generation(0x10), xml=XML)}
-UNKNOWN = {"pm-1": About(xml=XML), "pm-2": About(Generation(0x10), xml=XML)}
+AHEAD = {"pm-1": SideFacts(Generation(0x20, 0x10), xml=XML), "pm-2": SideFacts(Generation(0x10), xml=XML)}
+UNKNOWN = {"pm-1": SideFacts(xml=XML), "pm-2": SideFacts(Generation(0x10), xml=XML)}
 KEPT = "web.lost-20260102T030405Z"
 FILE = running().nodes["pm-1"].files["web"]
 
@@ -50,16 +50,16 @@ def apart(state: ClusterState) -> ClusterState:
 
 
 def found(
-    state: ClusterState, about: Mapping[str, About] = ALIKE, settings: Settings = SETTINGS, **wishes: Any
-) -> list[Ailment]:
-    return repair.ailments("web", state, about, settings, Wishes(NOW, **wishes))
+    state: ClusterState, about: Mapping[str, SideFacts] = ALIKE, settings: Settings = SETTINGS, **wishes: Any
+) -> list[Condition]:
+    return repair.conditions("web", state, about, settings, RepairOptions(NOW, **wishes))
 
 
-def codes(state: ClusterState, about: Mapping[str, About] = ALIKE, **wishes: Any) -> list[str]:
+def codes(state: ClusterState, about: Mapping[str, SideFacts] = ALIKE, **wishes: Any) -> list[str]:
     return [each.code for each in found(state, about, **wishes)]
 
 
-def lines(ailment: Ailment) -> list[tuple[str, str]]:
+def lines(ailment: Condition) -> list[tuple[str, str]]:
     return [(step.node, str(step.do)) for step in ailment.steps]
 
 
@@ -91,7 +91,7 @@ def test_what_is_well_needs_nothing(state: ClusterState) -> None:
         (apart(running()), AHEAD, ["standalone"]),
         (both(running(), connection="WFConnection"), AHEAD, ["connecting"]),
         (apart(running()), UNKNOWN, ["unrelated"]),
-        (apart(running()), {**AHEAD, "pm-2": About(Generation(0x70, 0x60), xml=XML)}, ["unrelated"]),
+        (apart(running()), {**AHEAD, "pm-2": SideFacts(Generation(0x70, 0x60), xml=XML)}, ["unrelated"]),
         (apart(running()), {"pm-1": AHEAD["pm-2"], "pm-2": AHEAD["pm-1"]}, ["stale-primary"]),
         (with_resource(running(), "pm-2", disk="Inconsistent"), ALIKE, ["syncing"]),
         (both(running(), disk="Inconsistent"), ALIKE, ["no-good-side"]),
@@ -119,7 +119,7 @@ def test_what_is_well_needs_nothing(state: ClusterState) -> None:
          ["undefined", "two-primaries"]),
     ],
 )  # fmt: skip
-def test_found(state: ClusterState, about: Mapping[str, About], expected: list[str]) -> None:
+def test_found(state: ClusterState, about: Mapping[str, SideFacts], expected: list[str]) -> None:
     assert codes(state, about) == expected
 
 
@@ -132,7 +132,7 @@ def test_what_one_side_allows_is_taken_back_before_it_meets_the_other() -> None:
 
 def test_a_difference_of_definitions_is_found_and_passwords_are_not_shown() -> None:
     other = XML.replace("1048576", "524288").replace("<devices>", '<devices><graphics type="vnc" passwd="hunter2"/>')
-    [ailment] = found(running(), {**ALIKE, "pm-2": About(xml=other)})
+    [ailment] = found(running(), {**ALIKE, "pm-2": SideFacts(xml=other)})
     assert ailment.code == "definitions-differ"
     assert "domain/memory: 1048576 on pm-1, 524288 on pm-2" in ailment.ask
     assert "hunter2" not in f"{ailment}{ailment.plan('web')}"
@@ -141,7 +141,7 @@ def test_a_difference_of_definitions_is_found_and_passwords_are_not_shown() -> N
 
 def test_definitions_come_from_where_it_runs() -> None:
     moved = cluster(home("pm-1", active=False, primary=False), home("pm-2", active=True, primary=True))
-    [ailment] = found(moved, {**ALIKE, "pm-2": About(xml=XML.replace("1048576", "524288"))})
+    [ailment] = found(moved, {**ALIKE, "pm-2": SideFacts(xml=XML.replace("1048576", "524288"))})
     assert [step.node for step in ailment.steps] == ["pm-1"]
     assert "524288" in str(ailment.steps[0].do)
 
@@ -233,11 +233,11 @@ def test_a_split_brain_is_left_alone(state: ClusterState, wishes: dict[str, Any]
 
 def test_both_sides_are_shown_with_what_is_known() -> None:
     about = {
-        "pm-1": About(PARTED["pm-1"].generation, Past(lost=1767322800.0, alone=1767322805.5), XML),
-        "pm-2": About(PARTED["pm-2"].generation, Past(demoted=1767322900.0), XML),
+        "pm-1": SideFacts(PARTED["pm-1"].generation, Past(lost=1767322800.0, alone=1767322805.5), XML),
+        "pm-2": SideFacts(PARTED["pm-2"].generation, Past(demoted=1767322900.0), XML),
     }
     state = apart(running())
-    case = Case("web", ("pm-1", "pm-2"), state, about, SETTINGS, Wishes(NOW))
+    case = RepairContext("web", ("pm-1", "pm-2"), state, about, SETTINGS, RepairOptions(NOW))
     first, second = split_brain.rows(case, text=True)
     assert (first["vm"], first["could write until"], first["differs"]) == ("running", "now", "40 MiB")
     assert first["lost its peer"] == "2026-01-02T03:00:00+00:00"
@@ -249,8 +249,10 @@ def test_times_that_cannot_be_compared_are_told() -> None:
     """A person chooses by them whose data is thrown away."""
 
     def told(**pasts: Past) -> str:
-        about = {name.replace("_", "-"): About(past=past) for name, past in pasts.items()}
-        return split_brain.clocks(Case("web", ("pm-1", "pm-2"), apart(running()), about, SETTINGS, Wishes(NOW)))
+        about = {name.replace("_", "-"): SideFacts(past=past) for name, past in pasts.items()}
+        return split_brain.clocks(
+            RepairContext("web", ("pm-1", "pm-2"), apart(running()), about, SETTINGS, RepairOptions(NOW))
+        )
 
     assert told(pm_1=Past(now=1000.0), pm_2=Past(now=1020.0)) == told(pm_1=Past(now=1.0), pm_2=Past()) == told() == ""
     assert told(pm_1=Past(now=1000.0), pm_2=Past(now=8200.0)) == (
@@ -360,7 +362,7 @@ def test_left_to_a_person(state: ClusterState, wishes: dict[str, Any], words: st
 
 def test_another_machines_definition_is_not_replaced() -> None:
     other = XML.replace("00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000009")
-    [ailment] = found(running(), {**ALIKE, "pm-2": About(xml=other)})
+    [ailment] = found(running(), {**ALIKE, "pm-2": SideFacts(xml=other)})
     assert "not the same machine" in ailment.refusal
 
 

@@ -26,7 +26,7 @@ from pmc.plans import (
     unfinished_restore,
 )
 from pmc.plans.backup import bring
-from pmc.plans.repair_context import Case, Wishes
+from pmc.plans.repair_context import RepairContext, RepairOptions
 from pmc.units import GiB
 from tests.unit.fake import World, done
 from tests.unit.samples import SETTINGS, with_resource
@@ -169,7 +169,7 @@ def test_a_node_that_is_dead_for_good_ends_a_restore_that_broke_off(steps: int) 
         assert failed_over(half).nodes["pm-1"].volumes == mine.volumes
     # The other one is back, still marked: that keeps nothing from anything, and goes.
     now.dead.clear()
-    unfinished_restore.settled(now.state(), "web")
+    unfinished_restore.none(now.state(), "web")
     clean = done(now, put_back(now))
     assert {v.tags for node in clean.nodes.values() for v in node.volumes.values()} == {(lvm.TAG,)}
     with pytest.raises(Refused, match="there is nothing to put back"):
@@ -328,7 +328,7 @@ def test_marks_stay_until_both_sides_are_equal(how: dict[str, str]) -> None:
 
 def test_a_new_disk_beside_a_half_restored_one_is_marked_as_well() -> None:
     state = with_resource(half_restored_web().state(), "pm-2", disk="Diskless")
-    case = Case("web", ("pm-1", "pm-2"), state, ALIKE, SETTINGS, Wishes(NOW, new_disk=True))
+    case = RepairContext("web", ("pm-1", "pm-2"), state, ALIKE, SETTINGS, RepairOptions(NOW, new_disk=True))
     [ailment] = repair_side.disks(case)
     assert any(f"--addtag {lvm.RESTORING_THERE}" in str(step.do) for step in ailment.steps), ailment
 

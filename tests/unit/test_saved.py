@@ -19,7 +19,7 @@ from pmc.health.check import About
 from pmc.model import ClusterState
 from pmc.plans import backup, evacuate, failover, migrate, repair, restore, split_brain, start
 from pmc.plans import remove as remove_plan
-from pmc.plans.repair_context import Wishes
+from pmc.plans.repair_context import RepairOptions
 from pmc.tasks import ns
 from pmc.units import GiB
 from pmc.view.rows import vm_rows
@@ -167,8 +167,8 @@ def test_the_disk_is_not_changed_under_it(change: Callable[[], object]) -> None:
 
 def test_no_side_is_thrown_away_under_it() -> None:
     state = asleep(parted_web().state(), "pm-2")
-    wishes = Wishes(datetime(2026, 1, 2, tzinfo=UTC), keep="pm-1")
-    (split,) = [a for a in repair.ailments("web", state, PARTED, SETTINGS, wishes) if a.code == split_brain.CODE]
+    wishes = RepairOptions(datetime(2026, 1, 2, tzinfo=UTC), keep="pm-1")
+    (split,) = [a for a in repair.conditions("web", state, PARTED, SETTINGS, wishes) if a.code == split_brain.CODE]
     assert "its memory is saved on pm-2 (virsh managedsave)" in split.refusal
     assert split.refusal.endswith(f"on pm-2: {REMOVE}")
     assert not split.steps
@@ -177,10 +177,10 @@ def test_no_side_is_thrown_away_under_it() -> None:
 def test_no_new_disk_is_made_under_it() -> None:
     world = with_web()
     world.nodes["pm-2"].resources["web"].disk = "Diskless"
-    wishes = Wishes(datetime(2026, 1, 2, tzinfo=UTC), new_disk=True)
-    found = repair.ailments("web", asleep(world.state(), "pm-2"), ALIKE, SETTINGS, wishes)
+    wishes = RepairOptions(datetime(2026, 1, 2, tzinfo=UTC), new_disk=True)
+    found = repair.conditions("web", asleep(world.state(), "pm-2"), ALIKE, SETTINGS, wishes)
     assert ["its memory is saved on pm-2" in each.refusal for each in found] == [True]
-    assert not repair.ailments("web", world.state(), ALIKE, SETTINGS, wishes)[0].refusal
+    assert not repair.conditions("web", world.state(), ALIKE, SETTINGS, wishes)[0].refusal
 
 
 def test_a_backup_of_it_is_as_after_a_power_cut() -> None:

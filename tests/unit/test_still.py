@@ -18,7 +18,7 @@ from pmc.health import node_lvm as lvm_checks
 from pmc.model import ClusterState, Volume
 from pmc.plan import Plan
 from pmc.plans import add, backup, clone, failover, migrate, peer, remove, repair, restore, start, stop, suspended_io
-from pmc.plans.repair_context import Wishes
+from pmc.plans.repair_context import RepairOptions
 from pmc.units import GiB
 from pmc.view.rows import pm_rows, vm_rows
 from tests.unit.samples import SETTINGS, XML, changed, data, node, running, stopped, with_resource
@@ -104,11 +104,11 @@ def test_a_backup_that_does_not_freeze_reads_a_snapshot_below_it() -> None:
 
 def test_a_repair_says_so_and_does_nothing() -> None:
     """What DRBD suspended for want of data goes on when the repair is done."""
-    wishes = Wishes(datetime(2026, 1, 2, tzinfo=UTC))
+    wishes = RepairOptions(datetime(2026, 1, 2, tzinfo=UTC))
 
     def codes(state: ClusterState) -> list[tuple[str, bool, bool]]:
         return [
-            (a.code, bool(a.steps), bool(a.refusal)) for a in repair.ailments("web", state, ALIKE, SETTINGS, wishes)
+            (a.code, bool(a.steps), bool(a.refusal)) for a in repair.conditions("web", state, ALIKE, SETTINGS, wishes)
         ]
 
     assert codes(suspended(running())) == [("suspended", False, True)]
@@ -168,7 +168,7 @@ def test_a_volume_that_only_has_the_vms_name_is_not_its_disk() -> None:
     volumes = {**state.nodes["pm-2"].volumes, "other": Volume("other", "vg", GiB, attributes="-wi-ao----")}
     for files in ({"web": file}, {}):
         named = changed(state, "pm-2", files=files, volumes=volumes)
-        suspended_io.flows("web", named, ["pm-2"])
+        suspended_io.require_io("web", named, ["pm-2"])
         assert vm_rows(named, text=False)[0]["unwell"] == {}
     named = changed(named, "pm-2", files={"web": replace(file, disk="/dev/vg/web")})
     assert set(vm_rows(named, text=False)[0]["unwell"]) == {"pm-2"}
@@ -180,7 +180,7 @@ def test_any_volume_of_the_resource_counts() -> None:
     log = Volume("web_log", "vg", GiB, attributes="-wi-so----")
     state = changed(state, "pm-2", files={"web": file}, volumes={**state.nodes["pm-2"].volumes, "web_log": log})
     with pytest.raises(Refused, match=r"web: on pm-2 vg/web_log is suspended"):
-        suspended_io.flows("web", state, ["pm-2"])
+        suspended_io.require_io("web", state, ["pm-2"])
 
 
 def test_only_what_hangs_keeps_a_vm_from_being_stopped_and_removed() -> None:

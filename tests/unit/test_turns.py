@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from pmc.transport.scheduler import in_turns
+from pmc.transport.scheduler import run_limited
 
 Thing = tuple[int, frozenset[str]]
 
@@ -35,7 +35,7 @@ class Watched:
 def test_no_place_and_not_the_whole_is_ever_crowded(each: int, most: int) -> None:
     chance, work = random.Random(1), Watched()
     things = [(number, frozenset(chance.choices("abcdef", k=2))) for number in range(60)]
-    assert in_turns(work, things, lambda thing: thing[1], each, most) == list(range(60))
+    assert run_limited(work, things, lambda thing: thing[1], each, most) == list(range(60))
     assert work.most.pop("in all") <= most
     assert max(work.most.values()) <= each
 
@@ -51,13 +51,13 @@ def test_what_is_free_begins_though_one_before_it_waits() -> None:
             assert begun.wait(10)
         order.append(name)
 
-    in_turns(work, ["a", "b", "c"], lambda name: "x" if name in "ab" else "y", 1, 8)
+    run_limited(work, ["a", "b", "c"], lambda name: "x" if name in "ab" else "y", 1, 8)
     assert order == ["c", "a", "b"]
 
 
 def test_as_many_as_may_are_done_at_once() -> None:
     all_there = threading.Barrier(4)
-    in_turns(lambda number: all_there.wait(10), range(4), lambda number: ["x"], 4, 4)
+    run_limited(lambda number: all_there.wait(10), range(4), lambda number: ["x"], 4, 4)
 
 
 def test_one_that_fails_leaves_its_place_to_the_next() -> None:
@@ -68,9 +68,9 @@ def test_one_that_fails_leaves_its_place_to_the_next() -> None:
         assert number
 
     with pytest.raises(AssertionError):
-        in_turns(work, range(3), lambda number: ["x"], 1, 2)
+        run_limited(work, range(3), lambda number: ["x"], 1, 2)
     assert done == [0, 1, 2]
 
 
 def test_nothing_to_do() -> None:
-    assert in_turns(str, [], lambda thing: ["x"], 1, 8) == []
+    assert run_limited(str, [], lambda thing: ["x"], 1, 8) == []

@@ -549,16 +549,16 @@ def test_where_a_vm_lives_is_judged_once(runs: str | None) -> None:
         if "VM_CONTRADICTED" in {each.code for each in found}:
             assert old == set()
             with pytest.raises(Refused, match="its resource files disagree about its nodes"):
-                requirements.one_truth(state, "web")
+                requirements.consistent_placement(state, "web")
             with pytest.raises(Refused, match="its resource files disagree about its nodes"):
                 repair.homes("web", state, SETTINGS)
             continue
         assert old == set(state.strays("web"))
         if runs in old:
             with pytest.raises(Refused, match=f"its old copy on {runs} is in use"):
-                requirements.one_truth(state, "web")
+                requirements.consistent_placement(state, "web")
         else:
-            requirements.one_truth(state, "web")
+            requirements.consistent_placement(state, "web")
 
 
 def test_what_keeps_a_vms_node_from_telling_is_told_of_the_vm() -> None:
@@ -591,7 +591,7 @@ def test_a_vm_that_runs_twice_has_one_remedy() -> None:
     for command in (
         lambda: migrate.move("web", "", facts.state, SETTINGS),
         lambda: stop.stop("web", True, facts.state, SETTINGS),
-        lambda: close_migration.settle("web", facts.state),
+        lambda: close_migration.close("web", facts.state),
         lambda: repair.homes("web", facts.state, SETTINGS),
     ):
         with pytest.raises(Refused) as refused:
