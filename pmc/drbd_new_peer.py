@@ -56,7 +56,7 @@ def file_names(name: str, host: str) -> Command:
 
 
 def forget_files(name: str) -> Command:
-    """With what a change of peer that broke off left beside it: all hold a secret."""
+    """With what a change of peer that was interrupted left beside it: all hold a secret."""
     return command("rm", "-f", *(drbd.path(name) + end for end in ("", ".old", ".new")))
 
 

@@ -240,14 +240,14 @@ class ClusterState:
         """Its resource files name different nodes and it cannot be told which are right: nothing may be started."""
         return len(self._claims(vm)) > 1
 
-    def strays(self, vm: str) -> list[str]:
+    def stale_copies(self, vm: str) -> list[str]:
         """The nodes that know the VM but that it does not live on: what is there is old, or half made."""
         homes = self.homes(vm)
         return [node.name for node in self.knowing(vm) if node.name not in homes]
 
     def about(self, vm: str) -> list[str]:
         """All that a change of the VM is about: where it lives, and any other node that knows it."""
-        return [*self.homes(vm), *self.strays(vm)]
+        return [*self.homes(vm), *self.stale_copies(vm)]
 
     def _claims(self, vm: str) -> list[tuple[str, ...]]:
         """Where the VM lives by its resource files. They differ when the VM got another secondary while a node was

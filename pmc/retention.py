@@ -80,7 +80,7 @@ def decide(
     stored: Sequence[Stored], keep: Keep, unseen: Sequence[str] = (), broken: bool = False, together: bool = False
 ) -> list[Decision]:
     """For all backups of one VM, the oldest first. `unseen` are the nodes that could not be asked: a delta there may
-    need any base. `broken`: what cannot be used goes too, when nothing can mend it."""
+    need any base. `broken`: what cannot be used goes too, when nothing can fix it."""
     stored = [each for found in by_vm(stored).values() for each in found]
     sound = {
         (each.id, each.node) for each in stored

@@ -89,7 +89,7 @@ GUARDS = (
         "test_backups.py::test_a_chain_while_the_guest_writes[short]",
     ),
     Guard(
-        "that the marks of a restore that broke off are seen", "pmc/plans/unfinished_restore.py",
+        "that the marks of a restore that was interrupted are seen", "pmc/plans/unfinished_restore.py",
         "if marked(node, vm, *tags)]", "if False]",
         "test_backups.py::test_a_restore_in_place",
     ),
@@ -114,7 +114,7 @@ GUARDS = (
         "test_killed.py::test_the_standby_dies_during_a_migration_or_a_backup[vm.mv-migrate web]",
     ),
     Guard(
-        "that a node that comes back with an old copy is told from the VM", "pmc/model.py",
+        "that a node that comes back with a stale copy is told from the VM", "pmc/model.py",
         "return not denied, len(agreeing), bool(busy & agreeing)", "return True, 0, False",
         "test_three.py::test_a_vm_on_one_node_gets_a_peer_and_a_dead_one_is_replaced",
     ),

@@ -106,13 +106,13 @@ def common(first: tuple[Range, ...], second: tuple[Range, ...]) -> tuple[Range, 
 
 
 def clean(seen: Pass) -> bool:
-    """A pass that was broken off, or whose log is lost, has shown nothing."""
+    """A pass that was interrupted, or whose log is lost, has shown nothing."""
     return seen.log.ended and not seen.marked and not seen.log.ranges
 
 
 def judged(vm: str, node: str, first: Pass, second: Pass, facts: Facts) -> Finding | None:
     """Of a VM whose first pass, run on `node`, was not clean."""
-    mend = resync(facts, vm)
+    fix = resync(facts, vm)
     if not (first.log.ended and second.log.ended):
         if not (first.marked or first.log.ranges):
             if clean(second):
@@ -123,11 +123,11 @@ def judged(vm: str, node: str, first: Pass, second: Pass, facts: Facts) -> Findi
                     "VERIFY_FAILED", text, then("Look why, then run it again", f"on {node}: journalctl -k"), node, vm
                 )
         text = f"{second.marked} bytes are marked as different after two passes; blocks that were being written may be "
-        return Finding("VERIFY_DIFFERS", f"{text}among them, for the kernel's log does not tell which", mend, vm=vm)
+        return Finding("VERIFY_DIFFERS", f"{text}among them, for the kernel's log does not tell which", fix, vm=vm)
     if both := common(first.log.ranges, second.log.ranges):
         size = sum(end - begin for begin, end in both) * 512
         where = ", ".join(f"{begin}-{end - 1}" for begin, end in both[:3]) + (", ..." if len(both) > 3 else "")
-        return Finding("VERIFY_DIFFERS", f"{size} bytes differ, found twice, in the sectors {where}", mend, vm=vm)
+        return Finding("VERIFY_DIFFERS", f"{size} bytes differ, found twice, in the sectors {where}", fix, vm=vm)
     text = (
         "blocks that were being written were found different once, and not again; while they are marked, vm.mv refuses"
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 
-# Code -> (severity, what it means), in an order in which they can be mended: two primaries before the connection (DRBD
+# Code -> (severity, what it means), in an order in which they can be fixed: two primaries before the connection (DRBD
 # refuses a peer that allows them when it does not), snapshots before the size of what they are of. docs/verify.md has
 # the same table, and a test compares the two.
 CODES = {
@@ -94,7 +94,7 @@ CODES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """`node` is empty when it is about more than one, `vm` when it is about none. `remedy` says how to mend it."""
+    """`node` is empty when it is about more than one, `vm` when it is about none. `remedy` says how to fix it."""
 
     code: str
     text: str
@@ -107,15 +107,15 @@ class Finding:
         return CODES[self.code][0]
 
 
-COLUMNS = ("code", "severity", "node", "vm", "what", "how to mend")
+COLUMNS = ("code", "severity", "node", "vm", "what", "how to fix")
 
 
 def row(finding: Finding, text: bool) -> dict[str, Any]:
     if text:
-        return {**row(finding, False), "what": finding.text, "how to mend": finding.remedy}
+        return {**row(finding, False), "what": finding.text, "how to fix": finding.remedy}
     return {"severity": finding.severity, **asdict(finding)}
 
 
 def grave(finding: Finding) -> bool:
-    """Is to be mended: exit status 1."""
+    """Is to be fixed: exit status 1."""
     return finding.severity != NOTE

@@ -22,6 +22,6 @@ _ORDER = {code: number for number, code in enumerate(CODES)}
 
 
 def findings(facts: Facts) -> list[Finding]:
-    """In the order of CODES, in which they can be mended."""
+    """In the order of CODES, in which they can be fixed."""
     found = [finding for check in CHECKS for finding in check(facts)]
     return sorted(found, key=lambda each: (_ORDER[each.code], each.vm, each.node))

@@ -39,7 +39,7 @@ def unknown_nodes(facts: Facts) -> Iterator[Finding]:
                 yield Finding("VM_NODE_UNKNOWN", text, f"add [nodes.{home}] to {facts.settings.source}", home, vm)
 
 
-def strays(facts: Facts) -> Iterator[Finding]:
+def stale_copies(facts: Facts) -> Iterator[Finding]:
     for vm in facts.whole:
         for node in facts.state:
             if node.name in facts.homes[vm] or not node.knows(vm):
@@ -57,14 +57,14 @@ def strays(facts: Facts) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def _removal(facts: Facts, vm: str, stray: str) -> str:
-    """What removes an old copy, or what keeps it from doing so: it looks that the VM is whole without that copy."""
+def _removal(facts: Facts, vm: str, stale: str) -> str:
+    """What removes a stale copy, or what keeps it from doing so: it looks that the VM is whole without that copy."""
     remedy = f"fab vm.peer {vm} --cleanup"
     try:
         plan = remove_steps.cleanup(vm, facts.state, facts.settings)
     except Refused as why:
         return f"{remedy} removes it, but not yet: {why}"
-    if not any(step.node == stray for step in plan.steps):
+    if not any(step.node == stale for step in plan.steps):
         look = "Look which of the copies is the newest: fab vm.peer --cleanup would not remove this one"
         return then(look, f"on each node: cat {drbd.path(vm)}")
     return remedy
@@ -185,6 +185,6 @@ def _shared(owners: dict[int, set[str]], code: str, what: str) -> Iterator[Findi
 
 
 CHECKS = (
-    half_made, contradicted, unknown_nodes, strays, modes, differing, options, common_options, secrets, addresses,
+    half_made, contradicted, unknown_nodes, stale_copies, modes, differing, options, common_options, secrets, addresses,
     minors, ports,
 )  # fmt: skip

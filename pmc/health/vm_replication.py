@@ -18,9 +18,9 @@ def without_file(facts: Facts) -> Iterator[Finding]:
     for node in facts.telling(STATUS, FILES):
         for vm in sorted(set(node.resources) - set(node.files)):
             others = [home for home in facts.homes[vm] if home != node.name]
-            stray = others and node.name not in facts.homes[vm]
-            if stray or vm in facts.half_made:
-                continue  # a stray copy, or one that vm.rm removes: reported as such
+            stale = others and node.name not in facts.homes[vm]
+            if stale or vm in facts.half_made:
+                continue  # a stale copy, or one that vm.rm removes: reported as such
             path = drbd.path(vm)
             lost = "No node that answers has it. Write it again by what DRBD says. Only of a VM that is to go"
             advice = then(f"{lost}: fab vm.rm {vm}", f"on {node.name}: drbdsetup show {vm}")

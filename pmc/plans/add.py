@@ -44,7 +44,7 @@ def check_new(
 def check_cluster(name: str, state: ClusterState, settings: Settings) -> None:
     for node in state:
         if node.down:
-            # The name above all: a VM that lives there alone is on no other node, and would be taken for an old copy.
+            # The name above all: a VM that lives there alone is on no other node, and would be taken for a stale copy.
             raise Refused(
                 f"{node.name}: {node.down}. A new VM needs a name, a number and an address that no node uses, so all "
                 f"nodes must answer. (Or take it out of {settings.source} while it is away, and choose a name that no "

@@ -248,7 +248,7 @@ def bring(node: str) -> Step:
 
 
 def remove_unfinished(folder: str, name: str) -> Command:
-    """What a backup that broke off left: no other writes here while the VM is locked."""
+    """What a backup that was interrupted left: no other writes here while the VM is locked."""
     return bash('rm -f -- "$1"/."$2".????????T??????Z.*.part*', folder, name)
 
 

@@ -18,7 +18,7 @@ from pmc.units import MiB
 
 def standby(name: str, state: ClusterState) -> str:
     """The node whose volume is read: the secondary, whose disk no guest waits for; else the only one. Both sides must
-    be connected and equal, or it would be an old copy. Where blocks are known to differ: the one that is in use."""
+    be connected and equal, or it would be a stale copy. Where blocks are known to differ: the one that is in use."""
     homes = requirements.defined_everywhere(state, name)
     unfinished_restore.none(state, name)
     if len(homes) == 1:
@@ -39,8 +39,8 @@ KINDS = ("backup", "clone")
 
 def snapshot(name: str, kind: str, node: str, state: ClusterState, settings: Settings, *tags: str) -> list[Step]:
     """A snapshot NAME.kind of its disk, with room for a fifth of it to change meanwhile: in the volume group or, of a
-    thin one, in its pool. One that is there, of any kind, was left by a command that broke off: the VM is locked, so
-    nobody else is reading it."""
+    thin one, in its pool. One that is there, of any kind, was left by a command that was interrupted: the VM is locked,
+    so nobody else is reading it."""
     suspended_io.readable(name, state.nodes[node])
     group, volume = settings.volume_group, requirements.disk(state.nodes[node], name, settings)
     size = max((volume.used if volume.thin else volume.size) // 5 // MiB, 8) * MiB
@@ -65,8 +65,8 @@ def snapshot(name: str, kind: str, node: str, state: ClusterState, settings: Set
 
 
 def left_for(name: str, state: ClusterState, settings: Settings) -> list[Step]:
-    """Removes what a `vm.add NAME --clone SOURCE` that broke off was reading. NAME is locked, so nobody reads it for
-    NAME any more; SOURCE is not, so somebody may be making another clone of it by now."""
+    """Removes what a `vm.add NAME --clone SOURCE` that was interrupted was reading. NAME is locked, so nobody reads it
+    for NAME any more; SOURCE is not, so somebody may be making another clone of it by now."""
     group, mark = settings.volume_group, f"{lvm.FOR}{name}"
     return [
         Step(

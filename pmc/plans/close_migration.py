@@ -57,7 +57,7 @@ def resume_writes(nodes: Sequence[str], name: str, state: ClusterState) -> list[
 
 
 def resume_after_close(name: str, state: ClusterState) -> Plan:
-    """After `settle`, looked at again: the link may have been lost while it was closed."""
+    """After `close`, looked at again: the link may have been lost while it was closed."""
     active = [node for node in state.active_on(name) if holds_writes(state.nodes[node], name)]
     silent = any(home in state.nodes and state.nodes[home].down for home in state.homes(name))
     if len(state.active_on(name)) != 1:
@@ -103,7 +103,7 @@ def _silent(name: str, state: ClusterState) -> list[str]:
 
 
 def unreachable_note(name: str, state: ClusterState) -> str:
-    """What `settle` cannot know: a node that is silent has nothing open when it is dead, but may live. For the end of
+    """What `close` cannot know: a node that is silent has nothing open when it is dead, but may live. For the end of
     what is said about a VM that is closed."""
     if not (silent := _silent(name, state)):
         return ""
@@ -128,7 +128,7 @@ def forbid_two_primaries(nodes: Sequence[str], name: str, state: ClusterState) -
 
 
 def planned_close(name: str, target: str, state: ClusterState) -> Plan:
-    """For --dry-run: what `settle` will find to do once the VM has come to `target` and all went well."""
+    """For --dry-run: what `close` will find to do once the VM has come to `target` and all went well."""
     after = dict(state.nodes)
     for home in state.homes(name):
         node = after[home]

@@ -1,4 +1,4 @@
-"""What is left of a migration that broke off because the nodes lost each other. Pure.
+"""What is left of a migration that was interrupted because the nodes lost each other. Pure.
 
 DRBD gives the data of every primary that loses its peer a new generation, whether it is written or not; with two
 primaries these are two, and when the link is back it sees a split brain, even though the guest ran on one side only.
@@ -18,8 +18,8 @@ from pmc.plan import Plan, Step, plan
 
 
 def in_progress(name: str, state: ClusterState) -> bool:
-    """Two of it, or one that stands still: a migration that broke off is still being ended by libvirt, which drops
-    the one and lets the other go on when it finds that its peer is gone (keepalive: 30 s)."""
+    """Two of it, or one that stands still: a migration that was interrupted is still being ended by libvirt, which
+    drops the one and lets the other go on when it finds that its peer is gone (keepalive: 30 s)."""
     active = state.active_on(name)
     if len(active) == 1 and (its := state.nodes[active[0]].resources.get(name)) and "fencing" in its.suspended:
         return False  # nothing of it can go on before its writes do

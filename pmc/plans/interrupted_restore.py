@@ -1,5 +1,5 @@
-"""A restore into a VM's disk that broke off, and one of its nodes is dead: vm.failover is the way out, since it proves
-the death and nobody else may go on alone. Pure."""
+"""A restore into a VM's disk that was interrupted, and one of its nodes is dead: vm.failover is the way out, since it
+proves the death and nobody else may go on alone. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def kept(name: str, survivor: str, state: ClusterState) -> Volume | None:
 
 def on(survivor: str, dead: str, name: str, size: int, state: ClusterState, settings: Settings) -> list[Step]:
     """The steps after which the disk on the survivor, where it is primary, is as before the restore; none when none
-    broke off. `size`: the bytes of its disk; 0: they were not asked for."""
+    was interrupted. `size`: the bytes of its disk; 0: they were not asked for."""
     node, steps = state.nodes[survivor], list[Step]()
     unfinished_restore.left_over(node, name)
     if survivor not in unfinished_restore.restoring(state, name) and not kept(name, survivor, state):

@@ -16,7 +16,7 @@ from pmc.units import parse_rate
 
 def move(name: str, to: str, state: ClusterState, settings: Settings, room: bool = True) -> Plan:
     """Live to its other node. Both sides are primary only while it lasts: each step that opens has the undo that
-    closes, and `settle` closes it after success. `room`: see that there is memory for it (not by itself when many
+    closes, and `close` closes it after success. `room`: see that there is memory for it (not by itself when many
     move)."""
     homes = requirements.defined_everywhere(state, name)
     active = state.active_on(name)

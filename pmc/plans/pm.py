@@ -46,12 +46,14 @@ def unknown(node: NodeState) -> str:
 
 
 def ready(node: NodeState, settings: Settings, state: ClusterState, only: Collection[str] | None = None) -> list[Plan]:
-    """What brings the node's resources up (`only` these), but never an old copy. A plan for each resource and nothing
+    """What brings the node's resources up (`only` these), but never a stale copy. A plan for each resource and nothing
     to undo: one that fails must not keep the others down."""
     if unknown(node):
         return []
     mine = [file for _, file in sorted(node.files.items()) if node.hostname in file.hosts]
-    files = [file for file in mine if node.name not in state.strays(file.name) and (only is None or file.name in only)]
+    files = [
+        file for file in mine if node.name not in state.stale_copies(file.name) and (only is None or file.name in only)
+    ]
     ground = []
     if not node.drbd:
         ground.append(Step(node.name, "load DRBD's module", command("modprobe", "drbd")))
@@ -139,8 +141,8 @@ def sides(state: ClusterState, names: Sequence[str]) -> list[Side]:
 def _side(node: NodeState, name: str, state: ClusterState) -> Side:
     now, file = node.resources.get(name), node.files.get(name)
     alone = file is not None and len(file.hosts) == 1
-    if node.name in state.strays(name):
-        return Side(node.name, name, now, alone, note=f"an old copy, no part of it now; fab vm.peer {name} --cleanup")
+    if node.name in state.stale_copies(name):
+        return Side(node.name, name, now, alone, note=f"a stale copy, no part of it now; fab vm.peer {name} --cleanup")
     if now is None:
         return Side(node.name, name, None, alone, note="not up")
     if now.healthy or (alone and now.disk == "UpToDate"):

@@ -44,7 +44,7 @@ def prune(name: str, decisions: Sequence[Decision], settings: Settings) -> Plan:
 
 
 def removed(going: Sequence[Stored], settings: Settings) -> list[Step]:
-    """Deltas go before the base that they need, the oldest first: wherever it breaks off, what is left is whole."""
+    """Deltas go before the base that they need, the oldest first: wherever it is interrupted, what is left is whole."""
     return [
         Step(
             each.node,
@@ -73,7 +73,7 @@ def files(each: Stored) -> tuple[str, ...]:
 
 def remove(folder: str, names: Sequence[str]) -> Command:
     """The files, the first one first, get the names of unfinished ones, and are then deleted, which may take its time:
-    if that breaks off, what is left looks like no backup, and pm.verify and the next vm.backup find it."""
+    if that is interrupted, what is left looks like no backup, and pm.verify and the next vm.backup find it."""
     script = (
         'cd "$1"; shift; for f; do [ ! -e "$f" ] || mv -- "$f" ".$f.part"; done; sync .; '
         'for f; do rm -f -- ".$f.part"; done'

@@ -1,4 +1,4 @@
-"""What a VM is made of on a node, removed: with the VM, or an old copy that is no part of it any more. Pure."""
+"""What a VM is made of on a node, removed: with the VM, or a stale copy that is no part of it any more. Pure."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def steps(name: str, holders: Sequence[NodeState], settings: Settings) -> list[S
 
 
 def unfinished(settings: Settings, name: str) -> Command:
-    """The VM's ISO file, uploads and backups that broke off. Its finished backups stay."""
+    """The VM's ISO file, uploads, and backups that were interrupted. Its finished backups stay."""
     iso, upload = iso_path(settings, name), upload_path(settings, name)
     script = 'rm -f -- "${@:3}"; rm -f -- "$1"/."$2".????????T??????Z.*.part*'
     return bash(script, settings.backup_dir, name, iso, f"{iso}.part", upload, f"{upload}.part")
@@ -107,7 +107,7 @@ def refuse_foreign(name: str, nodes: Iterable[NodeState], settings: Settings) ->
 
 
 def refuse_namesakes(name: str, state: ClusterState) -> None:
-    """An old copy's file names a node that the VM still has. One that shares none with it may be another VM's, made
+    """A stale copy's file names a node that the VM still has. One that shares none with it may be another VM's, made
     under the same name while the first one's only node was away or not in pmc.conf."""
     groups = list[set[str]]()
     for node in state.knowing(name):
@@ -132,11 +132,11 @@ def cleanup(name: str, state: ClusterState, settings: Settings) -> Plan:
         requirements.healthy(state.nodes[home], name)
     if all((r := state.nodes[home].resources.get(name)) is None or r.disk != "UpToDate" for home in homes):
         raise Refused(f"{name}: its disk is not UpToDate on {' or '.join(homes)}", next="fab pm.ready_drbd")
-    requirements.in_sync(state, name, "what an old copy has may be wanted")
-    strays = [node.name for node in holders(name, state) if node.name not in homes]
-    requirements.reachable(state, *strays)
+    requirements.in_sync(state, name, "what a stale copy has may be wanted")
+    stale_copies = [node.name for node in holders(name, state) if node.name not in homes]
+    requirements.reachable(state, *stale_copies)
     refuse_namesakes(name, state)
     other_disks.one_volume(name, "vm.peer --cleanup", state)
-    refuse_foreign(name, [state.nodes[stray] for stray in strays], settings)
-    see = [vm_steps.see_equal(homes[0], name)] if strays and len(homes) > 1 else []
-    return plan(f"vm.peer {name} --cleanup", see, steps(name, [state.nodes[s] for s in strays], settings))
+    refuse_foreign(name, [state.nodes[stale] for stale in stale_copies], settings)
+    see = [vm_steps.see_equal(homes[0], name)] if stale_copies and len(homes) > 1 else []
+    return plan(f"vm.peer {name} --cleanup", see, steps(name, [state.nodes[s] for s in stale_copies], settings))

@@ -1,4 +1,4 @@
-"""vm.repair: what is wrong with a VM, and for each condition the steps that mend it, or why a person must decide.
+"""vm.repair: what is wrong with a VM, and for each condition the steps that fix it, or why a person must decide.
 State, and what the sides tell about themselves, in; conditions out. Pure."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WELL, WAITS, BROKEN = "well", "waits", "broken"
 
 def homes(name: str, state: ClusterState, settings: Settings) -> tuple[str, ...]:
     """The VM's sides. Refused unless they all answer, it is known where it lives, and it runs there, once at most.
-    Other nodes may be away. An old copy elsewhere is no side, and stays as it is: `clear.cleanup` wants the VM whole
+    Other nodes may be away. A stale copy elsewhere is no side, and stays as it is: `clear.cleanup` wants the VM whole
     before that goes."""
     named = tuple(requirements.known_nodes(state, name))
     for home in named:
@@ -44,7 +44,7 @@ def homes(name: str, state: ClusterState, settings: Settings) -> tuple[str, ...]
 def conditions(
     name: str, state: ClusterState, about: Mapping[str, SideFacts], settings: Settings, wishes: RepairOptions
 ) -> list[Condition]:
-    """In the order in which they are mended. After each one must look again: what comes next may have changed."""
+    """In the order in which they are fixed. After each one must look again: what comes next may have changed."""
     case = RepairContext(name, homes(name, state, settings), state, about, settings, wishes)
     if wishes.keep and wishes.keep not in case.homes:
         raise Refused(f"--keep {wishes.keep}: {name} has its disks on {' and '.join(case.homes)}; choose one of them")
@@ -57,13 +57,13 @@ def conditions(
 
 def standing(case: RepairContext) -> list[Condition]:
     """Whatever is done to a disk that stands still hangs. What DRBD itself suspended for want of data goes on when the
-    disk or the connection is mended; so does what a secondary holds that lost its peer in the middle of a move."""
+    disk or the connection is fixed; so does what a secondary holds that lost its peer in the middle of a move."""
     found = []
     for home in case.homes:
         why = suspended_io.suspended(case.name, case.node(home))
         secondary = (now := case.resource(home)) is not None and now.role == "Secondary"
-        mended = {"no-data", "quorum", *(("fencing",) if secondary else ())}
-        if why and not mended & set(why.split(",")):
+        fixed = {"no-data", "quorum", *(("fencing",) if secondary else ())}
+        if why and not fixed & set(why.split(",")):
             way = suspended_io.remedy(case.name, home, why)
             text = f"its I/O is suspended on {home} ({why})"
             found.append(Condition("suspended", text, refusal=f"{text}. {way}"))
@@ -198,7 +198,7 @@ def open_apart(case: RepairContext) -> list[Condition]:
 
 
 def two_primaries(case: RepairContext) -> list[Condition]:
-    """Left by a migration that broke off. The side where it does not run is demoted first."""
+    """Left by a migration that was interrupted. The side where it does not run is demoted first."""
     up = [home for home in case.homes if case.resource(home)]
     primaries = [home for home in up if case.node(home).resources[case.name].role == "Primary"]
     opened = [home for home in up if case.node(home).resources[case.name].two_primaries]

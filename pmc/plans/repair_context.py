@@ -37,7 +37,7 @@ class RepairOptions:
 
 @dataclass(frozen=True)
 class Condition:
-    """`refusal`: why a person must decide, and how. Otherwise `steps` mend it (none: it mends itself, wait), after
+    """`refusal`: why a person must decide, and how. Otherwise `steps` fix it (none: it fixes itself, wait), after
     `ask` was confirmed; `advice` is what to do when that fails."""
 
     code: str

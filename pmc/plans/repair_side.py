@@ -136,7 +136,7 @@ def _renewed(case: RepairContext, home: str, text: str, last: Step) -> Condition
     freed = replace(node, group_free=node.group_free + (old.size if old and not old.thin else 0))
     if why := room.no_room(freed, there.size, case.settings):
         return Condition("no-volume", text, refusal=f"--new-disk: {home} {why}")
-    # A restore that broke off: what is copied from the peer is as half written as that.
+    # A restore that was interrupted: what is copied from the peer is as half written as that.
     half = backing.snapshot(peer, name, unfinished_restore.BEFORE) or unfinished_restore.marked(
         peer, name, lvm.RESTORING
     )

@@ -136,9 +136,9 @@ def consistent_placement(state: ClusterState, vm: str) -> None:
         raise Refused(
             f"{vm}: its resource files disagree about its nodes ({' or '.join(state.homes(vm))}). {which_is_old(vm)}"
         )
-    if busy := [node for node in state.strays(vm) if node in {*state.active_on(vm), *state.primaries(vm)}]:
+    if busy := [node for node in state.stale_copies(vm) if node in {*state.active_on(vm), *state.primaries(vm)}]:
         raise Refused(
-            f"{vm}: its old copy on {busy[0]} is in use, where it does not live: the domain runs there or DRBD is "
+            f"{vm}: its stale copy on {busy[0]} is in use, where it does not live: the domain runs there or DRBD is "
             f"primary. Decide which of the two is wanted, and stop the other by hand",
             next=f"on {busy[0]}: virsh domstate {vm}; drbdadm status {vm}",
         )

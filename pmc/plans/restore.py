@@ -203,8 +203,8 @@ def put_back(group: str, name: str, size: int, device: str) -> Command:
 
 
 def undo_in_place(name: str, size: int, state: ClusterState, settings: Settings) -> Plan:
-    """After an in-place restore that broke off: the disk as it was before. Without a snapshot it is that (the disk was
-    not written yet, or is put back already), unless the disk that had the snapshot is another by now."""
+    """After an in-place restore that was interrupted: the disk as it was before. Without a snapshot it is that (the
+    disk was not written yet, or is put back already), unless the disk that had the snapshot is another by now."""
     homes = requirements.defined_everywhere(state, name)
     there = [home for home in homes if backing.snapshot(state.nodes[home], name, unfinished_restore.BEFORE)]
     half = unfinished_restore.restoring(state, name)

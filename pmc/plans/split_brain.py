@@ -106,8 +106,8 @@ def _won(case: RepairContext, text: str) -> Condition:
         )
     )
     if case.node(keep).resources[name].connection != "StandAlone":
-        # It may look for its peer as the one that gives up, since a repair that kept the other side broke off: with two
-        # that give up DRBD finds a split brain again.
+        # It may look for its peer as the one that gives up, since a repair that kept the other side was interrupted:
+        # with two that give up DRBD finds a split brain again.
         again = drbd_generations.connect(name)
         steps.append(
             Step(

@@ -24,10 +24,10 @@ def start(name: str, on: str, state: ClusterState, settings: Settings, discard: 
     if active:
         raise Refused(f"{name}: runs on {active[0]}. It can move while it runs", next=f"fab vm.mv {name}")
     if on and on not in homes:
-        if on in state.strays(name):
+        if on in state.stale_copies(name):
             raise Refused(
                 f"--on {on}: what is there of {name} is an old or unfinished copy; {name} lives on "
-                f"{' and '.join(homes)}. Remove the old copy",
+                f"{' and '.join(homes)}. Remove the stale copy",
                 next=f"fab vm.peer {name} --cleanup",
             )
         raise Refused(f"--on {on}: {name} has its disks on {' and '.join(homes)}; choose one of them")

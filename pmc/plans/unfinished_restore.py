@@ -18,8 +18,8 @@ def before(vm: str) -> str:
 
 
 def interrupted(state: ClusterState, vm: str) -> bool:
-    """A restore into its disk broke off, and what was on it is lost: with the disk of the node that kept it. That node
-    is the first to be marked and the last to be so; where only the other one is, it has another disk by now."""
+    """A restore into its disk was interrupted, and what was on it is lost: with the disk of the node that kept it. That
+    node is the first to be marked and the last to be so; where only the other one is, it has another disk by now."""
     homes = _its(state, vm)
     if len(homes) < len(state.homes(vm)) or any(node.trouble for node in homes):
         return False  # it may have it
@@ -28,13 +28,13 @@ def interrupted(state: ClusterState, vm: str) -> bool:
 
 
 def over(state: ClusterState, vm: str) -> bool:
-    """What a restore that broke off kept was put back when the other node was dead. What that one's disk is marked with
-    tells nothing any more."""
+    """What a restore that was interrupted kept was put back when the other node was dead. What that one's disk is
+    marked with tells nothing any more."""
     return any(marked(node, vm, lvm.PUT_BACK) for node in _its(state, vm))
 
 
 def _its(state: ClusterState, vm: str) -> list[NodeState]:
-    """The nodes that it lives on: what an old copy elsewhere was restored into is none of its disks any more."""
+    """The nodes that it lives on: what a stale copy elsewhere was restored into is none of its disks any more."""
     return [state.nodes[home] for home in state.homes(vm) if home in state.nodes]
 
 
@@ -48,7 +48,7 @@ def marked(node: NodeState, vm: str, *tags: str) -> list[Volume]:
 
 
 def none(state: ClusterState, vm: str) -> None:
-    """No restore into its disk broke off half way: then it is neither the old nor the new one."""
+    """No restore into its disk was interrupted half way: then it is neither the old nor the new one."""
     if interrupted(state, vm):
         raise Refused(
             f"{vm}: a restore into its disk was interrupted, and its snapshot of what was there is lost with a disk. "

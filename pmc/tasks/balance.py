@@ -44,7 +44,7 @@ def balance(
 
     pmc shows the moves and each node before and after, then asks. When a VM fails, the others still move.
     No VM moves to a node that lacks the memory, nor so that N+1 gets worse (pm.verify: MEMORY_N1). Where N+1 does not
-    hold, that is mended first. It may be run again at any time.
+    hold, that is fixed first. It may be run again at any time.
     """
     dry = bool(dry_run or c.config.run.dry)
     if json and not (dry or yes):

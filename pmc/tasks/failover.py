@@ -56,7 +56,7 @@ def failover(
         lock(c, cluster, dry_run, name, but=hangs)
         state = cluster.state()
         node, survivor = plans.homes(name, state, cluster.settings, hangs)
-        # Of a restore that broke off: what it kept is put back first.
+        # Of a restore that was interrupted: what it kept is put back first.
         its = state.nodes[survivor].resources.get(name) if interrupted_restore.kept(name, survivor, state) else None
         size = cluster.ask(survivor, drbd.size_of(its.minor))[0] if its else 0
         plan = plans.failover(name, state, cluster.settings, hangs=hangs, discard=discard_saved, size=size)

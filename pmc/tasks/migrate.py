@@ -25,7 +25,7 @@ COLUMNS = ("vm", "from", "to", "result", "stood still")
 Row = dict[str, str]
 Work = Callable[[Move], tuple[str, str]]  # its result and how long it stood still
 
-# Of the flags that `abreast` and `hurried` read.
+# Of the flags that `parse_parallel` and `with_overrides` read.
 PARALLEL = "migrations at the same time (default: 2)"
 BANDWIDTH = "bytes a second of each migration, such as 50M (default: migration_bandwidth of pmc.conf, else no limit)"
 PAUSE = "suspend a guest that has not moved after so many seconds; 0: never (default: migration_pause of pmc.conf)"
@@ -57,7 +57,7 @@ def moved(cluster: Cluster, name: str, first: ClusterState, to: str = "", prefix
             cluster.apply(plan, prefix=prefix, under=[held])
         except PmcError as error:
             try:
-                on, unseen = closed(cluster, name, state, held, prefix, broken_off=True)
+                on, unseen = closed(cluster, name, state, held, prefix, interrupted=True)
             except PmcError as second:
                 raise StepFailed(f"{second}\n  {error}", half=True) from None
             raise ended(cluster, error, f"{name} runs on {on}, two primaries closed", unseen) from None
@@ -138,7 +138,7 @@ def move_many(cluster: Cluster, moves: Sequence[Move], parallel: int, work: Work
 
 
 def move_each(cluster: Cluster, first: ClusterState) -> Work:
-    """A move as `several` makes it; `first` is what a look without the lock saw."""
+    """A move as `move_many` makes it; `first` is what a look without the lock saw."""
     return lambda each: moved_unless_stopped(cluster, each.name, first, each.target, prefix=each.name)
 
 
@@ -167,19 +167,19 @@ def see_done(rows: list[Row], verb: str = "move") -> None:
 
 
 def closed(
-    cluster: Cluster, name: str, before: ClusterState, held: Lock, prefix: str = "", broken_off: bool = False
+    cluster: Cluster, name: str, before: ClusterState, held: Lock, prefix: str = "", interrupted: bool = False
 ) -> tuple[str, str]:
     """Only the node where the VM runs stays primary. `before` tells which nodes to look at: no others can have it.
-    `broken_off`: the migration failed, and libvirt may take its time to end what is left of it. Returns that node, and
+    `interrupted`: the migration failed, and libvirt may take its time to end what is left of it. Returns that node, and
     what could not be seen."""
     try:
         state = (
-            at_rest(cluster, name, before, [held], prefix) if broken_off else vm_lock.refresh_vm(cluster, before, name)
+            at_rest(cluster, name, before, [held], prefix) if interrupted else vm_lock.refresh_vm(cluster, before, name)
         )
         plan = close_migration.close(name, state)
         if plan.steps:
             cluster.apply(plan, to_the_end=True, prefix=prefix, under=[held])
-            if broken_off:  # libvirt lets a guest go on that could not before its writes did
+            if interrupted:  # libvirt lets a guest go on that could not before its writes did
                 state = at_rest(cluster, name, before, [held], prefix)
         # Also after a migration that went well: the link may be lost between its end and the close.
         now = vm_lock.refresh_vm(cluster, before, name)

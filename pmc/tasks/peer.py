@@ -36,12 +36,16 @@ def peer(
         if cleanup:
             state = located(c, cluster, dry_run, name)
             plan = remove_steps.cleanup(name, state, cluster.settings)
-            strays = " and ".join(state.strays(name))
+            stale_copies = " and ".join(state.stale_copies(name))
             if plan.steps and not sure:
-                kept = split_brain_snapshot.warning(state, name, state.strays(name))
-                confirm(f"the old copy of {name} on {strays} is removed for good{kept}", name)
+                kept = split_brain_snapshot.warning(state, name, state.stale_copies(name))
+                confirm(f"the stale copy of {name} on {stale_copies} is removed for good{kept}", name)
             if carry_out(c, cluster, plan, dry_run):
-                note(f"{name} has no old copy on {strays} any more" if plan.steps else f"{name} has no old copy")
+                note(
+                    f"{name} has no stale copy on {stale_copies} any more"
+                    if plan.steps
+                    else f"{name} has no stale copy"
+                )
             return
         cluster.settings.node("--secondary", secondary)
         # The copy may need a port that no VM of the cluster has.
@@ -59,9 +63,9 @@ def peer(
             confirm(change.ask, name)
         if carry_out(c, cluster, plan, dry_run):
             note(f"{name} has its second copy on {secondary}" + ("" if plan.steps else " already"))
-            _tell_strays(vm_lock.refresh_vm(cluster, state, name).strays(name), name)
+            _tell_stale_copies(vm_lock.refresh_vm(cluster, state, name).stale_copies(name), name)
 
 
-def _tell_strays(strays: list[str], name: str) -> None:
-    for stray in strays:
-        note(f"{stray} has an old copy of {name}; fab vm.peer {name} --cleanup removes it")
+def _tell_stale_copies(stale_copies: list[str], name: str) -> None:
+    for stale in stale_copies:
+        note(f"{stale} has a stale copy of {name}; fab vm.peer {name} --cleanup removes it")

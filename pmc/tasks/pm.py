@@ -34,7 +34,7 @@ def ls(c: Any, json: bool = False, conf: str = "") -> None:
         show(table(pm_rows(state, text=not json), json, PM_COLUMNS))
         for node in state:
             if node.prints:
-                note(f"{node.name}: a login script prints {node.prints!r}; fab pm.init {node.name} says what to mend")
+                note(f"{node.name}: a login script prints {node.prints!r}; fab pm.init {node.name} says what to fix")
         if trouble := [f"{node.name}: {node.trouble}" for node in state if node.trouble]:
             raise PmcError("\n".join(trouble))
 

@@ -1,4 +1,4 @@
-"""vm.repair: one condition after the other is mended, each after another look, until nothing is left to mend."""
+"""vm.repair: one condition after the other is fixed, each after another look, until nothing is left to fix."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def repair(
         if json:
             facts = [{"code": a.code, "text": a.text, "refused": a.refusal, "steps": len(a.steps)} for a in found]
             return show(
-                json_.dumps({"vm": name, "ailments": facts, "sides": split_brain.rows(case, text=False)}, indent=2)
+                json_.dumps({"vm": name, "conditions": facts, "sides": split_brain.rows(case, text=False)}, indent=2)
             )
         if any(each.code == split_brain.CODE for each in found):
             sides = table(split_brain.rows(case, text=True), False, split_brain.COLUMNS)
@@ -81,7 +81,7 @@ def repair(
         for ask in sorted(asks) if not yes else ():
             confirm(ask, name)
         with cluster.interruptible():
-            _mend_each(cluster, case, found, wishes, asks if not yes else None)
+            _fix_each(cluster, case, found, wishes, asks if not yes else None)
 
 
 def _judged(
@@ -101,10 +101,10 @@ def _chosen(case: RepairContext) -> str:
     return answer
 
 
-def _mend_each(
+def _fix_each(
     cluster: Cluster, case: RepairContext, found: list[Condition], wishes: RepairOptions, asked: set[str] | None
 ) -> None:
-    """The first condition is mended, then one looks again: nothing is done that was not just seen to be needed. What
+    """The first condition is fixed, then one looks again: nothing is done that was not just seen to be needed. What
     must be confirmed and was not (`asked`; None: all is) ends it."""
     name, done = case.name, list[Condition]()
     if not found:
@@ -133,7 +133,7 @@ def _mend_each(
 
 
 def _watch(cluster: Cluster, name: str, homes: Sequence[str]) -> bool:
-    """Until both sides are equal, or one needs mending. True: nothing got better for `deadlines.peer` seconds."""
+    """Until both sides are equal, or one needs fixing. True: nothing got better for `deadlines.peer` seconds."""
     best, since, told = (-1, -1, 0), time.monotonic(), time.monotonic()
     while True:
         resources = [cluster.ask(home, drbd.status(name))[0].get(name) for home in homes]

@@ -4,7 +4,7 @@ from then on the command is about these.
 Two managers must not miss each other's locks. Whoever takes a VM's lock on its own nodes alone has it on all of them,
 and sees under it that they are the VM's nodes still; so two such commands meet on each of them. When that cannot be
 had (one of them does not answer, the VM is not known yet, it moved to other nodes meanwhile, or a backup or clone of it
-broke off) the lock is taken on all nodes that answer, and all are looked at again.
+was interrupted) the lock is taken on all nodes that answer, and all are looked at again.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from pmc.transport.lock import Lock
 
 
 def involved_nodes(state: ClusterState, names: Sequence[str]) -> list[str]:
-    """The nodes of these VMs, and others that know them (old copies); none when that is not known for sure."""
+    """The nodes of these VMs, and others that know them (stale copies); none when that is not known for sure."""
     found: list[str] = []
     for name in names:
         about = state.about(name)
         if not about or any(node not in state.nodes or state.nodes[node].trouble for node in about):
             return []
-        # A backup or a clone that broke off: what reads the snapshot may still run, on any node that it was to go to.
+        # A backup or a clone that was interrupted: what reads the snapshot may still run, on any node that it was to go
+        # to.
         if any(f"{name}.{kind}" in state.nodes[node].volumes for node in about for kind in clone.KINDS):
             return []
         found += about

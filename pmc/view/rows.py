@@ -57,7 +57,7 @@ def _vm_row(state: ClusterState, name: str, text: bool) -> dict[str, Any]:
     size = resource.size if resource else 0
     if state.contradicted(name):
         now = "CONTRADICTED"
-    strays = state.strays(name)
+    stale_copies = state.stale_copies(name)
     row = {
         "vm": shown(name, 200), "state": now, "on": ",".join(active), "secondary": ",".join(others),
         "size": size, "memory": domain.memory if domain else 0, "minor": minor,
@@ -72,12 +72,12 @@ def _vm_row(state: ClusterState, name: str, text: bool) -> dict[str, Any]:
             "size": show_size(size) if size else "",
             "memory": show_size(domain.memory) if domain else "",
             "minor": minor if minor >= 0 else "",
-            "secondary": ",".join(others) + "".join(f" (old copy: {stray})" for stray in strays),
+            "secondary": ",".join(others) + "".join(f" (stale copy: {stale})" for stale in stale_copies),
         }
     facts = resource or Resource(name)
     return {
-        **row, "nodes": homes, "old_copies": strays, "saved": saved, "suspended": facts.suspended, "unwell": stands,
-        "cpus": domain.cpus if domain else 0, "connection": facts.connection, "disk": facts.disk,
+        **row, "nodes": homes, "stale_copies": stale_copies, "saved": saved, "suspended": facts.suspended,
+        "unwell": stands, "cpus": domain.cpus if domain else 0, "connection": facts.connection, "disk": facts.disk,
         "peer_disk": facts.peer_disk, "sync_percent": round(facts.percent, 1), "two_primaries": facts.two_primaries,
     }  # fmt: skip
 

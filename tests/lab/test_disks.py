@@ -14,7 +14,7 @@ import pytest
 
 from .conftest import Pmc, broken_invariants
 from .rig import BACKUPS, failed, read_until, started, until
-from .test_repair import VOLUME, diskless, equal, mended
+from .test_repair import VOLUME, diskless, equal, fixed
 from .test_thin import Thin
 
 Clean = Callable[[], list[str]]
@@ -93,7 +93,7 @@ def test_a_disk_that_fails_in_part(lab: Pmc, clean: Clean, how: str) -> None:
         tick = guest.ticking(tick.counter, seconds=LONG)
         assert {row["code"] for row in found(lab)} == {"DRBD_DISKLESS"}
         assert lab.fab("vm.mv", "web").returncode == 2
-    mended(lab)
+    fixed(lab)
     tick = guest.ticking(tick.counter, seconds=LONG)
     assert tick.boots == 1
     equal(guest, tick.counter)

@@ -55,7 +55,7 @@ def test_three_nodes_in_parts(three: Pmc, clean: Clean) -> None:
     tick = guest.ticking(tick.counter, seconds=LONG)
     three.lab.heal()
     three.ok("pm.ready_drbd")
-    three.ok("vm.peer", "web", "--cleanup", "--yes") if three.state().strays("web") else None
+    three.ok("vm.peer", "web", "--cleanup", "--yes") if three.state().stale_copies("web") else None
     assert three.state().homes("web") == ["pm-1", "pm-2"]
 
     # All apart, and the manager sees them all.
@@ -75,7 +75,7 @@ def test_three_nodes_in_parts(three: Pmc, clean: Clean) -> None:
         tick = guest.ticking(tick.counter, seconds=LONG)
     three.lab.heal()
     state = three.state()
-    assert (state.homes("web"), state.strays("web")) == (["pm-1", "pm-3"], ["pm-2"])
+    assert (state.homes("web"), state.stale_copies("web")) == (["pm-1", "pm-3"], ["pm-2"])
     assert state.active_on("web") == ["pm-1"]
     three.ok("vm.peer", "web", "--cleanup", "--yes")
     assert guest.ticking(tick.counter, seconds=LONG).boots == 1

@@ -23,12 +23,12 @@ BACKUPS = "/var/lib/pmc/backups"
 
 
 @contextmanager
-def broken(lab: Pmc, node: str, how: str, mend: str) -> Iterator[None]:
+def broken(lab: Pmc, node: str, how: str, fix: str) -> Iterator[None]:
     lab.ssh(node, how)
     try:
         yield
     finally:
-        lab.ssh(node, mend)
+        lab.ssh(node, fix)
 
 
 def test_a_fixed_node_passes_and_fixing_it_again_does_nothing(lab: Pmc) -> None:
@@ -117,8 +117,8 @@ def test_a_fix_that_fails_is_taken_back(lab: Pmc) -> None:
     """The first step succeeds (DRBD at boot), the second (the backup directory) cannot."""
     module, own = "/usr/lib/modules-load.d/drbd.conf", "/etc/modules-load.d/lab.conf"
     how = f"mv {module} /root; sed -i 's/^drbd$/#drbd/' {own}; mv {BACKUPS} /root; ln -s /dev/null/x {BACKUPS}"
-    mend = f"mv /root/drbd.conf {module}; sed -i 's/^#drbd$/drbd/' {own}; rm {BACKUPS}; mv /root/backups {BACKUPS}"
-    with broken(lab, "pm-2", how, mend):
+    fix = f"mv /root/drbd.conf {module}; sed -i 's/^#drbd$/drbd/' {own}; rm {BACKUPS}; mv /root/backups {BACKUPS}"
+    with broken(lab, "pm-2", how, fix):
         done = lab.fab("pm.init", "pm-2", "--fix")
         assert done.returncode == 1
         assert "Undone: have DRBD's module loaded at boot (pm-2)" in done.stderr

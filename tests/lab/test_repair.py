@@ -1,4 +1,4 @@
-"""vm.repair on real nodes: what is broken here is broken for real, mended once, and then there is nothing to mend."""
+"""vm.repair on real nodes: what is broken here is broken for real, fixed once, and then there is nothing to fix."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def facts(lab: Pmc) -> dict[str, Any]:
 
 
 def codes(lab: Pmc) -> list[str]:
-    return [each["code"] for each in facts(lab)["ailments"]]
+    return [each["code"] for each in facts(lab)["conditions"]]
 
 
-def mended(lab: Pmc, *flags: str) -> str:
-    """Mends; the second time there is nothing to mend. What the first said."""
+def fixed(lab: Pmc, *flags: str) -> str:
+    """Fixes; the second time there is nothing to fix. What the first said."""
     done = lab.fab("vm.repair", "web", *flags)
     assert done.returncode == 0, done.stderr
     assert "whole again" in done.stderr
@@ -107,7 +107,7 @@ def test_a_split_brain(lab: Pmc, clean: Clean) -> None:
     assert (other.returncode, "it runs on pm-1" in other.stderr) == (2, True)
     assert not [name for name in lab.state().nodes["pm-2"].volumes if name != "web"]
 
-    told = mended(lab, "--keep", "pm-1")
+    told = fixed(lab, "--keep", "pm-1")
     amount = next(line for line in told.splitlines() if "were copied" in line)
     assert not amount.startswith("web: 64 MiB"), "a full resync"
     tick = guest.ticking(tick.counter)
@@ -142,7 +142,7 @@ def test_dead_disks(lab: Pmc, clean: Clean) -> None:
             done = lab.fab("vm.repair", "web")
             assert failed(done.returncode, done.stderr), done.stderr
             assert "fab vm.repair web --new-disk" in done.stderr
-        mended(lab)
+        fixed(lab)
         tick = guest.ticking(tick.counter)
         assert tick.boots == 1
         equal(guest, tick.counter)
@@ -157,7 +157,7 @@ def test_a_disk_that_is_bad_in_places(lab: Pmc, clean: Clean) -> None:
         until(partial(diskless, lab, "pm-2"), "pm-2 does not let go of its disk")
         assert "DRBD_DISKLESS" in lab.fab("pm.verify", "--json").stdout
         tick = guest.ticking(tick.counter)
-    mended(lab)
+    fixed(lab)
     assert guest.ticking(tick.counter).boots == 1
     equal(guest, tick.counter)
 
@@ -168,27 +168,27 @@ def test_lost_definitions_and_volumes(lab: Pmc, clean: Clean) -> None:
     tick = guest.ticking(5)
     lab.ssh("pm-2", "virsh undefine web")
     assert codes(lab) == ["undefined"]
-    mended(lab)
+    fixed(lab)
     lab.ssh("pm-2", "virsh dumpxml --inactive web | sed 's/16384/32768/g' >/root/web.xml; virsh define /root/web.xml")
     refused = lab.fab("vm.repair", "web")
     assert refused.returncode == 2
     assert "memory: 16384 on pm-1, 32768 on pm-2" in refused.stderr
-    mended(lab, "--yes")
+    fixed(lab, "--yes")
     assert "16384" in lab.ssh("pm-2", "virsh dumpxml --inactive web | grep '<memory'")
 
     # Disconnected by hand is no split brain, whatever the running guest wrote meanwhile.
     lab.ssh("pm-2", "drbdadm disconnect web")
     tick = guest.ticking(tick.counter)
     assert codes(lab) == ["standalone"]
-    mended(lab)
+    fixed(lab)
     for node in ("pm-1", "pm-2"):
         lab.ssh(node, "drbdadm net-options --protocol=C --allow-two-primaries=yes web")
     assert codes(lab) == ["two-primaries"]
-    mended(lab)
+    fixed(lab)
     # A volume that is gone: made anew when told to, and only then.
     lab.ssh("pm-2", "drbdadm down web; lvremove -qq -y vg/web")
     assert lab.fab("vm.repair", "web").returncode == 2
-    mended(lab, "--new-disk", "--yes")
+    fixed(lab, "--new-disk", "--yes")
     tick = guest.ticking(tick.counter)
     assert tick.boots == 1
     equal(guest, tick.counter)

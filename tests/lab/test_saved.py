@@ -13,7 +13,7 @@ from pmc.facts.managed_save import FOLDER
 
 from .conftest import Pmc, broken_invariants
 from .rig import until
-from .test_verify import mend
+from .test_verify import fix
 
 Clean = Callable[[], list[str]]
 
@@ -59,7 +59,7 @@ def test_a_guest_never_goes_on_with_old_memory(lab: Pmc, clean: Clean) -> None:
     assert "saved on pm-2" in refused(lab, "vm.mv", "web")
     (row,) = found(lab)
     assert (row["code"], row["remedy"]) == ("DOMAIN_SAVED", "on pm-2: virsh managedsave-remove web")
-    mend(lab, row["remedy"])
+    fix(lab, row["remedy"])
     lab.ok("vm.mv", "web")
     tick = guest.ticking(tick.counter, boots=3)
     assert tick.boots == 3
@@ -103,7 +103,7 @@ def test_a_disk_that_stands_still(lab: Pmc, clean: Clean) -> None:
             assert "its I/O is suspended on pm-1 (user)" in refused(lab, *argv), argv
         assert guest.now().counter <= still + 1
     finally:
-        mend(lab, "on pm-1: drbdadm resume-io web")
+        fix(lab, "on pm-1: drbdadm resume-io web")
     tick = guest.ticking(still + 5)
     lab.ssh("pm-2", "dmsetup suspend vg-web")
     try:
@@ -113,7 +113,7 @@ def test_a_disk_that_stands_still(lab: Pmc, clean: Clean) -> None:
         assert (row["node"], row["remedy"]) == ("pm-2", "on pm-2: dmsetup resume vg-web")
         assert "on pm-2 vg/web is suspended" in refused(lab, "vm.mv", "web")
     finally:
-        mend(lab, "on pm-2: dmsetup resume vg-web")
+        fix(lab, "on pm-2: dmsetup resume vg-web")
     until(lambda: found(lab) == [], "nothing is found any more", 120)
     lab.ok("vm.mv", "web")
     assert guest.ticking(tick.counter + 5).boots == 1

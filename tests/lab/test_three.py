@@ -49,7 +49,7 @@ def peering(lab: Pmc, new: str) -> AbstractContextManager[subprocess.Popen[str]]
 def paired(lab: Pmc, *nodes: str) -> None:
     state = lab.state()
     assert state.homes("web") == list(nodes)
-    assert state.strays("web") == []
+    assert state.stale_copies("web") == []
     assert all(state.nodes[node].resources["web"].healthy for node in nodes)
     assert broken_invariants(state) == []
 
@@ -84,7 +84,7 @@ def test_a_vm_on_one_node_gets_a_peer_and_a_dead_one_is_replaced(three: Pmc, cle
 
     # It comes back with its old file and its old disk. Nothing takes that for the VM.
     assert three.state().homes("web") == ["pm-1", "pm-3"]
-    assert three.state().strays("web") == ["pm-2"]
+    assert three.state().stale_copies("web") == ["pm-2"]
     told = three.fab("pm.ready_drbd").stderr
     assert "fab vm.peer web --cleanup" in told, told
     assert guest.ticking(tick.counter).boots == 1
@@ -105,7 +105,7 @@ def test_a_vm_on_one_node_gets_a_peer_and_a_dead_one_is_replaced(three: Pmc, cle
 
 
 @pytest.mark.long
-@pytest.mark.fault("vm.peer broken off in the middle of the copy")
+@pytest.mark.fault("vm.peer interrupted in the middle of the copy")
 def test_a_healthy_peer_that_is_given_up_comes_back_whole_when_the_copy_is_broken_off(three: Pmc, clean: Clean) -> None:
     guest = three.add("web")
     tick = guest.ticking(5)

@@ -1,5 +1,5 @@
 """pm.verify on real nodes: a clean cluster has no finding, each thing that is broken by hand has its own, and what is
-printed mends it."""
+printed fixes it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BROKEN = {
 NOTHING = "1 VMs on 2 nodes: nothing found\n"
 
 
-def mend(lab: Pmc, remedy: str) -> None:
+def fix(lab: Pmc, remedy: str) -> None:
     """What a person does who pastes it: 'on NODE: COMMAND' or 'fab TASK', and confirms."""
     if remedy.startswith("fab "):
         words = remedy.split()[1:]
@@ -50,7 +50,7 @@ def test_what_is_broken_is_found_and_mended_as_printed(lab: Pmc, clean: Clean) -
     assert {(row["code"], row["node"], row["vm"]) for row in found} == set(BROKEN)
     assert len(found) == len(BROKEN)
     for row in found:
-        mend(lab, row["remedy"])
+        fix(lab, row["remedy"])
     lab.ok("pm.ready_drbd")
     assert lab.ok("pm.verify") == NOTHING
     assert guest.ticking(tick.counter).boots == 1
@@ -78,7 +78,7 @@ def test_both_copies_are_compared(lab: Pmc, clean: Clean) -> None:
     assert refused.returncode == 2, refused.stderr
     assert "Next: fab vm.repair web" in refused.stderr
     assert row["remedy"] == "fab vm.repair web"
-    mend(lab, row["remedy"])
+    fix(lab, row["remedy"])
     assert "nothing to repair" in lab.fab("vm.repair", "web").stderr
     read = f"dd if=/dev/vg/web bs=4096 count=1 {seek.replace('seek', 'skip')} iflag=direct status=none | sha256sum"
     assert lab.ssh("pm-1", read) == lab.ssh("pm-2", read)

@@ -1,7 +1,7 @@
 """Rules about nodes that are dead and sides that went apart: vm.failover, vm.repair, vm.peer, pm.evacuate.
 
 A person is in them, too: says that a node is off (and cuts its power: a word that is not true is not tried), chooses
-the side of a split brain that stays, lets an old copy go. Only then may acknowledged writes be given up, and of a
+the side of a split brain that stays, lets a stale copy go. Only then may acknowledged writes be given up, and of a
 failover only those that the person was told of. A fence command takes the power away.
 """
 

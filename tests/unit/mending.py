@@ -126,7 +126,7 @@ class Mending(Losses):
 
     @rule(one=ONE, trouble=TROUBLE)
     def peer_cleanup(self, one: int, trouble: Trouble) -> None:
-        strayed = [name for name in self.known() if self.state().strays(name)]
+        strayed = [name for name in self.known() if self.state().stale_copies(name)]
         self._cleared(strayed[one % len(strayed)] if strayed else self.there(one), trouble)
 
     def _cleared(self, name: str, trouble: Trouble) -> None:
@@ -137,12 +137,12 @@ class Mending(Losses):
                 # They were told that it is removed for good.
                 self.world.acknowledged[name] = self.world.disks[homes[0], name].writes
                 self.forced.discard(name)
-            assert all(self.world.has_all(home, name) for home in homes), f"{name} is not whole without its old copy"
+            assert all(self.world.has_all(home, name) for home in homes), f"{name} is not whole without its stale copy"
             manager.carry_out(plan)
 
         if self.task("vm.peer --cleanup", work, trouble) == "done":
             if not self.sees(name):
                 return
-            assert not self.state().strays(name)
+            assert not self.state().stale_copies(name)
             if not self.world.cut:  # with a link that was cut meanwhile it is refused
                 assert not remove_steps.cleanup(name, self.state(), SETTINGS).steps, "there is nothing to clean twice"

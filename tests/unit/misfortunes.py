@@ -66,7 +66,7 @@ class Misfortunes(Mending):
     @rule(one=ONE, minutes=MINUTES, keep=st.sampled_from(("", "", *NODES)), trouble=TROUBLE)
     def go_apart(self, one: int, minutes: int, keep: str, trouble: Trouble) -> None:
         """The shortest way to a split brain: the link breaks, the guest goes on; then its node dies, a person starts
-        the VM on the other one; then all come back, and that is mended."""
+        the VM on the other one; then all come back, and that is fixed."""
         self._gone_apart(self.there(one, running=True), minutes, keep, trouble)
 
     def _gone_apart(self, name: str, minutes: int, keep: str, trouble: Trouble) -> None:
@@ -128,7 +128,8 @@ class Misfortunes(Mending):
 
     @rule(one=ONE, word=WORD, first=st.booleans(), trouble=TROUBLE)
     def replaced_comes_back(self, one: int, word: str, first: bool, trouble: Trouble) -> None:
-        """The secondary dies, a third node takes its place; then the primary dies, and the old copy is there again."""
+        """The secondary dies, a third node takes its place; then the primary dies, and the stale copy is there
+        again."""
         name, node, second = self.pair(one)
         third = next((each for each in NODES if each not in (node, second)), "")
         if not second or self.world.silent(third):

@@ -141,11 +141,11 @@ class Base(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = Cloud()
-        self.forced: set[str] = set()  # of these a person has started an old copy, told that there may be a newer one
+        self.forced: set[str] = set()  # of these a person has started a stale copy, told that there may be a newer one
         self.managers: list[Manager] = []  # one for each task
         self.ending = False  # what cleans up at the end is not counted
         self.second = False  # another manager is at work while the first one is in the middle of a plan
-        self.opened: set[str] = set()  # of these a migration broke off, which only --cleanup puts right
+        self.opened: set[str] = set()  # of these a migration was interrupted, which only --cleanup puts right
 
     def state(self) -> ClusterState:
         return self.world.state()

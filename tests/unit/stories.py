@@ -188,7 +188,7 @@ def torn_web() -> World:
 
 
 def half_web() -> World:
-    """Of making web only its files and volumes were done; and a backup of a VM of that name broke off once."""
+    """Of making web only its files and volumes were done; and a backup of a VM of that name was interrupted once."""
     world = World()
     plan = _add(wanted(), world)
     apply(Plan("half", tuple(step for step in plan.steps[:5] if "zero" not in step.note)), world.carry_out)
@@ -254,7 +254,7 @@ def restored_in_place(world: World) -> Plan:
 
 
 def half_restored_web() -> World:
-    """A restore into its disk broke off while it was written."""
+    """A restore into its disk was interrupted while it was written."""
     world = stopped_web()
     plan = restored_in_place(world)
     until = next(number for number, step in enumerate(plan.steps) if "where it differs" in step.note)

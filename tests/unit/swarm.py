@@ -91,11 +91,11 @@ class Swarm(Misfortunes):
         found = self._ailments(name, keep if self.world.alone(name) else "", True, False)
         return bool(found) and not any(each.refusal for each in found) and any(each.steps for each in found)
 
-    # -- faults in what mends faults --
+    # -- faults in what fixes faults --
 
     @rule(one=ONE, what=st.sampled_from(MENDS), word=WORD, trouble=STRIKES)
     def recovery(self, one: int, what: str, word: str, trouble: Trouble) -> None:
-        """The shortest way to each task that mends, and a trouble in it."""
+        """The shortest way to each task that fixes, and a trouble in it."""
         self._recovery(one, what, word, trouble)
 
     def _recovery(self, one: int, what: str, word: str, trouble: Trouble) -> None:
@@ -151,7 +151,7 @@ class Swarm(Misfortunes):
         """It runs, on two sides that are equal."""
         (node,) = self.world.running(name) or [""]
         sides = [self.world.disks.get((side, name)) for side in (node, self.world.other(node, name))]
-        apart = self.world.alone(name) or name in self.opened or self.state().strays(name)
+        apart = self.world.alone(name) or name in self.opened or self.state().stale_copies(name)
         return not apart and all(side and side.state == "UpToDate" for side in sides)
 
     def back_without_drbd(self, node: str) -> None:

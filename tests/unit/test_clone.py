@@ -1,4 +1,4 @@
-"""What `vm.add --clone` leaves of its source when it breaks off, and what takes that away."""
+"""What `vm.add --clone` leaves of its source when it is interrupted, and what takes that away."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_nothing_is_copied_of_a_vm_whose_old_copy_elsewhere_is_in_use(use: str) 
     world.nodes["pm-2"].domains["web"] = "running" if use == "runs" else "shut off"
     kernel.role = "Primary"
     for source in (clone.standby, backup.choose_source):
-        with pytest.raises(Refused, match="its old copy on pm-2 is in use, where it does not live"):
+        with pytest.raises(Refused, match="its stale copy on pm-2 is in use, where it does not live"):
             source("web", world.state())
 
 

@@ -52,11 +52,11 @@ CONF = "".join(f'[nodes.pm-{n}]\nreplication = "10.0.0.{n}"\n' for n in (1, 2, 3
 TASKS = sorted(name for name in ns.task_names if "." in name)  # the others ask no node
 NEW_VM = {"name": "web2", "primary": "pm-1", "secondary": "pm-2", "size": "1G", "memory": "1G"}
 FLAGS = {name: set(inspect.signature(ns[name].body).parameters) for name in TASKS}
-UNFIT = Finding("pm-1", "x", bad("x", "y", Step("pm-1", "mend it", command("mend", "it"))))
+UNFIT = Finding("pm-1", "x", bad("x", "y", Step("pm-1", "fix it", command("fix", "it"))))
 
 # What is shown of each, in a world where there is something to do, and a command that must be in it.
 CHANGES: list[tuple[str, dict[str, Any], Callable[[], World], str]] = [
-    ("pm.init", {"nodes": "pm-1", "fix": True}, World, "mend it"),
+    ("pm.init", {"nodes": "pm-1", "fix": True}, World, "fix it"),
     ("pm.ready_drbd", {}, not_up, "drbdadm up web"),
     ("pm.evacuate", {"node": "pm-1"}, with_web, "virsh --connect qemu:///system migrate"),
     ("pm.evacuate", {"node": "pm-1", "failover": True}, orphaned_web, "drbdadm primary web"),

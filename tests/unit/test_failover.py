@@ -458,7 +458,7 @@ def test_homes_that_are_not_configured() -> None:
         plan(changed(state, "pm-1", files={"web": elsewhere}))
 
 
-# -- a migration that broke off --
+# -- a migration that was interrupted --
 
 
 def apart(**target: object) -> ClusterState:
@@ -501,7 +501,7 @@ def test_one_that_gave_up_is_connected_again() -> None:
     ],
 )  # fmt: skip
 def test_nothing_is_taken_back_otherwise(state: ClusterState) -> None:
-    """Above all when something was written there: that is a split brain, and a person's to mend."""
+    """Above all when something was written there: that is a split brain, and a person's to fix."""
     assert interrupted_migration.rejoin("web", state).steps == ()
 
 

@@ -63,7 +63,7 @@ def test_every_vm_has_its_two_sides(tmp_path: Path, nodes: int, vms: int) -> Non
         homes = [spec.name(each) for each in vm.nodes]
         assert state.homes(vm.name) == homes
         assert state.active_on(vm.name) == state.primaries(vm.name) == homes[:1]
-        assert state.strays(vm.name) == []
+        assert state.stale_copies(vm.name) == []
         for home in homes:
             assert found[home].volumes[vm.name].size == 71303168
             assert found[home].resources[vm.name].healthy == (nodes > 1)

@@ -246,9 +246,9 @@ class Machine(Swarm):
                 assert not world.alone(name), f"{name} is still apart"
                 kernels = (machine.resources.get(name) for machine in world.nodes.values())
                 assert not any(kernel and kernel.held for kernel in kernels), f"{name} still holds its writes"
-                # A person may have started an old copy, told that there may be a newer one: it is theirs to choose.
+                # A person may have started a stale copy, told that there may be a newer one: it is theirs to choose.
                 busy = {*self.state().active_on(name), *self.state().primaries(name)}
-                assert set(self.state().strays(name)) <= busy, f"{name} still has an old copy"
+                assert set(self.state().stale_copies(name)) <= busy, f"{name} still has a stale copy"
         self.two_primaries_only_where_a_migration_broke_off()
         for name in NAMES:
             self._removed(name, Trouble())

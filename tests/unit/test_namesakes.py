@@ -34,7 +34,7 @@ REMOVALS: list[Callable[[ClusterState], Any]] = [
 )
 def test_neither_is_removed(remove: Callable[[ClusterState], Any]) -> None:
     state = beside(running())
-    assert state.strays("web") == ["pm-3"]  # as an old copy would be
+    assert state.stale_copies("web") == ["pm-3"]  # as a stale copy would be
     with pytest.raises(
         Refused, match=r"one on pm-1 and pm-2, another on pm-3: they may be two.* each of them: virsh domst"
     ):

@@ -33,7 +33,7 @@ RUNS = {"domains": {"web": Domain("web", "running", GiB, 1)}}
 
 
 @pytest.mark.parametrize(
-    ("state", "homes", "strays", "contradicted"),
+    ("state", "homes", "stale_copies", "contradicted"),
     [
         (running(), ["pm-1", "pm-2"], [], False),
         (alone(active=True), ["pm-1"], [], False),
@@ -59,9 +59,9 @@ RUNS = {"domains": {"web": Domain("web", "running", GiB, 1)}}
          ["pm-1", "pm-2"], ["pm-3"], False),
     ],
 )  # fmt: skip
-def test_where_a_vm_lives(state: ClusterState, homes: list[str], strays: list[str], contradicted: bool) -> None:
+def test_where_a_vm_lives(state: ClusterState, homes: list[str], stale_copies: list[str], contradicted: bool) -> None:
     assert state.homes("web") == homes
-    assert state.strays("web") == strays
+    assert state.stale_copies("web") == stale_copies
     assert state.contradicted("web") is contradicted
 
 
@@ -105,8 +105,8 @@ def test_a_stray_is_not_brought_up_after_a_boot() -> None:
 
 def test_a_stray_is_listed_as_what_it_is() -> None:
     state = with_stray().state()
-    assert vm_rows(state, text=True)[0]["secondary"] == "pm-3 (old copy: pm-2)"
-    assert vm_rows(state, text=False)[0]["old_copies"] == ["pm-2"]
+    assert vm_rows(state, text=True)[0]["secondary"] == "pm-3 (stale copy: pm-2)"
+    assert vm_rows(state, text=False)[0]["stale_copies"] == ["pm-2"]
     silent = cluster(node("pm-1", down=DOWN), says("pm-2", "pm-1", "pm-2"), says("pm-3", "pm-1", "pm-3"))
     assert vm_rows(silent, text=True)[0]["state"] == "CONTRADICTED"
 
@@ -130,7 +130,7 @@ def test_the_vm_is_whole_on_its_new_pair_and_ran_all_the_time(name: str) -> None
     new = "pm-3"
     state = world.state()
     assert state.homes("web") == ["pm-1", new]
-    assert state.strays("web") == []
+    assert state.stale_copies("web") == []
     assert all(state.nodes[place].resources["web"].healthy for place in ("pm-1", new))
     assert [world.nodes[place].volumes["web"].tags for place in ("pm-1", new)] == [("pmc",)] * 2
     assert not any(".old" in path for machine in world.nodes.values() for path in machine.files)
@@ -198,7 +198,7 @@ def assert_ends_well(world: World) -> None:
     world = done(world, peered(world))
     world = done(world, remove_steps.cleanup("web", world.state(), SETTINGS))
     assert world.state().homes("web") == ["pm-1", "pm-3"]
-    assert world.state().strays("web") == []
+    assert world.state().stale_copies("web") == []
     assert world.state().nodes["pm-1"].resources["web"].healthy
 
 
@@ -350,7 +350,7 @@ TWICE = cluster(home("pm-1", active=True, primary=True), home("pm-2", active=Tru
         (lambda: choose(with_resource(running(), "pm-2", role="Primary")), "fab vm.mv web --cleanup"),
         (lambda: choose(TWICE), "RUNS TWICE, on pm-1 and pm-2"),
         (lambda: choose(changed(running(), "pm-1", failures={"lvs": "no answer"})), "pm-1: lvs: no answer"),
-        (lambda: choose(changed(running(), "pm-3", domains=RUNS["domains"])), "its old copy on pm-3 is in use"),
+        (lambda: choose(changed(running(), "pm-3", domains=RUNS["domains"])), "its stale copy on pm-3 is in use"),
         (lambda: choose(cluster(*(home(f"pm-{n}", active=n == 1, primary=n == 1, files=THREE) for n in (1, 2, 3)))),
          "web: lives on pm-1, pm-2, pm-3; vm.peer is for a VM with one or two nodes"),
         (lambda: choose(changed(running(), "pm-1", files={"web": replace(FILE, ports=())})),
@@ -379,7 +379,7 @@ def test_an_old_copy_in_use_is_not_removed() -> None:
     world = with_stray()
     state = world.state()
     kernel = replace(state.nodes["pm-2"].resources["web"], role="Primary")
-    with pytest.raises(Refused, match="its old copy on pm-2 is in use"):
+    with pytest.raises(Refused, match="its stale copy on pm-2 is in use"):
         remove_steps.cleanup("web", changed(state, "pm-2", resources={"web": kernel}), SETTINGS)
     assert remove_steps.cleanup("web", running(), SETTINGS).steps == ()
 

@@ -34,7 +34,7 @@ HALF_WAY = {
     "vm.restore-in-place-thin",
 }  # fmt: skip
 # Stopping has no undo: what was shut down is not started again. A volume that is reused stays grown. What a migration
-# left open is not opened again. To connect anew is what mends blocks that differ, as a step and as an undo alike.
+# left open is not opened again. To connect anew is what fixes blocks that differ, as a step and as an undo alike.
 NOT_UNDONE = {"vm.stop", "vm.stop-force", "vm.add-reuse", "vm.failover-torn", "vm.repair-differs"}
 # Of these the first steps take away what a run before left half made.
 BEGUN_ANEW = {"vm.peer-again", "vm.peer-finish"}

@@ -582,7 +582,7 @@ def test_a_vm_is_removed_without_a_node_that_is_none_of_its_own_and_the_same_aga
     world = done(world, plan)
     assert [node.name for node in world.state().knowing("web")] == []
     world.dead.clear()
-    assert world.nodes["pm-2"].volumes, "an old copy was there"
+    assert world.nodes["pm-2"].volumes, "a stale copy was there"
     world = done(world, remove_plan.remove("web", world.state(), SETTINGS, stored_in(world), backups=True))
     assert {(bool(m.volumes), bool(m.files), bool(m.domains), bool(m.resources)) for m in world.nodes.values()} == {
         (False, False, False, False)

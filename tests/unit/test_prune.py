@@ -265,7 +265,7 @@ def test_the_copies_in_a_directory_of_the_manager_are_pruned_by_the_same_rules(s
         shutil.copy(folder / name, folder / name.replace(BASE.id, later))
     table = {**json.loads((folder / f"{BASE.id}.json").read_text()), "id": later}
     (folder / f"{later}.json").write_text(json.dumps({**table, "manifest_sha256": manifest_sum(table)}))
-    (folder / f".{BASE.id}.img.zst.part").write_text("left of a copy that broke off")
+    (folder / f".{BASE.id}.img.zst.part").write_text("left of a copy that was interrupted")
     there = set(folder.iterdir())
     out, err = site.call("vm.prune", all=True, from_=str(folder), keep_last="1", dry_run=True)
     assert (f"{folder} " in out, "web: 2 to remove" in err, site.locked) == (True, True, [])

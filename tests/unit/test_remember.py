@@ -49,5 +49,5 @@ def test_without_either_it_does_not() -> None:
     found = re.search(r"version (\d+)\.", version)
     assert found, version
     if int(found[1]) >= 9:
-        pytest.skip("QEMU 9.0 has mended it")
+        pytest.skip("QEMU 9.0 has fixed it")
     assert together(WAYS[0], 50, until_lost=True)[1]

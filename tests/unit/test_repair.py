@@ -1,4 +1,4 @@
-"""vm.repair: what is found, what is refused, and in which order it is mended."""
+"""vm.repair: what is found, what is refused, and in which order it is fixed."""
 
 from __future__ import annotations
 
@@ -184,7 +184,8 @@ def test_the_losers_side_is_kept_before_anything_of_it_is_given_up() -> None:
 
 
 def test_the_side_that_stays_gives_nothing_up_though_it_was_to_once() -> None:
-    """It still looks for its peer, since a repair that kept the other side broke off: as the one that gives up."""
+    """It still looks for its peer, since a repair that kept the other side was interrupted: as the one that gives
+    up."""
     [ailment] = found(apart(running()), PARTED, keep="pm-1")
     assert "pm-1" not in [at for at, line in lines(ailment) if "disconnect" in line]
     looks = with_resource(with_resource(running(), "pm-2", connection="StandAlone"), "pm-1", connection="WFConnection")
@@ -271,7 +272,7 @@ def half() -> ClusterState:
 
 
 def test_an_old_copy_elsewhere_is_left_as_it_is() -> None:
-    """vm.peer --cleanup removes it, when the VM is whole: so the VM must be mended first."""
+    """vm.peer --cleanup removes it, when the VM is whole: so the VM must be fixed first."""
     old = stopped().nodes["pm-2"]
     state = changed(apart(running()), "pm-3", domains=old.domains, volumes=old.volumes)
     (split,) = found(state, PARTED, keep="pm-1")
@@ -300,7 +301,7 @@ def test_a_loser_that_was_not_disconnected_yet_is_connected_again_when_the_next_
         (cluster(home("pm-1", active=True, primary=True), home("pm-2", active=True, primary=True)), "RUNS TWICE"),
         (
             changed(running(), "pm-3", domains=running().nodes["pm-1"].domains),
-            "old copy on pm-3 is in use, where it does not",
+            "stale copy on pm-3 is in use, where it does not",
         ),
         (changed(stopped(), "pm-3", resources=running().nodes["pm-1"].resources), "primary. Decide which of the two"),
         (without(running(), "pm-2", files=True), "/etc/drbd.d/web.res is missing on pm-2. Copy it there from pm-1"),

@@ -1,4 +1,4 @@
-"""A restore into a VM's own disk that broke off: what refuses the VM then, and how its disk comes back."""
+"""A restore into a VM's own disk that was interrupted: what refuses the VM then, and how its disk comes back."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_a_node_that_is_dead_for_good_ends_a_restore_that_broke_off(steps: int) 
     if world.nodes["pm-1"].volumes["web"].tags == (lvm.TAG,):
         return
     assert set(mine.volumes["web"].tags) == {lvm.TAG, lvm.PUT_BACK}
-    # Wherever that broke off it is done again.
+    # Wherever that was interrupted it is done again.
     plan = failover.failover("web", world.state(), SETTINGS, size=GiB)
     for number in range(len(plan.steps)):
         half = done(world, Plan("half", plan.steps[:number]))
@@ -204,7 +204,7 @@ def test_an_old_copy_that_was_restored_into_is_none_of_its_disks() -> None:
         "web.before": Volume("web.before", "vg", GiB, (lvm.TAG,), "web", "swi-a-s---", 0.0),
     }
     state = world.state()
-    assert state.strays("web") == ["pm-3"]
+    assert state.stale_copies("web") == ["pm-3"]
     assert start.start("web", "", state, SETTINGS).steps
     assert any("web.before" in step.note for step in remove_steps.cleanup("web", state, SETTINGS).steps)
 
@@ -265,8 +265,8 @@ def test_a_restore_that_came_to_its_end_leaves_no_mark() -> None:
 
 @pytest.mark.parametrize("steps", range(STEPS))
 def test_what_a_restore_kept_is_never_put_back_over_what_the_vm_wrote_since(steps: int) -> None:
-    """Wherever it broke off: pm-1 died, the VM ran on pm-2 for weeks, pm-1 came back and was made equal; then pm-2
-    died, or the VM was stopped."""
+    """Wherever it was interrupted: pm-1 died, the VM ran on pm-2 for weeks, pm-1 came back and was made equal; then
+    pm-2 died, or the VM was stopped."""
     world = dead(broken_off(steps), "pm-1")
     world.nodes["pm-2"].resources["web"].role = "Secondary"
     try:

@@ -133,7 +133,7 @@ def test_a_backup_that_can_be_used_always_stays(stored: list[Stored], keep: Keep
 def test_what_other_nodes_hold_never_makes_one_go(
     stored: list[Stored], keep: Keep, unseen: Sequence[str], broken: bool
 ) -> None:
-    """But for what can be used no more, and is asked to go: a delta whose base another node has might be mended."""
+    """But for what can be used no more, and is asked to go: a delta whose base another node has might be fixed."""
     going = {(d.stored.id, d.stored.node) for d in decide(stored, keep, unseen, broken) if d.action == REMOVE}
     for node in ("pm-1", "pm-2"):
         mine = [each for each in stored if each.node == node]

@@ -371,7 +371,7 @@ def test_each_wrong_thing_has_its_finding_and_no_other(code: str, changes: tuple
     assert {finding.code for finding in found} == {code} - {""}, found
     for finding in found:
         assert finding.text
-        assert finding.remedy, "every finding says how to mend it"
+        assert finding.remedy, "every finding says how to fix it"
         assert "\n" not in finding.text + finding.remedy
         assert grave(finding) == (CODES[finding.code][0] != NOTE)
 
@@ -476,23 +476,23 @@ def test_the_common_section_is_told_once_a_node_and_only_for_those_that_it_holds
     assert {each.code for each in verify.findings(untold)} == {"NODE_TOOL"}, "the secret may be in what is not known"
 
 
-def strays(world: World) -> list[str]:
+def stale_copies(world: World) -> list[str]:
     return [each.remedy for each in verify.findings(healthy(world.state())) if each.code == "VM_STRAY"]
 
 
 def test_what_is_told_of_an_old_copy_removes_it_and_only_when_the_vm_is_whole_without_it() -> None:
     world = with_stray()
-    assert strays(world) == ["fab vm.peer web --cleanup"]
-    assert strays(done(world, remove_steps.cleanup("web", world.state(), SETTINGS))) == []
+    assert stale_copies(world) == ["fab vm.peer web --cleanup"]
+    assert stale_copies(done(world, remove_steps.cleanup("web", world.state(), SETTINGS))) == []
     world.nodes["pm-3"].resources["web"].disk = "Inconsistent"
-    [remedy] = strays(world)
+    [remedy] = stale_copies(world)
     assert remedy.startswith(
         "fab vm.peer web --cleanup removes it, but not yet: web: DRBD on pm-1 is Connected, UpToDate/Inconsistent. "
     )
     world = with_stray()
     world.nodes["pm-2"].domains["web"] = "running"
-    [remedy] = strays(world)
-    assert "its old copy on pm-2 is in use" in remedy
+    [remedy] = stale_copies(world)
+    assert "its stale copy on pm-2 is in use" in remedy
 
 
 def test_of_contradicting_files_the_ones_that_agree_count() -> None:
@@ -553,9 +553,9 @@ def test_where_a_vm_lives_is_judged_once(runs: str | None) -> None:
             with pytest.raises(Refused, match="its resource files disagree about its nodes"):
                 repair.homes("web", state, SETTINGS)
             continue
-        assert old == set(state.strays("web"))
+        assert old == set(state.stale_copies("web"))
         if runs in old:
-            with pytest.raises(Refused, match=f"its old copy on {runs} is in use"):
+            with pytest.raises(Refused, match=f"its stale copy on {runs} is in use"):
                 requirements.consistent_placement(state, "web")
         else:
             requirements.consistent_placement(state, "web")
