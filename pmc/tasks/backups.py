@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+
+from invoke.context import Context
 
 from pmc.backup import Backup, Stored
 from pmc.cluster import Cluster
@@ -38,7 +39,7 @@ Row = dict[str, str]
     freeze="have the guest agent, if there is one, freeze the file systems for the snapshot (default)",
 )
 def backup(
-    c: Any, name: str = "", base: bool = False, all: bool = False, jobs: str = "", total: str = "", to: str = "",
+    c: Context, name: str = "", base: bool = False, all: bool = False, jobs: str = "", total: str = "", to: str = "",
     compress: bool = True, limit: str = "", freeze: bool = True, conf: str = "", dry_run: bool = False,
 ) -> None:  # fmt: skip
     """Back a VM up while it runs: vm.backup NAME [--base], or all: vm.backup --all [--jobs N]
@@ -110,7 +111,9 @@ def _count(flag: str, text: str) -> int:
     return int(text)
 
 
-def _all(c: Any, cluster: Cluster, wish: BackupRequest, jobs: int, most: int, directory: str, dry_run: bool) -> None:
+def _all(
+    c: Context, cluster: Cluster, wish: BackupRequest, jobs: int, most: int, directory: str, dry_run: bool
+) -> None:
     """`jobs` backups at a time on any node, which reads the disk, or keeps the backup of another node's disk."""
     state = cluster.state(beside={**lookups.backups(cluster), **lookups.RUNNING})
     stored = lookups.stored(state)
@@ -191,7 +194,7 @@ def _row(name: str, id: str, result: str) -> Row:
 
 
 @task(place="name", name="the VM (default: all)", from_="list the copies in this directory of the manager")
-def backups(c: Any, name: str = "", from_: str = "", json: bool = False, conf: str = "") -> None:
+def backups(c: Context, name: str = "", from_: str = "", json: bool = False, conf: str = "") -> None:
     """List the backups of a VM, or of all VMs, and the snapshots that vm.repair kept: vm.backups [NAME]"""
     with opened(conf) as cluster:
         if name:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from json import dumps
-from typing import Any
+
+from invoke.context import Context
 
 from pmc.capacity.memory import Guest
 from pmc.cluster import Cluster
@@ -37,7 +38,7 @@ SHOWN = 5  # of the VMs that cannot move
     dry_run="print the moves, and the nodes before and after; change nothing",
 )
 def balance(
-    c: Any, parallel: str = "2", bandwidth: str = "", pause_after: str = "", json: bool = False, yes: bool = False,
+    c: Context, parallel: str = "2", bandwidth: str = "", pause_after: str = "", json: bool = False, yes: bool = False,
     conf: str = "", dry_run: bool = False,
 ) -> None:  # fmt: skip
     """Even out the nodes' memory by moving running VMs to their other node, live: pm.balance [--dry-run] [--yes]

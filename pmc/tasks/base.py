@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import fabric
+from invoke.context import Context
 from invoke.tasks import task as invoke_task
 
 from pmc import audit, settings
@@ -49,7 +50,7 @@ def task(place: str = "", **help: str) -> Callable[[Callable[..., Any]], Cluster
 
     def wrap(body: Callable[..., Any]) -> ClusterTask:
         @functools.wraps(body)
-        def guarded(c: Any, *args: Any, **kwargs: Any) -> Any:
+        def guarded(c: Context, *args: Any, **kwargs: Any) -> Any:
             if isinstance(c, fabric.Connection):
                 raise Refused("-H: these tasks are the cluster's; name the node as an argument (see --help)")
             token = _line.set(_typed(body, place, args, kwargs))
@@ -127,7 +128,7 @@ def here(path: str) -> Path:
     return Path(path).expanduser().absolute()
 
 
-def lock(c: Any, cluster: Cluster, dry_run: bool, *names: str, but: str = "") -> None:
+def lock(c: Context, cluster: Cluster, dry_run: bool, *names: str, but: str = "") -> None:
     """Keeps other managers away from these VMs until the task ends; before the look, so that what is seen stays true.
     A dry run changes nothing and waits for nobody. `but`: not on this node, which hangs and would not answer."""
     if names and not (dry_run or c.config.run.dry):
@@ -136,7 +137,7 @@ def lock(c: Any, cluster: Cluster, dry_run: bool, *names: str, but: str = "") ->
 
 
 def located(
-    c: Any,
+    c: Context,
     cluster: Cluster,
     dry_run: bool,
     *names: str,
@@ -153,7 +154,7 @@ def located(
     return cluster.until_closed(vm_lock.locked(cluster, _line.get(), names, state, also, **how))[1]
 
 
-def located_with_backups(c: Any, cluster: Cluster, dry_run: bool, name: str, *more: str) -> ClusterState:
+def located_with_backups(c: Context, cluster: Cluster, dry_run: bool, name: str, *more: str) -> ClusterState:
     """As `located`, for one VM and with its backups; the nodes that keep some, and `more`, are its own as well."""
     beside = {**lookups.backups(cluster, name), **lookups.RUNNING}
     first = cluster.state(beside=beside)
@@ -166,7 +167,12 @@ CHOSEN = "# the MAC address, if no --address gives it, and the UUID are drawn fo
 
 
 def carry_out(
-    c: Any, cluster: Cluster, plan: Plan, dry_run: bool, under: Sequence[Lock] | None = None, first: Sequence[str] = ()
+    c: Context,
+    cluster: Cluster,
+    plan: Plan,
+    dry_run: bool,
+    under: Sequence[Lock] | None = None,
+    first: Sequence[str] = (),
 ) -> bool:
     """Applies the plan (`under`: see Cluster.apply), or prints it (--dry-run, or fab's own --dry; `first`: lines before
     it). True when it was applied."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+
+from invoke.context import Context
 
 from pmc import drbd
 from pmc.cluster import Cluster
@@ -40,7 +41,7 @@ DISCARD = "throw away the memory of it that libvirt has saved on any node (virsh
 
 @task(place="name", name="the VM", dead=DEAD, discard_saved=DISCARD)
 def failover(
-    c: Any, name: str = "", dead: str = "", discard_saved: bool = False, conf: str = "", dry_run: bool = False
+    c: Context, name: str = "", dead: str = "", discard_saved: bool = False, conf: str = "", dry_run: bool = False
 ) -> None:
     """Start a VM on its other node when its node is dead: vm.failover NAME [--dead NODE]
 
@@ -87,8 +88,8 @@ def failover(
     pause_after=PAUSE,
 )
 def evacuate(
-    c: Any, node: str = "", parallel: str = "2", failover: bool = False, dead: str = "", discard_saved: bool = False,
-    bandwidth: str = "", pause_after: str = "", conf: str = "", dry_run: bool = False,
+    c: Context, node: str = "", parallel: str = "2", failover: bool = False, dead: str = "",
+    discard_saved: bool = False, bandwidth: str = "", pause_after: str = "", conf: str = "", dry_run: bool = False,
 ) -> None:  # fmt: skip
     """Move everything off a node, live, the largest VM first: pm.evacuate NODE [--parallel N] [--failover]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from invoke.context import Context
 
 from pmc.errors import Refused
 from pmc.lock_files import ALLOCATION
@@ -20,7 +20,7 @@ from pmc.view.output import note
     cleanup="remove a stale copy from a node that the VM no longer lives on; change nothing of the VM",
 )
 def peer(
-    c: Any, name: str = "", secondary: str = "", cleanup: bool = False, yes: bool = False, conf: str = "",
+    c: Context, name: str = "", secondary: str = "", cleanup: bool = False, yes: bool = False, conf: str = "",
     dry_run: bool = False,
 ) -> None:  # fmt: skip
     """Give a VM another secondary while it runs: vm.peer NAME --secondary NODE, or vm.peer NAME --cleanup

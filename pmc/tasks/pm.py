@@ -7,7 +7,8 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+
+from invoke.context import Context
 
 from pmc import drbd
 from pmc.cluster import Cluster
@@ -27,7 +28,7 @@ from pmc.view.rows import PM_COLUMNS, pm_rows
 
 
 @task()
-def ls(c: Any, json: bool = False, conf: str = "") -> None:
+def ls(c: Context, json: bool = False, conf: str = "") -> None:
     """List the nodes: state, VMs, memory, volume group, DRBD resources by state"""
     with opened(conf) as cluster:
         state = cluster.state(last=True)
@@ -40,7 +41,9 @@ def ls(c: Any, json: bool = False, conf: str = "") -> None:
 
 
 @task(place="nodes", nodes="a node, several with commas between them, or all", fix="fix what is safe to fix")
-def init(c: Any, nodes: str = "", fix: bool = False, json: bool = False, conf: str = "", dry_run: bool = False) -> None:
+def init(
+    c: Context, nodes: str = "", fix: bool = False, json: bool = False, conf: str = "", dry_run: bool = False
+) -> None:
     """Check nodes, and say how to fix what fails: pm.init NODE [--fix]
 
     One line a check. --fix makes the backup directory, has DRBD and libvirt start at boot, sets LVM's global_filter if
@@ -130,7 +133,7 @@ def _show(found: Sequence[Finding], json: bool) -> None:
 
 
 @task(place="node", node="the node (default: all)")
-def ready_drbd(c: Any, node: str = "", json: bool = False, conf: str = "", dry_run: bool = False) -> None:
+def ready_drbd(c: Context, node: str = "", json: bool = False, conf: str = "", dry_run: bool = False) -> None:
     """After a boot: bring DRBD up and wait until it is connected: pm.ready_drbd [NODE]
 
     On all nodes pmc loads DRBD's module, activates the volumes and brings up every resource that is not up. Then it

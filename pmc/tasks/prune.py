@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from invoke.context import Context
+
 from pmc import retention
 from pmc.backup import Stored
 from pmc.cluster import Cluster
@@ -44,7 +46,7 @@ AGAIN = "keep the newest backup of each of the last so many {}"
     json="print what becomes of each backup as JSON; sizes in bytes",
 )
 def prune(
-    c: Any, name: str = "", all: bool = False, keep_last: str = "", keep_hourly: str = "", keep_daily: str = "",
+    c: Context, name: str = "", all: bool = False, keep_last: str = "", keep_hourly: str = "", keep_daily: str = "",
     keep_weekly: str = "", keep_monthly: str = "", keep_yearly: str = "", keep_verified: str = "",
     together: bool = False, from_: str = "", broken: bool = False, json: bool = False, conf: str = "",
     dry_run: bool = False,
@@ -155,7 +157,7 @@ class How:
 
 
 def _pruned(
-    c: Any, cluster: Cluster, state: ClusterState, vm: str, stored: Sequence[Stored], how: How
+    c: Context, cluster: Cluster, state: ClusterState, vm: str, stored: Sequence[Stored], how: How
 ) -> list[dict[str, Any]]:
     """What becomes of each backup of one VM, as rows. When one goes, the VM is locked and they are looked at again."""
     decisions = how.decide(stored)

@@ -8,7 +8,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+
+from invoke.context import Context
 
 from pmc import drbd
 from pmc.cluster import Cluster
@@ -35,7 +36,7 @@ ROUNDS = 20  # more than a VM can have conditions: one that comes back for ever 
     json="print what is wrong as JSON; repair nothing",
 )
 def repair(
-    c: Any, name: str = "", keep: str = "", no_snapshot: bool = False, new_disk: bool = False, drop: str = "",
+    c: Context, name: str = "", keep: str = "", no_snapshot: bool = False, new_disk: bool = False, drop: str = "",
     yes: bool = False, json: bool = False, conf: str = "", dry_run: bool = False,
 ) -> None:  # fmt: skip
     """Repair a VM's replication, definitions or disks: vm.repair NAME [--keep NODE]
@@ -161,7 +162,9 @@ def _tell(cluster: Cluster, case: RepairContext) -> None:
         note(split_brain_snapshot.advice(each, cluster.settings))
 
 
-def _drop(c: Any, cluster: Cluster, name: str, snapshot: str, state: ClusterState, sure: bool, dry_run: bool) -> None:
+def _drop(
+    c: Context, cluster: Cluster, name: str, snapshot: str, state: ClusterState, sure: bool, dry_run: bool
+) -> None:
     plan = split_brain_snapshot.drop(name, snapshot, state, cluster.settings)
     if not sure:
         confirm(f"{snapshot} is removed for good, and with it what that side wrote", name)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import uuid
 from pathlib import Path
-from typing import Any
+
+from invoke.context import Context
 
 from pmc.cluster import Cluster
 from pmc.errors import Refused
@@ -34,7 +35,7 @@ from pmc.view.output import note
     secondary="with --as: the node of its second copy (default: the old VM's)",
 )
 def restore(
-    c: Any, name: str = "", backup: str = "", as_: str = "", in_place: bool = False, to: str = "", from_: str = "",
+    c: Context, name: str = "", backup: str = "", as_: str = "", in_place: bool = False, to: str = "", from_: str = "",
     put_back: bool = False, primary: str = "", secondary: str = "", yes: bool = False, conf: str = "",
     dry_run: bool = False,
 ) -> None:  # fmt: skip
@@ -88,7 +89,7 @@ def _both(first: Plan, then: Plan) -> Plan:
 
 
 def _as_new(
-    c: Any, cluster: Cluster, name: str, which: Which, new: str, primary: str, secondary: str, dry: bool
+    c: Context, cluster: Cluster, name: str, which: Which, new: str, primary: str, secondary: str, dry: bool
 ) -> None:
     requirements.check_new("--as", new)
     address = lookups.address_of(new, cluster.settings)
@@ -103,7 +104,7 @@ def _as_new(
         note(f"{new} is restored from {found.backup.id}; start it: fab vm.start {new}")
 
 
-def _looked(c: Any, cluster: Cluster, name: str, which: Which, dry: bool) -> ClusterState:
+def _looked(c: Context, cluster: Cluster, name: str, which: Which, dry: bool) -> ClusterState:
     """With the VM's lock; everywhere when a directory's backup may go to any node."""
     if not which[1]:
         return located_with_backups(c, cluster, dry, name)
@@ -111,7 +112,7 @@ def _looked(c: Any, cluster: Cluster, name: str, which: Which, dry: bool) -> Clu
     return cluster.state(beside=lookups.backups(cluster, name))
 
 
-def _in_place(c: Any, cluster: Cluster, name: str, which: Which, dry: bool, yes: bool) -> None:
+def _in_place(c: Context, cluster: Cluster, name: str, which: Which, dry: bool, yes: bool) -> None:
     state = _looked(c, cluster, name, which, dry)
     found, copy = _found(state, name, which, cluster.settings)
     size, xml = lookups.disk_of(cluster, name, state)
@@ -122,7 +123,7 @@ def _in_place(c: Any, cluster: Cluster, name: str, which: Which, dry: bool, yes:
         note(f"{name} has the disk of {found.backup.id}; start it: fab vm.start {name}")
 
 
-def _put_back(c: Any, cluster: Cluster, name: str, dry: bool) -> None:
+def _put_back(c: Context, cluster: Cluster, name: str, dry: bool) -> None:
     state = located(c, cluster, dry, name)
     interrupted_restore.both_there(name, state)
     size, _ = lookups.disk_of(cluster, name, state)
@@ -130,7 +131,7 @@ def _put_back(c: Any, cluster: Cluster, name: str, dry: bool) -> None:
         note(f"{name} has the disk that it had before the restore")
 
 
-def _to_file(c: Any, cluster: Cluster, name: str, which: Which, to: str, dry: bool) -> None:
+def _to_file(c: Context, cluster: Cluster, name: str, which: Which, to: str, dry: bool) -> None:
     path = here(to)
     if not to.isprintable() or len(to) > 1000 or path.exists() or not path.parent.is_dir():
         raise Refused(f"--to {to[:200]!r}: must be a new file in a folder that is there")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from importlib.resources import files
-from typing import Any
+
+from invoke.context import Context
 
 from pmc.errors import Refused
 from pmc.tasks.base import task
@@ -12,7 +13,7 @@ from pmc.view.output import show
 
 
 @task()
-def conf(c: Any) -> None:
+def conf(c: Context) -> None:
     """Print a configuration to begin with: pmc conf > /etc/pmc.conf
 
     Every key is in it, with its default. Name your nodes at its end.
@@ -21,7 +22,7 @@ def conf(c: Any) -> None:
 
 
 @task(place="page", page="its name in the list")
-def doc(c: Any, page: str = "") -> None:
+def doc(c: Context, page: str = "") -> None:
     """Print a page of the documentation, or list the pages: doc [PAGE]"""
     folder = files("pmc").joinpath("docs")
     names = sorted(each.name[:-3] for each in folder.iterdir() if re.fullmatch(r"[\w-]+\.md", each.name))

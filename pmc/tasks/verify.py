@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any
+
+from invoke.context import Context
 
 from pmc import drbd
 from pmc.cluster import Cluster
@@ -29,7 +30,7 @@ SECOND_LOOK = 5.0
 
 
 @task(vm="only what is about this VM", deep="compare both copies of each disk, block by block; this takes long")
-def verify_(c: Any, vm: str = "", deep: bool = False, json: bool = False, conf: str = "") -> None:
+def verify_(c: Context, vm: str = "", deep: bool = False, json: bool = False, conf: str = "") -> None:
     """Find what is wrong with the cluster, and how to fix it: pm.verify [--vm NAME] [--deep]
 
     The exit status is 1 when there is an error or a warning, else 0. For the codes: doc verify. --deep runs

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+
+from invoke.context import Context
 
 from pmc.backup import ID, Stored
 from pmc.cluster import Cluster
@@ -31,8 +32,8 @@ COLUMNS = ("backup", "node", "result")
     from_="verify the copies in this directory of the manager (default: the backups on the nodes)",
 )
 def verify_backup(
-    c: Any, name: str = "", backup: str = "", all: bool = False, from_: str = "", json: bool = False, conf: str = "",
-    dry_run: bool = False,
+    c: Context, name: str = "", backup: str = "", all: bool = False, from_: str = "", json: bool = False,
+    conf: str = "", dry_run: bool = False,
 ) -> None:  # fmt: skip
     """Read a backup back and compare its checksum: vm.verify_backup NAME [--backup ID | --all]"""
     with opened(conf) as cluster:
@@ -81,7 +82,9 @@ def verify_backup(
             complain(state)
 
 
-def _proved(c: Any, cluster: Cluster, id: str, stored: Sequence[Stored], directory: str, dry_run: bool) -> list[Row]:
+def _proved(
+    c: Context, cluster: Cluster, id: str, stored: Sequence[Stored], directory: str, dry_run: bool
+) -> list[Row]:
     """A row for each node that the backup lies on, or for the `directory`; none for a dry run."""
     rows = []
     nodes = [each.node for each in stored if each.id == id]
@@ -112,7 +115,7 @@ def _proved(c: Any, cluster: Cluster, id: str, stored: Sequence[Stored], directo
     return rows
 
 
-def _read_here(c: Any, cluster: Cluster, found: restore.Found, directory: str, dry_run: bool) -> bool:
+def _read_here(c: Context, cluster: Cluster, found: restore.Found, directory: str, dry_run: bool) -> bool:
     """One that lies in a directory of the manager; False for a dry run."""
     for each in backup_copies.parts(found):
         if not os.access(file := f"{directory}/{each.file}", os.R_OK):

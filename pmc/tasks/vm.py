@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from invoke.context import Context
 
 from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused
@@ -76,9 +76,10 @@ __all__ = [
     sync="skip: both copies begin as zeros; full: DRBD copies the disk while the VM runs (default: skip)",
 )
 def add(
-    c: Any, name: str = "", primary: str = "", secondary: str = "", size: str = "", memory: str = "", cpus: str = "1",
-    iso: str = "", image: str = "", clone: str = "", pxe: bool = False, address: str = "", virt_install: str = "",
-    reuse: bool = False, single: bool = False, sync: str = "", conf: str = "", dry_run: bool = False,
+    c: Context, name: str = "", primary: str = "", secondary: str = "", size: str = "", memory: str = "",
+    cpus: str = "1", iso: str = "", image: str = "", clone: str = "", pxe: bool = False, address: str = "",
+    virt_install: str = "", reuse: bool = False, single: bool = False, sync: str = "",
+    conf: str = "", dry_run: bool = False,
 ) -> None:  # fmt: skip
     """Make a VM and start it: vm.add NAME --size 50G --memory 4G --iso ubuntu [--primary pm-1 --secondary pm-2]
 
@@ -113,7 +114,7 @@ def add(
 
 
 @task()
-def ls(c: Any, json: bool = False, conf: str = "") -> None:
+def ls(c: Context, json: bool = False, conf: str = "") -> None:
     """List all VMs: state, nodes, DRBD, size, memory, minor"""
     with opened(conf) as cluster:
         state = cluster.state(last=True)
@@ -125,7 +126,7 @@ def ls(c: Any, json: bool = False, conf: str = "") -> None:
     place="name", name="the VM", on="the node to start it on (default: the node it was made on)", discard_saved=DISCARD
 )  # fmt: skip
 def start(
-    c: Any, name: str = "", on: str = "", discard_saved: bool = False, conf: str = "", dry_run: bool = False
+    c: Context, name: str = "", on: str = "", discard_saved: bool = False, conf: str = "", dry_run: bool = False
 ) -> None:
     """Start a VM: vm.start NAME [--on NODE]
 
@@ -148,7 +149,7 @@ def start(
 
 
 @task(place="name", name="the VM", force="cut its power; do not ask the guest")
-def stop(c: Any, name: str = "", force: bool = False, conf: str = "", dry_run: bool = False) -> None:
+def stop(c: Context, name: str = "", force: bool = False, conf: str = "", dry_run: bool = False) -> None:
     """Shut a VM down: vm.stop NAME [--force]"""
     with opened(conf) as cluster:
         requirements.check_name("vm.stop", name)
@@ -169,7 +170,7 @@ def stop(c: Any, name: str = "", force: bool = False, conf: str = "", dry_run: b
     pause_after=PAUSE,
 )
 def mv(
-    c: Any, names: str = "", all_from: str = "", to: str = "", cleanup: bool = False, parallel: str = "",
+    c: Context, names: str = "", all_from: str = "", to: str = "", cleanup: bool = False, parallel: str = "",
     bandwidth: str = "", pause_after: str = "", conf: str = "", dry_run: bool = False,
 ) -> None:  # fmt: skip
     """Move running VMs to their other node, live: vm.mv NAME[,NAME...] or vm.mv --all-from NODE
@@ -221,7 +222,7 @@ def mv(
                 report(move_many(cluster, moves, most, move_each(cluster, state)))
 
 
-def _clean(c: Any, cluster: Cluster, name: str, state: ClusterState, dry_run: bool) -> None:
+def _clean(c: Context, cluster: Cluster, name: str, state: ClusterState, dry_run: bool) -> None:
     """What a move of it left open."""
     half = interrupted_migration.half_received(name, interrupted_migration.source_of(name, state), state)
     if half.steps and not carry_out(c, cluster, half, dry_run):
@@ -243,7 +244,9 @@ def _clean(c: Any, cluster: Cluster, name: str, state: ClusterState, dry_run: bo
     backups="remove its backups too, on all nodes; also those of a VM that is gone",
     yes="do not ask for the VM's name",
 )
-def rm(c: Any, name: str = "", backups: bool = False, yes: bool = False, conf: str = "", dry_run: bool = False) -> None:
+def rm(
+    c: Context, name: str = "", backups: bool = False, yes: bool = False, conf: str = "", dry_run: bool = False
+) -> None:
     """Remove a VM and its disks from every node: vm.rm NAME [--backups]
 
     Also one whose creation or removal was interrupted. Its backups stay, unless --backups is given.
