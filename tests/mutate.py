@@ -57,7 +57,7 @@ LATE = (
 # What these tests run as a program of its own: it is changed on the disk while they run.
 PROGRAM = "pmc/remote/stream.py"
 NOT = "::test_the_program_is_brought_once"  # which compares it with what it was when this began
-RUN_IT = ("test_backup.py", "test_kept.py", "test_clone.py", "test_verify_backup.py")
+RUN_IT = ("test_backup.py", "test_base_snapshot.py", "test_clone.py", "test_verify_backup.py")
 QUIET = ["-q", "-s", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore", "--no-header", "-m", "not long"]
 # For one mutant: tests of so many seconds (as measured for the map), and so many times as long before it is ended.
 SECONDS, PATIENCE, SEEDS = 8.0, 6.0, 40

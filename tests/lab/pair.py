@@ -1,4 +1,4 @@
-"""A DRBD resource on two real nodes, without a guest, and the same one in the model (tests/unit/world.py): the same
+"""A DRBD resource on two real nodes, without a guest, and the same one in the model (tests/sim/world.py): the same
 events happen to both, and after each the two must say the same."""
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pmc.command import Command
 from pmc.errors import PmcError
 from pmc.facts.drbd_status import parse_status
 from pmc.units import MiB
-from tests.unit.fake import Kernel
+from tests.sim.fake import Kernel
+from tests.sim.world import Cloud
 from tests.unit.samples import SETTINGS
-from tests.unit.world import Cloud
 
 NAME, MINOR, PORT, SIZE = "pair", 77, 7877, 16 * MiB
 NODES = ("pm-1", "pm-2")

@@ -25,7 +25,7 @@ from pmc.tasks import base
 from pmc.transport import lock
 from pmc.transport.node import Node
 from pmc.units import GiB
-from tests.unit.fake import Machine, Unknown, World
+from tests.sim.fake import Machine, Unknown, World
 from tests.unit.samples import XML
 from tests.unit.stories import stored_in
 

@@ -42,11 +42,11 @@ from pmc.plans.repair_context import Condition, RepairOptions, SideFacts
 from pmc.plans.request import Add
 from pmc.plans.restore import Found
 from pmc.units import GiB, MiB
-from tests.unit.metadata import Disk
+from tests.sim.metadata import Disk
+from tests.sim.world import Cloud
 from tests.unit.samples import SETTINGS, XML, changed, cluster, data, node, running
 from tests.unit.stories import BASE, NEW, NOW, WEB, wanted
 from tests.unit.test_verify import healthy, made, on, volumes
-from tests.unit.world import Cloud
 
 FILE = drbd.files().parse(f"==\ndb.res\n{data('drbd-handwritten-other-disk.res')}").resources["db"]
 DISK = Volume("db_disk0", "vg", 32 * MiB, (), "", "-wi-ao----")

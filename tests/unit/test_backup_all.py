@@ -12,8 +12,8 @@ from invoke.context import Context
 from pmc.errors import PmcError
 from pmc.model import Volume
 from pmc.tasks import backups
+from tests.sim.fake import World
 from tests.unit.counted import counted
-from tests.unit.fake import World
 from tests.unit.stories import backed_up_web, with_two, with_web
 
 Said = pytest.CaptureFixture[str]

@@ -18,7 +18,7 @@ from pmc.model import Volume
 from pmc.plan import Plan, apply
 from pmc.plans import backup, clone, remove, stop
 from pmc.units import GiB
-from tests.unit.fake import World, done
+from tests.sim.fake import World, done
 from tests.unit.samples import SETTINGS, changed, running
 from tests.unit.stories import STORIES, taken, with_stray, with_web
 from tests.unit.test_verify import healthy, volumes

@@ -27,7 +27,7 @@ from pmc.plan import Step
 from pmc.tasks import ns
 from pmc.tasks.fencing import PeerEvidence
 from pmc.units import GiB
-from tests.unit.fake import World
+from tests.sim.fake import World
 from tests.unit.samples import XML
 from tests.unit.stories import (
     ALIKE,
@@ -121,7 +121,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_each_task_either_only_reads_or_can_be_shown() -> None:
-    # pm.balance shows lines of vm.mv: test_balance_task.py.
+    # pm.balance shows lines of vm.mv: test_balance.py.
     assert {name for name in TASKS if "dry_run" in FLAGS[name]} == {name for name, *_ in CHANGES} | {"pm.balance"}
     assert {name for name in TASKS if "dry_run" not in FLAGS[name]} == READERS
     assert {name for name in TASKS if "json" in FLAGS[name]} >= READERS

@@ -10,8 +10,8 @@ from itertools import product
 
 import pytest
 
-from tests.unit.links import Link
-from tests.unit.sequences import KINDS, NONE, OTHERS, Trouble
+from tests.sim.links import Link
+from tests.sim.sequences import KINDS, NONE, OTHERS, Trouble
 from tests.unit.test_machine import Machine
 
 Deed = Callable[[Machine, Trouble], object]

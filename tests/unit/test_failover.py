@@ -21,7 +21,7 @@ from pmc.plans import close_migration, evacuate, failover, interrupted_migration
 from pmc.settings import Settings
 from pmc.tasks import migrate, vm_lock
 from pmc.units import GiB, MiB
-from tests.unit.fake import done
+from tests.sim.fake import done
 from tests.unit.samples import SETTINGS, alone, changed, cluster, home, running, stopped, with_resource
 from tests.unit.stories import STORIES
 

@@ -26,7 +26,7 @@ from pmc.facts import domain_xml
 from pmc.plans import request, requirements, restore
 from pmc.remote.manifest import manifest_sum
 from pmc.transport.node import WRAPPER, command_line
-from tests.unit.fake import World
+from tests.sim.fake import World
 from tests.unit.samples import SETTINGS
 from tests.unit.stories import BASE, NEW, STORED, UUID
 from tests.unit.test_tasks import TASKS, Pmc, pmc  # noqa: F401

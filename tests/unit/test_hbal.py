@@ -19,7 +19,7 @@ from pmc.model import ClusterState
 from pmc.units import GiB, MiB
 from tests.unit.fleets import build, moved
 from tests.unit.samples import data
-from tests.unit.test_balance import balanced
+from tests.unit.test_rebalance import balanced
 
 RUNS = ("man-page", "5-nodes", "5-nodes-careful", "20-nodes")
 

@@ -1,273 +1,197 @@
-"""The locks as the nodes keep them, with the real flock(1) and bash; and how what they say is read."""
+"""Taking locks on several nodes: all or none, waiting for another manager and giving up, and what becomes of a lock
+whose connection was lost. The sessions that hold them are test_lock.py's; here they are stand-ins."""
 
 from __future__ import annotations
 
-import os
-import re
-import resource
-import signal
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 
-from pmc import lock_files
+from pmc.cluster import Cluster
+from pmc.errors import Fenced, InDoubt, NodeDown, PmcError, Refused
 from pmc.lock_files import Holder, Refusal
-from pmc.transport.node import WRAPPER
+from pmc.transport import lock as locks
+from pmc.transport.lock import Lock, proved
+from tests.unit.samples import SETTINGS
 
-ANN = Holder("ann@m1", 11, "2026-01-02T03:04:05+00:00", "vm.mv web", "a1")
-BOB = Holder("bob@m2", 22, "2026-01-02T03:04:06+00:00", "vm.rm web; 'rm -rf $HOME' \"x", "b2")
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(lock_files, "FOLDER", str(tmp_path / "run"))
-    return tmp_path
+ME = Holder("ann@here", 1, "2026-01-01T00:00:00+00:00", "vm.mv web", "m1")
+BOB = "bob@there (process 7) since 2026-01-01T00:00:00+00:00 for: vm.rm web"
+HELD, BUSY = Refusal("held", "web", BOB), Refusal("busy", "web", BOB)
+MINE = Refusal("held", "web", str(ME), "m1")
 
 
-@contextmanager
-def held(holder: Holder, *names: str, again: bool = False) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The session of a manager, and its first line."""
-    argv = lock_files.hold(holder, names, again).argv
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as session:
-        assert session.stdin is not None
-        assert session.stdout is not None
-        try:
-            yield session, session.stdout.readline()
-        finally:
-            with suppress(BrokenPipeError):
-                session.stdin.close()
+class Session:
+    """In place of locks.Hold. `answers` has for each node what its next sessions are told; then they get the locks."""
+
+    answers: dict[str, list[Refusal | PmcError]]
+    open: list[Session]
+
+    def __init__(self, node: Any, names: object, holder: object, again: bool = False) -> None:
+        self.again = again
+        self.node, self.lost, self.refusal = node, False, None
+        told = self.answers.get(node.name)
+        answer = told.pop(0) if told else None
+        if isinstance(answer, PmcError):
+            raise answer
+        self.refusal = answer
+        if answer is None:
+            self.open.append(self)
+
+    def beat(self) -> None: ...
+
+    def close(self) -> None:
+        self.lost = True
+
+    def release(self) -> None:
+        self.open.remove(self)
 
 
-def step(holder: Holder, *names: str) -> tuple[str, ...]:
-    """What stands before the command of a step that is done under these locks."""
-    return lock_files.fence([(name, holder.token) for name in names])
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Session]]:
+    Session.answers, Session.open = {}, []
+    monkeypatch.setattr(locks, "Hold", Session)
+    monkeypatch.setattr("pmc.transport.node.Node.reach", lambda node: True)
+    monkeypatch.setattr("pmc.transport.lock.time.sleep", lambda seconds: None)
+    yield Session
+    assert Session.open == [], "a lock is left behind"
 
 
-def ran(holder: Holder, *names: str) -> tuple[int, Refusal | None]:
-    done = subprocess.run([*step(holder, *names), "sh", "-c", "exit 5"], capture_output=True, text=True, check=False)
-    return done.returncode, lock_files.fenced(done.stderr)
+def hold(seconds: float, work: Callable[[Lock, Cluster], object] = lambda lock, cluster: None) -> None:
+    with Cluster(SETTINGS) as cluster, Lock(["web"], ME).taken(cluster.on_all, seconds) as taken:
+        work(taken, cluster)
 
 
-def test_one_at_a_time_and_the_other_is_told_who() -> None:
-    with held(ANN, "web") as (_, said):
-        assert lock_files.parse(said) is None
-        with held(BOB, "web") as (_, second):
-            assert lock_files.parse(second) == Refusal("held", "web", str(ANN), ANN.token)
-        with held(BOB, "db") as (_, other):
-            assert lock_files.parse(other) is None
-    with held(BOB, "web") as (_, said):
-        assert lock_files.parse(said) is None
-        with held(ANN, "web") as (_, second):
-            assert lock_files.parse(second) == Refusal("held", "web", str(BOB), BOB.token)
+def test_all_nodes_are_held_and_let_go(sessions: type[Session]) -> None:
+    hold(1, lambda lock, cluster: len(sessions.open) == 3 or pytest.fail("not on all nodes"))
 
 
-def test_who_lost_a_lock_is_told_who_had_it_since() -> None:
-    """Also when it is free again by then: what was seen under it may have changed."""
-    for holder, again in ((ANN, False), (ANN, True)):
-        with held(holder, "web", again=again) as (_, said):
-            assert lock_files.parse(said) is None
-    with held(BOB, "web") as (_, said):
-        assert lock_files.parse(said) is None
-    with held(ANN, "db", "web", again=True) as (_, said):
-        assert lock_files.parse(said) == Refusal("since", "web", str(BOB), BOB.token)
-    with held(ANN, "web") as (_, said):
-        assert lock_files.parse(said) is None, "a new command begins with a look"
+def test_who_waits_is_told_for_whom_once_and_goes_on(
+    sessions: type[Session], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All or none: while one node refuses, the others are let go, or two managers would wait for each other."""
+    sessions.answers["pm-2"] = [HELD, HELD, BUSY]
+    hold(60, lambda lock, cluster: len(sessions.open) == 3 or pytest.fail("not on all nodes"))
+    assert capsys.readouterr().err.splitlines() == [
+        f"waiting, at most 60 s: web: locked on pm-2 by {BOB}",
+        f"waiting, at most 60 s: web: a command of a manager that is gone still runs on pm-2: {BOB}. It ends at its "
+        "deadline. To see it there: pgrep -af '^timeout .*/web[.]busy '; "
+        "to end it: pkill -INT -f '^timeout .*/web[.]busy '",
+    ]
 
 
-def test_all_or_none() -> None:
-    with held(ANN, "web"):
-        with held(BOB, "db", "web") as (_, said):
-            assert said.startswith("held web")
-        with held(BOB, "db") as (_, said):
-            assert said == "locked\n"
+def test_who_waits_gives_up_and_has_touched_nothing(sessions: type[Session]) -> None:
+    sessions.answers["pm-2"] = [HELD] * 1_000_000
+    with pytest.raises(Refused, match=r"locked on pm-2 by bob@there .* for: vm.rm web; gave up after 0.1 s, nothing"):
+        hold(0.1, lambda lock, cluster: pytest.fail("it was not given"))
 
 
-def test_more_locks_than_a_process_may_usually_have_files() -> None:
-    """Each is two open files, and a step holds one for each."""
-    names = [f"vm{number}" for number in range(300)]
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
-        with held(ANN, *names) as (_, said):
-            assert said == "locked\n"
-            assert ran(ANN, *names) == (5, None)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+def test_two_names_of_one_machine_are_told_and_not_waited_for(sessions: type[Session]) -> None:
+    sessions.answers["pm-2"] = [HELD, Refusal("held", "web", str(ME))]
+    with pytest.raises(
+        Refused, match=r"^pm-2: is the same machine as another node of pmc.conf, where this command has"
+    ):
+        hold(60, lambda lock, cluster: pytest.fail("it was not given"))
 
 
-def test_a_dead_manager_lets_go() -> None:
-    with held(ANN, "web") as (session, said):
-        assert said == "locked\n"
-        assert session.stdin is not None
-        session.stdin.close()  # as sshd does when the connection ends
-        assert session.wait(30) == 0
-        with held(BOB, "web") as (_, second):
-            assert second == "locked\n"
+def test_a_node_that_is_down_does_not_stand_in_the_way_and_a_tool_that_fails_does(sessions: type[Session]) -> None:
+    sessions.answers["pm-2"] = [NodeDown("pm-2: no ssh")]
+    hold(1, lambda lock, cluster: len(sessions.open) == 2 or pytest.fail("not on the nodes that answer"))
+    sessions.answers["pm-2"] = [InDoubt("pm-2", "flock", "?")]
+    with pytest.raises(InDoubt):
+        hold(1)
 
 
-def test_a_silent_manager_lets_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock_files, "SILENCE", 1)
-    with held(ANN, "web") as (session, said):
-        assert said == "locked\n"
-        assert session.wait(30) == 0
+def test_a_lock_that_was_lost_with_its_connection_is_taken_again_before_the_next_step(sessions: type[Session]) -> None:
+    """What the connection was lost with may run on: its end is waited for."""
+
+    def work(lock: Lock, cluster: Cluster) -> None:
+        first = sessions.open[0]
+        lock.ensure(first.node)
+        assert sessions.open[0] is first, "it was held still"
+        first.lost = True
+        first.release()
+        sessions.answers[first.node.name] = [BUSY, BUSY]
+        lock.ensure(first.node)
+        assert sessions.answers[first.node.name] == []
+        assert len(sessions.open) == 3
+        assert [session.again for session in sessions.open] == [False, False, True]
+
+    hold(1, work)
 
 
-def test_the_last_command_of_a_dead_manager_is_waited_for() -> None:
-    with held(ANN, "web") as (session, _):
-        argv = [*step(ANN, "web"), "sh", "-c", "echo begun; cat"]
-        running = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert running.stdout is not None
-        assert running.stdout.readline() == "begun\n"
-        session.stdin.close()  # type: ignore[union-attr]
-        session.wait(30)
-        with held(BOB, "web") as (_, said):
-            assert lock_files.parse(said) == Refusal("busy", "web", str(ANN), ANN.token)
-        running.communicate()
-    with held(BOB, "web") as (_, said):
-        assert said == "locked\n"
+def test_a_node_that_gave_it_later_lets_go_with_the_others(sessions: type[Session]) -> None:
+    """A command locks the VM's own nodes, and any other when a step comes to it."""
+    with Cluster(SETTINGS) as cluster:
+        near = partial(cluster.on_all, names=["pm-1"])
+        with Lock(["web"], ME).taken(near, 1) as taken:
+            taken.ensure(cluster.nodes["pm-3"])
+            assert [session.node.name for session in sessions.open] == ["pm-1", "pm-3"]
+            assert not any(session.again for session in sessions.open)
+        assert sessions.open == []
 
 
-def _alive(pid: str) -> bool:
-    """A zombie is not: process 1 of a container may let them be."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
-    except OSError:
-        return False
+def test_a_lock_that_somebody_else_has_by_now_stops_the_command(sessions: type[Session]) -> None:
+    def work(lock: Lock, cluster: Cluster) -> None:
+        first = sessions.open[0]
+        first.lost = True
+        sessions.answers[first.node.name] = [HELD]
+        lock.ensure(first.node)
+
+    with pytest.raises(Fenced, match=r"locked on pm-\d by bob@there"):
+        hold(1, work)
 
 
-def test_what_is_told_of_it_shows_and_ends_it(tmp_path: Path) -> None:
-    """Under a name that no other process of this machine has."""
-    name = f"web-{os.getpid()}"
-    told = lock_files.told(Refusal("busy", name, str(ANN)), "pm-1")
-    see, end = (re.search(f"{word}: (.*?)(?:;|$)", told)[1] for word in ("To see it there", "to end it"))  # type: ignore[index]
-    work = ("sh", "-c", f"trap 'sleep 1; exit 9' INT; echo $$ >{tmp_path}/pid; while :; do sleep 0.1; done")
-    argv = ["sh", "-c", WRAPPER, "pmc", "600", *step(ANN, name), *work]
-    with held(ANN, name), subprocess.Popen(argv, stderr=subprocess.DEVNULL) as running:
-        while not (tmp_path / "pid").exists() or not (pid := (tmp_path / "pid").read_text().strip()):
-            assert running.poll() is None
-        assert subprocess.run(["sh", "-c", see], capture_output=True, text=True).stdout.startswith(
-            f"{running.pid} time"
-        )
-        subprocess.run(["sh", "-c", end], check=True)
-        assert running.wait(30) == 9
-        assert not _alive(pid), "the lock is busy until the end of what was told to end"
+def late(token: str, times: int) -> tuple[Callable[[], int], list[int]]:
+    """A step that its node turns away so often: it knows the lock of `token` as the latest."""
+    tried: list[int] = []
+
+    def work() -> int:
+        tried.append(len(tried))
+        if len(tried) <= times:
+            raise Fenced("pm-1", "drbdadm primary web", "nothing ran", token)
+        return 7
+
+    return work, tried
 
 
-def test_a_daemon_that_a_command_leaves_behind_is_not_waited_for() -> None:
-    with held(ANN, "web") as (session, _):
-        left = [*step(ANN, "web"), "sh", "-c", "sleep 600 >/dev/null 2>&1 & echo $!"]
-        pid = int(subprocess.run(left, capture_output=True, text=True, check=True).stdout)
-        try:
-            session.stdin.close()  # type: ignore[union-attr]
-            session.wait(30)
-            with held(BOB, "web") as (_, said):
-                assert said == "locked\n"
-        finally:
-            os.kill(pid, signal.SIGKILL)
+def test_a_step_that_came_after_its_node_let_go_takes_the_lock_again_and_runs(sessions: type[Session]) -> None:
+    """That the node let go is not known here yet; its old session may be about to end."""
+
+    def work(lock: Lock, cluster: Cluster) -> None:
+        (first,) = [each for each in sessions.open if each.node.name == "pm-1"]
+        sessions.answers["pm-1"] = [MINE, MINE]
+        step, tried = late(ME.token, 1)
+        assert proved(first.node, [lock], step) == 7
+        assert (first.lost, len(tried), sessions.answers["pm-1"]) == (True, 2, [])
+        sessions.open.remove(first)
+        assert [each.again for each in sessions.open if each.node.name == "pm-1"] == [True]
+
+    hold(1, work)
 
 
-def test_a_command_keeps_its_arguments_and_its_status() -> None:
-    with held(ANN, "web", "db"):
-        argv = [*step(ANN, "web", "db"), "sh", "-c", 'echo "$1"; exit 7', "x", "a b; $(c)"]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (7, "a b; $(c)\n")
+@pytest.mark.parametrize(("token", "times", "most"), [("b2", 1, 1), ("", 1, 1), (ME.token, 9, 2)])
+def test_a_step_that_another_ones_lock_turned_away_stays_so(
+    sessions: type[Session], token: str, times: int, most: int
+) -> None:
+    step, tried = late(token, times)
+
+    def work(lock: Lock, cluster: Cluster) -> None:
+        with pytest.raises(Fenced):
+            proved(cluster.nodes["pm-1"], [lock], step)
+        sessions.open[:] = [each for each in sessions.open if not each.lost]
+
+    hold(1, work)
+    assert len(tried) == most
 
 
-def test_a_step_runs_only_under_the_lock_of_its_own_manager() -> None:
-    """However long it was on its way."""
-    with held(ANN, "db", "web"):
-        assert ran(ANN, "db", "web") == (5, None)
-        assert ran(BOB, "db", "web") == (97, Refusal("lost", "db", str(ANN), ANN.token))
-    assert ran(ANN, "web") == (97, Refusal("lost", "web", str(ANN), ANN.token)), "it let go"
-    with held(BOB, "web"):
-        assert ran(ANN, "web") == (97, Refusal("lost", "web", str(BOB), BOB.token))
-        assert ran(BOB, "web") == (5, None)
-        assert ran(BOB, "web", "db") == (97, Refusal("lost", "db", str(ANN), ANN.token)), "each of its locks"
-    again = Holder(ANN.who, ANN.pid, ANN.since, ANN.what, "c3")
-    with held(again, "web"):
-        assert ran(ANN, "web")[0] == 97, "the same manager in the same second: another command"
+def test_a_lock_that_is_over_proves_nothing(sessions: type[Session]) -> None:
+    """The numbers for new VMs are let go while the VM's own lock is held on."""
 
+    def work(lock: Lock, cluster: Cluster) -> None:
+        assert list(lock.proofs) == [("web", ME.token)]
+        lock.release()
+        assert not lock.proofs
 
-def test_a_step_whose_node_lost_its_locks_with_its_power_does_not_run() -> None:
-    done = subprocess.run([*step(ANN, "web"), "echo", "ran"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (1, "")
-    with held(ANN, "web"):
-        pass
-    Path(f"{lock_files.FOLDER}/web.lock").write_text("")
-    assert ran(ANN, "web")[0] == 97
-
-
-def test_a_manager_that_was_silent_may_take_its_lock_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock_files, "SILENCE", 1)
-    with held(ANN, "web") as (session, _):
-        assert session.wait(30) == 0
-        assert ran(ANN, "web")[0] == 97
-        with held(ANN, "web", again=True) as (_, said):
-            assert said == "locked\n"
-            assert ran(ANN, "web")[0] == 5
-
-
-def test_no_step_of_another_begins_while_a_lock_changes_hands() -> None:
-    """Two managers fight for two locks, and the steps of both come as they like: none ever runs under the other's."""
-    log = Path(lock_files.FOLDER).with_name("log")
-    work = f'echo "$0 $(head -c 16 {lock_files.FOLDER}/web.lock)" >>{log}'
-    for turn in range(20):
-        one, other = (ANN, BOB) if turn % 2 else (BOB, ANN)
-        with held(one, "db", "web") as (_, said):
-            assert said == "locked\n"
-            late = [
-                subprocess.Popen([*step(each, "web", "db"), "sh", "-c", work, each.token], stderr=subprocess.DEVNULL)
-                for each in (other, one, other)
-            ]
-            if turn % 3:
-                assert [each.wait(30) for each in late] == [97, 0, 97]
-        for each in late:
-            each.wait(30)
-    lines = log.read_text().split("\n")[:-1]
-    assert len(lines) >= 13
-    # One that began in time goes on when the lock is let go, which is just being written.
-    assert all(re.fullmatch(r'(\w\w) (-?\{"token": "\1".*)?', line) for line in lines), lines
-
-
-def test_what_a_dead_manager_had_on_its_way_does_not_begin_while_its_lock_is_taken(tmp_path: Path) -> None:
-    """Its session was killed, so that nothing says that it let go; who comes next is slow to write its own name."""
-    with held(ANN, "web") as (session, _):
-        session.kill()
-    taken, argv = tmp_path / "taken", lock_files.hold(BOB, ["web"]).argv
-    slow = [word.replace("for n; do printf", f"touch {taken}; sleep 1; for n; do printf", 1) for word in argv]
-    assert slow != list(argv)
-    pipe = subprocess.PIPE
-    with subprocess.Popen(slow, stdin=pipe, stdout=pipe, text=True) as session:
-        assert session.stdout is not None
-        while not taken.exists():
-            assert session.poll() is None
-        assert ran(ANN, "web") == (97, Refusal("lost", "web", str(BOB), BOB.token))
-        assert session.stdout.readline() == "locked\n"
-
-
-@pytest.mark.parametrize("said", ["", "held", "held web", "held web {}", "held web not json", "busy web []"])
-def test_an_unfinished_note_is_still_a_lock(said: str) -> None:
-    if not said:
-        with pytest.raises(ValueError, match="neither"):
-            lock_files.parse(said)
-        return
-    refusal = lock_files.parse(said)
-    assert refusal is not None
-    assert "somebody" in refusal.holder
-
-
-def test_what_those_who_wait_are_told() -> None:
-    assert lock_files.told(Refusal("held", "web", str(ANN)), "pm-1") == (
-        "web: locked on pm-1 by ann@m1 (process 11) since 2026-01-02T03:04:05+00:00 for: vm.mv web"
-    )
-    assert lock_files.told(Refusal("held", lock_files.ALLOCATION, str(ANN)), "pm-1").startswith(
-        "the numbers for new VMs: locked"
-    )
-    assert "still runs" in lock_files.told(Refusal("busy", "web", str(ANN)), "pm-1")
-    assert lock_files.told(Refusal("lost", "web", str(BOB)), "pm-1") == (
-        "nothing ran: web is not locked for this command any more on pm-1, which heard nothing of it for 60 s. The "
-        f"latest to have it: {BOB}. Look what it did"
-    )
+    hold(1, work)

@@ -15,8 +15,8 @@ from pmc.command import command
 from pmc.errors import PmcError
 from pmc.settings import Deadlines
 from pmc.tasks import peer, pm, vm
+from tests.sim.fake import Unknown, World
 from tests.unit.counted import Counted, CountedNode, counted
-from tests.unit.fake import Unknown, World
 from tests.unit.stories import stopped_web, with_stray, with_web
 
 Begin = Callable[[], World]

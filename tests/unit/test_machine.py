@@ -34,10 +34,10 @@ from pmc.plans.backup import BackupRequest
 from pmc.plans.request import Add
 from pmc.plans.vm_steps import Given
 from pmc.units import GiB
-from tests.unit.links import WAYS, Link
+from tests.sim.links import WAYS, Link
+from tests.sim.sequences import ENDS, KINDS, NAME, NAMES, NODE, NODES, ONE, TROUBLE, Manager, Trouble
+from tests.sim.swarm import Swarm
 from tests.unit.samples import SETTINGS, XML, parsed_files
-from tests.unit.sequences import ENDS, KINDS, NAME, NAMES, NODE, NODES, ONE, TROUBLE, Manager, Trouble
-from tests.unit.swarm import Swarm
 
 UUID = "00000000-0000-4000-8000-000000000002"
 

@@ -22,7 +22,7 @@ from pmc.settings import NodeSettings
 from pmc.transport import local
 from pmc.transport.connection import configuration
 from pmc.transport.login import by_hand
-from tests.unit.fake import World, done
+from tests.sim.fake import World, done
 from tests.unit.samples import SETTINGS, XML
 from tests.unit.stories import STORIES, moved_web, with_thin_web, with_two, with_web
 

@@ -17,7 +17,7 @@ from pmc.plans import close_migration, migrate, peer, remove, remove_steps, star
 from pmc.plans import pm as nodes
 from pmc.units import GiB, MiB
 from pmc.view.rows import vm_rows
-from tests.unit.fake import Faulty, World, done
+from tests.sim.fake import Faulty, World, done
 from tests.unit.samples import SETTINGS, XML, alone, changed, cluster, home, node, running, stopped, with_resource
 from tests.unit.stories import STORIES, half_made_peer, half_peered, peered, with_stray, with_web, without_pm_2
 

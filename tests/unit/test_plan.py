@@ -12,7 +12,7 @@ from pmc.errors import CommandFailed, InDoubt, Interrupted, PmcError, StepFailed
 from pmc.plan import Calls, Plan, Step, apply, plan
 from pmc.plans import close_migration, remove
 from tests.lab import rig
-from tests.unit.fake import Faulty, World, done
+from tests.sim.fake import Faulty, World, done
 from tests.unit.samples import SETTINGS
 from tests.unit.stories import STORIES, Story, pruned, removed_with_backups
 

@@ -28,7 +28,7 @@ from pmc.plans import start as start_plan
 from pmc.plans import stop as stop_plan
 from pmc.settings import Settings
 from pmc.units import GiB, MiB
-from tests.unit.fake import done
+from tests.sim.fake import done
 from tests.unit.samples import (
     CLOSE,
     DATA,

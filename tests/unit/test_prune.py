@@ -24,7 +24,7 @@ from pmc.plan import Plan
 from pmc.plans import prune, remove
 from pmc.remote.manifest import manifest_sum
 from pmc.tasks import ns
-from tests.unit.fake import World
+from tests.sim.fake import World
 from tests.unit.samples import SETTINGS
 from tests.unit.stories import BASE, DELTA, NEWER, backed_up_web, gone_web, stored_in, with_web
 from tests.unit.test_backup import DISK, fine, found, made, run

@@ -28,7 +28,7 @@ from pmc.plans import (
 from pmc.plans.backup import bring
 from pmc.plans.repair_context import RepairContext, RepairOptions
 from pmc.units import GiB
-from tests.unit.fake import World, done
+from tests.sim.fake import World, done
 from tests.unit.samples import SETTINGS, with_resource
 from tests.unit.stories import ALIKE, NOW, half_restored_web, restored_in_place, stopped_web
 

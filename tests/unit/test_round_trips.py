@@ -14,8 +14,8 @@ from invoke.context import Context
 
 from pmc.errors import PmcError
 from pmc.tasks import balance, failover, ns, peer, pm, repair, verify, vm
+from tests.sim.fake import World
 from tests.unit.counted import counted
-from tests.unit.fake import World
 from tests.unit.stories import (
     BASE,
     DELTA,

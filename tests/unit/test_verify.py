@@ -26,7 +26,7 @@ from pmc.plans import close_migration, migrate, remove_steps, repair, requiremen
 from pmc.settings import Verify
 from pmc.tasks.verify import _about
 from pmc.units import GiB, MiB
-from tests.unit.fake import World, done
+from tests.sim.fake import World, done
 from tests.unit.samples import SETTINGS, alone, changed, cluster, home, node, running, stopped, with_resource
 from tests.unit.stories import with_stray
 

@@ -19,8 +19,8 @@ from pmc.errors import CommandFailed, Interrupted, PmcError, Refused
 from pmc.plan import Action, Watch
 from pmc.tasks import vm
 from pmc.transport.local import run
+from tests.sim.fake import World
 from tests.unit.counted import counted
-from tests.unit.fake import World
 from tests.unit.samples import SETTINGS
 from tests.unit.stories import BASE, DELTA, NEWER, backed_up_web
 from tests.unit.test_backup import DISK, made

@@ -26,7 +26,7 @@ from pmc.health.questions import DomainFile, Extra, FileFacts
 from pmc.model import ClusterState, NodeState, Volume
 from pmc.tasks.verify import _ask
 from pmc.transport.node import Node
-from tests.unit.fake import Kernel, World
+from tests.sim.fake import Kernel, World
 from tests.unit.samples import SETTINGS, data, running, with_resource
 from tests.unit.test_verify import extra, healthy
 

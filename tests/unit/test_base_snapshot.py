@@ -16,7 +16,7 @@ from pmc.model import Volume
 from pmc.plan import Plan, apply
 from pmc.plans import backup, base_snapshot, remove
 from pmc.units import GiB
-from tests.unit.fake import World, done
+from tests.sim.fake import World, done
 from tests.unit.samples import SETTINGS
 from tests.unit.stories import (
     BASE,

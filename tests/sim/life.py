@@ -11,8 +11,8 @@ from pmc.errors import PmcError
 from pmc.plans import close_migration, interrupted_migration, migrate, pm
 from pmc.plans import start as start_plan
 from pmc.plans import stop as stop_plan
+from tests.sim.sequences import NODE, NODES, ONE, TROUBLE, Base, Manager, Trouble
 from tests.unit.samples import SETTINGS
-from tests.unit.sequences import NODE, NODES, ONE, TROUBLE, Base, Manager, Trouble
 
 
 class Life(Base):

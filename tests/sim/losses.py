@@ -27,10 +27,10 @@ from pmc.plans.evacuate import Evacuation, Move
 from pmc.tasks import failover as tasks
 from pmc.tasks import fencing
 from pmc.transport import fence_command
-from tests.unit.life import Life
+from tests.sim.life import Life
+from tests.sim.sequences import NAMES, NODE, NODES, ONE, TROUBLE, Manager, Trouble, count
+from tests.sim.world import Cloud
 from tests.unit.samples import SETTINGS
-from tests.unit.sequences import NAMES, NODE, NODES, ONE, TROUBLE, Manager, Trouble, count
-from tests.unit.world import Cloud
 
 FENCED = replace(
     SETTINGS, nodes={name: replace(node, fence="fence_it") for name, node in SETTINGS.nodes.items()}

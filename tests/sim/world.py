@@ -19,10 +19,10 @@ from pmc.errors import NodeDown
 from pmc.model import ClusterState, NodeState, Resource
 from pmc.plan import Action, Watch
 from pmc.units import GiB
-from tests.unit import fake, hands
-from tests.unit.fake import Impossible
-from tests.unit.links import Linked
-from tests.unit.metadata import Disk
+from tests.sim import fake, hands
+from tests.sim.fake import Impossible
+from tests.sim.links import Linked
+from tests.sim.metadata import Disk
 from tests.unit.samples import SETTINGS
 
 

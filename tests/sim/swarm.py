@@ -16,10 +16,10 @@ from hypothesis.stateful import initialize, rule
 
 from pmc.errors import PmcError
 from pmc.plans import close_migration, failover, pm, remove_steps, start
-from tests.unit.losses import WORD
-from tests.unit.misfortunes import Misfortunes
+from tests.sim.losses import WORD
+from tests.sim.misfortunes import Misfortunes
+from tests.sim.sequences import KINDS, NAMES, NODES, NONE, ONE, OTHERS, STRIKES, Manager, Trouble, count
 from tests.unit.samples import SETTINGS
-from tests.unit.sequences import KINDS, NAMES, NODES, NONE, ONE, OTHERS, STRIKES, Manager, Trouble, count
 
 Deed = Callable[[Trouble], object]
 MENDS = (

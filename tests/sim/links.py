@@ -15,9 +15,9 @@ import json
 from datetime import UTC, datetime, timedelta
 from itertools import combinations
 
-from tests.unit import metadata
-from tests.unit.fake import Kernel, World
-from tests.unit.metadata import Disk
+from tests.sim import metadata
+from tests.sim.fake import Kernel, World
+from tests.sim.metadata import Disk
 from tests.unit.samples import SETTINGS
 
 Link = frozenset[str]

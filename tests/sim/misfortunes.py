@@ -7,10 +7,10 @@ from datetime import timedelta
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
-from tests.unit.links import MANAGER, Link
-from tests.unit.losses import WORD
-from tests.unit.mending import Mending
-from tests.unit.sequences import NODES, ONE, TROUBLE, Trouble
+from tests.sim.links import MANAGER, Link
+from tests.sim.losses import WORD
+from tests.sim.mending import Mending
+from tests.sim.sequences import NODES, ONE, TROUBLE, Trouble
 
 MINUTES = st.sampled_from((1, 60))
 

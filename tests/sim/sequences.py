@@ -17,9 +17,9 @@ from pmc import drbd
 from pmc.errors import CommandFailed, InDoubt, PmcError, Refused
 from pmc.model import ClusterState
 from pmc.plan import Action, Plan, Wait, Watch, apply
-from tests.unit.links import WAYS, Link
+from tests.sim.links import WAYS, Link
+from tests.sim.world import Cloud
 from tests.unit.samples import SETTINGS
-from tests.unit.world import Cloud
 
 NAMES = ("web", "mail", "dns")
 NODES = tuple(SETTINGS.nodes)

@@ -13,8 +13,8 @@ from pmc.plan import apply
 from pmc.tasks import vm_lock
 from pmc.tasks.base import located_with_backups
 from pmc.units import GiB
+from tests.sim.fake import World
 from tests.unit.counted import MANY, Counted, counted
-from tests.unit.fake import World
 from tests.unit.stories import peered, with_stray, with_web
 
 

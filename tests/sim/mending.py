@@ -8,10 +8,10 @@ from hypothesis.stateful import rule
 from pmc.errors import PmcError, Refused
 from pmc.plans import peer, remove_steps, repair, split_brain
 from pmc.plans.repair_context import Condition, RepairOptions, SideFacts
-from tests.unit.losses import Losses
-from tests.unit.metadata import Disk
+from tests.sim.losses import Losses
+from tests.sim.metadata import Disk
+from tests.sim.sequences import NODE, NODES, ONE, TROUBLE, Manager, Trouble, count
 from tests.unit.samples import SETTINGS
-from tests.unit.sequences import NODE, NODES, ONE, TROUBLE, Manager, Trouble, count
 
 ROUNDS = 20
 

@@ -23,8 +23,8 @@ from pmc.plans.repair_context import RepairOptions
 from pmc.tasks import ns
 from pmc.units import GiB
 from pmc.view.rows import vm_rows
+from tests.sim.fake import World, done
 from tests.unit.counted import counted
-from tests.unit.fake import World, done
 from tests.unit.samples import SETTINGS, XML, changed, cluster, home, running, stopped
 from tests.unit.stories import (
     ALIKE,

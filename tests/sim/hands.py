@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pmc.command import Command
-from tests.unit import fake
-from tests.unit.fake import BASH, need
-from tests.unit.metadata import Disk
+from tests.sim import fake
+from tests.sim.fake import BASH, need
+from tests.sim.metadata import Disk
 from tests.unit.samples import SETTINGS
 
 if TYPE_CHECKING:
-    from tests.unit.world import Cloud
+    from tests.sim.world import Cloud
 
 
 def one(world: Cloud, name: str, command: Command) -> bool:

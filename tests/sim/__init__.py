@@ -1,0 +1,1 @@
+"""A model of the nodes, and the rules by which people and faults act on it."""
