@@ -173,7 +173,7 @@ def discard_for_good(group: str, name: str, of: str) -> Command:
 
 _DISCARD = (
     f'lvs "$1" >/dev/null 2>&1 || exit 0; {TAGGED}; lvremove --yes "$1" 2>/dev/null && exit 0; '
-    'pkill -f "(^|/)(dd if=|python3 -m pmc[.]stream .*--source )/dev/${1//./[.]}( |$)" || :; '
+    'pkill -f "(^|/)(dd if=|python3 -m pmc[.]remote[.]stream .*--source )/dev/${1//./[.]}( |$)" || :; '
     'exec lvremove --yes "$1"'
 )
 

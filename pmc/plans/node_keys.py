@@ -163,7 +163,7 @@ def way(origin: NodeSettings, target: NodeSettings, mine: Keys, other: Keys) -> 
         return Way(why, f"does the link between the nodes work? on {origin.name}: ssh root@{target.replication}")
     if KEY in mine.locked and not mine.own:
         return Way(why, f"{KEY} on {origin.name} has a passphrase, or is no key: take it off, or the key away")
-    if steps := (*know(origin, target, mine, other), *let_in(origin, target, mine, other)):
+    if steps := tuple([*know(origin, target, mine, other), *let_in(origin, target, mine, other)]):
         return Way(why, "", steps)
     return Way(
         why,

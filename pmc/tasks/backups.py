@@ -93,8 +93,9 @@ def _planned(
     source = lookups.agent(cluster, wish.name, plans.choose_source(wish.name, state), wish.freeze)
     size, xml = lookups.disk_at(cluster, wish.name, source.node, state)
     time, said = plans.follows(wish.name, stored, lookups.now())
-    if said:
-        note(said)
+    for each in (said, requirements.stale_copy_note(wish.name, source.node, state)):
+        if each:
+            note(each)
     return plans.make_backup(wish, source, size, xml, stored, time, state, cluster.settings)
 
 

@@ -18,6 +18,7 @@ from pmc.model import ClusterState
 from pmc.paste import comment
 from pmc.plan import Step, plan
 from pmc.plans import failover as plans
+from pmc.plans import requirements
 from pmc.tasks.base import confirm
 from pmc.transport import fence_command
 from pmc.transport.node import Node
@@ -101,6 +102,9 @@ def prove(
     old = [name for name in names if name not in facts or facts[name].old]
     if away := [each.name for each in state if each.trouble and each.name != node]:
         note(f"{', '.join(away)} cannot be asked either; a second copy that vm.peer made there would be the newer one")
+    for said in (requirements.stale_copy_note(name, "its other node", state) for name in names):
+        if said:
+            note(said)
     for name, lost in facts.items():
         if lost.since:
             text = (

@@ -102,6 +102,10 @@ def add(
         given = lookups.given(state, cluster.settings, address)
         xml = lookups.new_domain(cluster, wanted, given)
         content = cloning.copy(wanted, disk, state, cluster.settings, given) if wanted.clone else ()
+        if wanted.clone and (
+            said := requirements.stale_copy_note(wanted.clone, cloning.standby(wanted.clone, state), state)
+        ):
+            note(said)
         plan = adding.add(wanted, disk, state, cluster.settings, given, xml, content)
         if request.boots_nothing(wanted):
             note(
@@ -140,8 +144,9 @@ def start(
         state = located(c, cluster, dry_run, name)
         plan = start_plan.start(name, on, state, cluster.settings, discard_saved)
         node = plan.steps[-1].node
-        if differs := start_plan.unlike(name, node, state):
-            note(differs)
+        for said in (start_plan.unlike(name, node, state), requirements.stale_copy_note(name, node, state)):
+            if said:
+                note(said)
         if carry_out(c, cluster, plan, dry_run):
             homes = state.homes(name)
             made = not on and len(homes) > 1 and node == homes[0]

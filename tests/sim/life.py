@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from pmc.errors import PmcError
-from pmc.plans import close_migration, interrupted_migration, migrate, pm
+from pmc.plans import close_migration, interrupted_migration, migrate, pm, requirements
 from pmc.plans import start as start_plan
 from pmc.plans import stop as stop_plan
 from tests.sim.sequences import NODE, NODES, ONE, TROUBLE, Base, Manager, Trouble
@@ -21,9 +22,45 @@ class Life(Base):
         self._start(self.there(one, running=False), on, trouble)
 
     def _start(self, name: str, on: str, trouble: Trouble) -> None:
-        work = lambda manager: manager.carry_out(start_plan.start(name, on, self.state(), SETTINGS))  # noqa: E731
+        def work(manager: Manager) -> None:
+            state = self.state()
+            plan = start_plan.start(name, on, state, SETTINGS)
+            at = plan.steps[-1].node
+            with self.giving_up(
+                name, self.only_old_copies_have(name, at, requirements.stale_copy_note(name, at, state))
+            ):
+                manager.carry_out(plan)
+
         if self.task("vm.start", work, trouble) == "done":
             self.opened.discard(name)
+
+    def only_old_copies_have(self, name: str, at: str, said: str) -> frozenset[int]:
+        """The writes that `at` lacks since a person started a stale copy, told that there may be a newer one: when its
+        own nodes are back, these count again, and know nothing of them. Another person must be told of that copy; or
+        that its node cannot be asked, where that is said at all (a vm.failover)."""
+        world, homes = self.world, self.state().homes(name)
+        copies = [node for node, vm in world.disks if vm == name and node not in homes]
+        if name not in self.forced or at not in homes:
+            return frozenset()
+        own = frozenset[int]().union(*(world.disks[home, name].writes for home in homes if (home, name) in world.disks))
+        found = frozenset[int]().union(*(world.disks[copy, name].writes for copy in copies))
+        missing = (world.lacking(at, name) & found) - own
+        for copy in copies if missing else []:
+            told = f"{name}: there is a stale copy on" in said and copy in said
+            assert told or world.silent(copy), f"{name} lacks what its stale copy on {copy} wrote, nobody was told"
+        return missing
+
+    @contextmanager
+    def giving_up(self, name: str, missing: frozenset[int]) -> Iterator[None]:
+        """They do not count while it lasts; nor later, when the VM has come to run without them."""
+        acknowledged = self.world.acknowledged
+        if missing:
+            acknowledged[name] -= missing
+        try:
+            yield
+        finally:
+            if missing and name in acknowledged and not self.world.running(name):
+                acknowledged[name] |= missing
 
     @rule(one=ONE, force=st.booleans(), trouble=TROUBLE)
     def stop(self, one: int, force: bool, trouble: Trouble) -> None:

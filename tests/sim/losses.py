@@ -144,9 +144,12 @@ class Losses(Life):
         """What the survivor lacks was written after the moment that was told; or it was told that the disk may be old.
         And a person was asked, unless the link was lost just now and the fence command has proved the death."""
         world, text = self.world, "\n".join(said)
+        elsewhere = self.only_old_copies_have(name, survivor, text)
+        away = [at for at in self.strangers(name) if elsewhere and (at, name) in world.disks]
+        assert all(re.search(rf"\b{at}\b.* cannot be asked either", text) for at in away), f"{name}: {away} is not told"
         since = re.search(rf"^{name}: lost {node} at (\S+);", text, re.M)
         assert word, f"{node} was taken for dead without a proof"
-        if missing := world.lacking(survivor, name):
+        if missing := world.lacking(survivor, name) - elsewhere:
             count("vm.failover: gives up writes")
             assert since or f"{name}: its other node has no record" in text, f"{name} lacks writes, nobody was told"
             step = world.steps.get(survivor, timedelta())

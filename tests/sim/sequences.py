@@ -17,6 +17,7 @@ from pmc import drbd
 from pmc.errors import CommandFailed, InDoubt, PmcError, Refused
 from pmc.model import ClusterState
 from pmc.plan import Action, Plan, Wait, Watch, apply
+from pmc.plans import clone
 from tests.sim.links import WAYS, Link
 from tests.sim.world import Cloud
 from tests.unit.samples import SETTINGS
@@ -43,6 +44,7 @@ class Trouble:
 # nothing of the manager, and another manager took it.
 KINDS = ("fails", "lost before", "lost after", "dies", "power before", "power after", "cut", "hangs", "overtaken")
 AGAIN = ("", "", "", "", "fails", "lost before", "lost after", "dies", "power before", "cut")
+LEFT = tuple(f".{kind}" for kind in clone.KINDS)  # how snapshots end that are there only while a command reads them
 SEVERAL = ("vm.mv", "vm.repair", "pm.evacuate", "pm.evacuate --failover")  # apply several plans
 OTHERS = ("vm.start", "vm.stop", "vm.mv", "vm.mv --cleanup", "vm.rm", "vm.repair", "vm.backup")
 STRIKES = st.builds(
@@ -213,8 +215,8 @@ class Base(RuleBasedStateMachine):
         return "failed" if manager.lost else "done"
 
     def made(self, what: str, work: Task, trouble: Trouble) -> None:
-        """A task that makes a VM: it is whole, or what was there before is. But for a snapshot that a clone left behind
-        which lost its power: the next clone takes it away, and that is not undone."""
+        """A task that makes a VM: it is whole, or what was there before is. But for a snapshot that a clone or a backup
+        left behind which was interrupted: the next clone takes it away, and that is not undone."""
         before, mine = deepcopy(self.world.nodes), len(self.managers)
         end = self.task(what, work, trouble)
         trouble = self.managers[mine].trouble  # the one that it had
@@ -222,7 +224,7 @@ class Base(RuleBasedStateMachine):
             end == "failed" and not trouble.then and trouble.kind in ("fails", "lost before", "lost after")
         ):
             for name, machine in before.items():
-                for left in [each for each in machine.volumes if each.endswith(".clone")]:
+                for left in [each for each in machine.volumes if each.endswith(LEFT)]:
                     if left not in self.world.nodes[name].volumes:
                         del machine.volumes[left]
             assert self.world.nodes == before

@@ -52,7 +52,7 @@ def places(monkeypatch: pytest.MonkeyPatch, world: World, **flags: Any) -> dict[
         assert (each, most) == (3, 5)
         return [work(name) for name in things]
 
-    monkeypatch.setattr(backups, "in_turns", turns)
+    monkeypatch.setattr(backups, "run_limited", turns)
     backed_up(monkeypatch, world, jobs="3", total="5", **flags)
     return seen
 

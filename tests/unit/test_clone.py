@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pmc import lvm
+from pmc.backup_pipeline import STREAM
 from pmc.command import Command
 from pmc.errors import Refused, StepFailed
 from pmc.health import verify
@@ -118,7 +119,7 @@ def test_it_is_removed_only_with_its_mark_and_while_its_source_is_not_locked(tmp
 
 
 @pytest.mark.parametrize(
-    "reader", ["dd if=/dev/vg/{} bs=1M", "python3 -m pmc.remote.stream base --zstd --source /dev/vg/{}"]
+    "reader", ["dd if=/dev/vg/{} bs=1M", f"{STREAM.partition(' ')[2]} base --zstd --source /dev/vg/{{}}"]
 )
 def test_what_still_reads_a_snapshot_is_ended_before_it_is_removed(tmp_path: Path, reader: str) -> None:
     """The link between the nodes is cut: it cannot write on, and nobody tells it."""

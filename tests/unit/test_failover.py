@@ -514,7 +514,7 @@ def closed_after(monkeypatch: pytest.MonkeyPatch, *looks: ClusterState) -> tuple
             notes.extend(step.note for step in plan.steps)
 
     seen = iter(looks)
-    monkeypatch.setattr(vm_lock, "again_of", lambda *args: next(seen))
+    monkeypatch.setattr(vm_lock, "refresh_vm", lambda *args: next(seen))
     cluster: Any = Applied()
     held: Any = None
     return notes, migrate.closed(cluster, "web", running(), held)

@@ -208,7 +208,7 @@ def test_what_a_dead_manager_left_is_ended_by_the_next_cleanup(monkeypatch: pyte
     seen, done = iter([received("running", "shut off"), apart(), running()]), list[tuple[str, str]]()
     monkeypatch.setattr(tasks, "located", lambda *args, **how: noted(received("paused", "paused"), "out", "in"))
     for module in (vm_lock, tasks):
-        monkeypatch.setattr(module, "again_of", lambda *args, **how: next(seen))
+        monkeypatch.setattr(module, "refresh_vm", lambda *args, **how: next(seen))
     monkeypatch.setattr(Cluster, "state", lambda self, **how: running())
     monkeypatch.setattr(Cluster, "apply", lambda self, plan, **how: done.extend(lines(plan)))
     monkeypatch.setattr(tasks, "opened", lambda *args: Cluster(SETTINGS))

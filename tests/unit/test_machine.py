@@ -28,7 +28,7 @@ from pmc import drbd
 from pmc.backup import Stored
 from pmc.capacity import allocate
 from pmc.model import ClusterState
-from pmc.plans import add, backup, clone, restore
+from pmc.plans import add, backup, clone, requirements, restore
 from pmc.plans import remove as remove_plan
 from pmc.plans.backup import BackupRequest
 from pmc.plans.request import Add
@@ -69,7 +69,13 @@ class Machine(Swarm):
         add.check_new(request.name, request.nodes, GiB, GiB, state, SETTINGS)
         given = self.given(state)
         content = clone.copy(request, GiB, state, SETTINGS, given) if request.clone else ()
-        manager.carry_out(add.add(request, GiB, state, SETTINGS, given, self.xml(request.name, given), content))
+        plan = add.add(request, GiB, state, SETTINGS, given, self.xml(request.name, given), content)
+        missing, source = frozenset[int](), request.clone
+        if source:
+            at = clone.standby(source, state)
+            missing = self.only_old_copies_have(source, at, requirements.stale_copy_note(source, at, state))
+        with self.giving_up(source, missing):
+            manager.carry_out(plan)
 
     @rule(name=NAME, first=NODE, second=st.sampled_from((*NODES, "")), trouble=TROUBLE)
     def add(self, name: str, first: str, second: str, trouble: Trouble) -> None:
@@ -95,7 +101,11 @@ class Machine(Swarm):
             xml = XML.replace("web", name).replace("/dev/drbd1", drbd.device(device))
             wish, source = BackupRequest(name, base), backup.choose_source(name, state)
             made, plan = backup.make_backup(wish, source, GiB, xml, stored, self.world.now, state, SETTINGS)
-            manager.carry_out(plan)
+            with self.giving_up(
+                name,
+                self.only_old_copies_have(name, source.node, requirements.stale_copy_note(name, source.node, state)),
+            ):
+                manager.carry_out(plan)
             sums = replace(made, image_sha256="0" * 64, stored=GiB)
             self.stored.append(Stored(plan.steps[-1].node, made.id, GiB, sums))
 
@@ -135,6 +145,7 @@ class Machine(Swarm):
     def _removed(self, name: str, trouble: Trouble) -> None:
         if self.task("vm.rm", lambda manager: self._remove(manager, name), trouble) == "done":
             self.opened.discard(name)
+            self.forced.discard(name)
             # A node that is away keeps what it has, until the same is done again when it is back.
             there = [machine for node, machine in self.world.nodes.items() if not self.world.silent(node)]
             assert not any(name in machine.volumes or drbd.path(name) in machine.files for machine in there)
@@ -240,7 +251,8 @@ class Machine(Swarm):
         for name in self.known():
             self._repaired(name, "", True, Trouble())
             if world.alone(name):
-                self._repaired(name, (world.running(name) or world.sides(name))[0], True, Trouble())
+                # One of the VM's own sides: a stale copy elsewhere may be up, too, and vm.repair keeps none of that.
+                self._repaired(name, (world.running(name) or self.state().homes(name))[0], True, Trouble())
             self._cleared(name, Trouble())
             if name in world.acknowledged:
                 assert not world.alone(name), f"{name} is still apart"

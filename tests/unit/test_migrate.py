@@ -231,7 +231,7 @@ def test_a_move_that_could_not_be_closed_is_half_done_also_among_several(monkeyp
         raise PmcError("settle was refused")
 
     held: Any = None
-    monkeypatch.setattr(vm_lock, "again_of", fails)
+    monkeypatch.setattr(vm_lock, "refresh_vm", fails)
     with pytest.raises(StepFailed) as caught:
         migrate.closed(cluster, "a", ClusterState({}), held)
     assert str(caught.value).startswith("a was NOT closed, two primaries may still be allowed: settle was refused")

@@ -13,11 +13,11 @@ from pmc import drbd_new_peer, lvm
 from pmc.errors import NodeDown, Refused, StepFailed
 from pmc.model import ClusterState, Domain, NodeState, ResourceFile, Volume
 from pmc.plan import apply
-from pmc.plans import close_migration, migrate, peer, remove, remove_steps, start, stop
+from pmc.plans import close_migration, migrate, peer, remove, remove_steps, requirements, start, stop
 from pmc.plans import pm as nodes
 from pmc.units import GiB, MiB
 from pmc.view.rows import vm_rows
-from tests.sim.fake import Faulty, World, done
+from tests.sim.fake import Faulty, Machine, World, done
 from tests.unit.samples import SETTINGS, XML, alone, changed, cluster, home, node, running, stopped, with_resource
 from tests.unit.stories import STORIES, half_made_peer, half_peered, peered, with_stray, with_web, without_pm_2
 
@@ -81,6 +81,18 @@ def test_what_contradicts_itself_is_not_started_nor_moved() -> None:
     answering = changed(state, "pm-1", down="")
     with pytest.raises(Refused, match="its resource files disagree about its nodes"):
         start.start("web", "pm-2", answering, SETTINGS)
+
+
+def test_a_vm_that_is_off_and_has_an_old_copy_may_have_run_there_last() -> None:
+    world = with_stray()
+    assert requirements.stale_copy_note("web", "pm-1", world.state()) == ""  # it runs: what its guest sees counts
+    world.nodes["pm-1"].domains["web"] = "shut off"
+    assert requirements.stale_copy_note("web", "pm-1", world.state()) == (
+        "web: there is a stale copy on pm-2. If it ran there last (a vm.failover while its own nodes were silent), "
+        "what it wrote then is not on pm-1, and is lost when fab vm.peer web --cleanup removes that copy"
+    )
+    world.nodes["pm-2"] = Machine()
+    assert requirements.stale_copy_note("web", "pm-1", world.state()) == ""
 
 
 def test_a_stray_is_not_started() -> None:

@@ -116,9 +116,9 @@ def test_the_next_command_destroys_nothing() -> None:
                     given += each.args[1:]
                 found += [f"{path.name}: {text}" for text in map(ast.unparse, given) if re.search(DESTROYS, text)]
     assert found == [
-        "refuse.py: f'on {node}: lvremove {kept.group}/{kept.name}'",  # asks, and nothing else helps
         # Of a VM that is off, whose file was just changed: else it is refused.
-        "files.py: f'on each: drbdadm down {names[-1]} && drbdadm up {names[-1]}'",
+        "vm_files.py: f'on each: drbdadm down {names[-1]} && drbdadm up {names[-1]}'",
+        "unfinished_restore.py: f'on {node}: lvremove {kept.group}/{kept.name}'",  # asks, and nothing else helps
     ]
 
 
@@ -251,3 +251,18 @@ def test_a_start_says_where_and_why(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         counted(monkeypatch, world)
         vm.start(Context(), "web", on=on)
         assert capsys.readouterr().err.endswith(said)
+
+
+def test_a_start_tells_of_a_stale_copy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from pmc.tasks import vm
+    from tests.unit.counted import counted
+    from tests.unit.stories import with_stray
+
+    world = with_stray()
+    world.nodes["pm-1"].domains["web"] = "shut off"
+    for machine in world.nodes.values():
+        for resource in machine.resources.values():
+            resource.role = "Secondary"
+    counted(monkeypatch, world)
+    vm.start(Context(), "web")
+    assert "web: there is a stale copy on pm-2. If it ran there last" in capsys.readouterr().err
