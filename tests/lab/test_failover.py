@@ -256,7 +256,7 @@ def link_dropped(lab: Pmc, *pause: str) -> None:
 def strict(lab: Pmc, *argv: str) -> subprocess.CompletedProcess[str]:
     """fab, for which a disk is old a second after it lost its link: a test cannot wait for a quarter of an hour."""
     program = (
-        "from pmc.plans import failover; failover.FRESH = 1; import sys; from pmc.main import main; sys.exit(main())"
+        "from pmc.facts import dead_node; dead_node.FRESH = 1; import sys; from pmc.main import main; sys.exit(main())"
     )
     return subprocess.run(
         [sys.executable, "-c", program, *argv], cwd=witness.ROOT, env={**os.environ, "PMC_CONF": str(lab.conf)},
