@@ -1,5 +1,6 @@
 """The model that tests/unit/test_machine.py tries pmc on is held against real DRBD: the same events, drawn by a seed
-that is printed, and after each the same roles, disks, connections and generations."""
+that is printed, and after each the same roles, disks, connections and generations. `make test` takes a kept seed, so
+that it says the same of the same code; `make test-long` takes new ones."""
 
 from __future__ import annotations
 
@@ -13,10 +14,13 @@ import pytest
 from .conftest import Pmc
 from .pair import Pair
 
+KEPT = 263615644  # at which the model once was wrong: who leaves a primary that holds is Outdated
+
 
 @pytest.fixture
-def pair(lab: Pmc) -> Iterator[Pair]:
-    seed = int(os.environ.get("PMC_PAIR_SEED") or random.SystemRandom().randrange(1 << 32))
+def pair(lab: Pmc, request: pytest.FixtureRequest) -> Iterator[Pair]:
+    new = random.SystemRandom().randrange(1 << 32) if request.node.get_closest_marker("long") else KEPT
+    seed = int(os.environ.get("PMC_PAIR_SEED") or new)
     print(f"these again: PMC_PAIR_SEED={seed}")
     made = Pair(lab.lab, seed)
     made.real.remove()
