@@ -1,0 +1,1 @@
+"""What is free: memory, minors, ports, MAC addresses; and which move evens it out."""

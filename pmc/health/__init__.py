@@ -1,0 +1,1 @@
+"""What a node must have (pm.init), and what is wrong with a cluster (pm.verify)."""
