@@ -6,12 +6,11 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from pmc.command import Query
 from pmc.health.questions import questions
 from pmc.node_state import state_queries
 from pmc.settings import Settings, parse
+from tests.unit import sshd
 from tests.unit.queries import SAMPLES
 from tests.unit.samples import node
 
@@ -32,20 +32,11 @@ EVIL = b"\x1b]0;PWNED\x07\x1b[2J\x1b[1;1Hweb running\x1b]52;c;QQ==\x07\xc2\x9b2J
 Say = Callable[[paramiko.Channel, str], int | None]  # the session, and the questions; its exit status, if it has one
 
 
-class Server(paramiko.ServerInterface):
+class Server(sshd.Open):
     """Lets everybody in, and runs nothing."""
 
     def __init__(self, say: Say) -> None:
         self.say = say
-
-    def get_allowed_auths(self, username: str) -> str:
-        return "publickey"
-
-    def check_auth_publickey(self, username: str, key: Any) -> int:
-        return paramiko.AUTH_SUCCESSFUL  # type: ignore[attr-defined, no-any-return]
-
-    def check_channel_request(self, kind: str, chanid: int) -> int:
-        return paramiko.OPEN_SUCCEEDED  # type: ignore[attr-defined, no-any-return]
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         threading.Thread(target=self._run, args=(channel, command), daemon=True).start()
@@ -68,37 +59,16 @@ class Server(paramiko.ServerInterface):
 @contextmanager
 def nodes(folder: Path, *says: Say) -> Iterator[Path]:
     """The pmc.conf of pm-1, pm-2, ..., one for each way to answer."""
-    for name in ("host", "user"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
-    text, known, open_ = f'ssh_config = "{folder}/config"\naudit_log = ""\n', "", list[Any]()
-    text += f"[deadlines]\nconnect = 20\ncommand = {COMMAND}\n"
-    for number, say in enumerate(says, 1):
-        listener = socket.create_server(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-        key = " ".join((folder / "host.pub").read_text().split()[:2])
-        known += f"[127.0.0.1]:{port} {key}\n"
-        text += f'[nodes.pm-{number}]\nreplication = "10.0.0.{number}"\nhost = "127.0.0.1:{port}"\n'
-        open_.append(listener)
-        threading.Thread(target=_serve, args=(listener, folder, say, open_), daemon=True).start()
-    (folder / "known").write_text(known)
-    config = f"Host *\n  User root\n  IdentityFile {folder}/user\n  UserKnownHostsFile {folder}/known\n"
-    (folder / "config").write_text(config)
-    (folder / "pmc.conf").write_text(text)
+    sshd.make_keys(folder)
+    servers = [sshd.Sshd(folder, partial(Server, say)) for say in says]
+    ports = [each.port for each in servers]
+    text = f'{sshd.configured(folder, *ports)}audit_log = ""\n[deadlines]\nconnect = 20\ncommand = {COMMAND}\n'
+    (folder / "pmc.conf").write_text(text + sshd.nodes(ports))
     try:
         yield folder / "pmc.conf"
     finally:
-        for each in open_:
+        for each in servers:
             each.close()
-
-
-def _serve(listener: socket.socket, folder: Path, say: Say, open_: list[Any]) -> None:
-    with suppress(Exception):  # the listener is closed at the end
-        while True:
-            end, _ = listener.accept()
-            transport = paramiko.Transport(end)
-            transport.add_server_key(paramiko.Ed25519Key(filename=str(folder / "host")))
-            transport.start_server(server=Server(say))
-            open_.append(transport)
 
 
 # -- the questions in what pmc sends, and answers to them --

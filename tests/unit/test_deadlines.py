@@ -26,6 +26,7 @@ from pmc.settings import Settings, parse
 from pmc.transport import login
 from pmc.transport.connection import Pulse, _close
 from pmc.transport.node import Node
+from tests.unit import sshd
 from tests.unit.samples import SETTINGS
 
 CONNECT, COMMAND = 3, 2
@@ -33,21 +34,12 @@ CONNECT, COMMAND = 3, 2
 SLACK = 10
 
 
-class Server(paramiko.ServerInterface):
+class Server(sshd.Open):
     """Lets everybody in. `hangs`: where it stops for good (exec: before it answers that a command runs; run: while it
     runs; pulse: then, and it does not answer its connection either), and with `lost` it goes away there."""
 
     def __init__(self, hangs: str, over: threading.Event, gone: threading.Event) -> None:
         self.hangs, self.over, self.gone = hangs, over, gone
-
-    def get_allowed_auths(self, username: str) -> str:
-        return "publickey"
-
-    def check_auth_publickey(self, username: str, key: Any) -> int:
-        return paramiko.AUTH_SUCCESSFUL  # type: ignore[attr-defined, no-any-return]
-
-    def check_channel_request(self, kind: str, chanid: int) -> int:
-        return paramiko.OPEN_SUCCEEDED  # type: ignore[attr-defined, no-any-return]
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         if self.hangs == "exec":
@@ -73,8 +65,7 @@ class Nodes:
         self.ports: list[int] = []
         self.open: list[socket.socket] = []
         self.servers: list[threading.Thread] = []
-        for name in ("host", "user"):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
+        sshd.make_keys(folder)
 
     def add(self, hangs: str = "") -> Nodes:
         """One more; `hangs` is where its ssh server does, silence: it takes connections and says nothing, dead: it does
@@ -102,23 +93,14 @@ class Nodes:
     def _serve(self, listener: socket.socket, hangs: str) -> None:
         end, _ = listener.accept()
         self.open.append(end)
-        transport = paramiko.Transport(end)
-        transport.add_server_key(paramiko.Ed25519Key(filename=str(self.folder / "host")))
         gone = threading.Event() if hangs == "lost" else self.over
-        transport.start_server(server=Server(hangs, self.over, gone))
+        transport = sshd.begin(end, self.folder, Server(hangs, self.over, gone))
         gone.wait(60)
         transport.close()
 
     def conf(self) -> str:
-        key = " ".join((self.folder / "host.pub").read_text().split()[:2])
-        known = "".join(f"[127.0.0.1]:{port} {key}\n" for port in self.ports)
-        (self.folder / "known").write_text(known)
-        config = f"Host *\n  User root\n  IdentityFile {self.folder}/user\n  UserKnownHostsFile {self.folder}/known\n"
-        (self.folder / "config").write_text(config)
-        text = f'ssh_config = "{self.folder}/config"\n[deadlines]\nconnect = {CONNECT}\ncommand = {COMMAND}\n'
-        for number, port in enumerate(self.ports, 1):
-            text += f'[nodes.pm-{number}]\nreplication = "10.0.0.{number}"\nhost = "127.0.0.1:{port}"\n'
-        return text
+        text = sshd.configured(self.folder, *self.ports)
+        return f"{text}[deadlines]\nconnect = {CONNECT}\ncommand = {COMMAND}\n{sshd.nodes(self.ports)}"
 
     @property
     def settings(self) -> Settings:

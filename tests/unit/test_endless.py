@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import paramiko
 import pytest
@@ -29,6 +28,7 @@ from pmc.settings import Settings, parse
 from pmc.transport import lock as locks
 from pmc.transport import node
 from pmc.transport.lock import Hold
+from tests.unit import sshd
 
 MiB = 1 << 20
 HOLDER = Holder("ann@m1", 11, "2026-01-02T03:04:05+00:00", "vm.mv web", "a1")
@@ -63,18 +63,9 @@ def locked_then_drips(channel: paramiko.Channel, over: threading.Event) -> None:
     drips(channel, over)
 
 
-class Server(paramiko.ServerInterface):
+class Server(sshd.Open):
     def __init__(self, site: Site) -> None:
         self.site = site
-
-    def get_allowed_auths(self, username: str) -> str:
-        return "publickey"
-
-    def check_auth_publickey(self, username: str, key: Any) -> int:
-        return paramiko.AUTH_SUCCESSFUL  # type: ignore[attr-defined, no-any-return]
-
-    def check_channel_request(self, kind: str, chanid: int) -> int:
-        return paramiko.OPEN_SUCCEEDED  # type: ignore[attr-defined, no-any-return]
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         self.site.asked.set()
@@ -89,33 +80,20 @@ class Server(paramiko.ServerInterface):
         return True
 
 
-class Site:
+class Site(sshd.Sshd):
     """One node; `answer` is what it says to every command. `banner`: it is no ssh server and says that, for ever."""
 
     def __init__(self, folder: Path, answer: Answer, banner: bytes = b"") -> None:
-        self.folder, self.answer, self.banner, self.over = folder, answer, banner, threading.Event()
+        self.answer, self.banner, self.over = answer, banner, threading.Event()
         self.asked = threading.Event()
-        for name in ("host", "user"):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self.listener.getsockname()[1]
-        self.transports: list[paramiko.Transport] = []
         self.said = 0  # bytes of the banner that somebody took
-        threading.Thread(target=self._serve, daemon=True).start()
+        super().__init__(folder, lambda: Server(self))
 
-    def _serve(self) -> None:
-        while True:
-            try:
-                end, _ = self.listener.accept()
-            except OSError:
-                return
-            if self.banner:
-                threading.Thread(target=self._greet, args=(end,), daemon=True).start()
-                continue
-            transport = paramiko.Transport(end)
-            transport.add_server_key(paramiko.Ed25519Key(filename=str(self.folder / "host")))
-            transport.start_server(event=threading.Event(), server=Server(self))
-            self.transports.append(transport)
+    def take(self, end: socket.socket) -> None:
+        if self.banner:
+            threading.Thread(target=self._greet, args=(end,), daemon=True).start()
+        else:
+            super().take(end)
 
     def _greet(self, end: socket.socket) -> None:
         with end, suppress(OSError):
@@ -124,15 +102,10 @@ class Site:
 
     @property
     def conf(self) -> Path:
-        key = " ".join((self.folder / "host.pub").read_text().split()[:2])
-        (self.folder / "known").write_text(f"[127.0.0.1]:{self.port} {key}\n")
-        (self.folder / "config").write_text(
-            f"Host *\n  User root\n  IdentityFile {self.folder}/user\n  UserKnownHostsFile {self.folder}/known\n"
-        )
         path = self.folder / "pmc.conf"
         path.write_text(
-            f'ssh_config = "{self.folder}/config"\naudit_log = ""\n[deadlines]\nconnect = {SECONDS}\n'
-            f'command = {SECONDS}\n[nodes.pm-1]\nreplication = "10.0.0.1"\nhost = "127.0.0.1:{self.port}"\n'
+            f'{sshd.configured(self.folder, self.port)}audit_log = ""\n[deadlines]\nconnect = {SECONDS}\n'
+            f"command = {SECONDS}\n{sshd.nodes([self.port])}"
         )
         return path
 
@@ -142,11 +115,7 @@ class Site:
 
     def close(self) -> None:
         self.over.set()
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        for each in self.transports:
-            each.close()
-            each.join(60)
+        super().close()
 
 
 @pytest.fixture

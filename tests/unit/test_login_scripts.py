@@ -26,7 +26,7 @@ from pmc.transport import node as pmc_node
 from pmc.transport.fetch import fetched
 from pmc.transport.lock import Hold
 from pmc.transport.node import Node
-from tests.unit import test_sessions
+from tests.unit import sshd
 from tests.unit.samples import SETTINGS, cluster, node
 from tests.unit.test_verify import healthy
 
@@ -48,17 +48,11 @@ NOT_RUN = {
 }
 
 
-class Shell(paramiko.ServerInterface):
+class Shell(sshd.Open):
     """Runs what is asked in bash, after `script`, which stands for .bashrc."""
 
     def __init__(self, script: str) -> None:
         self.script = script
-
-    def check_auth_publickey(self, username: str, key: Any) -> int:
-        return paramiko.AUTH_SUCCESSFUL  # type: ignore[attr-defined, no-any-return]
-
-    def check_channel_request(self, kind: str, chanid: int) -> int:
-        return paramiko.OPEN_SUCCEEDED  # type: ignore[attr-defined, no-any-return]
 
     def check_channel_exec_request(self, channel: paramiko.Channel, line: bytes) -> bool:
         threading.Thread(target=self._run, args=(channel, line.decode()), daemon=True).start()
@@ -99,22 +93,14 @@ def pump(read: Any, write: Any, end: Any) -> None:
 
 
 @pytest.fixture
-def logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def logged_in(tmp_path: Path) -> Iterator[Any]:
     """A node, with a script for its logins."""
-    hosts: list[test_sessions.Host] = []
+    hosts: list[sshd.Sshd] = []
     clusters: list[Cluster] = []
 
     def made(script: str) -> Node:
-        monkeypatch.setattr(test_sessions, "Sshd", lambda most: Shell(script))
-        host = test_sessions.Host(tmp_path)
-        hosts.append(host)
-        port = host.listener.getsockname()[1]
-        key = " ".join((tmp_path / "host.pub").read_text().split()[:2])
-        (tmp_path / "known").write_text(f"[127.0.0.1]:{port} {key}\n")
-        (tmp_path / "config").write_text(
-            f"Host *\n  User root\n  IdentityFile {tmp_path}/user\n  UserKnownHostsFile {tmp_path}/known\n"
-        )
-        text = f'ssh_config = "{tmp_path}/config"\n[nodes.pm-1]\nreplication = "10.0.0.1"\nhost = "127.0.0.1:{port}"\n'
+        hosts.append(sshd.Sshd(tmp_path, lambda: Shell(script)))
+        text = sshd.configured(tmp_path, hosts[-1].port) + sshd.nodes([hosts[-1].port])
         clusters.append(Cluster(parse(text, "pmc.conf")))
         return clusters[-1].nodes["pm-1"]
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import paramiko
 import pytest
@@ -20,52 +16,26 @@ from pmc.settings import parse
 from pmc.transport import sessions
 from pmc.transport.node import Node
 from pmc.transport.sessions import MOST
+from tests.unit import sshd
 
 REFUSED = 2  # SSH_OPEN_CONNECT_FAILED (RFC 4254, 5.1), which OpenSSH's sshd answers past MaxSessions
 
 
-class Sshd(paramiko.ServerInterface):
+class Counting(sshd.Open):
     """Of one connection; lets everybody in, and opens `most` sessions that nobody ever ends."""
 
     def __init__(self, most: int) -> None:
         self.most = most
-
-    def check_auth_publickey(self, username: str, key: Any) -> int:
-        return paramiko.AUTH_SUCCESSFUL  # type: ignore[attr-defined, no-any-return]
 
     def check_channel_request(self, kind: str, chanid: int) -> int:
         self.most -= 1
         return paramiko.OPEN_SUCCEEDED if self.most >= 0 else REFUSED  # type: ignore[attr-defined]
 
 
-class Host:
-    """Takes connections until it is closed."""
-
+class Host(sshd.Sshd):
     def __init__(self, folder: Path) -> None:
-        for name in ("host", "user"):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
-        self.folder, self.most = folder, 10
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.connections: list[paramiko.Transport] = []
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                end, _ = self.listener.accept()
-            except OSError:
-                return
-            transport = paramiko.Transport(end)
-            transport.add_server_key(paramiko.Ed25519Key(filename=str(self.folder / "host")))
-            transport.start_server(event=threading.Event(), server=Sshd(self.most))
-            self.connections.append(transport)
-
-    def close(self) -> None:
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        for each in self.connections:
-            each.close()
-            each.join(60)
+        self.most = 10
+        super().__init__(folder, lambda: Counting(self.most))
 
 
 @pytest.fixture
@@ -77,13 +47,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 @pytest.fixture
 def node(host: Host, tmp_path: Path) -> Iterator[Node]:
-    port = host.listener.getsockname()[1]
-    key = " ".join((tmp_path / "host.pub").read_text().split()[:2])
-    (tmp_path / "known").write_text(f"[127.0.0.1]:{port} {key}\n")
-    (tmp_path / "config").write_text(
-        f"Host *\n  User root\n  IdentityFile {tmp_path}/user\n  UserKnownHostsFile {tmp_path}/known\n"
-    )
-    text = f'ssh_config = "{tmp_path}/config"\n[nodes.pm-1]\nreplication = "10.0.0.1"\nhost = "127.0.0.1:{port}"\n'
+    text = sshd.configured(tmp_path, host.port) + sshd.nodes([host.port])
     with Cluster(parse(text, "pmc.conf")) as cluster:
         yield cluster.nodes["pm-1"]
 

@@ -14,19 +14,11 @@ from typing import Any
 import paramiko
 
 from pmc.settings import Settings, parse
+from tests.unit import sshd
 
 
-class Shell(paramiko.ServerInterface):
+class Shell(sshd.Open):
     """Of one connection; lets everybody in."""
-
-    def get_allowed_auths(self, username: str) -> str:
-        return "publickey"
-
-    def check_auth_publickey(self, username: str, key: Any) -> int:
-        return paramiko.AUTH_SUCCESSFUL  # type: ignore[attr-defined, no-any-return]
-
-    def check_channel_request(self, kind: str, chanid: int) -> int:
-        return paramiko.OPEN_SUCCEEDED  # type: ignore[attr-defined, no-any-return]
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         threading.Thread(target=_run, args=(channel, command), daemon=True).start()
@@ -71,45 +63,16 @@ def _feed(channel: paramiko.Channel, target: Any) -> None:
         target.close()
 
 
-class Here:
+class Here(sshd.Sshd):
     """The node. `port` leads to it."""
 
     def __init__(self, folder: Path) -> None:
-        for name in ("host", "user"):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
-        self.folder = folder
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self.listener.getsockname()[1]
-        self.connections: list[paramiko.Transport] = []
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                end, _ = self.listener.accept()
-            except OSError:
-                return
-            transport = paramiko.Transport(end)
-            transport.add_server_key(paramiko.Ed25519Key(filename=str(self.folder / "host")))
-            transport.start_server(event=threading.Event(), server=Shell())
-            self.connections.append(transport)
+        super().__init__(folder, Shell)
 
     def settings(self, port: int, more: str = "") -> Settings:
         """Of a manager that reaches it by this port."""
-        key = " ".join((self.folder / "host.pub").read_text().split()[:2])
-        (self.folder / f"known-{port}").write_text(f"[127.0.0.1]:{port} {key}\n")
-        (self.folder / f"config-{port}").write_text(
-            f"Host *\n  User root\n  IdentityFile {self.folder}/user\n  UserKnownHostsFile {self.folder}/known-{port}\n"
-        )
-        text = f'ssh_config = "{self.folder}/config-{port}"\naudit_log = ""\n{more}\n'
-        return parse(f'{text}[nodes.pm-1]\nreplication = "10.0.0.1"\nhost = "127.0.0.1:{port}"\n', "pmc.conf")
-
-    def close(self) -> None:
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        for each in self.connections:
-            each.close()
-            each.join(60)
+        text = f'{sshd.configured(self.folder, port, name=f"-{port}")}audit_log = ""\n{more}\n'
+        return parse(text + sshd.nodes([port]), "pmc.conf")
 
 
 class Wire:
