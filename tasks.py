@@ -44,9 +44,9 @@ def run_tests(c: Context, fast: bool = False, long: bool = False, left: bool = F
 
 @task
 def reliability(c: Context) -> None:
-    """Write docs/reliability.md: what the test runs in this checkout showed, over what docs/reliability.json kept, and
-    which of the tests that inject a fault have not run."""
-    kept, latest_runs = Path("docs/reliability.json"), Path(".reliability.json")
+    """Write docs/reliability.md: what the test runs in this checkout showed, over what tests/data/reliability.json
+    kept, and which of the tests that inject a fault have not run."""
+    kept, latest_runs = Path("tests/data/reliability.json"), Path(".reliability.json")
     found = lab_reliability.known(kept, latest_runs)
     kept.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
     head = Path("docs/reliability.head.md").read_text()

@@ -6,7 +6,7 @@
     python -m bench.backup guest                     a guest's writes per second while it is backed up, on a running lab
     python -m bench.backup report                    the tables and plots of docs/performance.md
 
-Each but the last writes what it found into docs/performance-backup.json. The two of a pair have the same priority, and
+Each but the last writes what it found into bench/data/backup.json. The two of a pair have the same priority, and
 end when what they wrote is on the disk. The content is that of files under /usr, so it compresses like a system's.
 """
 
@@ -25,7 +25,7 @@ from bench import backup_guest, backup_report
 from bench.disk import Disk
 from bench.places import Place, Run, on_lab
 
-RESULTS = Path(__file__).parents[1] / "docs" / "performance-backup.json"
+RESULTS = Path(__file__).parents[1] / "bench" / "data" / "backup.json"
 KINDS = ("usr", "random", "moved", "blocks")
 
 

@@ -6,7 +6,7 @@
                                                         plain `ssh node true`
     python -m bench.list report                         the table and the plot of docs/performance.md
 
-Each writes what it found into docs/performance-list.json, by size, so that sizes can be measured in several goes.
+Each writes what it found into bench/data/list.json, by size, so that sizes can be measured in several goes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from bench.sleepers import sleepers
 from lab.cluster import Lab
 from lab.reach import ssh
 
-RESULTS = venv.HERE.parent / "docs" / "performance-list.json"
+RESULTS = venv.HERE.parent / "bench" / "data" / "list.json"
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What docs/performance.md shows of docs/performance-list.json: the tables, between its two marks, and the plot."""
+"""What docs/performance.md shows of bench/data/list.json: the tables, between its two marks, and the plot."""
 
 from __future__ import annotations
 

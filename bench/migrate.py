@@ -32,7 +32,7 @@ from lab.cluster import Lab
 from lab.reach import ssh
 from pmc import settings, virsh
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "performance-migrate.json"
+RESULTS = Path(__file__).resolve().parent.parent / "bench" / "data" / "migrate.json"
 MIB = 1 << 20
 
 

@@ -1,4 +1,4 @@
-"""What docs/performance.md shows of docs/performance-migrate.json: a table between its two marks."""
+"""What docs/performance.md shows of bench/data/migrate.json: a table between its two marks."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import pytest
 from lab import reliability
 
 RESULTS = Path(__file__).parents[1] / ".reliability.json"
-KEPT = RESULTS.parent / "docs/reliability.json"
+KEPT = RESULTS.parent / "tests/data/reliability.json"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

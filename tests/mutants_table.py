@@ -13,7 +13,7 @@ from tests.mutants import KINDS, ROOT, all_of
 
 
 def write(found: dict[str, dict[str, Any]]) -> None:
-    reasons: dict[str, str] = json.loads((ROOT / "docs/mutants.json").read_text())
+    reasons: dict[str, str] = json.loads((ROOT / "tests/data/mutants.json").read_text())
     (ROOT / "docs/mutants.md").write_text(text(found, reasons))
 
 

@@ -6,7 +6,7 @@
     python -m tests.mutate run --shard 1/4          the first of four parts; --kind undo, --file vm.py: these only
     python -m tests.mutate run --tests plan,peer    with the unit tests of these files only
     python -m tests.mutate run --model              and what they do not notice on the model, which is slow
-    python -m tests.mutate table                    writes docs/mutants.md, with the reasons of docs/mutants.json
+    python -m tests.mutate table                    writes docs/mutants.md, with the reasons of tests/data/mutants.json
 
 First each file of unit tests runs once, and it is written down which functions each test calls (.mutants-map.json;
 again when the file has changed). Then for each mutant a child of this process, which has all modules loaded and all
