@@ -1,4 +1,4 @@
-"""LVM: commands on logical volumes, and the parsers of --reportformat json. Pure. Source: lvm(8), lvs(8)."""
+"""LVM: commands on logical volumes. What they report is read in facts/lvm_report.py. Pure. Source: lvm(8), lvs(8)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PUT_BACK = "pmc.put.back"
 OF = "pmc.of."
 # On a snapshot that a new VM's disk is copied from, with the name of that VM.
 FOR = "pmc.for."
-# What parse_volumes reads.
+# What lvm_report.parse_volumes reads.
 FIELDS = "vg_name,lv_name,lv_size,lv_tags,origin,lv_attr,data_percent,metadata_percent,pool_lv"
 # Whatever lvm.conf or a profile says of reports (lvmreport(7)): with compact_output a field that is empty everywhere is
 # missing, with output_format json a plain report is JSON, report_command_log adds a report of its own.
@@ -173,7 +173,7 @@ def discard_for_good(group: str, name: str, of: str) -> Command:
 
 _DISCARD = (
     f'lvs "$1" >/dev/null 2>&1 || exit 0; {TAGGED}; lvremove --yes "$1" 2>/dev/null && exit 0; '
-    'pkill -f "(^|/)(dd if=|python3 -m pmc[.]remote[.]stream .*--source )/dev/${1//./[.]}( |$)" || :; '
+    'pkill -f "(^|/)(dd if=|python3 -m pmc[.](remote[.])?stream .*--source )/dev/${1//./[.]}( |$)" || :; '
     'exec lvremove --yes "$1"'
 )
 

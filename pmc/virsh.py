@@ -1,4 +1,4 @@
-"""libvirt's domains: virsh and virt-install commands, domain XML, and the parsers. Pure.
+"""libvirt's domains: virsh and virt-install commands, and the parsers. (XML: facts/domain_xml.py.) Pure.
 
 Sources: virsh(1), virt-install(1), https://libvirt.org/formatdomain.html.
 """

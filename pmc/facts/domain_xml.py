@@ -1,4 +1,4 @@
-"""XML that nodes, files and backups hold, read in one place. Pure."""
+"""XML that nodes, files and backups hold, read and changed in one place. Pure."""
 
 from __future__ import annotations
 

@@ -5,12 +5,12 @@ One subject a file; in each, small functions from `Facts` to findings, which CHE
 
 from __future__ import annotations
 
-from pmc.health import nodes, thin_pools, vm_backups, vm_domains, vm_files, vm_replication, vm_volumes
+from pmc.health import node_findings, thin_pools, vm_backups, vm_domains, vm_files, vm_replication, vm_volumes
 from pmc.health.cluster_facts import Facts
 from pmc.health.finding import CODES, Finding
 
 CHECKS = (
-    *nodes.CHECKS,
+    *node_findings.CHECKS,
     *vm_files.CHECKS,
     *vm_domains.CHECKS,
     *vm_replication.CHECKS,

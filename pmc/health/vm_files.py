@@ -57,14 +57,14 @@ def stale_copies(facts: Facts) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def _removal(facts: Facts, vm: str, stale: str) -> str:
+def _removal(facts: Facts, vm: str, node: str) -> str:
     """What removes a stale copy, or what keeps it from doing so: it looks that the VM is whole without that copy."""
     remedy = f"fab vm.peer {vm} --cleanup"
     try:
         plan = remove_steps.cleanup(vm, facts.state, facts.settings)
     except Refused as why:
         return f"{remedy} removes it, but not yet: {why}"
-    if not any(step.node == stale for step in plan.steps):
+    if not any(step.node == node for step in plan.steps):
         look = "Look which of the copies is the newest: fab vm.peer --cleanup would not remove this one"
         return then(look, f"on each node: cat {drbd.path(vm)}")
     return remedy

@@ -18,7 +18,8 @@ from pmc.units import MiB
 
 def standby(name: str, state: ClusterState) -> str:
     """The node whose volume is read: the secondary, whose disk no guest waits for; else the only one. Both sides must
-    be connected and equal, or it would be a stale copy. Where blocks are known to differ: the one that is in use."""
+    be connected and equal, or it would be a copy of old data. Where blocks are known to differ: the one that is in
+    use."""
     homes = requirements.defined_everywhere(state, name)
     unfinished_restore.none(state, name)
     if len(homes) == 1:

@@ -14,8 +14,8 @@ from pmc.errors import NodeDown, Refused
 from pmc.facts.dead_node import LostLink, PeerSigns, silent
 from pmc.model import ClusterState, Resource
 from pmc.plan import Plan, Step, Wait, plan
-from pmc.plans import interrupted_restore, requirements, saved_memory, suspended_io, vm_steps
-from pmc.plans import room as room_plan
+from pmc.plans import failover_restore, requirements, saved_memory, suspended_io, vm_steps
+from pmc.plans import room as room_check
 from pmc.plans.close_migration import forbid_two_primaries, resume_writes
 from pmc.settings import Settings
 
@@ -125,7 +125,7 @@ def failover(
 ) -> Plan:
     """Once the dead node is known to be dead. The survivor must hold all that DRBD ever acknowledged to it. `room`: see
     that there is memory for it (not by itself when many start). `discard`: as for vm.start; what is saved on the dead
-    node is there when it comes back, and vm.start refuses then. `size`: see `putback.on`."""
+    node is there when it comes back, and vm.start refuses then. `size`: see `failover_restore.on`."""
     dead, survivor = homes(name, state, settings, hangs)
     node = state.nodes[survivor]
     if name not in node.domains:
@@ -136,14 +136,14 @@ def failover(
     resource = node.resources.get(name)
     if resource is None:
         raise Refused(f"{name}: its DRBD resource is not up on {survivor}", next=f"fab pm.ready_drbd --node {survivor}")
-    back = interrupted_restore.on(survivor, dead, name, size, state, settings)
+    back = failover_restore.on(survivor, dead, name, size, state, settings)
     _complete(name, dead, survivor, resource)
     if resource.suspended != "fencing":  # held since the dead node was lost in the middle of a move
         suspended_io.require_io(name, state, [survivor])
     if not discard:
         saved_memory.start(name, f"fab vm.failover {name}", state)
     if room:
-        room_plan.memory(node, name, node.domains[name].memory, "Move another VM away first")
+        room_check.memory(node, name, node.domains[name].memory, "Move another VM away first")
     opened = [survivor] if resource.two_primaries else []
     return plan(
         f"vm.failover {name}",

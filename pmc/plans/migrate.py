@@ -9,7 +9,7 @@ from pmc.facts.domain_disks import RUNNING, Running
 from pmc.model import ClusterState, NodeState
 from pmc.plan import Plan, Step, Watch, on_each, plan
 from pmc.plans import other_disks, requirements, restore_marks, saved_memory, suspended_io, vm_steps
-from pmc.plans import room as room_plan
+from pmc.plans import room as room_check
 from pmc.settings import Settings
 from pmc.units import parse_rate
 
@@ -55,7 +55,7 @@ def move(name: str, to: str, state: ClusterState, settings: Settings, room: bool
             next=f"fab vm.mv {name} --cleanup",
         )
     if room:
-        room_plan.memory(state.nodes[target], name, domain.memory)
+        room_check.memory(state.nodes[target], name, domain.memory)
     live = settings.migration_emulated == "live" or kind_of(name, state.nodes[source], settings) == "kvm"
     opening = on_each(
         (target, source),

@@ -1,8 +1,8 @@
 """vm.peer: another secondary for a VM that runs. State in, plan out. Pure.
 
-All that can be made ready on the new node is made ready before the stale copy is let go; that is removed only when the
-new one is complete. DRBD 8.4 has one peer for a volume, so from the change to the end of the copy there is one good
-disk: where the stale copy still is one, a failure brings it back. DRBD 9 is refused: nothing was tried with it.
+All that can be made ready on the new node is made ready before the old node's copy is let go; that is removed only when
+the new one is complete. DRBD 8.4 has one peer for a volume, so from the change to the end of the copy there is one good
+disk: where the old node's copy still is one, a failure brings it back. DRBD 9 is refused: nothing was tried with it.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def _fits(change: Change, state: ClusterState, settings: Settings) -> None:
 
 
 def _old_goes(change: Change, state: ClusterState) -> str:
-    """What is lost with the stale copy, if there still is one; refused when its writes may be wanted."""
+    """What is lost with the old node's copy, if there still is one; refused when its writes may be wanted."""
     seen = state.nodes[change.primary].resources[change.name]
     node = state.nodes.get(change.old)
     there = node.resources.get(change.name) if node else None
@@ -229,7 +229,7 @@ def peer(change: Change, xml: str, secret: str, state: ClusterState, settings: S
             undo=drbd_new_peer.switch_back(name),
             check=drbd_new_peer.file_names(name, new),
         ),
-        # Nothing is lost by going on from here, unless the stale copy is still a good one.
+        # Nothing is lost by going on from here, unless the old node's copy is still a good one.
         replace(
             vm_steps.wait_connected(settings, primary, name), pivot=not state.nodes[primary].resources[name].healthy
         ),

@@ -137,6 +137,6 @@ def cleanup(name: str, state: ClusterState, settings: Settings) -> Plan:
     requirements.reachable(state, *stale_copies)
     refuse_namesakes(name, state)
     other_disks.one_volume(name, "vm.peer --cleanup", state)
-    refuse_foreign(name, [state.nodes[stale] for stale in stale_copies], settings)
+    refuse_foreign(name, [state.nodes[each] for each in stale_copies], settings)
     see = [vm_steps.see_equal(homes[0], name)] if stale_copies and len(homes) > 1 else []
-    return plan(f"vm.peer {name} --cleanup", see, steps(name, [state.nodes[s] for s in stale_copies], settings))
+    return plan(f"vm.peer {name} --cleanup", see, steps(name, [state.nodes[each] for each in stale_copies], settings))

@@ -22,8 +22,8 @@ WELL, WAITS, BROKEN = "well", "waits", "broken"
 
 def homes(name: str, state: ClusterState, settings: Settings) -> tuple[str, ...]:
     """The VM's sides. Refused unless they all answer, it is known where it lives, and it runs there, once at most.
-    Other nodes may be away. A stale copy elsewhere is no side, and stays as it is: `clear.cleanup` wants the VM whole
-    before that goes."""
+    Other nodes may be away. A stale copy elsewhere is no side, and stays as it is: `remove_steps.cleanup` wants the VM
+    whole before that goes."""
     named = tuple(requirements.known_nodes(state, name))
     for home in named:
         if home not in state.nodes:

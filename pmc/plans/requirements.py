@@ -147,13 +147,21 @@ def consistent_placement(state: ClusterState, vm: str) -> None:
 def stale_copy_note(vm: str, node: str, state: ClusterState) -> str:
     """What is to be said before what the VM has on `node` is taken for its data, when it runs nowhere: its own nodes
     may have been silent when a person started a stale copy, and of all that this one wrote they know nothing. Empty
-    when there is no stale copy on any node that answers."""
-    if state.active_on(vm) or not (stale_copies := state.stale_copies(vm)):
+    when there is no stale copy on any node that answers; memory that is saved there, or a volume that pmc did not make,
+    is none."""
+    if state.active_on(vm) or not (copies := [each for each in state.stale_copies(vm) if _has(state.nodes[each], vm)]):
         return ""
-    there = " and ".join(stale_copies)
+    there = " and ".join(copies)
     return (
         f"{vm}: there is a stale copy on {there}. If it ran there last (a vm.failover while its own nodes were "
         f"silent), what it wrote then is not on {node}, and is lost when fab vm.peer {vm} --cleanup removes that copy"
+    )
+
+
+def _has(node: NodeState, vm: str) -> bool:
+    volume = node.volumes.get(vm)
+    return any(vm in each for each in (node.files, node.resources, node.domains)) or bool(
+        volume and lvm.TAG in volume.tags
     )
 
 

@@ -13,7 +13,7 @@ from pmc.facts import backing, domain_xml
 from pmc.model import ClusterState, NodeState
 from pmc.plan import Fetch, Plan, Step, Wait, Watch, plan
 from pmc.plans import other_disks, requirements, restore_marks, saved_memory, suspended_io, unfinished_restore, vm_steps
-from pmc.plans import room as room_plan
+from pmc.plans import room as room_check
 from pmc.plans.add import check_new
 from pmc.plans.backup import bring, drbd_device
 from pmc.plans.vm_steps import Given
@@ -141,10 +141,10 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
     for each in (state.nodes[home] for home in homes):
         requirements.foreign(each, kept, backing.snapshot(each, name, unfinished_restore.BEFORE), settings)
     room = volume.size * 65 // 64 // MiB * MiB + 16 * MiB  # all of it may change
-    room_plan.snapshot_room(state.nodes[node], volume, room)
+    room_check.snapshot_room(state.nodes[node], volume, room)
     for home in homes[1:]:  # what is written there needs room in its pool as well, when snapshots share it
         if its[home].thin:
-            room_plan.snapshot_room(state.nodes[home], its[home], its[home].size)
+            room_check.snapshot_room(state.nodes[home], its[home], its[home].size)
     steps = [
         *[bring(each) for each in dict.fromkeys((found.node, node))],
         prove(found, settings),

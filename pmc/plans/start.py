@@ -26,8 +26,8 @@ def start(name: str, on: str, state: ClusterState, settings: Settings, discard: 
     if on and on not in homes:
         if on in state.stale_copies(name):
             raise Refused(
-                f"--on {on}: what is there of {name} is an old or unfinished copy; {name} lives on "
-                f"{' and '.join(homes)}. Remove the stale copy",
+                f"--on {on}: what is there of {name} is a stale or unfinished copy; {name} lives on "
+                f"{' and '.join(homes)}. Remove that copy",
                 next=f"fab vm.peer {name} --cleanup",
             )
         raise Refused(f"--on {on}: {name} has its disks on {' and '.join(homes)}; choose one of them")

@@ -12,7 +12,7 @@ from pmc.cluster import Cluster
 from pmc.errors import Refused
 from pmc.model import ClusterState
 from pmc.paste import comment
-from pmc.plans import close_migration, interrupted_restore, requirements, saved_memory
+from pmc.plans import close_migration, failover_restore, requirements, saved_memory
 from pmc.plans import evacuate as evacuations
 from pmc.plans import failover as plans
 from pmc.plans.evacuate import Evacuation, Move
@@ -58,21 +58,23 @@ def failover(
         state = cluster.state()
         node, survivor = plans.homes(name, state, cluster.settings, hangs)
         # Of a restore that was interrupted: what it kept is put back first.
-        its = state.nodes[survivor].resources.get(name) if interrupted_restore.kept(name, survivor, state) else None
+        its = state.nodes[survivor].resources.get(name) if failover_restore.kept(name, survivor, state) else None
         size = cluster.ask(survivor, drbd.size_of(its.minor))[0] if its else 0
         plan = plans.failover(name, state, cluster.settings, hangs=hangs, discard=discard_saved, size=size)
         places = {survivor: [name]}
         sight = fencing.observe(cluster, state, node, places, hangs)
-        interrupted_restore.not_in_use(name, survivor, state, name in sight.facts and sight.facts[name].in_use)
+        failover_restore.not_in_use(name, survivor, state, name in sight.facts and sight.facts[name].in_use)
         if size:
             note(f"{name}: a restore into its disk was interrupted; the disk becomes again what it was before that")
-        if not (dry_run or c.config.run.dry):
+        if dry_run or c.config.run.dry:
+            fencing.tell_stale_copies([name], state)
+        else:
             fencing.prove(cluster, node, [name], sight, dead, state)
             if sight.signs:
                 state = fencing.silent(cluster, node, places)
                 plan = plans.failover(name, state, cluster.settings, discard=discard_saved, size=size)
         if carry_out(c, cluster, plan, dry_run, first=fencing.how(cluster, node, sight)):
-            alone = any(interrupted_restore.ALONE in step.note for step in plan.steps)
+            alone = any(failover_restore.ALONE in step.note for step in plan.steps)
             also = f", fab vm.restore {name} --put-back (its copy is marked still)" if alone else ""
             note(f"{name} runs on {survivor}; when {node} is back: fab pm.ready_drbd{also}, then fab vm.mv {name}")
 
@@ -165,8 +167,11 @@ def _dead(
     sight = fencing.observe(cluster, state, node, places, hangs)
     off = fencing.off(sight)
     wanted = start_all(off, state, hangs=hangs)
-    if wanted.leaving and not dry:
-        fencing.prove(cluster, node, [each.name for each in wanted.leaving], sight, dead, state)
+    names = [each.name for each in wanted.leaving]
+    if dry:
+        fencing.tell_stale_copies(names, state)
+    elif names:
+        fencing.prove(cluster, node, names, sight, dead, state)
         if sight.signs:
             wanted = start_all(off, fencing.silent(cluster, node, places))
     return wanted, fencing.how(cluster, node, sight)

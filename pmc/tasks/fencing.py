@@ -88,6 +88,12 @@ def how(cluster: Cluster, dead: str, sight: PeerEvidence) -> list[str]:
     ]
 
 
+def tell_stale_copies(names: Sequence[str], state: ClusterState) -> None:
+    for name in names:
+        if said := requirements.stale_copy_note(name, "the VM's other node", state):
+            note(said)
+
+
 def prove(
     cluster: Cluster, node: str, names: Sequence[str], sight: PeerEvidence, dead: str, state: ClusterState
 ) -> None:
@@ -102,9 +108,7 @@ def prove(
     old = [name for name in names if name not in facts or facts[name].old]
     if away := [each.name for each in state if each.trouble and each.name != node]:
         note(f"{', '.join(away)} cannot be asked either; a second copy that vm.peer made there would be the newer one")
-    for said in (requirements.stale_copy_note(name, "its other node", state) for name in names):
-        if said:
-            note(said)
+    tell_stale_copies(names, state)
     for name, lost in facts.items():
         if lost.since:
             text = (

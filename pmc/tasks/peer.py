@@ -1,4 +1,4 @@
-"""vm.*: what keeps a VM's second copy. Each task: check the words, look, plan, apply, show."""
+"""vm.peer: another second node. Check the words, look, plan, apply, show."""
 
 from __future__ import annotations
 
@@ -66,6 +66,6 @@ def peer(
             _tell_stale_copies(vm_lock.refresh_vm(cluster, state, name).stale_copies(name), name)
 
 
-def _tell_stale_copies(stale_copies: list[str], name: str) -> None:
-    for stale in stale_copies:
-        note(f"{stale} has a stale copy of {name}; fab vm.peer {name} --cleanup removes it")
+def _tell_stale_copies(nodes: list[str], name: str) -> None:
+    for node in nodes:
+        note(f"{node} has a stale copy of {name}; fab vm.peer {name} --cleanup removes it")

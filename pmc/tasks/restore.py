@@ -13,7 +13,7 @@ from pmc.errors import Refused
 from pmc.lock_files import ALLOCATION
 from pmc.model import ClusterState
 from pmc.plan import Plan
-from pmc.plans import backup_copies, interrupted_restore, requirements
+from pmc.plans import backup_copies, failover_restore, requirements
 from pmc.plans import restore as plans
 from pmc.plans.restore import Found
 from pmc.settings import Settings
@@ -125,7 +125,7 @@ def _in_place(c: Context, cluster: Cluster, name: str, which: Which, dry: bool, 
 
 def _put_back(c: Context, cluster: Cluster, name: str, dry: bool) -> None:
     state = located(c, cluster, dry, name)
-    interrupted_restore.both_there(name, state)
+    failover_restore.both_there(name, state)
     size, _ = lookups.disk_of(cluster, name, state)
     if carry_out(c, cluster, plans.undo_in_place(name, size, state, cluster.settings), dry):
         note(f"{name} has the disk that it had before the restore")

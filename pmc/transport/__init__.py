@@ -1,1 +1,1 @@
-"""Whatever reaches a node: the only place, with pmc/cluster.py, that owns connections and threads."""
+"""Whatever reaches a node: with pmc/cluster.py this owns the connections and their threads."""

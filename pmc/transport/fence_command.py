@@ -1,5 +1,5 @@
-"""The fence command of a node: the only place that runs a program on the manager. Its line may hold a password, so none
-of its words but the program's name is ever shown."""
+"""The fence command of a node: a program of the administrator's, run on the manager. Its line may hold a password, so
+none of its words but the program's name is ever shown."""
 
 from __future__ import annotations
 

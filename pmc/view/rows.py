@@ -72,7 +72,7 @@ def _vm_row(state: ClusterState, name: str, text: bool) -> dict[str, Any]:
             "size": show_size(size) if size else "",
             "memory": show_size(domain.memory) if domain else "",
             "minor": minor if minor >= 0 else "",
-            "secondary": ",".join(others) + "".join(f" (stale copy: {stale})" for stale in stale_copies),
+            "secondary": ",".join(others) + "".join(f" (stale copy: {each})" for each in stale_copies),
         }
     facts = resource or Resource(name)
     return {

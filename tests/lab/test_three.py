@@ -91,7 +91,7 @@ def test_a_vm_on_one_node_gets_a_peer_and_a_dead_one_is_replaced(three: Pmc, cle
     three.ok("vm.stop", "web", "--force")
     done = three.fab("vm.start", "web", "--on", "pm-2")
     assert done.returncode == 2, done.stderr
-    assert "old or unfinished copy" in done.stderr
+    assert "stale or unfinished copy" in done.stderr
     three.ok("vm.start", "web")
     tick = guest.ticking(tick.counter, boots=2)
     assert three.fab("vm.peer", "web", "--cleanup").returncode == 2, "nobody was asked"

@@ -161,7 +161,7 @@ def connect_if_alone(world: Cloud, at: str, command: Command, vm: str) -> None:
 
 
 def take_back(world: Cloud, at: str, command: Command, vm: str) -> None:
-    """broken.generation_back."""
+    """interrupted_migration.generation_back."""
     disk, kernel = world.disks[at, vm], world.nodes[at].resources[vm]
     need((at, vm) not in world.detached, "no disk")
     need(kernel.role == "Secondary" and disk.state == "UpToDate" and not disk.bits, "not any more")

@@ -40,7 +40,7 @@ class Disk:
             self.bitmap, self.current = self.current, new
 
     def take_back(self) -> None:
-        """drbdmeta set-gi, as broken.py does it."""
+        """drbdmeta set-gi, as interrupted_migration.py does it."""
         if self.bitmap:
             self.current, self.bitmap = self.bitmap, 0
 

@@ -52,8 +52,8 @@ def widened(world: World) -> World:
 
 
 # What runs under no lock, since nothing that another command may do at the same time is harmed: the program that reads
-# disks, under a name of its version, and a backup that is read back (tasks/proof.py); DRBD's own comparison, which
-# writes nothing (pm.verify --deep).
+# disks, under a name of its version, and a backup that is read back (tasks/verify_backup.py); DRBD's own comparison,
+# which writes nothing (pm.verify --deep).
 BESIDE = ("pmc /run/pmc/stream-", ".verified", "drbdadm verify")
 
 

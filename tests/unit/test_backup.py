@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shlex
 import subprocess
 import sys
@@ -207,6 +208,11 @@ def test_a_program_that_is_not_whole_proves_nothing(tmp_path: Path, name: str, l
     path = there / "pmc" / name
     path.write_bytes(path.read_bytes()[:left])
     assert put(there, "wrong") != 0
+
+
+def test_the_program_is_all_that_is_for_nodes() -> None:
+    there = {path.name for path in (Path(backup_pipeline.__file__).parent / "remote").glob("*.py")}
+    assert set(re.findall(r"^#== remote/(.*)$", backup_pipeline.PROGRAM, re.M)) == there
 
 
 def test_the_program_is_brought_once_and_runs(disk: Path, tmp_path: Path) -> None:

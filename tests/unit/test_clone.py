@@ -119,7 +119,12 @@ def test_it_is_removed_only_with_its_mark_and_while_its_source_is_not_locked(tmp
 
 
 @pytest.mark.parametrize(
-    "reader", ["dd if=/dev/vg/{} bs=1M", f"{STREAM.partition(' ')[2]} base --zstd --source /dev/vg/{{}}"]
+    "reader",
+    [
+        "dd if=/dev/vg/{} bs=1M",
+        f"{STREAM.partition(' ')[2]} base --zstd --source /dev/vg/{{}}",
+        "python3 -m pmc.stream base --source /dev/vg/{}",
+    ],
 )
 def test_what_still_reads_a_snapshot_is_ended_before_it_is_removed(tmp_path: Path, reader: str) -> None:
     """The link between the nodes is cut: it cannot write on, and nobody tells it."""

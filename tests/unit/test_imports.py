@@ -84,7 +84,7 @@ def test_pure_modules_import_nothing_that_acts(module: str) -> None:
 
 
 def test_connections_and_threads_have_their_owners() -> None:
-    """Tasks may ask Fabric what kind of context they got, and looks asks DNS, which has no deadline without a thread;
+    """Tasks may ask Fabric what kind of context they got, and lookups asks DNS, which has no deadline without a thread;
     neither connects to a node."""
     allowed = {"pmc.tasks.base": {"fabric"}, "pmc.main": {"fabric"}, "pmc.tasks.lookups": {"socket", "threading"}}
     for module, path in FILES.items():

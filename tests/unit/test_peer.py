@@ -91,15 +91,16 @@ def test_a_vm_that_is_off_and_has_an_old_copy_may_have_run_there_last() -> None:
         "web: there is a stale copy on pm-2. If it ran there last (a vm.failover while its own nodes were silent), "
         "what it wrote then is not on pm-1, and is lost when fab vm.peer web --cleanup removes that copy"
     )
-    world.nodes["pm-2"] = Machine()
-    assert requirements.stale_copy_note("web", "pm-1", world.state()) == ""
+    world.nodes["pm-2"] = Machine(saved={"web"}, volumes={"web": Volume("web", "vg", GiB)})
+    assert world.state().stale_copies("web") == ["pm-2"]
+    assert requirements.stale_copy_note("web", "pm-1", world.state()) == "", "nothing could run of these"
 
 
 def test_a_stray_is_not_started() -> None:
     world = with_stray()
     world = done(world, stop.stop("web", False, world.state(), SETTINGS))
     with pytest.raises(
-        Refused, match=r"--on pm-2: .* old or unfinished copy; web lives on pm-1 and pm-3\. .* --cleanup"
+        Refused, match=r"--on pm-2: .* stale or unfinished copy; web lives on pm-1 and pm-3\. .* --cleanup"
     ):
         start.start("web", "pm-2", world.state(), SETTINGS)
     assert [step.node for step in start.start("web", "", world.state(), SETTINGS).steps] == ["pm-1", "pm-1"]

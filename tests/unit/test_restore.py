@@ -15,7 +15,7 @@ from pmc.plan import Action, Plan, Watch, apply
 from pmc.plans import (
     add,
     failover,
-    interrupted_restore,
+    failover_restore,
     migrate,
     remove,
     remove_steps,
@@ -146,9 +146,9 @@ def test_nobody_else_goes_on_alone() -> None:
         way = r"a failover puts it back on the other node. Next: fab vm\.failover web"
         gone = r"kept there only. When pm-1 is dead for good, only a backup is left. Next: fab vm\.backups web"
         with pytest.raises(NodeDown, match=gone if node == "pm-1" else way):
-            interrupted_restore.both_there("web", state)
-    interrupted_restore.both_there("web", half_restored_web().state())
-    interrupted_restore.both_there("web", dead(stopped_web(), "pm-2").state())
+            failover_restore.both_there("web", state)
+    failover_restore.both_there("web", half_restored_web().state())
+    failover_restore.both_there("web", dead(stopped_web(), "pm-2").state())
 
 
 @pytest.mark.parametrize("steps", range(STEPS - 1))
@@ -297,8 +297,8 @@ def test_a_snapshot_beside_a_disk_that_is_not_marked_is_never_put_back() -> None
     with pytest.raises(Refused, match=said):
         failover.failover("web", dead(world.copy(), "pm-2").state(), SETTINGS, size=GiB)
     with pytest.raises(Refused, match=r"its disk was in use on its other node"):
-        interrupted_restore.not_in_use("web", "pm-1", half_restored_web().state(), True)
-    interrupted_restore.not_in_use("web", "pm-1", half_restored_web().state(), False)
+        failover_restore.not_in_use("web", "pm-1", half_restored_web().state(), True)
+    failover_restore.not_in_use("web", "pm-1", half_restored_web().state(), False)
 
 
 def test_the_mark_of_the_other_side_goes_with_the_next_move_or_start() -> None:
