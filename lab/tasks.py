@@ -119,7 +119,7 @@ def unplug(_: Context, node: str) -> None:
 
 @task
 def heal(_: Context) -> None:
-    """Mend all links."""
+    """Make all links whole again."""
     Lab().heal()
 
 

@@ -153,8 +153,8 @@ def stale_copy_note(vm: str, node: str, state: ClusterState) -> str:
         return ""
     there = " and ".join(copies)
     return (
-        f"{vm}: there is a stale copy on {there}. If it ran there last (a vm.failover while its own nodes were "
-        f"silent), what it wrote then is not on {node}, and is lost when fab vm.peer {vm} --cleanup removes that copy"
+        f"{vm}: there is a stale copy on {there}. If {vm} ran there last (vm.failover while its own nodes were "
+        f"silent), {node} lacks what it wrote then. fab vm.peer {vm} --cleanup removes that copy for good"
     )
 
 

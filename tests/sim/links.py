@@ -157,7 +157,9 @@ class Linked(World):
         since, clock = (round(1e6 * time) for time in self.clocks(side))
         entry = {"MESSAGE": said, "__MONOTONIC_TIMESTAMP": f"{since}", "__REALTIME_TIMESTAMP": f"{clock}"}
         self.journal.setdefault(side, []).append(json.dumps(entry))
-        kernel.behind = self.disks.get((peer, vm), Disk()).state in ("Outdated", "Inconsistent")
+        # Of a peer without a disk nothing is known any more (sanitize_state: DUnknown).
+        known = (peer, vm) not in self.detached
+        kernel.behind = known and self.disks.get((peer, vm), Disk()).state in ("Outdated", "Inconsistent")
         if kernel.role == "Primary" and (side, vm) not in self.detached:
             kernel.held = kernel.holds and not kernel.behind
             if not kernel.held:
@@ -205,7 +207,7 @@ class Linked(World):
             return
         self.linked[vm] = frozenset((one, two))
         self.stood -= {(one, vm), (two, vm)}
-        a.held = b.held = a.behind = b.behind = False
+        a.held = b.held = False
         a.discard = b.discard = False
         for disk in (mine, peers):
             if disk.state == "Outdated":  # "D_OUTDATED vanishes when we get connected" (sanitize_state)

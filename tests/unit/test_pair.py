@@ -79,3 +79,12 @@ def test_a_side_that_holds_is_primary_again_without_the_peer_that_left_as_outdat
     for do in (drbd.secondary(NAME), drbd.primary(NAME)):
         assert model.tool("pm-1", do)
     assert not model.tool("pm-2", drbd.primary(NAME))
+
+
+def test_of_a_peer_that_had_no_disk_when_it_was_lost_nothing_is_known() -> None:
+    model = pair(holds=True)
+    model.detach("pm-2", NAME)
+    model.disks["pm-2", NAME].state = "Inconsistent"  # what it was is no matter
+    model.sever(frozenset(NODES))
+    assert not model.nodes["pm-1"].resources[NAME].behind
+    assert model.nodes["pm-1"].resources[NAME].held

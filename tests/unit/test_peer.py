@@ -88,8 +88,8 @@ def test_a_vm_that_is_off_and_has_an_old_copy_may_have_run_there_last() -> None:
     assert requirements.stale_copy_note("web", "pm-1", world.state()) == ""  # it runs: what its guest sees counts
     world.nodes["pm-1"].domains["web"] = "shut off"
     assert requirements.stale_copy_note("web", "pm-1", world.state()) == (
-        "web: there is a stale copy on pm-2. If it ran there last (a vm.failover while its own nodes were silent), "
-        "what it wrote then is not on pm-1, and is lost when fab vm.peer web --cleanup removes that copy"
+        "web: there is a stale copy on pm-2. If web ran there last (vm.failover while its own nodes were silent), pm-1 "
+        "lacks what it wrote then. fab vm.peer web --cleanup removes that copy for good"
     )
     world.nodes["pm-2"] = Machine(saved={"web"}, volumes={"web": Volume("web", "vg", GiB)})
     assert world.state().stale_copies("web") == ["pm-2"]

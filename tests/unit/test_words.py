@@ -265,4 +265,4 @@ def test_a_start_tells_of_a_stale_copy(monkeypatch: pytest.MonkeyPatch, capsys: 
             resource.role = "Secondary"
     counted(monkeypatch, world)
     vm.start(Context(), "web")
-    assert "web: there is a stale copy on pm-2. If it ran there last" in capsys.readouterr().err
+    assert "web: there is a stale copy on pm-2. If web ran there last" in capsys.readouterr().err
