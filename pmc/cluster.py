@@ -117,7 +117,8 @@ class Cluster:
         except PmcError as error:
             silent = isinstance(error, NodeDown) and not error.answered
             return NodeState(node.name, down=str(error).removeprefix(f"{node.name}: "), answers=not silent)
-        return replace(node_state(node.name, self.settings, answers, beside), prints=node.prints)
+        state = node_state(node.name, self.settings, answers, beside)
+        return replace(state, prints=node.prints, prints_to=node.prints_to)
 
     def ask(self, node: str, *queries: Query[Any]) -> list[Any]:
         return self.nodes[node].ask(*queries)

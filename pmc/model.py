@@ -160,6 +160,7 @@ class NodeState:
     beside: Mapping[str, Any] = field(default_factory=dict)  # answers to what one look asked besides
     odd: tuple[Odd, ...] = ()
     prints: str = ""  # what a login script there prints, fit to be shown
+    prints_to: str = "root"  # the user whose login it was
     # Not pmc's, or with a name that pmc's commands do not take: listed, never acted upon.
     foreign: Mapping[str, Domain] = field(default_factory=dict)
     foreign_resources: Mapping[str, Resource] = field(default_factory=dict)

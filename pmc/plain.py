@@ -30,7 +30,11 @@ def advice(text: str) -> str:
 
 
 def then(said: str, command: str) -> str:
-    """What a person reads who has to do something: what is true, then the one command to paste."""
+    """What a person reads who has to do something: what is true, then the one command to paste. An error that is told
+    in another one's words leaves its own command out."""
+    inner, found, last = said.rpartition(" Next: ")
+    if found and "\n" not in last:
+        said = inner
     return f"{said}{'' if said.endswith(('.', '?', '!')) else '.'} Next: {command}"
 
 

@@ -37,6 +37,7 @@ def move(name: str, to: str, state: ClusterState, settings: Settings, room: bool
         paused = domain.state == "paused"
         resume = f"on {source}: virsh resume {name}" if paused else "fab vm.ls"
         raise Refused(f"{name}: is {domain.state} on {source}, and only a running VM moves", next=resume)
+    requirements.quiet_login(state.nodes[target], name, source)
     suspended_io.require_io(name, state, homes)  # before what comes of it: DRBD gives up a peer whose disk stands still
     for node in (source, target):
         requirements.healthy(state.nodes[node], name)

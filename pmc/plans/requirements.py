@@ -260,6 +260,17 @@ def healthy(node: NodeState, vm: str) -> None:
         )
 
 
+def quiet_login(node: NodeState, vm: str, source: str) -> None:
+    """Nothing is printed to libvirt on `source` when it logs in there: it would take that for its protocol. Of a
+    user other than root only his own login is known, and root's may be silent: libvirt is left to find out."""
+    if node.prints and node.prints_to == "root":
+        raise Refused(
+            f"{vm}: cannot move to {node.name}: a login script there prints {node.prints!r}, and libvirt on {source} "
+            f"would take that for an answer",
+            next=f"fab pm.init {node.name}",
+        )
+
+
 def in_sync(state: ClusterState, vm: str, why: str) -> None:
     """No blocks of its two sides are known to differ; `why` that matters."""
     if size := out_of_sync_bytes(state, vm):

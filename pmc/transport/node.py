@@ -46,6 +46,7 @@ class Node:
         self.name, self.spec, self.settings = spec.name, spec, settings
         self._sessions = Sessions(spec, settings, config)
         self.prints = ""  # what a login script there printed, fit to be shown
+        self.prints_to = "root"  # the user who had logged in
 
     def by_hand(self) -> Way:
         """How a person's shell gets there, as pmc does. Nothing is connected."""
@@ -165,7 +166,7 @@ class Node:
         deadline, pulse = time.monotonic() + limit, Pulse(channel.get_transport())
         try:
             if printed := begin(channel, line, self.settings.deadlines.command).strip():
-                self.prints = model.shown(printed)
+                self.prints, self.prints_to = model.shown(printed), self.connection.user
             feeder = threading.Thread(target=_feed, args=(channel, data, source, on_sent), daemon=True)
             feeder.start()
             while True:

@@ -75,7 +75,12 @@ def test_what_others_leave_on_nodes_costs_nobody_a_vm(lab: Pmc, clean: Clean, tm
         codes = {row["code"] for row in json.loads(lab.fab("pm.verify", "--json").stdout)}
         assert {"LOGIN_PRINTS", "DOMAIN_NO_DRBD"} <= codes
         assert "NODE_TOOL" not in codes
-        lab.ok("vm.mv", "web")
+        refused = lab.fab("vm.mv", "web")
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 2), refused.stderr
+        assert "pm-2: a login script there prints 'Welcome'" in refused.stderr
+        lab.ssh("pm-2", "cd /root; cp .bashrc loud; cp kept .bashrc")
+        lab.ok("vm.mv", "web")  # pm-1's still prints: nobody logs in there
+        lab.ssh("pm-2", "cd /root; mv loud .bashrc")
         lab.ok("vm.backup", "web")
         [backup] = json.loads(lab.ok("vm.backups", "web", "--json"))
         lab.ok("vm.restore", "web", "--backup", backup["id"], "--to", str(tmp_path / "web.raw"))

@@ -16,18 +16,19 @@ import pytest
 
 from pmc.cluster import Cluster
 from pmc.command import Query, bash, command
-from pmc.errors import CommandFailed, PmcError
+from pmc.errors import CommandFailed, PmcError, Refused
 from pmc.health import node_checks, node_machine, verify
 from pmc.health.node_checks import About
 from pmc.lock_files import Holder
 from pmc.plan import Fetch
+from pmc.plans import migrate
 from pmc.settings import parse
 from pmc.transport import node as pmc_node
 from pmc.transport.fetch import fetched
 from pmc.transport.lock import Hold
 from pmc.transport.node import Node
 from tests.unit import sshd
-from tests.unit.samples import SETTINGS, cluster, node
+from tests.unit.samples import SETTINGS, changed, cluster, node, running
 from tests.unit.test_verify import healthy
 
 BYTES = bytes(range(256)) * 4000
@@ -202,3 +203,13 @@ def test_login_shells(shell: str, ok: bool) -> None:
     verdict = check.judge(shell, About("pm-1", SETTINGS))
     assert verdict.ok is ok
     assert ok or "chsh -s /bin/bash" in verdict.advice
+
+
+def test_a_vm_does_not_move_where_libvirt_would_take_it_for_an_answer() -> None:
+    state = changed(running(), "pm-2", prints="Welcome")
+    with pytest.raises(Refused, match="pm-2: a login script there prints 'Welcome'") as caught:
+        migrate.move("web", "", state, SETTINGS)
+    assert str(caught.value).endswith("fab pm.init pm-2")
+    assert migrate.move("web", "", changed(running(), "pm-1", prints="Welcome"), SETTINGS).steps, "nobody logs in there"
+    other = changed(running(), "pm-2", prints="Welcome", prints_to="admin")
+    assert migrate.move("web", "", other, SETTINGS).steps, "root's own login may be silent"

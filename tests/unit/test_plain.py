@@ -156,3 +156,10 @@ def test_advice_begins_with_the_program_that_was_started(
     output.note(text)
     output.show(text)
     assert (str(Refused(text)), *capsys.readouterr()) == (right, f"{right}\n", f"{right}\n")
+
+
+def test_there_is_one_next_also_where_an_error_is_told_in_another_ones_words() -> None:
+    inner = Refused("pm-2: libvirt hangs", next="fab pm.init pm-2")
+    outer = str(Refused(f"web was not closed: {inner}", next="fab vm.mv web --cleanup"))
+    assert outer.count("Next:") == 1
+    assert outer.endswith("web was not closed: pm-2: libvirt hangs. Next: fab vm.mv web --cleanup")
