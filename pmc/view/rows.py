@@ -49,6 +49,8 @@ def _vm_row(state: ClusterState, name: str, text: bool) -> dict[str, Any]:
         now = "MOVING"
     elif not active and unseen:
         now = f"unknown ({unseen[0]} is down)"
+    elif not active and (untold := [home for home in homes if "libvirt" in state.nodes[home].failures]):
+        now = f"unknown (libvirt on {untold[0]} gave no answer)"
     else:
         now = domain.state if domain else "not defined"
     saved = list(state.saved_on(name))

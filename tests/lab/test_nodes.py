@@ -66,6 +66,7 @@ def test_libvirtd_hangs_or_crashes_while_a_vm_moves(lab: Pmc, clean: Clean, tmp_
                     told = lab.fab("vm.ls", "--conf", conf)
                     one_line(told, 1, f"{node}: libvirt")
                     assert "had no answer from libvirtd" in told.stderr
+                    assert (f"unknown (libvirt on {node}" in told.stdout) == (node == "pm-1"), told.stdout
                     if node == "pm-1":  # (where web runs; on the other node nothing of libvirt is needed to stop it)
                         one_line(lab.fab("vm.stop", "web", "--conf", conf), 2, "does not answer")
             finally:

@@ -47,6 +47,9 @@ def test_a_vm_that_runs_as_json() -> None:
          {"state": "RUNS TWICE", "on": "pm-1,pm-2", "secondary": ""}),
         (cluster(node("pm-1", down="no ssh"), home("pm-2", active=False, primary=False)),
          {"state": "unknown (pm-1 is down)", "on": "", "secondary": "pm-2"}),
+        # Its domains are not known there, and what it is elsewhere says nothing of whether it runs.
+        (changed(running(), "pm-1", domains={}, failures={"libvirt": "no answer"}),
+         {"state": "unknown (libvirt on pm-1 gave no answer)", "on": "", "secondary": "pm-2"}),
         (cluster(home("pm-1", active=True, primary=True), node("pm-2", down="no ssh")),
          {"state": "running", "on": "pm-1", "secondary": "pm-2"}),
         (with_resource(running(), "pm-1", connection="StandAlone", peer_disk="DUnknown"),
