@@ -6,7 +6,7 @@
 The guest (remember.asm) writes a page for ever and compares it with a register. QEMU may copy 4 MB/s and let the guest
 stand still for 1 ms, so that it copies in several rounds, as with a larger guest or a slower link. Four such guests at
 a time keep the processors busy.
-QEMU before 9.0 forgets pages when the memory is a multiple of 256 KiB (its commit 03bfc2188f mended that).
+QEMU before 9.0 forgets pages when the memory is a multiple of 256 KiB (its commit 03bfc2188f fixed that).
 """
 
 from __future__ import annotations

@@ -22,13 +22,20 @@ from pmc.plans import base_snapshot
 class Pmc:
     """A lab as a person at the manager has it."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, nodes: int) -> None:
         self.lab = lab
-        self.conf = lab.conf().pmc
         self.tick_iso = guests.build(paths.cache() / "iso").iso
+        self.anew(nodes)
+
+    def anew(self, nodes: int) -> None:
+        """Made, and made ready, from the beginning."""
+        self.lab.down()
+        self.lab.up(nodes)
+        self.conf = self.lab.conf().pmc
         # Of this lab alone: another checkout's tests may put theirs into the cache meanwhile.
-        self.tick_image = lab.run / "tick.img"
+        self.tick_image = self.lab.run / "tick.img"
         guests.build_disk(self.tick_image)
+        self.ok("pm.init", "all", "--fix")
 
     def fab(self, *argv: str) -> CompletedProcess[str]:
         return witness.fab(self.lab, *argv)
@@ -97,12 +104,8 @@ def name_of_lab() -> str:
 def ready(name: str, nodes: int) -> Iterator[Pmc]:
     """A lab of so many nodes, made ready; down again at the end."""
     made = Lab(name)
-    made.down()
-    made.up(nodes)
     try:
-        pmc = Pmc(made)
-        pmc.ok("pm.init", "all", "--fix")
-        yield pmc
+        yield Pmc(made, nodes)
     finally:
         made.down()
 
@@ -133,12 +136,16 @@ def healthy(state: ClusterState, name: str) -> bool:
 
 def left_clean(lab: Pmc) -> Iterator[Callable[[], list[str]]]:
     """For a test that makes VMs: after it the witness is content and the invariants hold, and `vm.rm` leaves nothing
-    for the next."""
+    for the next. Where it does leave something, the next test has a new lab: one fault is told once."""
     yield lambda: things(lab.state())
     try:
         judged(lab)
     finally:
-        removed(lab)
+        try:
+            removed(lab)
+        except BaseException:
+            lab.anew(len(lab.lab.machines()))
+            raise
 
 
 def removed(lab: Pmc) -> None:

@@ -7,15 +7,15 @@ from datetime import timedelta
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
+from tests.sim.fixing import Fixing
 from tests.sim.links import MANAGER, Link
 from tests.sim.losses import WORD
-from tests.sim.mending import Mending
 from tests.sim.sequences import NODES, ONE, TROUBLE, Trouble
 
 MINUTES = st.sampled_from((1, 60))
 
 
-class Misfortunes(Mending):
+class Misfortunes(Fixing):
     def pair(self, one: int) -> tuple[str, str, str]:
         """A VM that runs, where, and the node of its other, connected side; empty: there is none."""
         name = self.there(one, running=True)

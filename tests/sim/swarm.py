@@ -88,7 +88,7 @@ class Swarm(Misfortunes):
         return [deed for possible, deed in tries if _holds(possible)]
 
     def _mendable(self, name: str, keep: str) -> bool:
-        found = self._ailments(name, keep if self.world.alone(name) else "", True, False)
+        found = self._conditions(name, keep if self.world.alone(name) else "", True, False)
         return bool(found) and not any(each.refusal for each in found) and any(each.steps for each in found)
 
     # -- faults in what fixes faults --

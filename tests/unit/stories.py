@@ -345,7 +345,7 @@ def not_up() -> World:
 
 
 def repaired(about: Mapping[str, SideFacts] = ALIKE, **wishes: object) -> Callable[[World], Plan]:
-    """The first ailment's plan."""
+    """The first condition's plan."""
 
     def build(world: World) -> Plan:
         asked = RepairOptions(NOW, **wishes)  # type: ignore[arg-type]
@@ -385,7 +385,7 @@ def half_made_peer() -> World:
     return world
 
 
-def with_stray() -> World:
+def with_stale_copy() -> World:
     """web lives on pm-1 and pm-3; pm-2 comes back with what it had."""
     world = with_web()
     before = world.copy().nodes["pm-2"]
@@ -462,5 +462,5 @@ STORIES: dict[str, Callable[[], Story]] = {
     "vm.peer-iso": of_web(lambda world: peered(world, xml=XML_ISO)),
     "vm.peer-again": of_web(peered, half_made_peer),
     "vm.peer-finish": of_web(peered, half_peered),
-    "vm.peer-cleanup": of_web(lambda world: remove_steps.cleanup("web", world.state(), SETTINGS), with_stray),
+    "vm.peer-cleanup": of_web(lambda world: remove_steps.cleanup("web", world.state(), SETTINGS), with_stale_copy),
 }

@@ -94,7 +94,7 @@ PARTED = {"pm-1": SideFacts(Generation(0x20, 0x10), xml=DOMAIN), "pm-2": SideFac
 ALIKE = {"pm-1": SideFacts(Generation(0x20), xml=DOMAIN), "pm-2": SideFacts(Generation(0x20), xml=DOMAIN)}
 
 
-def ailments(state: ClusterState, **wishes: Any) -> list[Condition]:
+def conditions(state: ClusterState, **wishes: Any) -> list[Condition]:
     return repair.conditions("db", state, PARTED if "keep" in wishes else ALIKE, SETTINGS, RepairOptions(NOW, **wishes))
 
 
@@ -117,10 +117,10 @@ def put_back(state: ClusterState) -> Plan:
 
 
 def split(state: ClusterState) -> Plan:
-    [ailment] = ailments(apart(state), keep="pm-1")
-    if ailment.refusal:
-        raise Refused(ailment.refusal)
-    return ailment.plan("db")
+    [condition] = conditions(apart(state), keep="pm-1")
+    if condition.refusal:
+        raise Refused(condition.refusal)
+    return condition.plan("db")
 
 
 def removed(state: ClusterState) -> Plan:
@@ -141,8 +141,8 @@ def cleaned(state: ClusterState) -> Plan:
 
 def renewed(state: ClusterState) -> Plan:
     gone = replace(state.nodes["pm-2"].resources["db"], disk="Diskless")
-    [ailment] = ailments(changed(state, "pm-2", resources={"db": gone}), new_disk=True)
-    raise Refused(ailment.refusal)
+    [condition] = conditions(changed(state, "pm-2", resources={"db": gone}), new_disk=True)
+    raise Refused(condition.refusal)
 
 
 def touched(plan: Plan) -> set[str]:
@@ -268,13 +268,13 @@ def test_a_file_that_is_missing_or_cannot_be_read_names_no_disk(build: Callable[
 def test_a_disk_elsewhere_is_brought_up_and_attached_all_the_same() -> None:
     """DRBD finds it; there is nothing to make anew."""
     state = db(file=replace(FILE, disk="/dev/other/db"))
-    [ailment] = ailments(changed(state, "pm-2", resources={}))
-    assert [str(step.do) for step in ailment.steps] == ["drbdadm up db"]
+    [condition] = conditions(changed(state, "pm-2", resources={}))
+    assert [str(step.do) for step in condition.steps] == ["drbdadm up db"]
     gone = replace(state.nodes["pm-2"].resources["db"], disk="Diskless")
-    [ailment] = ailments(changed(state, "pm-2", resources={"db": gone}))
-    assert str(ailment.steps[-1].do) == "drbdadm attach db"
-    [ailment] = ailments(changed(db(disk=None), "pm-2", resources={}))
-    assert "the volume vg/db_disk0 is not there on pm-2" in ailment.refusal
+    [condition] = conditions(changed(state, "pm-2", resources={"db": gone}))
+    assert str(condition.steps[-1].do) == "drbdadm attach db"
+    [condition] = conditions(changed(db(disk=None), "pm-2", resources={}))
+    assert "the volume vg/db_disk0 is not there on pm-2" in condition.refusal
 
 
 def test_a_mark_on_that_disk_keeps_it_from_being_started() -> None:

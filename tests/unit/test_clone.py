@@ -21,7 +21,7 @@ from pmc.plans import backup, clone, remove, stop
 from pmc.units import GiB
 from tests.sim.fake import World, done
 from tests.unit.samples import SETTINGS, changed, running
-from tests.unit.stories import STORIES, taken, with_stray, with_web
+from tests.unit.stories import STORIES, taken, with_stale_copy, with_web
 from tests.unit.test_verify import healthy, volumes
 
 LEFT = Volume("web.clone", "vg", GiB, ("pmc", "pmc.for.web2"), "web", "swi-a-s---")
@@ -69,7 +69,7 @@ def test_a_standby_that_lost_its_peer_while_the_new_disk_was_zeroed_is_not_copie
 @pytest.mark.parametrize("use", ["runs", "primary"])
 def test_nothing_is_copied_of_a_vm_whose_old_copy_elsewhere_is_in_use(use: str) -> None:
     """Its guest writes there, and what its nodes have is something else."""
-    world = done(with_stray(), stop.stop("web", True, with_stray().state(), SETTINGS))
+    world = done(with_stale_copy(), stop.stop("web", True, with_stale_copy().state(), SETTINGS))
     kernel = world.nodes["pm-2"].resources["web"]
     world.nodes["pm-2"].domains["web"] = "running" if use == "runs" else "shut off"
     kernel.role = "Primary"

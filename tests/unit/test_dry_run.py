@@ -43,7 +43,7 @@ from tests.unit.stories import (
     parted_web,
     stopped_web,
     stored_in,
-    with_stray,
+    with_stale_copy,
     with_web,
 )
 
@@ -68,7 +68,7 @@ CHANGES: list[tuple[str, dict[str, Any], Callable[[], World], str]] = [
     ("vm.mv", {"all_from": "pm-1"}, with_web, "virsh --connect qemu:///system migrate"),
     ("vm.mv", {"names": "web", "cleanup": True}, changed_web(two_primaries=True), "--allow-two-primaries=no"),
     ("vm.peer", {"name": "web", "secondary": "pm-3"}, with_web, "drbdadm adjust"),
-    ("vm.peer", {"name": "web", "cleanup": True}, with_stray, "lvremove"),
+    ("vm.peer", {"name": "web", "cleanup": True}, with_stale_copy, "lvremove"),
     ("vm.prune", {"name": "web", "keep_last": "1"}, backed_up_web, DELTA.id),
     ("vm.prune", {"all": True, "keep_last": "1"}, backed_up_web, DELTA.id),
     ("vm.repair", {"name": "web", "keep": "pm-1"}, parted_web, "drbdadm connect --discard-my-data web"),

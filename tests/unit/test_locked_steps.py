@@ -17,7 +17,7 @@ from pmc.settings import Deadlines
 from pmc.tasks import peer, pm, vm
 from tests.sim.fake import Unknown, World
 from tests.unit.counted import Counted, CountedNode, counted
-from tests.unit.stories import stopped_web, with_stray, with_web
+from tests.unit.stories import stopped_web, with_stale_copy, with_web
 
 Begin = Callable[[], World]
 
@@ -31,7 +31,7 @@ def asleep() -> World:
 
 TASKS: dict[str, tuple[Callable[[Any], object], Begin, int]] = {
     "vm.peer": (lambda c: peer.peer(c, "web", secondary="pm-3", yes=True), with_web, 12),
-    "vm.peer --cleanup": (lambda c: peer.peer(c, "web", cleanup=True, yes=True), with_stray, 2),
+    "vm.peer --cleanup": (lambda c: peer.peer(c, "web", cleanup=True, yes=True), with_stale_copy, 2),
     "pm.ready_drbd": (lambda c: pm.ready_drbd(c), asleep, 2),
     "vm.add --clone": (
         lambda c: vm.add(c, "new", primary="pm-1", secondary="pm-2", clone="web", memory="1G", address="10.0.0.9"),

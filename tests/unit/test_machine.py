@@ -4,7 +4,7 @@ hypothesis chooses tasks, and for each what goes wrong while its plan is carried
 known, the manager dies between two steps (nothing is undone), a node loses power, a link is cut. Between tasks nodes
 boot, links heal, guests write, resyncs end, time passes, a person says that a node is dead, or which side of a split
 brain stays. The world is world.py (with links.py, metadata.py, hands.py); the rules that make and remove no VM are in
-life.py, losses.py, mending.py and misfortunes.py.
+life.py, losses.py, fixing.py and misfortunes.py.
 
 The normal run takes the same 960 sequences each time, or more, and 40 that nobody has seen: it prints their seed, and
 with PMC_MODEL_SEED set to that it takes them again. `make test-long` takes 3,000 new ones.

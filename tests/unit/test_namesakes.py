@@ -13,7 +13,7 @@ from pmc.model import ClusterState, ResourceFile
 from pmc.plans import peer, remove_steps
 from pmc.plans import remove as remove_plan
 from tests.unit.samples import SETTINGS, alone, changed, home, running
-from tests.unit.stories import with_stray
+from tests.unit.stories import with_stale_copy
 
 OTHER = home("pm-3", active=False, primary=False, single=True)
 
@@ -43,7 +43,7 @@ def test_neither_is_removed(remove: Callable[[ClusterState], Any]) -> None:
 
 @pytest.mark.parametrize("remove", REMOVALS)
 def test_an_old_copy_is(remove: Callable[[ClusterState], Any]) -> None:
-    assert any("lvremove" in str(step.do) and step.node == "pm-2" for step in remove(with_stray().state()).steps)
+    assert any("lvremove" in str(step.do) and step.node == "pm-2" for step in remove(with_stale_copy().state()).steps)
 
 
 def test_two_that_live_alone_each() -> None:

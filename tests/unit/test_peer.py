@@ -19,7 +19,7 @@ from pmc.units import GiB, MiB
 from pmc.view.rows import vm_rows
 from tests.sim.fake import Faulty, Machine, World, done
 from tests.unit.samples import SETTINGS, XML, alone, changed, cluster, home, node, running, stopped, with_resource
-from tests.unit.stories import STORIES, half_made_peer, half_peered, peered, with_stray, with_web, without_pm_2
+from tests.unit.stories import STORIES, half_made_peer, half_peered, peered, with_stale_copy, with_web, without_pm_2
 
 NEW = ("vm.peer", "vm.peer-alone", "vm.peer-dead", "vm.peer-iso")
 
@@ -84,7 +84,7 @@ def test_what_contradicts_itself_is_not_started_nor_moved() -> None:
 
 
 def test_a_vm_that_is_off_and_has_an_old_copy_may_have_run_there_last() -> None:
-    world = with_stray()
+    world = with_stale_copy()
     assert requirements.stale_copy_note("web", "pm-1", world.state()) == ""  # it runs: what its guest sees counts
     world.nodes["pm-1"].domains["web"] = "shut off"
     assert requirements.stale_copy_note("web", "pm-1", world.state()) == (
@@ -96,8 +96,8 @@ def test_a_vm_that_is_off_and_has_an_old_copy_may_have_run_there_last() -> None:
     assert requirements.stale_copy_note("web", "pm-1", world.state()) == "", "nothing could run of these"
 
 
-def test_a_stray_is_not_started() -> None:
-    world = with_stray()
+def test_a_stale_copy_is_not_started() -> None:
+    world = with_stale_copy()
     world = done(world, stop.stop("web", False, world.state(), SETTINGS))
     with pytest.raises(
         Refused, match=r"--on pm-2: .* stale or unfinished copy; web lives on pm-1 and pm-3\. .* --cleanup"
@@ -106,8 +106,8 @@ def test_a_stray_is_not_started() -> None:
     assert [step.node for step in start.start("web", "", world.state(), SETTINGS).steps] == ["pm-1", "pm-1"]
 
 
-def test_a_stray_is_not_brought_up_after_a_boot() -> None:
-    world = with_stray()
+def test_a_stale_copy_is_not_brought_up_after_a_boot() -> None:
+    world = with_stale_copy()
     world.nodes["pm-2"].resources.clear()
     state = world.state()
     assert nodes.ready(state.nodes["pm-2"], SETTINGS, state) == []
@@ -116,16 +116,16 @@ def test_a_stray_is_not_brought_up_after_a_boot() -> None:
     assert "fab vm.peer web --cleanup" in side.note
 
 
-def test_a_stray_is_listed_as_what_it_is() -> None:
-    state = with_stray().state()
+def test_a_stale_copy_is_listed_as_what_it_is() -> None:
+    state = with_stale_copy().state()
     assert vm_rows(state, text=True)[0]["secondary"] == "pm-3 (stale copy: pm-2)"
     assert vm_rows(state, text=False)[0]["stale_copies"] == ["pm-2"]
     silent = cluster(node("pm-1", down=DOWN), says("pm-2", "pm-1", "pm-2"), says("pm-3", "pm-1", "pm-3"))
     assert vm_rows(silent, text=True)[0]["state"] == "CONTRADICTED"
 
 
-def test_removing_the_vm_removes_its_strays() -> None:
-    world = with_stray()
+def test_removing_the_vm_removes_its_stale_copies() -> None:
+    world = with_stale_copy()
     after = done(world, remove.remove("web", world.state(), SETTINGS))
     assert not any(machine.volumes or machine.files or machine.domains for machine in after.nodes.values())
 
@@ -373,7 +373,7 @@ TWICE = cluster(home("pm-1", active=True, primary=True), home("pm-2", active=Tru
         (lambda: choose(changed(running(), "pm-2", files={"web": replace(FILE, disk="/dev/vg/x")}), "pm-2"),
          "web: its disk on pm-2 is /dev/vg/x, not vg/web, so pmc did not make it"),
         (lambda: remove_steps.cleanup(
-            "web", changed(with_stray().state(), "pm-2", failures={"lvs": "no answer"}), SETTINGS),
+            "web", changed(with_stale_copy().state(), "pm-2", failures={"lvs": "no answer"}), SETTINGS),
          "pm-2: lvs: no answer"),
         (lambda: choose(changed(running(), "pm-1", files={})), "which has no part in its DRBD resource"),
         (lambda: remove_steps.cleanup("web", with_resource(running(), "pm-1", connection="Connecting"), SETTINGS),
@@ -389,7 +389,7 @@ def test_refused(build: Callable[[], object], words: str) -> None:
 
 
 def test_an_old_copy_in_use_is_not_removed() -> None:
-    world = with_stray()
+    world = with_stale_copy()
     state = world.state()
     kernel = replace(state.nodes["pm-2"].resources["web"], role="Primary")
     with pytest.raises(Refused, match="its stale copy on pm-2 is in use"):

@@ -60,7 +60,7 @@ from tests.unit.stories import (
     taken,
     wanted,
     with_backups,
-    with_stray,
+    with_stale_copy,
 )  # fmt: skip
 
 
@@ -574,7 +574,7 @@ def away(state: ClusterState, name: str) -> ClusterState:
 
 
 def test_a_vm_is_removed_without_a_node_that_is_none_of_its_own_and_the_same_again_removes_the_rest() -> None:
-    world = with_backups(with_stray())
+    world = with_backups(with_stale_copy())
     world.dead.add("pm-2")
     plan = remove_plan.remove(
         "web", world.state(), SETTINGS, [s for s in stored_in(world) if s.node != "pm-2"], backups=True

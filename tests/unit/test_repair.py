@@ -59,8 +59,8 @@ def codes(state: ClusterState, about: Mapping[str, SideFacts] = ALIKE, **wishes:
     return [each.code for each in found(state, about, **wishes)]
 
 
-def lines(ailment: Condition) -> list[tuple[str, str]]:
-    return [(step.node, str(step.do)) for step in ailment.steps]
+def lines(condition: Condition) -> list[tuple[str, str]]:
+    return [(step.node, str(step.do)) for step in condition.steps]
 
 
 def without(state: ClusterState, place: str, **kinds: Any) -> ClusterState:
@@ -132,18 +132,18 @@ def test_what_one_side_allows_is_taken_back_before_it_meets_the_other() -> None:
 
 def test_a_difference_of_definitions_is_found_and_passwords_are_not_shown() -> None:
     other = XML.replace("1048576", "524288").replace("<devices>", '<devices><graphics type="vnc" passwd="hunter2"/>')
-    [ailment] = found(running(), {**ALIKE, "pm-2": SideFacts(xml=other)})
-    assert ailment.code == "definitions-differ"
-    assert "domain/memory: 1048576 on pm-1, 524288 on pm-2" in ailment.ask
-    assert "hunter2" not in f"{ailment}{ailment.plan('web')}"
-    assert lines(ailment)[0][0] == "pm-2", "it runs on pm-1, which is left alone"
+    [condition] = found(running(), {**ALIKE, "pm-2": SideFacts(xml=other)})
+    assert condition.code == "definitions-differ"
+    assert "domain/memory: 1048576 on pm-1, 524288 on pm-2" in condition.ask
+    assert "hunter2" not in f"{condition}{condition.plan('web')}"
+    assert lines(condition)[0][0] == "pm-2", "it runs on pm-1, which is left alone"
 
 
 def test_definitions_come_from_where_it_runs() -> None:
     moved = cluster(home("pm-1", active=False, primary=False), home("pm-2", active=True, primary=True))
-    [ailment] = found(moved, {**ALIKE, "pm-2": SideFacts(xml=XML.replace("1048576", "524288"))})
-    assert [step.node for step in ailment.steps] == ["pm-1"]
-    assert "524288" in str(ailment.steps[0].do)
+    [condition] = found(moved, {**ALIKE, "pm-2": SideFacts(xml=XML.replace("1048576", "524288"))})
+    assert [step.node for step in condition.steps] == ["pm-1"]
+    assert "524288" in str(condition.steps[0].do)
 
 
 def test_the_emulator_may_be_elsewhere_and_order_of_attributes_does_not_matter() -> None:
@@ -173,8 +173,8 @@ def test_the_order_of_controllers_is_none_of_the_definition() -> None:
 
 
 def test_the_losers_side_is_kept_before_anything_of_it_is_given_up() -> None:
-    [ailment] = found(apart(running()), PARTED, keep="pm-1")
-    steps = lines(ailment)
+    [condition] = found(apart(running()), PARTED, keep="pm-1")
+    steps = lines(condition)
     kept = next(number for number, (_, line) in enumerate(steps) if f"--name {KEPT} vg/web" in line)
     given_up = next(number for number, (_, line) in enumerate(steps) if "--discard-my-data" in line)
     assert kept < given_up
@@ -186,14 +186,14 @@ def test_the_losers_side_is_kept_before_anything_of_it_is_given_up() -> None:
 def test_the_side_that_stays_gives_nothing_up_though_it_was_to_once() -> None:
     """It still looks for its peer, since a repair that kept the other side was interrupted: as the one that gives
     up."""
-    [ailment] = found(apart(running()), PARTED, keep="pm-1")
-    assert "pm-1" not in [at for at, line in lines(ailment) if "disconnect" in line]
+    [condition] = found(apart(running()), PARTED, keep="pm-1")
+    assert "pm-1" not in [at for at, line in lines(condition) if "disconnect" in line]
     looks = with_resource(with_resource(running(), "pm-2", connection="StandAlone"), "pm-1", connection="WFConnection")
-    [ailment] = found(looks, PARTED, keep="pm-1")
-    steps = lines(ailment)
+    [condition] = found(looks, PARTED, keep="pm-1")
+    steps = lines(condition)
     anew = next(number for number, (at, line) in enumerate(steps) if at == "pm-1" and "drbdadm disconnect" in line)
     assert anew < next(number for number, (_, line) in enumerate(steps) if "--discard-my-data" in line)
-    assert ailment.steps[anew].undo == drbd_generations.connect("web")
+    assert condition.steps[anew].undo == drbd_generations.connect("web")
 
 
 def test_the_snapshot_holds_all_that_the_resync_overwrites() -> None:
@@ -207,9 +207,9 @@ def test_the_snapshot_holds_all_that_the_resync_overwrites() -> None:
 
 
 def test_without_a_snapshot_it_is_asked() -> None:
-    [ailment] = found(apart(running()), PARTED, keep="pm-1", snapshot=False)
-    assert "without a snapshot" in ailment.ask
-    assert not any("lvcreate" in line for _, line in lines(ailment))
+    [condition] = found(apart(running()), PARTED, keep="pm-1", snapshot=False)
+    assert "without a snapshot" in condition.ask
+    assert not any("lvcreate" in line for _, line in lines(condition))
 
 
 @pytest.mark.parametrize(
@@ -227,9 +227,9 @@ def test_without_a_snapshot_it_is_asked() -> None:
     ],
 )
 def test_a_split_brain_is_left_alone(state: ClusterState, wishes: dict[str, Any], words: str) -> None:
-    [ailment] = found(state, PARTED, **wishes)
-    assert words in ailment.refusal
-    assert ailment.steps == ()
+    [condition] = found(state, PARTED, **wishes)
+    assert words in condition.refusal
+    assert condition.steps == ()
 
 
 def test_both_sides_are_shown_with_what_is_known() -> None:
@@ -356,22 +356,22 @@ def test_a_node_that_is_no_side_cannot_be_kept() -> None:
     ],
 )  # fmt: skip
 def test_left_to_a_person(state: ClusterState, wishes: dict[str, Any], words: str) -> None:
-    ailments = found(state, **wishes)
-    assert words in ailments[0].refusal
-    assert not words or ailments[0].steps == ()
+    conditions = found(state, **wishes)
+    assert words in conditions[0].refusal
+    assert not words or conditions[0].steps == ()
 
 
 def test_another_machines_definition_is_not_replaced() -> None:
     other = XML.replace("00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000009")
-    [ailment] = found(running(), {**ALIKE, "pm-2": SideFacts(xml=other)})
-    assert "not the same machine" in ailment.refusal
+    [condition] = found(running(), {**ALIKE, "pm-2": SideFacts(xml=other)})
+    assert "not the same machine" in condition.refusal
 
 
 def test_a_detached_disk_is_attached_only_while_the_good_side_is_seen() -> None:
     state = with_resource(running(), "pm-2", disk="Diskless")
-    [ailment] = found(state)
-    assert [step.node for step in ailment.steps] == ["pm-2", "pm-2"]
-    look = ailment.steps[0].do
+    [condition] = found(state)
+    assert [step.node for step in condition.steps] == ["pm-2", "pm-2"]
+    look = condition.steps[0].do
     assert isinstance(look, Wait)
     for connection, peer_disk, good in (
         ("Connected", "UpToDate", True), ("Connecting", "UpToDate", False), ("Connected", "Outdated", False)
@@ -384,32 +384,32 @@ def test_a_detached_disk_is_attached_only_while_the_good_side_is_seen() -> None:
             f"peer-disk:{peer_disk}\nexists -\n"
         )
         assert says(text, look.ask.argv[look.ask.argv.index("web") + 1 :]) == good
-    assert lines(ailment)[-1] == ("pm-2", "drbdadm attach web")
-    [ailment] = found(both(state, connection="WFConnection"))[1:]
-    assert ailment.steps == (), "connected first"
+    assert lines(condition)[-1] == ("pm-2", "drbdadm attach web")
+    [condition] = found(both(state, connection="WFConnection"))[1:]
+    assert condition.steps == (), "connected first"
 
 
 def test_the_side_to_keep_is_not_overwritten_by_one_that_is_ahead() -> None:
     """Disconnected by hand, say before something that went wrong: DRBD would copy it over the older side."""
-    [ailment] = found(apart(stopped()), AHEAD, keep="pm-2")
-    assert (ailment.steps, "--keep pm-2: no split brain" in ailment.refusal) == ((), True)
+    [condition] = found(apart(stopped()), AHEAD, keep="pm-2")
+    assert (condition.steps, "--keep pm-2: no split brain" in condition.refusal) == ((), True)
     assert codes(apart(stopped()), AHEAD, keep="pm-1") == ["standalone"]
 
 
 def test_a_disk_that_is_another_volume_is_not_made_anew() -> None:
     state = with_resource(running(), "pm-2", disk="Diskless")
     file = replace(state.nodes["pm-2"].files["web"], disk="/dev/vg/web_data")
-    [ailment] = found(changed(state, "pm-2", files={"web": file}), new_disk=True)
-    assert (ailment.steps, "its disk is /dev/vg/web_data, not vg/web" in ailment.refusal) == ((), True)
+    [condition] = found(changed(state, "pm-2", files={"web": file}), new_disk=True)
+    assert (condition.steps, "its disk is /dev/vg/web_data, not vg/web" in condition.refusal) == ((), True)
 
 
 def test_a_new_disk_is_asked_and_never_takes_a_snapshot_with_it() -> None:
     state = with_resource(running(), "pm-2", disk="Diskless")
-    [ailment] = found(state, new_disk=True)
-    assert ailment.ask
+    [condition] = found(state, new_disk=True)
+    assert condition.ask
     volumes = {**state.nodes["pm-2"].volumes, KEPT: Volume(KEPT, "vg", GiB, ("pmc",), "web")}
-    [ailment] = found(changed(state, "pm-2", volumes=volumes), new_disk=True)
-    assert f"has the snapshot {KEPT}" in ailment.refusal
+    [condition] = found(changed(state, "pm-2", volumes=volumes), new_disk=True)
+    assert f"has the snapshot {KEPT}" in condition.refusal
 
 
 def on_thin(state: ClusterState, *names: str, pool: Volume = POOL) -> ClusterState:
@@ -428,31 +428,31 @@ def test_a_new_disk_is_of_the_configured_kind_and_leaves_thin_snapshots() -> Non
     state = on_thin(with_resource(running(), "pm-2", disk="Diskless"), "pm-1", "pm-2")
     kept = replace(state.nodes["pm-2"].volumes["web"], name=KEPT, origin="web", attributes="Vri-a-tz--")
     state = changed(state, "pm-2", volumes={**state.nodes["pm-2"].volumes, KEPT: kept})
-    [ailment] = found(state, new_disk=True)
-    assert "--new-disk: pm-2 has 0 B free in vg" in ailment.refusal, "what the thin one has is the pool's"
-    [ailment] = found(changed(state, "pm-2", group_free=20 * GiB), new_disk=True)
-    assert any(line.startswith("lvcreate") and "--type thin" not in line for _, line in lines(ailment))
-    [ailment] = found(state, settings=THIN, new_disk=True)
-    assert any("--type thin" in line for _, line in lines(ailment))
-    assert not any(KEPT in line for _, line in lines(ailment))
+    [condition] = found(state, new_disk=True)
+    assert "--new-disk: pm-2 has 0 B free in vg" in condition.refusal, "what the thin one has is the pool's"
+    [condition] = found(changed(state, "pm-2", group_free=20 * GiB), new_disk=True)
+    assert any(line.startswith("lvcreate") and "--type thin" not in line for _, line in lines(condition))
+    [condition] = found(state, settings=THIN, new_disk=True)
+    assert any("--type thin" in line for _, line in lines(condition))
+    assert not any(KEPT in line for _, line in lines(condition))
     full = on_thin(state, "pm-1", "pm-2", pool=replace(POOL, data_percent=90.0))
-    [ailment] = found(full, settings=THIN, new_disk=True)
-    assert "--new-disk: pm-2 has a thin pool vg/pool whose data are 90 % full" in ailment.refusal
+    [condition] = found(full, settings=THIN, new_disk=True)
+    assert "--new-disk: pm-2 has a thin pool vg/pool whose data are 90 % full" in condition.refusal
 
 
 def test_the_losing_side_on_a_thin_volume_needs_room_in_the_pool_only() -> None:
     state = on_thin(apart(running()), "pm-1", "pm-2")
-    [ailment] = found(state, PARTED, keep="pm-1")
-    assert any("lvcreate --yes --snapshot --setactivationskip n" in line for _, line in lines(ailment))
+    [condition] = found(state, PARTED, keep="pm-1")
+    assert any("lvcreate --yes --snapshot --setactivationskip n" in line for _, line in lines(condition))
     full = replace(POOL, data_percent=100.0)
-    [ailment] = found(on_thin(apart(running()), "pm-2", pool=full), PARTED, keep="pm-1")
-    assert "pm-2: a snapshot of web needs" in ailment.refusal
-    assert "the thin pool vg/pool has 0 B free. Make room" in ailment.refusal
+    [condition] = found(on_thin(apart(running()), "pm-2", pool=full), PARTED, keep="pm-1")
+    assert "pm-2: a snapshot of web needs" in condition.refusal
+    assert "the thin pool vg/pool has 0 B free. Make room" in condition.refusal
 
 
 def test_the_only_copy_is_attached_again() -> None:
-    [ailment] = found(with_resource(alone(active=True), "pm-1", disk="Diskless"))
-    assert lines(ailment) == [("pm-1", "drbdadm attach web")]
+    [condition] = found(with_resource(alone(active=True), "pm-1", disk="Diskless"))
+    assert lines(condition) == [("pm-1", "drbdadm attach web")]
 
 
 def test_what_differs_is_told_when_the_rest_is_well() -> None:
@@ -460,10 +460,10 @@ def test_what_differs_is_told_when_the_rest_is_well() -> None:
     state = stopped()
     for node in ("pm-1", "pm-2"):
         state = with_resource(state, node, out_of_sync=4096)
-    [ailment] = found(state)
-    assert "fab vm.start web" in ailment.refusal
-    [ailment] = found(changed(state, "pm-2", domains={}))
-    assert (ailment.code, ailment.refusal) == ("undefined", "")
+    [condition] = found(state)
+    assert "fab vm.start web" in condition.refusal
+    [condition] = found(changed(state, "pm-2", domains={}))
+    assert (condition.code, condition.refusal) == ("undefined", "")
 
 
 def test_what_differs_is_copied_from_where_it_runs_and_the_link_comes_back_when_nothing_is_written() -> None:

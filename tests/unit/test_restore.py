@@ -329,8 +329,8 @@ def test_marks_stay_until_both_sides_are_equal(how: dict[str, str]) -> None:
 def test_a_new_disk_beside_a_half_restored_one_is_marked_as_well() -> None:
     state = with_resource(half_restored_web().state(), "pm-2", disk="Diskless")
     case = RepairContext("web", ("pm-1", "pm-2"), state, ALIKE, SETTINGS, RepairOptions(NOW, new_disk=True))
-    [ailment] = repair_side.disks(case)
-    assert any(f"--addtag {lvm.RESTORING_THERE}" in str(step.do) for step in ailment.steps), ailment
+    [condition] = repair_side.disks(case)
+    assert any(f"--addtag {lvm.RESTORING_THERE}" in str(step.do) for step in condition.steps), condition
 
 
 def test_nothing_new_is_made_where_something_of_a_former_vm_is_left() -> None:

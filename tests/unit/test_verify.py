@@ -28,7 +28,7 @@ from pmc.tasks.verify import _about
 from pmc.units import GiB, MiB
 from tests.sim.fake import World, done
 from tests.unit.samples import SETTINGS, alone, changed, cluster, home, node, running, stopped, with_resource
-from tests.unit.stories import with_stray
+from tests.unit.stories import with_stale_copy
 
 SAID_OF_ALL = {"protocol": "C", "allow-two-primaries": "no", "after-sb-0pri": "disconnect"}
 SECRET = {"cram-hmac-alg": "sha256", "shared-secret": "yes"}
@@ -481,7 +481,7 @@ def stale_copies(world: World) -> list[str]:
 
 
 def test_what_is_told_of_an_old_copy_removes_it_and_only_when_the_vm_is_whole_without_it() -> None:
-    world = with_stray()
+    world = with_stale_copy()
     assert stale_copies(world) == ["fab vm.peer web --cleanup"]
     assert stale_copies(done(world, remove_steps.cleanup("web", world.state(), SETTINGS))) == []
     world.nodes["pm-3"].resources["web"].disk = "Inconsistent"
@@ -489,7 +489,7 @@ def test_what_is_told_of_an_old_copy_removes_it_and_only_when_the_vm_is_whole_wi
     assert remedy.startswith(
         "fab vm.peer web --cleanup removes it, but not yet: web: DRBD on pm-1 is Connected, UpToDate/Inconsistent. "
     )
-    world = with_stray()
+    world = with_stale_copy()
     world.nodes["pm-2"].domains["web"] = "running"
     [remedy] = stale_copies(world)
     assert "its stale copy on pm-2 is in use" in remedy

@@ -15,7 +15,7 @@ from pmc.tasks.base import located_with_backups
 from pmc.units import GiB
 from tests.sim.fake import World
 from tests.unit.counted import MANY, Counted, counted
-from tests.unit.stories import peered, with_stray, with_web
+from tests.unit.stories import peered, with_stale_copy, with_web
 
 
 def held(cluster: Counted, meanwhile: Callable[[], object] = lambda: None) -> list[str]:
@@ -32,7 +32,7 @@ def test_its_own_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_old_copy_counts_as_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = with_stray()
+    world = with_stale_copy()
     assert held(counted(monkeypatch, world)) == ["pm-1", "pm-2", "pm-3"]
 
 

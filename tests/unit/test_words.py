@@ -256,9 +256,9 @@ def test_a_start_says_where_and_why(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 def test_a_start_tells_of_a_stale_copy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from pmc.tasks import vm
     from tests.unit.counted import counted
-    from tests.unit.stories import with_stray
+    from tests.unit.stories import with_stale_copy
 
-    world = with_stray()
+    world = with_stale_copy()
     world.nodes["pm-1"].domains["web"] = "shut off"
     for machine in world.nodes.values():
         for resource in machine.resources.values():

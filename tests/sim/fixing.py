@@ -16,7 +16,7 @@ from tests.unit.samples import SETTINGS
 ROUNDS = 20
 
 
-class Mending(Losses):
+class Fixing(Losses):
     @rule(one=ONE, keep=st.sampled_from(("", *NODES)), snapshot=st.sampled_from((True, True, False)), trouble=TROUBLE)
     def repair(self, one: int, keep: str, snapshot: bool, trouble: Trouble) -> None:
         apart = [name for name in self.known() if self.world.alone(name)]
@@ -36,9 +36,9 @@ class Mending(Losses):
             assert len({disk.writes for disk in disks}) == 1, f"{name}: its sides differ after vm.repair"
             assert {disk.state for disk in disks} == {"UpToDate"}
             assert not disks[0].writes & given_up, f"{name}: {keep} was to be kept as it was"
-            assert not self._ailments(name, "", True, False), "there is nothing to repair twice"
+            assert not self._conditions(name, "", True, False), "there is nothing to repair twice"
 
-    def _ailments(self, name: str, keep: str, snapshot: bool, stalled: bool) -> list[Condition]:
+    def _conditions(self, name: str, keep: str, snapshot: bool, stalled: bool) -> list[Condition]:
         state, world = self.state(), self.world
         about = {
             home: SideFacts(world.gi(home, name), xml=world.xml.get((home, name), ""))
@@ -48,8 +48,8 @@ class Mending(Losses):
         return repair.conditions(name, state, about, SETTINGS, wishes)
 
     def _repair(self, manager: Manager, name: str, keep: str, snapshot: bool) -> None:
-        """As the task: one ailment after the other, each after another look. All questions are answered with yes."""
-        found = self._ailments(name, keep, snapshot, False)
+        """As the task: one condition after the other, each after another look. All questions are answered with yes."""
+        found = self._conditions(name, keep, snapshot, False)
         if refused := [each.refusal for each in found if each.refusal]:
             raise Refused(refused[0])
         try:
@@ -73,7 +73,7 @@ class Mending(Losses):
             world.resync(name)
             kernels = [self.state().nodes[home].resources.get(name) for home in self.state().homes(name)]
             stalled = repair.outlook(kernels) == repair.WAITS
-            found = self._ailments(name, keep, snapshot, stalled)
+            found = self._conditions(name, keep, snapshot, stalled)
 
     def _decide(self, manager: Manager, name: str, keep: str, snapshot: bool, first: Condition) -> None:
         """From now on what counts is what the kept side has; what the other one had is on the snapshot."""
@@ -126,8 +126,8 @@ class Mending(Losses):
 
     @rule(one=ONE, trouble=TROUBLE)
     def peer_cleanup(self, one: int, trouble: Trouble) -> None:
-        strayed = [name for name in self.known() if self.state().stale_copies(name)]
-        self._cleared(strayed[one % len(strayed)] if strayed else self.there(one), trouble)
+        stale = [name for name in self.known() if self.state().stale_copies(name)]
+        self._cleared(stale[one % len(stale)] if stale else self.there(one), trouble)
 
     def _cleared(self, name: str, trouble: Trouble) -> None:
         def work(manager: Manager) -> None:
