@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pmc.backup import Backup, to_json
-from pmc.command import Command, bash
+from pmc.command import Command, bash, operation
 from pmc.facts import domain_xml
 from pmc.remote.manifest import DAMAGED
 
@@ -47,6 +47,7 @@ FOLDER = f"/run/pmc/stream-{hashlib.sha256(PROGRAM.encode()).hexdigest()[:12]}"
 STREAM = f"PYTHONPATH={FOLDER} python3 -m pmc.remote.stream"
 
 
+@operation
 def bring() -> Command:
     """The program onto the node, unless it is there."""
     script = (
@@ -109,6 +110,7 @@ class Disk:
         return f"{program} --source {shlex.quote(self.path)} {output}"
 
 
+@operation
 def store_base(disk: Disk, target: str, how: How) -> Command:
     """The disk as `target` (compressed, or with holes for zeros), its block sums as target.index, its sum in
     target.sums."""
@@ -117,6 +119,7 @@ def store_base(disk: Disk, target: str, how: How) -> Command:
     return idle(bash(script, target, long=True))
 
 
+@operation
 def store_thin_base(path: str, size: int, target: str, how: How) -> Command:
     """As `store_base`, of a thin snapshot on the node that runs it; only the ranges in target.ranges are read."""
     program = Disk(path, size).to(_base(size, how), '--ranges "$1.ranges" >"$1"')
@@ -129,6 +132,7 @@ def _base(size: int, how: How) -> str:
     return f"{image}{' --zstd' if how.compress else ''}"
 
 
+@operation
 def store_delta(disk: Disk, base: Backup, folder: str, target: str, how: How) -> Command:
     """What differs from the base, as `target`."""
     program = disk.to(_delta(disk.size, base, folder, how), f'--old <({_unpacked(base, folder)}) >"$1"')
@@ -136,6 +140,7 @@ def store_delta(disk: Disk, base: Backup, folder: str, target: str, how: How) ->
     return idle(bash(script, target, long=True))
 
 
+@operation
 def store_thin_delta(path: str, old: str, size: int, base: Backup, folder: str, target: str, how: How) -> Command:
     """As `store_delta`, of a thin snapshot on the node that runs it, and `old`, the snapshot that the base was read
     from; only the ranges in target.ranges are read, of both."""
@@ -167,6 +172,7 @@ def _unpacked(backup: Backup, folder: str) -> str:
     return f"nobody zstd -dcq <{path}" if backup.compression == "zstd" else f"cat {path}"
 
 
+@operation
 def passed(path: str, size: int, limit: int) -> Command:
     """The file on stdout, no more than `limit` bytes of it a second."""
     script = (
@@ -176,6 +182,7 @@ def passed(path: str, size: int, limit: int) -> Command:
     return idle(bash(script, path, long=True))
 
 
+@operation
 def seal(folder: str, target: str, backup: Backup) -> Command:
     """Puts what the reading found into the manifest, then gives the files their final names, the manifest last."""
     text = to_json(backup)
@@ -207,6 +214,7 @@ def decoded(backup: Backup, base: Backup | None, folder: str, ssh: str = "") -> 
     return remotely(ssh, f"bash -o pipefail -c {shlex.quote(reader)}") if ssh else reader
 
 
+@operation
 def give_back(backup: Backup, reader: str, device: str, compare: bool = False) -> Command:
     """The disk that `reader` decodes, written to `device`: which is all zeros, or (`compare`) only where it differs.
     Fails unless its checksum is the manifest's."""
@@ -214,6 +222,7 @@ def give_back(backup: Backup, reader: str, device: str, compare: bool = False) -
     return bash(f"{reader} | {put}{' --compare' if compare else ''}", device, long=True)
 
 
+@operation
 def prove(backup: Backup, reader: str, folder: str, stream: str = STREAM) -> Command:
     """Reads the backup back, needs no space, and notes when that went well, or when it is damaged (the other note goes
     then): when what came is not the disk, although no program was missing or ended on the way (exit status 126 and up).

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
 import shlex
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, ParamSpec, TypeVar
 
 T = TypeVar("T")
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True)
+class Op:
+    """What a command is: the function that made it (`lvm.remove`), and what that was given, by name."""
+
+    make: Callable[..., Command]
+    given: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -18,7 +29,8 @@ class Command:
     `stdin` is text given to it. `secrets` are parts of `stdin` that print as ***: a secret travels only there,
     never in `argv`, which everyone on the node can see in ps. `long` marks a command that may take minutes and
     only changes what an earlier step made, so that Ctrl-C may end it midway. `printer` is a module of pmc that prints
-    `stdin` (python -m), shown in its place where it is long.
+    `stdin` (python -m), shown in its place where it is long. `op` is for who has to tell commands apart and must not
+    read shell text for that, as the tests' model of the nodes; it changes nothing of what is run or shown.
     """
 
     argv: tuple[str, ...]
@@ -26,6 +38,7 @@ class Command:
     secrets: tuple[str, ...] = field(default=(), repr=False)
     long: bool = False
     printer: str = ""
+    op: Op | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         """A line, or a here-document, that a person can paste into a shell on the node."""
@@ -35,6 +48,19 @@ class Command:
         if self.printer:
             return f"python3 -m {self.printer} | {line}"
         return given(line, hidden(self.stdin, self.secrets))
+
+
+def operation(make: Callable[P, Command]) -> Callable[P, Command]:
+    """The commands that `make` makes say so (Command.op)."""
+    names = inspect.signature(make)
+
+    @functools.wraps(make)
+    def made(*args: P.args, **kwargs: P.kwargs) -> Command:
+        bound = names.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return replace(make(*args, **kwargs), op=Op(made, bound.arguments))
+
+    return made
 
 
 def given(line: str, text: str, expands: bool = False) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from pmc.command import Command, Query, bash, command, whole
+from pmc.command import Command, Query, bash, command, operation, whole
 from pmc.facts.drbd_files import DIRECTORY
 from pmc.facts.drbd_files import query as files
 from pmc.facts.drbd_status import parse_status
@@ -90,6 +90,12 @@ resource "{name}" {{
 """
 
 
+@operation
+def load_module() -> Command:
+    return command("modprobe", "drbd")
+
+
+@operation
 def write_file(name: str, text: str, secret: str) -> Command:
     """On the disk when it returns: a node that loses power a moment later would come back without its VM. Mode 600 from
     the first byte on: the file holds the secret. Under another name, which drbdadm does not read, until it is whole: a
@@ -102,15 +108,18 @@ def write_file(name: str, text: str, secret: str) -> Command:
     return bash(script, path(name), stdin=text, secrets=(secret,))
 
 
+@operation
 def remove_file(name: str) -> Command:
     return command("rm", "-f", path(name))
 
 
+@operation
 def create_metadata(name: str) -> Command:
     """Overwrites the end of the volume. Only for a volume that pmc has just made."""
     return command("drbdadm", "create-md", "--force", name)
 
 
+@operation
 def up(name: str, alone: bool = False) -> Command:
     """Harmless when it is up already. A resource that only one host has (`alone`) cannot connect, and `drbdadm up`
     would fail at that; its parts do without."""
@@ -123,48 +132,58 @@ def up(name: str, alone: bool = False) -> Command:
     return command("drbdadm", "up", name)
 
 
+@operation
 def up_or_down(name: str, alone: bool) -> Command:
     """As `up`, but what came up by half before it failed is taken down again."""
     return bash('"${@:2}" || { s=$?; drbdsetup down "$1" || :; exit $s; }', name, *up(name, alone).argv)
 
 
+@operation
 def attach(name: str) -> Command:
     return command("drbdadm", "attach", name)
 
 
+@operation
 def down(name: str) -> Command:
     """By drbdsetup too, which needs no resource file: half-made VMs may have lost theirs."""
     return bash('drbdadm down "$1" || drbdsetup down "$1"', name)
 
 
+@operation
 def is_up(name: str) -> Command:
     """Succeeds when the kernel knows the resource."""
     return command("drbdadm", "role", name)
 
 
+@operation
 def is_primary(name: str) -> Command:
     """Ends 124, which is neither yes nor no, when drbdadm itself fails."""
     return bash('role=$(drbdadm role "$1") || exit 124; [[ $role = Primary* ]]', name)
 
 
+@operation
 def primary(name: str) -> Command:
     return command("drbdadm", "primary", name)
 
 
+@operation
 def primary_by_force(name: str) -> Command:
     """Declares this side's data the truth. Only for a resource that pmc has just made."""
     return command("drbdadm", "primary", "--force", name)
 
 
+@operation
 def secondary(name: str) -> Command:
     return command("drbdadm", "secondary", name)
 
 
+@operation
 def skip_initial_sync(name: str) -> Command:
     """Only where both volumes are known to be equal (pmc has just zeroed both): declares both UpToDate."""
     return command("drbdadm", "new-current-uuid", "--clear-bitmap", name)
 
 
+@operation
 def two_primaries(name: str, allowed: bool, version: str) -> Command:
     """Without disconnecting. The kernel refuses to take it back while both sides are primary.
 
@@ -186,6 +205,7 @@ def two_primaries(name: str, allowed: bool, version: str) -> Command:
     return bash(f"{net}; {hold}", name, section)  # in this order: what cannot be closed goes on to hold
 
 
+@operation
 def resume_io(name: str) -> Command:
     """What is held, as `two_primaries` says, is written: to this side alone while it has no peer."""
     return command("drbdadm", "resume-io", name)
@@ -228,12 +248,14 @@ HEALTHY = (CONNECTED, UP_TO_DATE, PEER_UP_TO_DATE)
 NOTHING_DIFFERS = ("peer-device", "replication:(Established .*out-of-sync:0|[A-DF-Z][A-Za-z]*)")
 
 
+@operation
 def sees(name: str, *facts: tuple[str, str]) -> Command:
     """Succeeds when the kernel says all of this of the resource, in the words of events2; ends 1 when it does not, 2
     when it cannot be asked."""
     return bash(f'{_SEES}sees "${{@:2}}"', name, *(word for fact in facts for word in fact))
 
 
+@operation
 def sees_not(name: str, *facts: tuple[str, str]) -> Command:
     """Succeeds when the kernel says something else; ends as `sees`."""
     return bash(f'{_SEES}! sees "${{@:2}}"', name, *(word for fact in facts for word in fact))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pmc.command import Command, Query, bash, command
+from pmc.command import Command, Query, bash, command, operation
 from pmc.units import count, finite
 
 # The lowest bit of an identifier says that the side was primary, and is no part of it.
@@ -53,6 +53,7 @@ def parse_generation(text: str) -> Generation:
     return Generation(current, bitmap, tuple(history))
 
 
+@operation
 def went_on(name: str, peer: str, version: str) -> Command:
     """Succeeds when this side has begun a new generation, which its peer has not yet (the second identifier, its lowest
     bit aside, is not zero); ends 1 when not, 2 when it cannot be asked. DRBD 9 wants peer and volume named."""
@@ -121,33 +122,40 @@ def parse_past(text: str) -> Past:
 _ALONE = 'drbdsetup events2 --now "$1" | grep connection:StandAlone >/dev/null'
 
 
+@operation
 def disconnect(name: str) -> Command:
     """Harmless when it is disconnected already."""
     return bash(f'{_ALONE} || drbdadm disconnect "$1"', name)
 
 
+@operation
 def connect(name: str) -> Command:
     return command("drbdadm", "connect", name)
 
 
+@operation
 def connect_as_loser(name: str) -> Command:
     """What this side wrote since the two parted is overwritten with the peer's data, and nothing else is copied."""
     return command("drbdadm", "connect", "--discard-my-data", name)
 
 
+@operation
 def resume(name: str) -> Command:
     return command("drbdadm", "resume-sync", name)
 
 
+@operation
 def connect_if_alone(name: str) -> Command:
     """One that still looks for its peer is told nothing."""
     return bash(f'{{ ! {_ALONE}; }} || drbdadm connect "$1"', name)
 
 
+@operation
 def detach(name: str) -> Command:
     return command("drbdadm", "detach", name)
 
 
+@operation
 def is_attached(name: str) -> Command:
     """Ends 124, which is neither yes nor no, when drbdadm itself fails."""
     return bash('disk=$(drbdadm dstate "$1") || exit 124; [[ $disk != Diskless* && $disk != Unconfigured ]]', name)

@@ -12,7 +12,7 @@ DRBD 9 keeps a bitmap for each peer and binds it to a node id; nothing here was 
 from __future__ import annotations
 
 from pmc import drbd
-from pmc.command import Command, bash, command, whole
+from pmc.command import Command, bash, command, operation, whole
 
 # Arguments of both: the resource's file and name.
 _BACK = (
@@ -27,6 +27,7 @@ _BACK = (
 )
 
 
+@operation
 def switch(name: str, text: str, secret: str) -> Command:
     """To the peer of this resource file, in place of the one that the kernel has; the VM writes on. The file is
     replaced all at once, mode 600; the one before it is kept as NAME.res.old, which drbdadm does not read. What fails
@@ -39,31 +40,37 @@ def switch(name: str, text: str, secret: str) -> Command:
     return bash(script, drbd.path(name), name, stdin=text, secrets=(secret,))
 
 
+@operation
 def switch_back(name: str) -> Command:
     """To the file that was kept and its peer. When that was let go already, it is first marked as lacking everything;
     it is not let in when that fails."""
     return bash(_BACK, drbd.path(name), name)
 
 
+@operation
 def adjust(name: str) -> Command:
     """The kernel's peer is the one that the file names."""
     return command("drbdadm", "adjust", name)
 
 
+@operation
 def file_names(name: str, host: str) -> Command:
     """Succeeds when the file has this host."""
     return bash('grep -Fq -e "on $2 {" -e "on \\"$2\\" {" "$1"', drbd.path(name), host)
 
 
+@operation
 def forget_files(name: str) -> Command:
     """With what a change of peer that was interrupted left beside it: all hold a secret."""
     return command("rm", "-f", *(drbd.path(name) + end for end in ("", ".old", ".new")))
 
 
+@operation
 def forget_kept(name: str) -> Command:
     return bash('rm -f "$1.old" "$1.new"', drbd.path(name))
 
 
+@operation
 def copied(name: str, away: float, still: float) -> Command:
     """Waits on the node until the peer has all; says how many bytes are in sync as dd does. Fails when the peer is
     away or the copy stands still for longer than so many seconds, or when this side's own disk is lost."""

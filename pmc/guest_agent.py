@@ -7,7 +7,7 @@ and then acts on it does both alone (flock).
 
 from __future__ import annotations
 
-from pmc.command import Command, Query, bash
+from pmc.command import Command, Query, bash, operation
 from pmc.virsh import CONNECT, virsh
 
 SECONDS = 30  # after which the node thaws
@@ -30,6 +30,7 @@ def _alone(path: str) -> str:
     return f'exec {{own}}>>"{path}.lock"; flock $own'
 
 
+@operation
 def freeze(name: str, token: str) -> Command:
     """The watch over it begins first. `token` tells this freeze from any other."""
     watch = (
@@ -43,12 +44,14 @@ def freeze(name: str, token: str) -> Command:
     return bash(script, str(SECONDS), path(name), token, name, watch)
 
 
+@operation
 def thaw(name: str) -> Command:
     """On every way out, also while something else hangs; of one that is not frozen it thaws nothing. When it fails the
     watch is still there."""
     return bash(f'{VIRSH} domfsthaw "$2"; rm -f "$1"', path(name), name)
 
 
+@operation
 def thaw_in_time(name: str, token: str) -> Command:
     """Fails when the node had thawed already: then the snapshot may be of a guest that wrote."""
     script = (

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
-from pmc.command import Command, bash, command
+from pmc.command import Command, bash, command, operation
 from pmc.model import Volume
 
 # On every volume that pmc makes, so that it never takes another's volume of the same name for its own.
@@ -40,6 +41,7 @@ def path(group: str, name: str) -> str:
     return f"/dev/{group}/{name}"
 
 
+@operation
 def create(group: str, name: str, size: int, *tags: str) -> Command:
     """Not activated over old signatures: -W n, because all of it is written before anybody reads it."""
     return command(
@@ -47,6 +49,7 @@ def create(group: str, name: str, size: int, *tags: str) -> Command:
     )
 
 
+@operation
 def create_thin(group: str, name: str, size: int, pool: str, *tags: str) -> Command:
     """Takes space of the pool only as it is written, and reads as zeros until then: where the pool zeroes its chunks
     (pmc/facts/thin_pool.py), nothing of a former owner can be read."""
@@ -56,6 +59,7 @@ def create_thin(group: str, name: str, size: int, pool: str, *tags: str) -> Comm
     )  # fmt: skip
 
 
+@operation
 def zero(group: str, name: str) -> Command:
     """Nothing of a former owner stays to be read. The device is asked to do it itself where it can
     (blkdiscard(8)), which without --force stops at a former owner's file system."""
@@ -66,12 +70,14 @@ def _marks(*tags: str) -> list[str]:
     return [word for tag in (TAG, *tags) for word in ("--addtag", tag)]
 
 
+@operation
 def snapshot(group: str, name: str, of: str, size: int, *tags: str) -> Command:
     """A classic snapshot with room for `size` bytes of changes; it is lost when they are more."""
     sized = ("--size", f"{size}b", "--name", name, f"{group}/{of}")
     return command("lvcreate", "--yes", "--snapshot", *_marks(*tags), *sized)
 
 
+@operation
 def snapshot_thin(group: str, name: str, of: str, *tags: str) -> Command:
     """Of a thin volume: shares with it all that neither changes, so it needs no size and cannot overflow; the pool can.
     Read only, and active, also after a boot (LVM would skip it)."""
@@ -90,7 +96,7 @@ def snapshot_of(volume: Volume, group: str, name: str, size: int, *tags: str) ->
     thin = volume.thin
     made = snapshot_thin(group, name, volume.name, *tags) if thin else snapshot(group, name, volume.name, size, *tags)
     script = 'at=$1; shift; "$@"; sync "$at" || { lvremove --yes "$at" >&2; exit 1; }'
-    return bash(script, path(group, name), *made.argv)
+    return replace(bash(script, path(group, name), *made.argv), op=made.op)
 
 
 # What pmc calls its snapshots; no VM's name has a dot.
@@ -118,6 +124,7 @@ def split(device: str) -> tuple[str, str] | None:
     return (found[1], found[2]) if found else None
 
 
+@operation
 def remove(group: str, name: str) -> Command:
     """Of a volume that the same command has made. Refused by LVM while it is open (in use by DRBD or a reader)."""
     return command("lvremove", "--yes", f"{group}/{name}")
@@ -131,11 +138,13 @@ TAGGED = (
 )
 
 
+@operation
 def remove_snapshot(group: str, name: str) -> Command:
     """Of ours: its tag is looked at again."""
     return bash(f'{TAGGED}; exec lvremove --yes "$1"', f"{group}/{name}")
 
 
+@operation
 def remove_disk(group: str, name: str) -> Command:
     """A VM's own disk. Looked at again: it has pmc's tag, or drbdadm, which reads the resource files, says that it is
     the VM's; and nothing depends on it that LVM would remove with it."""
@@ -156,12 +165,14 @@ def remove_disk(group: str, name: str) -> Command:
     return bash(script, group, name)
 
 
+@operation
 def discard(group: str, name: str) -> Command:
     """Removes a snapshot of ours if it is there: the undo of something that a later step removes anyway. Where the link
     between the nodes was cut, what read it for the other one may wait for a quarter of an hour: it is ended."""
     return bash(_DISCARD, f"{group}/{name}")
 
 
+@operation
 def discard_for_good(group: str, name: str, of: str) -> Command:
     """As `discard`, of one that would be put back were it there again after a power loss; `of` is its origin."""
     gone = (
@@ -178,6 +189,7 @@ _DISCARD = (
 )
 
 
+@operation
 def discard_marked(group: str, name: str, tag: str, lock: str) -> Command:
     """As `discard`, but only while it has this mark, and under the file `lock`: whoever holds that may have made it
     anew. When it is not given soon the snapshot stays."""
@@ -189,6 +201,7 @@ def discard_marked(group: str, name: str, tag: str, lock: str) -> Command:
     return bash(script, group, name, tag, lock)
 
 
+@operation
 def intact(group: str, name: str) -> Command:
     """Succeeds when the snapshot did not overflow: an overflowed one (5th attribute I) has lost its moment. Of a thin
     one (1st V) neither it nor its pool failed or is out of space (9th: F, D, M; 5th: check needed)."""
@@ -203,6 +216,7 @@ def intact(group: str, name: str) -> Command:
     return bash(script, group, name)
 
 
+@operation
 def keep(group: str, name: str, kept: str, id: str) -> Command:
     """The snapshot `name` becomes `kept`, which tells that the base `id` was read from it; in place of the one that was
     called so until now."""
@@ -213,6 +227,7 @@ def keep(group: str, name: str, kept: str, id: str) -> Command:
     return bash(script, group, name, kept, f"{OF}{id}")
 
 
+@operation
 def is_kept(group: str, kept: str, id: str) -> Command:
     """Succeeds when it is a thin snapshot that nobody could write to (lv_attr begins with Vr), and in use, and the base
     `id` was read from it."""
@@ -225,25 +240,30 @@ def is_kept(group: str, kept: str, id: str) -> Command:
     return bash(script, group, kept, f"{OF}{id}")
 
 
+@operation
 def exists(group: str, name: str) -> Command:
     return command("lvs", "--noheadings", f"{group}/{name}")
 
 
+@operation
 def is_gone(group: str, name: str) -> Command:
     """An LVM that does not tell is no proof: ends 124 then, which is neither yes nor no."""
     script = 'if said=$(lvs "$1" 2>&1); then exit 1; fi; [[ $said = *"Failed to find"* ]] || exit 124'
     return bash(script, f"{group}/{name}")
 
 
+@operation
 def grow(group: str, name: str, more: int) -> Command:
     return command("lvextend", "--size", f"+{more}b", f"{group}/{name}")
 
 
+@operation
 def mark(group: str, name: str, on: bool, tag: str = TAG) -> Command:
     """On the disk when it ends (see `snapshot_of`). A volume that is not active has no device."""
     script = 'at=$1; shift; "$@"; [ ! -e "$at" ] || sync "$at"'
     return bash(script, path(group, name), "lvchange", "--addtag" if on else "--deltag", tag, f"{group}/{name}")
 
 
+@operation
 def activate(group: str) -> Command:
     return command("vgchange", "--activate", "y", group)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pmc import lvm
-from pmc.command import Command, Query, bash
+from pmc.command import Command, Query, bash, operation
 from pmc.lock_files import FOLDER
 from pmc.units import count
 
@@ -23,6 +23,7 @@ class Range:
     length: int
 
 
+@operation
 def mapped(group: str, name: str, size: int, to: str = "") -> Command:
     """Prints a line "START LENGTH" in bytes (or writes it into the file `to`) for each part of the volume's first
     `size` bytes that has data, in rising order, whole chunks of the pool; the rest reads as zeros. All of the list, or
@@ -30,6 +31,7 @@ def mapped(group: str, name: str, size: int, to: str = "") -> Command:
     return bash(_SCRIPT, group, str(size), name, _AWK, *(("", to) if to else ()))
 
 
+@operation
 def changed(group: str, old: str, new: str, size: int, to: str = "") -> Command:
     """As `mapped`, but the parts in which `new` may differ from `old`: chunks that were written since, with whatever,
     and those that were discarded, which read as zeros. Both must be thin volumes of the same pool, best two

@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ET  # to make some; what comes from elsewhere is
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pmc.command import Command, Query, bash, command
+from pmc.command import Command, Query, bash, command, operation
 from pmc.facts.domain_xml import checked, parsed, passwords
 from pmc.model import Domain
 from pmc.units import KiB, MiB, count, finite
@@ -25,38 +25,46 @@ def virsh(*argv: str, stdin: str | None = None, long: bool = False) -> Command:
     return Command((*CONNECT, *argv), stdin, long=long)
 
 
+@operation
 def define(xml: str) -> Command:
     return replace(virsh("define", "/dev/stdin", stdin=xml), secrets=passwords(xml))
 
 
+@operation
 def undefine(name: str) -> Command:
     """With what would hold it back: its UEFI variables, a saved state, the notes on snapshots."""
     return virsh("undefine", name, "--nvram", "--managed-save", "--snapshots-metadata")
 
 
+@operation
 def start(name: str) -> Command:
     """Never with saved memory (pmc/facts/managed_save.py): that goes, also some that came after one looked."""
     return virsh("start", "--force-boot", name)
 
 
+@operation
 def destroy(name: str) -> Command:
     """Power off at once; the definition stays."""
     return virsh("destroy", name)
 
 
+@operation
 def shutdown(name: str) -> Command:
     """Asks the guest (ACPI power button), which may take its time or refuse."""
     return virsh("shutdown", name)
 
 
+@operation
 def exists(name: str) -> Command:
     return virsh("dominfo", name)
 
 
+@operation
 def is_active(name: str) -> Command:
     return bash('virsh --connect qemu:///system list --name | grep -Fx -- "$1" >/dev/null', name)
 
 
+@operation
 def drop_incoming(name: str) -> Command:
     """Only what a migration is bringing here, and while it has not begun to run here. Fine when it is gone."""
     script = (
@@ -67,6 +75,7 @@ def drop_incoming(name: str) -> Command:
     return bash(script, name)
 
 
+@operation
 def migrate(
     name: str, node: str, address: str, transport: str = "tcp", bandwidth: int = 0, pause: int = 0, live: bool = True
 ) -> Command:
@@ -108,12 +117,14 @@ def domains() -> Query[dict[str, Domain]]:
     return Query(bash(script, *asked.argv), parse_domstats)
 
 
+@operation
 def is_off(name: str) -> Command:
     """Succeeds when it is off; ends 1 when it is not, 2 when libvirt cannot be asked."""
     script = 'state=$(virsh --connect qemu:///system domstate "$1") || exit 2; [[ $state = "shut off" ]]'
     return bash(script, name)
 
 
+@operation
 def goes_on(name: str) -> Command:
     """Succeeds when it runs, and nothing that libvirt does with it is under way; ends 1 when not."""
     script = (

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from pmc.command import Command, Query, bash
+from pmc.command import Command, Query, bash, operation
 from pmc.settings import Settings
 
 FRESH = 900  # seconds; a node that was alive longer after the link was lost may have written much alone
@@ -57,6 +57,7 @@ _REACHED = """
 _SILENCE = "timed? ?out|No route to host|unreachable|Host is down"
 
 
+@operation
 def silent(dead: str, settings: Settings) -> Command:
     """As `peer`, no more than whether it gives no sign of life: succeeds then, and ends 1 when it gives one. Judged by
     bash alone: a grep that could not be run would else look like one that found no sign."""

@@ -9,7 +9,7 @@ not when somebody writes, and LVM keeps no time of it. So pmc has no way to go o
 
 from __future__ import annotations
 
-from pmc.command import Command, Query, bash, command
+from pmc.command import Command, Query, bash, command, operation
 
 # `virsh start` looks at the file itself, not at what libvirtd has in mind.
 FOLDER = "/var/lib/libvirt/qemu/save"
@@ -32,6 +32,7 @@ def path(vm: str) -> str:
     return f"{FOLDER}/{vm}.save"
 
 
+@operation
 def discard(vm: str) -> Command:
     """virsh knows only of domains that are defined there; what another one left is a file."""
     script = (
@@ -41,5 +42,6 @@ def discard(vm: str) -> Command:
     return bash(script, vm, path(vm))
 
 
+@operation
 def gone(vm: str) -> Command:
     return command("test", "!", "-e", path(vm))

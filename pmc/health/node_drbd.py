@@ -9,6 +9,7 @@ from pmc import drbd
 from pmc.command import Query, bash, command
 from pmc.health.check import About, Finding, Verdict, bad, good, parse_yes
 from pmc.plan import Step
+from pmc.plans import node_files
 
 
 def query_module(about: About) -> Query[tuple[str, str]]:
@@ -55,8 +56,8 @@ def judge_at_boot(found: bool, about: About) -> Verdict:
         about.node,
         "have DRBD's module loaded at boot",
         command("install", "-m", "644", "/dev/stdin", path, stdin="drbd\n"),
-        undo=command("rm", "-f", path),
-        check=command("test", "-e", path),
+        undo=node_files.remove(path),
+        check=node_files.exists(path),
     )
     return bad("the module is not loaded at boot", f"echo drbd >{path}", step)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pmc import drbd, lvm
-from pmc.command import Command, bash, command
+from pmc.command import Command, bash, command, operation
 from pmc.errors import Refused
 from pmc.facts import backing
 from pmc.model import ClusterState, NodeState
 from pmc.plan import Plan, Step, Transfer, Watch, on_each, plan
-from pmc.plans import requirements, room, vm_steps
+from pmc.plans import node_files, requirements, room, vm_steps
 from pmc.plans.request import Add
 from pmc.plans.vm_steps import Given
 from pmc.settings import Settings
@@ -161,28 +161,30 @@ def from_image(request: Add, settings: Settings, device: str) -> list[Step]:
     assert image is not None  # noqa: S101
     watch = Watch("bytes", f"{request.name} {image.path.rpartition('/')[2]}", image.stored)
     if image.format == "raw":
-        # The volume is all zeros: blocks of zeros need not be written again.
-        target = command(
-            "dd", f"of={device}", "bs=1M", "iflag=fullblock", "conv=sparse,fsync", "status=none", long=True
-        )
         return [
             Step(
                 node,
                 f"copy {image.path} ({show_size(image.stored)})",
-                Transfer(image.path, image.stored, target, image.file),
+                Transfer(image.path, image.stored, write(device), image.file),
                 watch=watch,
             )
         ]
     kept = upload_path(settings, request.name)
-    remove = command("rm", "-f", kept)
+    remove = node_files.remove(kept)
     return [
         vm_steps.folder(node, settings.image_dir, "755"),
         Step(node, f"copy {image.path} ({show_size(image.stored)})",
-             Transfer(image.path, image.stored, receive(kept, "600", size=image.stored), image.file),
-             undo=remove, check=command("test", "-e", kept), watch=watch),
+             Transfer(image.path, image.stored, node_files.receive(kept, "600", size=image.stored), image.file),
+             undo=remove, check=node_files.exists(kept), watch=watch),
         Step(node, "unpack it", unpack(kept, device, image.size)),
         Step(node, "remove the copy", remove),
     ]  # fmt: skip
+
+
+@operation
+def write(device: str) -> Command:
+    """From stdin. The volume is all zeros: blocks of zeros need not be written again."""
+    return command("dd", f"of={device}", "bs=1M", "iflag=fullblock", "conv=sparse,fsync", "status=none", long=True)
 
 
 MEMORY = 2 * GiB  # of addresses, for qemu-img; a quarter of that is enough for 20 GiB
@@ -200,21 +202,11 @@ _UNPACK = (
 )
 
 
+@operation
 def unpack(image: str, device: str, size: int) -> Command:
     """`size` is that of the disk in bytes."""
     seconds = 300 + size // (4 * MiB)
     return bash(_UNPACK, image, device, f"{size:016x}", str(MEMORY), str(seconds), long=True)
-
-
-def receive(path: str, mode: str, reader: str = "cat", size: int = 0) -> Command:
-    """What `reader` prints (shell text; its stdin is the command's). Under another name until it is whole: `size`
-    bytes, since a manager that dies ends the stdin of its last command; 0 when the reader itself fails then."""
-    whole = '[ "$(stat -c %s "$1.part")" = "$3" ] || { echo "it did not come whole" >&2; exit 1; }; ' if size else ""
-    script = (
-        "umask 077; trap 'rm -f \"$1.part\"' EXIT; "
-        f'{reader} >"$1.part"; {whole}sync "$1.part"; chmod "$2" "$1.part"; mv "$1.part" "$1"'
-    )
-    return bash(script, path, mode, *([str(size)] if size else []), long=True)
 
 
 def copy_iso(request: Add, settings: Settings) -> list[Step]:
@@ -228,9 +220,9 @@ def copy_iso(request: Add, settings: Settings) -> list[Step]:
             lambda node: Step(
                 node,
                 f"copy {source} ({show_size(size)})",
-                Transfer(source, size, receive(path, "644", size=size), file),
-                undo=command("rm", "-f", path),
-                check=command("test", "-e", path),
+                Transfer(source, size, node_files.receive(path, "644", size=size), file),
+                undo=node_files.remove(path),
+                check=node_files.exists(path),
                 watch=Watch("bytes", node, size),
             ),
         ),

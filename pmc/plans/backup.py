@@ -9,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 from pmc import backup, backup_pipeline, drbd, guest_agent, retention
 from pmc.backup import Backup, Stored
 from pmc.backup_pipeline import How
-from pmc.command import Command, bash, command
+from pmc.command import Command, bash, operation
 from pmc.errors import Refused
 from pmc.model import ClusterState
 from pmc.plan import Plan, Step, Watch, plan
-from pmc.plans import base_snapshot, other_disks, requirements, suspended_io, unfinished_restore, vm_steps
+from pmc.plans import base_snapshot, node_files, other_disks, requirements, suspended_io, unfinished_restore, vm_steps
 from pmc.plans.base_snapshot import Place
 from pmc.plans.clone import drop, snapshot
 from pmc.settings import Settings
@@ -155,7 +155,7 @@ def make_backup(
     base_snapshot.refuse_foreign(place)
     taken = [*equal(name, source, state), *snapshot(name, "backup", source.node, state, settings)]
     keeps = base is None and place.local and not base_snapshot.why_not_kept(place)
-    remove = command("rm", "-f", target, *(f"{target}.{end}" for end in ("ranges", "index", "sums", "json")))
+    remove = node_files.remove(target, *(f"{target}.{end}" for end in ("ranges", "index", "sums", "json")))
     read = read_delta(wish, base, size, target, place) if base else read_base(wish, size, target, place)
     steps = [
         vm_steps.folder(keeper, folder, "700"),
@@ -163,7 +163,7 @@ def make_backup(
         bring(keeper),
         *([] if base else [enough_space(keeper, folder, base_snapshot.most(place, size))]),
         *frozen(name, id, source, taken),
-        Step(keeper, f"begin {target}", command("install", "-m", "600", "/dev/null", target), undo=remove),
+        Step(keeper, f"begin {target}", node_files.begin(target), undo=remove),
         *read[:-1],
         replace(read[-1], watch=Watch("bytes", id, size)),
         *drop(name, "backup", source.node, settings, but_keep=keeps),
@@ -171,7 +171,7 @@ def make_backup(
             keeper,
             f"finish {id}",
             backup_pipeline.seal(folder, target, made),
-            check=command("test", "-e", f"{folder}/{id}.json"),
+            check=node_files.exists(f"{folder}/{id}.json"),
             pivot=True,
         ),
         *([base_snapshot.keep(place, id)] if keeps else []),
@@ -237,7 +237,7 @@ def frozen(name: str, id: str, source: Source, steps: Sequence[Step]) -> list[St
     runs = source.runs
     return [
         Step(runs, f"freeze the file systems in {name}", guest_agent.freeze(name, id), undo=guest_agent.thaw(name),
-             check=command("test", "-e", guest_agent.path(name))),
+             check=node_files.exists(guest_agent.path(name))),
         *steps,
         Step(runs, f"thaw the file systems in {name}", guest_agent.thaw_in_time(name, id)),
     ]  # fmt: skip
@@ -247,6 +247,7 @@ def bring(node: str) -> Step:
     return Step(node, "make sure of the program that reads disks", backup_pipeline.bring(), reads=True)
 
 
+@operation
 def remove_unfinished(folder: str, name: str) -> Command:
     """What a backup that was interrupted left: no other writes here while the VM is locked."""
     return bash('rm -f -- "$1"/."$2".????????T??????Z.*.part*', folder, name)
@@ -254,11 +255,17 @@ def remove_unfinished(folder: str, name: str) -> Command:
 
 def enough_space(node: str, folder: str, size: int) -> Step:
     """A base may need the whole size of the disk; better told before than when the directory is full."""
+    return Step(node, f"see that {folder} has {show_size(size)} free", has_space(folder, size))
+
+
+@operation
+def has_space(folder: str, size: int) -> Command:
+    """`size` in bytes."""
     script = (
         'free=$(df --output=avail -B1 "$1" | tail -n 1); [ "$free" -ge "$2" ] || '
         '{ echo "$1 has $free bytes free, a base may need $2" >&2; exit 1; }'
     )
-    return Step(node, f"see that {folder} has {show_size(size)} free", bash(script, folder, str(size)))
+    return bash(script, folder, str(size))
 
 
 def drbd_device(name: str, state: ClusterState) -> str:

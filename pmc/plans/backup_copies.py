@@ -10,21 +10,26 @@ from dataclasses import replace
 
 from pmc import backup_pipeline
 from pmc.backup import LONGEST, NOTES, Backup
-from pmc.command import bash, command
+from pmc.command import Command, bash, operation
 from pmc.errors import Refused
 from pmc.plan import Fetch, Plan, Step, Transfer, Watch, plan
-from pmc.plans import vm_steps
+from pmc.plans import node_files, vm_steps
 from pmc.plans.backup import bring, enough_space
 from pmc.plans.restore import Found
 from pmc.settings import Settings
 from pmc.units import KiB, show_size
 
-# A manager that dies ends the stdin of its last command: the size tells what came whole.
-WHOLE = (
-    'umask 077; trap \'rm -f "$1"\' EXIT; cat >"$1"; '
-    '[ "$(stat -c %s "$1")" = "$3" ] || { echo "it did not come whole" >&2; exit 1; }; '
-    'sync "$1"; mv "$1" "$2"; sync "${2%/*}"'
-)
+
+@operation
+def receive(part: str, target: str, size: int) -> Command:
+    """The stdin, under the name `part` until it is whole. A manager that dies ends the stdin of its last command: the
+    size tells."""
+    script = (
+        'umask 077; trap \'rm -f "$1"\' EXIT; cat >"$1"; '
+        '[ "$(stat -c %s "$1")" = "$3" ] || { echo "it did not come whole" >&2; exit 1; }; '
+        'sync "$1"; mv "$1" "$2"; sync "${2%/*}"'
+    )
+    return bash(script, part, target, str(size), long=True)
 
 
 def is_directory(to: str) -> bool:
@@ -54,7 +59,7 @@ def to_manager(found: Found, directory: str, there: Collection[str], settings: S
             path, size = f"{settings.backup_dir}/{name}", each.stored if name == each.file else 0
             # An index has 32 bytes for each block of 64 KiB.
             known = size or (-(-each.size // (64 * KiB)) * 32 if name.endswith(".index") else 0)
-            source = backup_pipeline.passed(path, known, limit) if limit and known else command("cat", path, long=True)
+            source = backup_pipeline.passed(path, known, limit) if limit and known else node_files.read(path)
             steps.append(
                 Step(
                     found.node,
@@ -83,14 +88,14 @@ def to_node(
                     continue  # only new deltas need it
                 raise Refused(f"--from {directory}: {name} is missing there")
             target, part = f"{folder}/{name}", f"{folder}/.{name}.part"
-            put = bash(WHOLE, part, target, str(sizes[name]), long=True)
+            put = receive(part, target, sizes[name])
             steps.append(
                 Step(
                     node,
                     f"copy {name} ({show_size(sizes[name])}) to {node}",
                     Transfer(f"{directory}/{name}", sizes[name], put),
-                    undo=command("rm", "-f", part, target),
-                    check=command("test", "-e", target),
+                    undo=node_files.remove(part, target),
+                    check=node_files.exists(target),
                     watch=Watch("bytes", name, sizes[name]),
                 )
             )

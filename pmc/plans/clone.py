@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pmc import backup_pipeline, lock_files, lvm
-from pmc.command import bash
+from pmc.command import Command, bash, operation
 from pmc.facts import backing
 from pmc.model import ClusterState
 from pmc.plan import Step, Watch
@@ -89,12 +89,17 @@ def drop(name: str, kind: str, node: str, settings: Settings, but_keep: bool = F
     return [see] if but_keep else [see, Step(node, f"remove the snapshot {group}/{kept}", lvm.discard(group, kept))]
 
 
+@operation
+def write(reader: str, device: str) -> Command:
+    """What `reader` prints (shell text), onto a disk that is all zeros."""
+    return bash(f'{reader} | dd of="$1" bs=1M iflag=fullblock conv=sparse,fsync status=none', device, long=True)
+
+
 def copy(request: Add, size: int, state: ClusterState, settings: Settings, given: Given) -> Sequence[Step]:
     source = standby(request.clone, state)
     path = lvm.path(settings.volume_group, f"{request.clone}.clone")
     far = "" if source == request.primary else settings.nodes[source].replication
     reader = backup_pipeline.read_volume(path, size, far)
-    write = bash(f'{reader} | dd of="$1" bs=1M iflag=fullblock conv=sparse,fsync status=none', given.device, long=True)
     # Looked at again: the new disk was zeroed since, which takes hours. By now a standby that the link was lost to has
     # an older disk, one that is catching up has parts of two.
     beside = len(state.homes(request.clone)) > 1 and not requirements.out_of_sync_bytes(state, request.clone)
@@ -104,7 +109,7 @@ def copy(request: Add, size: int, state: ClusterState, settings: Settings, given
         Step(
             request.primary,
             f"copy {request.clone} to {request.name}",
-            write,
+            write(reader, given.device),
             watch=Watch("bytes", request.name, size),
         ),
         *drop(request.clone, "clone", source, settings),

@@ -8,8 +8,8 @@ before, an older copy, and a bitmap resync brings it up to date.
 
 from __future__ import annotations
 
-from pmc import virsh
-from pmc.command import Command, bash, command
+from pmc import drbd_generations, virsh
+from pmc.command import Command, bash, operation
 from pmc.errors import Refused
 from pmc.facts import backing
 from pmc.facts.domain_disks import RUNNING
@@ -92,10 +92,11 @@ def rejoin(name: str, state: ClusterState) -> Plan:
         generation_back(name, there.minor, backing.named_by(file, target)),
         pivot=True,
     )
-    connect = Step(source.name, f"connect {name}", command("drbdadm", "connect", name), pivot=True)
+    connect = Step(source.name, f"connect {name}", drbd_generations.connect(name), pivot=True)
     return plan(title, back, [connect] if here.connection == "StandAlone" else [])
 
 
+@operation
 def generation_back(name: str, minor: int, disk: str) -> Command:
     """The generation that DRBD's bitmap counts from becomes the current one again. Looked at again right before:
     nothing may have been written here (no bit set), the side must be secondary and apart."""

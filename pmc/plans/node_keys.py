@@ -15,9 +15,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pmc.command import Command, Query, bash, command
+from pmc.command import Command, Query, bash
 from pmc.health.node_checks import Finding, Verdict, bad, good
 from pmc.plan import Relay, Step
+from pmc.plans import node_files
 from pmc.settings import NodeSettings, Settings
 from pmc.units import count
 
@@ -211,8 +212,8 @@ def let_in(origin: NodeSettings, target: NodeSettings, mine: Keys, other: Keys) 
     before = "".join(f"{line}\n" for line in _ours(origin, other))
     shown = bash('printf "%s %s\\n" "$1" "$(cat "$2")"', limits, f"{KEY}.pub")
     return [
-        Step(origin.name, "make an ssh key for root", make, undo=command("rm", "-f", KEY, f"{KEY}.pub"),
-             check=command("test", "-e", f"{KEY}.pub")),
+        Step(origin.name, "make an ssh key for root", make, undo=node_files.remove(KEY, f"{KEY}.pub"),
+             check=node_files.exists(f"{KEY}.pub")),
         Step(target.name, note, Relay(origin.name, shown, append(AUTHORIZED)),
              undo=take_out_marked(AUTHORIZED, mark, before)),
     ]  # fmt: skip

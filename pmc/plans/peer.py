@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 
 from pmc import backup_pipeline, drbd, drbd_new_peer, lvm
 from pmc.capacity import allocate
-from pmc.command import command
 from pmc.errors import Refused
 from pmc.facts import backing
 from pmc.model import ClusterState, NodeState, ResourceFile
 from pmc.plan import Plan, Step, Watch, plan
 from pmc.plans import (
+    node_files,
     other_disks,
     remove_steps,
     requirements,
@@ -27,7 +27,7 @@ from pmc.plans import (
     suspended_io,
     vm_steps,
 )
-from pmc.plans.add import iso_path, receive
+from pmc.plans.add import iso_path
 from pmc.settings import Settings
 from pmc.units import show_size
 
@@ -208,7 +208,7 @@ def peer(change: Change, xml: str, secret: str, state: ClusterState, settings: S
             f"write {drbd.path(name)}",
             drbd.write_file(name, text, secret),
             undo=drbd.remove_file(name),
-            check=command("test", "-e", drbd.path(name)),
+            check=node_files.exists(drbd.path(name)),
             claims=True,
             guard=True,
         ),
@@ -255,9 +255,9 @@ def defined(change: Change, xml: str, settings: Settings) -> list[Step]:
             Step(
                 new,
                 f"copy {iso} from {change.primary}",
-                receive(iso, "644", reader),
-                undo=command("rm", "-f", iso),
-                check=command("test", "-e", iso),
+                node_files.receive(iso, "644", reader),
+                undo=node_files.remove(iso),
+                check=node_files.exists(iso),
             ),
         ]
     return steps

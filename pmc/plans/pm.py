@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pmc import drbd, lvm
-from pmc.command import command
 from pmc.facts import backing
 from pmc.health.node_checks import Finding
 from pmc.model import ClusterState, NodeState, Resource, ResourceFile
@@ -56,7 +55,7 @@ def ready(node: NodeState, settings: Settings, state: ClusterState, only: Collec
     ]
     ground = []
     if not node.drbd:
-        ground.append(Step(node.name, "load DRBD's module", command("modprobe", "drbd")))
+        ground.append(Step(node.name, "load DRBD's module", drbd.load_module()))
     if any(_inactive(node, file) for file in files):
         group = settings.volume_group
         ground.append(Step(node.name, f"activate the volumes of {group}", lvm.activate(group)))

@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from pmc.backup import NOTES, Stored, moment
-from pmc.command import Command, bash, command
+from pmc.command import Command, bash, operation
 from pmc.errors import Refused
 from pmc.plan import Plan, Step, on_each, plan
+from pmc.plans import node_files
 from pmc.plans.backup import remove_unfinished
 from pmc.retention import KEEP, LEAVE, NEEDED, REMOVE, Decision, vm_of
 from pmc.settings import Keep, Settings
@@ -50,7 +51,7 @@ def removed(going: Sequence[Stored], settings: Settings) -> list[Step]:
             each.node,
             f"remove {each.id} (frees {show_size(each.stored)})",
             remove(settings.backup_dir, files(each)),
-            check=command("test", "!", "-e", f"{settings.backup_dir}/{each.id}.json"),
+            check=node_files.is_gone(f"{settings.backup_dir}/{each.id}.json"),
             pivot=True,
         )
         for each in sorted(going, key=lambda s: (s.id.endswith(".base"), s.id, s.node))
@@ -71,6 +72,7 @@ def files(each: Stored) -> tuple[str, ...]:
     return tuple(f"{each.id}.{end}" for end in ENDS)
 
 
+@operation
 def remove(folder: str, names: Sequence[str]) -> Command:
     """The files, the first one first, get the names of unfinished ones, and are then deleted, which may take its time:
     if that is interrupted, what is left looks like no backup, and pm.verify and the next vm.backup find it."""

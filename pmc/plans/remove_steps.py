@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from pmc import drbd, drbd_new_peer, lvm, virsh
-from pmc.command import Command, bash
+from pmc.command import Command, bash, operation
 from pmc.errors import Refused
 from pmc.facts import backing, managed_save
 from pmc.model import ClusterState, NodeState
@@ -50,6 +50,7 @@ def steps(name: str, holders: Sequence[NodeState], settings: Settings) -> list[S
     )
 
 
+@operation
 def unfinished(settings: Settings, name: str) -> Command:
     """The VM's ISO file, uploads, and backups that were interrupted. Its finished backups stay."""
     iso, upload = iso_path(settings, name), upload_path(settings, name)

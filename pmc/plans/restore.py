@@ -7,12 +7,21 @@ from dataclasses import dataclass
 
 from pmc import backup, backup_pipeline, drbd, lvm, virsh
 from pmc.backup import Backup, Stored
-from pmc.command import Command, bash, command
+from pmc.command import Command, bash, operation
 from pmc.errors import Refused
 from pmc.facts import backing, domain_xml
 from pmc.model import ClusterState, NodeState
 from pmc.plan import Fetch, Plan, Step, Wait, Watch, plan
-from pmc.plans import other_disks, requirements, restore_marks, saved_memory, suspended_io, unfinished_restore, vm_steps
+from pmc.plans import (
+    node_files,
+    other_disks,
+    requirements,
+    restore_marks,
+    saved_memory,
+    suspended_io,
+    unfinished_restore,
+    vm_steps,
+)
 from pmc.plans import room as room_check
 from pmc.plans.add import check_new
 from pmc.plans.backup import bring, drbd_device
@@ -193,6 +202,7 @@ def _alike(homes: Sequence[str], name: str, state: ClusterState) -> None:
     )
 
 
+@operation
 def put_back(group: str, name: str, size: int, device: str) -> Command:
     """The disk as its snapshot has it, through DRBD, so that both sides get it; then the snapshot is not needed."""
     kept = unfinished_restore.before(name)
@@ -264,18 +274,21 @@ def to_file(found: Found, path: str, settings: Settings) -> Plan:
     # What describes it takes ten bytes for each 64 KiB of it (QEMU, docs/interop/qcow2.txt), and some tables.
     most = old.size + old.size // 1000 + 16 * MiB
     part = f"{folder}/.{old.id}.part.qcow2"
-    remove = command("rm", "-f", part, f"{part}.raw")
-    convert = bash(
-        f'umask 077; {reader} | {put} --target "$1.raw"; '
-        'qemu-img convert -q -f raw -O qcow2 "$1.raw" "$1"; rm "$1.raw"',
-        part,
-        long=True,
-    )
+    remove = node_files.remove(part, f"{part}.raw")
     steps = [
         bring(node),
-        Step(node, f"begin {part}", command("install", "-m", "600", "/dev/null", part), undo=remove),
-        Step(node, f"make a qcow2 file of {old.id} there", backup_pipeline.idle(convert), watch=watch),
-        Step(node, f"copy it to {path}", Fetch(command("cat", part, long=True), path, 0, most), watch=watch),
+        Step(node, f"begin {part}", node_files.begin(part), undo=remove),
+        Step(node, f"make a qcow2 file of {old.id} there", convert(reader, put, part), watch=watch),
+        Step(node, f"copy it to {path}", Fetch(node_files.read(part), path, 0, most), watch=watch),
         Step(node, f"remove {part}", remove),
     ]
     return plan(title, steps)
+
+
+@operation
+def convert(reader: str, put: str, path: str) -> Command:
+    """What `reader` prints and `put` checks (both shell text), as a qcow2 file; `path`.raw until then."""
+    script = (
+        f'umask 077; {reader} | {put} --target "$1.raw"; qemu-img convert -q -f raw -O qcow2 "$1.raw" "$1"; rm "$1.raw"'
+    )
+    return backup_pipeline.idle(bash(script, path, long=True))

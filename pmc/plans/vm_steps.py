@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pmc import drbd, lvm, virsh
-from pmc.command import bash, command
 from pmc.plan import Step, Wait, on_each
+from pmc.plans import node_files
 from pmc.settings import Settings
 from pmc.units import MiB, show_size
 
@@ -72,7 +72,7 @@ def claimed(settings: Settings, nodes: Sequence[str], name: str, given: Given, v
             f"write {drbd.path(name)}",
             drbd.write_file(name, text, given.secret),
             undo=drbd.remove_file(name),
-            check=command("test", "-e", drbd.path(name)),
+            check=node_files.exists(drbd.path(name)),
             claims=True,
         ),
     )
@@ -146,7 +146,7 @@ def declare_first(node: str, name: str) -> Step:
 
 def folder(node: str, path: str, mode: str) -> Step:
     """Made if it is not there; one that is there keeps its mode (pm.init reports a wrong one)."""
-    return Step(node, f"make sure of the folder {path}", bash('[ -d "$1" ] || install -d -m "$2" "$1"', path, mode))
+    return Step(node, f"make sure of the folder {path}", node_files.folder(path, mode))
 
 
 def promote(node: str, name: str) -> Step:

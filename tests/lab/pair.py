@@ -13,7 +13,7 @@ from pmc.command import Command
 from pmc.errors import PmcError
 from pmc.facts.drbd_status import parse_status
 from pmc.units import MiB
-from tests.sim.fake import Kernel
+from tests.sim.machine import Kernel
 from tests.sim.world import Cloud
 from tests.unit.samples import SETTINGS
 

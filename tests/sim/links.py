@@ -16,7 +16,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import combinations
 
 from tests.sim import metadata
-from tests.sim.fake import Kernel, World
+from tests.sim.fake import World
+from tests.sim.machine import Kernel
 from tests.sim.metadata import Disk
 from tests.unit.samples import SETTINGS
 

@@ -19,9 +19,10 @@ from pmc.errors import NodeDown
 from pmc.model import ClusterState, NodeState, Resource
 from pmc.plan import Action, Watch
 from pmc.units import GiB
-from tests.sim import fake, hands
-from tests.sim.fake import Impossible
+from tests.sim import hands
+from tests.sim.effects import carried_out
 from tests.sim.links import Linked
+from tests.sim.machine import Impossible, Machine
 from tests.sim.metadata import Disk
 from tests.unit.samples import SETTINGS
 
@@ -85,7 +86,7 @@ class Cloud(Linked):
     def _effect(self, name: str, command: Command) -> None:
         before = {vm: self.running(vm) for vm in self.nodes[name].domains}
         try:
-            if not hands.one(self, name, command):
+            if not carried_out(hands.EFFECTS, self, name, command):
                 super()._effect(name, command)
         except KeyError as missing:
             raise Impossible(f"no such resource: {missing}") from None
@@ -126,7 +127,7 @@ class Cloud(Linked):
             name: down.get(name) or self._node_state(name, machine) for name, machine in self.nodes.items()
         })  # fmt: skip
 
-    def _node_state(self, name: str, machine: fake.Machine) -> NodeState:
+    def _node_state(self, name: str, machine: Machine) -> NodeState:
         seen = super()._node_state(name, machine)
         macs = {
             mac for (at, _), xml in self.xml.items() if at == name for mac in re.findall('mac address="(.*?)"', xml)

@@ -25,7 +25,8 @@ from pmc.tasks import base
 from pmc.transport import lock
 from pmc.transport.node import Node
 from pmc.units import GiB
-from tests.sim.fake import Machine, Unknown, World
+from tests.sim.fake import World
+from tests.sim.machine import Machine, Unknown
 from tests.unit.samples import XML
 from tests.unit.stories import stored_in
 

@@ -34,7 +34,8 @@ from pmc.plans.vm_steps import Given
 from pmc.retention import decide
 from pmc.settings import Keep, Settings
 from pmc.units import GiB, MiB
-from tests.sim.fake import Machine, World, done
+from tests.sim.fake import World, done
+from tests.sim.machine import Machine
 from tests.unit.samples import SETTINGS, XML
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from pmc.command import bash
 from pmc.errors import Refused
 from pmc.plan import Fetch, Plan, Transfer
 from pmc.plans import backup_copies, vm_steps
@@ -82,7 +81,7 @@ def test_the_index_serves_new_deltas_only_and_may_be_missing() -> None:
 def test_what_did_not_come_whole_gets_no_final_name(tmp_path: Path) -> None:
     """The manager died: its last command sees the end of its stdin."""
     part, target = tmp_path / ".x.part", tmp_path / "x"
-    put = bash(backup_copies.WHOLE, str(part), str(target), "7")
+    put = backup_copies.receive(str(part), str(target), 7)
     for text, ends in (("1234567", True), ("123456", False)):
         target.unlink(missing_ok=True)
         done = subprocess.run(replace(put, stdin=text).argv, input=text, text=True, capture_output=True)

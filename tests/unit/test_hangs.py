@@ -19,7 +19,8 @@ from pmc.errors import Interrupted, PmcError, Refused
 from pmc.model import ClusterState, NodeState
 from pmc.plan import Plan
 from pmc.tasks import ns
-from tests.sim.fake import Machine, World, done
+from tests.sim.fake import World, done
+from tests.sim.machine import Machine
 from tests.unit.stories import with_web
 
 CONF = """\

@@ -15,7 +15,8 @@ from pmc.command import command
 from pmc.errors import PmcError
 from pmc.settings import Deadlines
 from pmc.tasks import peer, pm, vm
-from tests.sim.fake import Unknown, World
+from tests.sim.fake import World
+from tests.sim.machine import Unknown
 from tests.unit.counted import Counted, CountedNode, counted
 from tests.unit.stories import stopped_web, with_stale_copy, with_web
 

@@ -17,7 +17,8 @@ from pmc.plans import close_migration, migrate, peer, remove, remove_steps, requ
 from pmc.plans import pm as nodes
 from pmc.units import GiB, MiB
 from pmc.view.rows import vm_rows
-from tests.sim.fake import Faulty, Machine, World, done
+from tests.sim.fake import Faulty, World, done
+from tests.sim.machine import Machine
 from tests.unit.samples import SETTINGS, XML, alone, changed, cluster, home, node, running, stopped, with_resource
 from tests.unit.stories import STORIES, half_made_peer, half_peered, peered, with_stale_copy, with_web, without_pm_2
 

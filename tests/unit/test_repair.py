@@ -19,7 +19,8 @@ from pmc.plans import repair, split_brain, split_brain_snapshot
 from pmc.plans.repair_context import Condition, RepairContext, RepairOptions, SideFacts
 from pmc.settings import Settings
 from pmc.units import GiB, MiB
-from tests.sim.fake import done, says
+from tests.sim.fake import done
+from tests.sim.machine import says
 from tests.unit.samples import (
     CLOSE,
     SETTINGS,

@@ -21,7 +21,7 @@ from pmc.backup_pipeline import How
 from pmc.command import Answer, Command, Query, bash, command, masked
 from pmc.errors import CommandFailed, PmcError, StepFailed
 from pmc.plan import Action, Plan, Relay, Step, Transfer, Wait, Watch, apply
-from pmc.plans.add import receive
+from pmc.plans.node_files import receive
 from pmc.transport.node import Node, command_line
 from tests.unit.samples import SETTINGS, XML
 from tests.unit.stories import BASE, STORIES, backed_up, with_web

@@ -26,7 +26,8 @@ from pmc.health.questions import DomainFile, Extra, FileFacts
 from pmc.model import ClusterState, NodeState, Volume
 from pmc.tasks.verify import _ask
 from pmc.transport.node import Node
-from tests.sim.fake import Kernel, World
+from tests.sim.fake import World
+from tests.sim.machine import Kernel
 from tests.unit.samples import SETTINGS, data, running, with_resource
 from tests.unit.test_verify import extra, healthy
 

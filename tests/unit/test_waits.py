@@ -15,7 +15,8 @@ from pmc import drbd, drbd_generations, virsh
 from pmc.command import Command, command
 from pmc.facts import dead_node
 from pmc.plan import Wait
-from tests.sim.fake import World, says
+from tests.sim.fake import World
+from tests.sim.machine import says
 from tests.unit.queries import EVENTS, GENERATIONS
 from tests.unit.samples import SETTINGS
 from tests.unit.stories import STORIES
