@@ -16,6 +16,8 @@ UNFINISHED = "pmc.unfinished"
 # that tells when that node is away.
 RESTORING = "pmc.restoring"
 RESTORING_THERE = "pmc.restoring.there"
+# On the first of them while it is written. Without the snapshot it is neither the old disk nor the new one then.
+RESTORE_WRITES = "pmc.restoring.writes"
 # On a disk that was put back while its other node was dead, whose own is marked still: DRBD copies over that.
 PUT_BACK = "pmc.put.back"
 # And on a thin snapshot that is kept, with the id of the base that was read from it.

@@ -160,9 +160,11 @@ def nearly_full(facts: Facts) -> Iterator[Finding]:
                 made, of = lvm.snapshot_for(volume), node.volumes.get(volume.origin)
                 vms = [made[0]] if made else backing.users(node, of.group, of.name) if of else []
                 path = f"{volume.group}/{volume.name}"
+                # What may be the only copy of something is not to be removed for its room.
+                only = made and (made[1] == unfinished_restore.BEFORE or made[1].startswith("lost-"))
                 yield Finding(
                     "SNAPSHOT_FULL", f"{path} is {used:.0f} % full; when it is full it is lost",
-                    f"on {node.name}: lvextend --extents +50%LV {path}" + ", or remove it" * bool(made),
+                    f"on {node.name}: lvextend --extents +50%LV {path}" + ", or remove it" * bool(made and not only),
                     node.name, next(iter(vms), volume.origin),
                 )  # fmt: skip
 

@@ -269,9 +269,20 @@ def has_space(folder: str, size: int) -> Command:
 
 
 def drbd_device(name: str, state: ClusterState) -> str:
-    for node in state:
-        if name in node.files:
-            return drbd.device(node.files[name].minor)
+    """As the nodes that it lives on agree, by their files and by what DRBD has: under another number there may be
+    another VM's disk, and a stale copy elsewhere may have any."""
+    said: dict[int, str] = {}
+    for node in (state.nodes[home] for home in state.homes(name) if home in state.nodes):
+        for what, each in (("the file", node.files.get(name)), ("DRBD", node.resources.get(name))):
+            if each and each.minor >= 0:
+                said.setdefault(each.minor, f"{each.minor} in {what} on {node.name}")
+    if len(said) == 1:
+        return drbd.device(*said)
+    if said:
+        raise Refused(
+            f"{name}: its minor is {' and '.join(said.values())}, so it is not known which device is its disk",
+            next=f"fab pm.verify --vm {name}",
+        )
     raise Refused(
         f"{name}: has no DRBD resource file on any node that answers. Bring the nodes back that are away (fab pm.ls), "
         f"or see what there is of it",

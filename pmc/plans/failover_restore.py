@@ -35,13 +35,20 @@ def on(survivor: str, dead: str, name: str, size: int, state: ClusterState, sett
                 f"{name}: a restore into its disk was interrupted. A failover puts it back first",
                 next=f"fab vm.failover {name}",
             )
-        put = restore.put_back(settings.volume_group, name, size, drbd_device(name, state))
+        disk, device = requirements.disk(node, name, settings).name, drbd_device(name, state)
+        put = restore.put_back(settings.volume_group, name, disk, size, device, paired=False)
         steps += [bring(survivor), Step(survivor, f"put the disk of {name} back ({show_size(size)})", put)]
     elif unfinished_restore.marked(node, name, lvm.RESTORING_THERE):
         raise Refused(
             f"{name}: a restore into its disk was interrupted, and what was on it is kept on {dead}. When that is "
             f"dead for good, only a backup is left: fab vm.restore {name} --backup ID --as NEW. Else bring {dead} back",
             next=f"fab vm.restore {name} --put-back",
+        )
+    elif unfinished_restore.written(node, name):
+        raise Refused(
+            f"{name}: a restore into its disk was interrupted, and its snapshot of what was there is gone. Only a "
+            f"backup is left",
+            next=f"fab vm.restore {name} --backup ID --as NEW",
         )
     # (With no more than its own mark it was not written yet, or is put back already.)
     mark = restore_marks.marked(survivor, requirements.disk(node, name, settings), True, lvm.PUT_BACK)

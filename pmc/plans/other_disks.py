@@ -13,12 +13,16 @@ from pmc.model import ClusterState, NodeState
 
 
 def outside(vm: str, found: Sequence[Disk], state: ClusterState) -> list[Disk]:
-    """The disks that are none of the VM's DRBD resource."""
+    """The disks that are none of the VM's DRBD resource, as the nodes that it lives on have it."""
     own = set[str]()
-    for node in state.knowing(vm):
+    for node in _its(vm, state):
         if file := node.files.get(vm):
             own |= domain_disks.names_of(vm, (file.minor, *file.more_minors), backing.named_by(file, node))
     return [disk for disk in found if disk.source not in own]
+
+
+def _its(vm: str, state: ClusterState) -> list[NodeState]:
+    return [state.nodes[home] for home in state.homes(vm) if home in state.nodes]
 
 
 def volumes(vm: str, state: ClusterState) -> list[str]:
@@ -35,7 +39,7 @@ def whole(vm: str, what: str, xml: str, state: ClusterState) -> None:
     """Its one disk that can be written to is that of its resource, which has one volume; by its definition (`xml`), and
     as it runs. `what`: what would be of that disk alone."""
     one_volume(vm, what, state)
-    device = next((drbd.device(node.files[vm].minor) for node in state.knowing(vm) if vm in node.files), "DRBD's")
+    device = next((drbd.device(node.files[vm].minor) for node in _its(vm, state) if vm in node.files), "DRBD's")
     found = _writable(vm, xml)
     now = (disk for node in state.knowing(vm) for disk in attached(vm, node))
     if rest := outside(vm, list(dict.fromkeys((*found, *now))), state):

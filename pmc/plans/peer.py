@@ -199,7 +199,6 @@ def peer(change: Change, xml: str, secret: str, state: ClusterState, settings: S
     former = [node] if node.knows(name) or backing.snapshots(node, name) else []
     return plan(
         f"vm.peer {name}",
-        restore_marks.over(name, [primary], state),
         [replace(step, pivot=False) for step in remove_steps.steps(name, former, settings)],
         # Should the primary not be switched back, the new copy stays: DRBD may be completing it.
         replace(vm_steps.volume(settings, new, name, size, lvm.UNFINISHED, ", marked as unfinished"), guard=True),
@@ -234,6 +233,8 @@ def peer(change: Change, xml: str, secret: str, state: ClusterState, settings: S
             vm_steps.wait_connected(settings, primary, name), pivot=not state.nodes[primary].resources[name].healthy
         ),
         complete(change, state, settings),
+        # Not before: until then the old node may come back, and what its disk is marked with would count again.
+        restore_marks.over(name, [primary], state),
         remove_steps.steps(name, old_side(change, state), settings),
     )
 
@@ -288,7 +289,8 @@ def finish(change: Change, xml: str, state: ClusterState, settings: Settings) ->
     title, node = f"vm.peer {name}", state.nodes[new]
     if lvm.UNFINISHED not in node.volumes[name].tags:
         requirements.healthy(state.nodes[change.primary], name)
-        return plan(title, [] if name in node.domains else defined(change, xml, settings))
+        rest = [] if name in node.domains else defined(change, xml, settings)
+        return plan(title, rest, restore_marks.over(name, [change.primary], state))
     up = Step(new, f"bring up {name}", drbd.up(name))
     return plan(
         title,
@@ -297,4 +299,5 @@ def finish(change: Change, xml: str, state: ClusterState, settings: Settings) ->
         Step(change.primary, f"connect {name} to {new}, while it runs", drbd_new_peer.adjust(name)),
         vm_steps.wait_connected(settings, change.primary, name),
         complete(change, state, settings),
+        restore_marks.over(name, [change.primary], state),
     )

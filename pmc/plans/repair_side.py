@@ -129,9 +129,14 @@ def _renewed(case: RepairContext, home: str, text: str, last: Step) -> Condition
         return Condition("no-volume", text, refusal=f"--new-disk: {str(error).removeprefix(f'{name}: ')}")
     old = node.volumes.get(name)
     if old and (kept := backing.dependents(node, old)):
-        refusal = (
-            f"--new-disk: {group}/{name} on {home} has the snapshot {kept[0]}, which would go with it; remove it first"
-        )
+        way = "remove it first"
+        if kept[0] == unfinished_restore.before(name):
+            way = (
+                f"it is what was on the disk before a restore that was interrupted. Put that back first "
+                f"(fab vm.restore {name} --put-back); when {home} cannot read it, only a backup is left "
+                f"(fab vm.backups {name})"
+            )
+        refusal = f"--new-disk: {group}/{name} on {home} has the snapshot {kept[0]}, which would go with it; {way}"
         return Condition("no-volume", text, refusal=refusal)
     freed = replace(node, group_free=node.group_free + (old.size if old and not old.thin else 0))
     if why := room.no_room(freed, there.size, case.settings):
@@ -145,8 +150,8 @@ def _renewed(case: RepairContext, home: str, text: str, last: Step) -> Condition
     remove = [Step(home, f"remove the volume {group}/{name}", gone, pivot=True)]
     steps = (
         _see_good(case, home),
-        *restore_marks.over(name, [peer.name], case.state),
         *(remove if name in node.volumes else []),
+        *restore_marks.over(name, [peer.name], case.state),
         vm_steps.volume(case.settings, home, name, there.size, tag),
         Step(home, f"make DRBD's metadata on {name}", drbd.create_metadata(name)),
         last,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pmc import backup, backup_pipeline, drbd, lvm, virsh
 from pmc.backup import Backup, Stored
@@ -127,7 +127,8 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
     is written. What was on it stays in a snapshot until the end, and is put back when something fails."""
     old, name = found.backup, found.backup.vm
     homes = requirements.defined_everywhere(state, name)
-    if not unfinished_restore.interrupted(state, name):
+    torn = unfinished_restore.interrupted(state, name)
+    if not torn:
         unfinished_restore.none(state, name)
     if active := state.active_on(name):
         raise Refused(
@@ -154,29 +155,36 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
     for home in homes[1:]:  # what is written there needs room in its pool as well, when snapshots share it
         if its[home].thin:
             room_check.snapshot_room(state.nodes[home], its[home], its[home].size)
+    marks = [restore_marks.marked(home, its[home], True, restore_marks.tag(home == node)) for home in homes]
+    writes = restore_marks.marked(node, volume, True, lvm.RESTORE_WRITES)
     steps = [
         *[bring(each) for each in dict.fromkeys((found.node, node))],
         prove(found, settings),
         # That took its time.
         *(Step(home, f"see that {name} is off", Wait(virsh.is_off(name), 5, "it runs")) for home in homes),
+        *_nobodys(name, homes, state),
         *([vm_steps.see_equal(node, name)] if len(homes) > 1 else []),
         vm_steps.promote(node, name),
         *restore_marks.over(name, homes, state),
-        *(restore_marks.marked(home, its[home], True, restore_marks.tag(home == node)) for home in homes),
+        *(replace(step, undo=None) if torn else step for step in marks),  # what is torn is so when it is put back
         Step(
             node,
             f"keep what is on the disk as the snapshot {group}/{kept}",
             lvm.snapshot_of(volume, group, kept, room),
-            undo=put_back(group, name, size, device),
+            undo=put_back(group, name, volume.name, size, device, paired=len(homes) > 1, whole=not torn),
             check=lvm.exists(group, kept),
         ),
+        replace(writes, undo=None),
         Step(
             node,
             f"write the disk ({show_size(size)}) from {old.id} where it differs",
             backup_pipeline.give_back(old, found.decoded(settings, node), device, compare=True),
             watch=Watch("bytes", name, size),
         ),
+        # Of a side that was lost meanwhile the mark must stay.
+        *([vm_steps.wait_up_to_date(settings, node, name)] if len(homes) > 1 else []),
         Step(node, f"make {name} secondary until it is started", drbd.secondary(name), undo=drbd.primary(name)),
+        restore_marks.marked(node, volume, False, lvm.RESTORE_WRITES),
         Step(
             node,
             f"remove the snapshot {group}/{kept}",
@@ -202,14 +210,34 @@ def _alike(homes: Sequence[str], name: str, state: ClusterState) -> None:
     )
 
 
+def _nobodys(name: str, homes: Sequence[str], state: ClusterState) -> list[Step]:
+    """DRBD refuses that to a side whose disk somebody has open: a mount, another domain, a write that goes on."""
+    return [
+        Step(home, f"make {name} secondary, which DRBD does when nobody has its disk open", drbd.secondary(name))
+        for home in state.primaries(name)
+        if home in homes
+    ]
+
+
 @operation
-def put_back(group: str, name: str, size: int, device: str) -> Command:
-    """The disk as its snapshot has it, through DRBD, so that both sides get it; then the snapshot is not needed."""
+def put_back(group: str, name: str, disk: str, size: int, device: str, paired: bool, whole: bool = True) -> Command:
+    """The disk as its snapshot has it, through DRBD, so that both sides get it; then the snapshot is not needed. `disk`
+    is its volume. `paired`: it has another side, which must have all of it, or what was kept stays. Not `whole`: what
+    was kept is half written itself."""
     kept = unfinished_restore.before(name)
     reader = backup_pipeline.read_volume(lvm.path(group, kept), size)
     write = f'{backup_pipeline.STREAM} put --size {size} --target "$2" --compare'
-    script = f'{lvm.TAGGED}; {reader} | {write}; lvremove --yes "$1"'
-    return bash(script, f"{group}/{kept}", device, long=True)
+    equal = (
+        'n=0; until "${@:4}"; do [ $((n += 1)) -lt 60 ] || { echo "DRBD is not Connected with both sides UpToDate, so '
+        'the other side may lack some of it; what was kept stays" >&2; exit 1; }; sleep 1; done; '
+    )
+    script = (
+        f"{lvm.TAGGED}; {reader} | {write}; {equal if paired else ''}"
+        + (f'lvchange --deltag {lvm.RESTORE_WRITES} "$3"; ' if whole else "")
+        + 'lvremove --yes "$1"'
+    )
+    healthy = drbd.sees(name, *drbd.HEALTHY).argv if paired else ()
+    return bash(script, f"{group}/{kept}", device, f"{group}/{disk}", *healthy, long=True)
 
 
 def undo_in_place(name: str, size: int, state: ClusterState, settings: Settings) -> Plan:
@@ -231,15 +259,20 @@ def undo_in_place(name: str, size: int, state: ClusterState, settings: Settings)
     suspended_io.require_io(name, state, homes)
     saved_memory.written(name, "that", state)
     group, device, steps = settings.volume_group, drbd_device(name, state), list[Step]()
+    for home in homes if len(homes) > 1 and not there else []:
+        requirements.healthy(state.nodes[home], name)
     for node in there:
         unfinished_restore.left_over(state.nodes[node], name)
         of_the_disk(name, state.nodes[node], settings)
         if len(homes) > 1:
             requirements.healthy(state.nodes[node], name)
+        disk = requirements.disk(state.nodes[node], name, settings).name
+        put = put_back(group, name, disk, size, device, paired=len(homes) > 1)
         steps += [
             bring(node),
+            *_nobodys(name, homes, state),
             vm_steps.promote(node, name),
-            Step(node, f"put the disk of {name} back ({show_size(size)})", put_back(group, name, size, device)),
+            Step(node, f"put the disk of {name} back ({show_size(size)})", put),
             Step(node, f"make {name} secondary", drbd.secondary(name)),
         ]
     return plan(

@@ -1,8 +1,9 @@
 """The marks of a restore into a VM's own disk, on both of its nodes. Pure.
 
-First both disks are marked, then the snapshot is made, then the disk is written. At the end the snapshot goes first,
-for good; then the marks. So where the snapshot is, both are marked: the other node knows that its disk may be half
-written.
+First both disks are marked, then the snapshot is made, then the disk is marked as being written, then it is written. At
+the end that mark goes first, then the snapshot, for good; then the other marks. So where the snapshot is, both are
+marked: the other node knows that its disk may be half written. And where a disk is marked as being written and there
+is no snapshot, that was lost.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def tag(here: bool) -> str:
 def unmarked(name: str, marks: Mapping[str, Sequence[tuple[Volume, str]]], state: ClusterState) -> list[Step]:
     """All marks that the volumes have, and `marks`, which they have by then; that of the node with the snapshot is the
     last."""
-    order, steps = (lvm.RESTORING_THERE, lvm.RESTORING), list[Step]()
+    order, steps = (lvm.RESTORE_WRITES, lvm.RESTORING_THERE, lvm.RESTORING), list[Step]()
     for tag in order:
         for home, will in marks.items():
             now = {each.name: each for each in unfinished_restore.marked(state.nodes[home], name, tag)}
@@ -47,6 +48,6 @@ def marked(node: str, volume: Volume, on: bool, tag: str) -> Step:
     """On both nodes: should the one with the snapshot die, vm.failover must know on the other what the disk is. Which
     is why a disk that could not be put back keeps its marks."""
     group, name = volume.group, volume.name
-    what = "put back alone" if tag == lvm.PUT_BACK else "being restored into"
+    what = {lvm.PUT_BACK: "put back alone", lvm.RESTORE_WRITES: "being written"}.get(tag, "being restored into")
     note = f"{'mark' if on else 'no longer mark'} {group}/{name} as {what}"
     return Step(node, note, lvm.mark(group, name, on, tag), undo=lvm.mark(group, name, not on, tag), guard=True)

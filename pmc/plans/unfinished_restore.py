@@ -18,19 +18,34 @@ def before(vm: str) -> str:
 
 
 def interrupted(state: ClusterState, vm: str) -> bool:
-    """A restore into its disk was interrupted, and what was on it is lost: with the disk of the node that kept it. That
-    node is the first to be marked and the last to be so; where only the other one is, it has another disk by now."""
+    """A restore into its disk was interrupted, and what was on it is lost: with the disk of the node that kept it, or
+    somebody removed the snapshot. That node is the first to be marked and the last to be so; where only the other one
+    is, it has another disk by now."""
     homes = _its(state, vm)
-    if len(homes) < len(state.homes(vm)) or any(node.trouble for node in homes):
+    if not all_tell(state, vm):
         return False  # it may have it
-    kept = any(backing.snapshot(node, vm, BEFORE) or marked(node, vm, lvm.RESTORING) for node in homes)
-    return not kept and not over(state, vm) and any(marked(node, vm, lvm.RESTORING_THERE) for node in homes)
+    if over(state, vm) or any(backing.snapshot(node, vm, BEFORE) for node in homes):
+        return False
+    if any(written(node, vm) for node in homes):
+        return True
+    there = any(marked(node, vm, lvm.RESTORING_THERE) for node in homes)
+    return there and not any(marked(node, vm, lvm.RESTORING) for node in homes)
+
+
+def written(node: NodeState, vm: str) -> bool:
+    """A restore writes its disk here, or was interrupted when it did."""
+    return bool(marked(node, vm, lvm.RESTORE_WRITES))
 
 
 def over(state: ClusterState, vm: str) -> bool:
     """What a restore that was interrupted kept was put back when the other node was dead. What that one's disk is
     marked with tells nothing any more."""
     return any(marked(node, vm, lvm.PUT_BACK) for node in _its(state, vm))
+
+
+def all_tell(state: ClusterState, vm: str) -> bool:
+    its = _its(state, vm)
+    return len(its) == len(state.homes(vm)) and not any(node.trouble for node in its)
 
 
 def _its(state: ClusterState, vm: str) -> list[NodeState]:
@@ -58,6 +73,12 @@ def none(state: ClusterState, vm: str) -> None:
     for node in _its(state, vm):
         left_over(node, vm)
     kept = [node.name for node in _its(state, vm) if backing.snapshot(node, vm, BEFORE)]
+    if not kept and (left := restoring(state, vm)) and all_tell(state, vm):
+        raise Refused(
+            f"{vm}: a restore into its disk wrote nothing, or came to its end, and left its marks on "
+            f"{' and '.join(left)}. Take them off",
+            next=f"fab vm.restore {vm} --put-back",
+        )
     if kept or restoring(state, vm):
         where = f"is kept on {kept[0]}" if kept else "was kept on its other node"
         raise Refused(

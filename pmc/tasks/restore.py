@@ -127,8 +127,11 @@ def _put_back(c: Context, cluster: Cluster, name: str, dry: bool) -> None:
     state = located(c, cluster, dry, name)
     failover_restore.both_there(name, state)
     size, _ = lookups.disk_of(cluster, name, state)
-    if carry_out(c, cluster, plans.undo_in_place(name, size, state, cluster.settings), dry):
-        note(f"{name} has the disk that it had before the restore")
+    plan = plans.undo_in_place(name, size, state, cluster.settings)
+    if carry_out(c, cluster, plan, dry):
+        put = any(step.note.startswith("put the disk") for step in plan.steps)
+        marks = f"{name}: no restore is marked any more; its disk is whole, as it was before or as the restore left it"
+        note(f"{name} has the disk that it had before the restore" if put else marks)
 
 
 def _to_file(c: Context, cluster: Cluster, name: str, which: Which, to: str, dry: bool) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pmc import drbd
+from pmc import drbd, lvm
 from pmc.backup import Backup
 from pmc.command import Command
 from pmc.plans import unfinished_restore
@@ -40,11 +41,17 @@ def filled(world: World, at: str, command: Command, device: str) -> None:
     need(kernels and kernels[0].role == "Primary", "Read-only file system")
 
 
-def put_back(world: World, at: str, command: Command, name: str, device: str) -> None:
-    kept = unfinished_restore.before(name)
+def put_back(
+    world: World, at: str, command: Command, name: str, disk: str, device: str, paired: bool, whole: bool
+) -> None:
+    kept, volumes = unfinished_restore.before(name), world.nodes[at].volumes
     tagged(world, at, kept)
     filled(world, at, command, device)
-    del world.nodes[at].volumes[kept]
+    need(not paired or world.peer(at, name), "DRBD is not Connected with both sides UpToDate")
+    if whole:
+        tags = tuple(tag for tag in volumes[disk].tags if tag != lvm.RESTORE_WRITES)
+        volumes[disk] = replace(volumes[disk], tags=tags)
+    del volumes[kept]
 
 
 def store(world: World, at: str, command: Command, target: str) -> None:
