@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from pmc.backup import Stored
 from pmc.facts import lvm_attr
-from pmc.model import ClusterState, NodeState, Resource, shown
+from pmc.model import ClusterState, Domain, NodeState, Resource, shown
 from pmc.plans import suspended_io
 from pmc.units import show_size
 
@@ -16,72 +16,101 @@ VM_COLUMNS = ("vm", "state", "on", "secondary", "drbd", "size", "memory", "minor
 PM_COLUMNS = ("node", "state", "running", "defined", "memory used", "memory", "vg free", "drbd")
 
 
-def vm_rows(state: ClusterState, text: bool) -> list[dict[str, Any]]:
+Row = dict[str, object]
+
+
+def vm_rows(state: ClusterState, text: bool) -> list[Row]:
     """Also what is not pmc's."""
-    rows = [_vm_row(each, name, text) for each in (state, state.foreign()) for name in each.vm_names()]
-    return sorted(rows, key=lambda row: str(row["vm"]))
+    rows = [vm_row(each, name) for each in (state, state.foreign()) for name in each.vm_names()]
+    return [row.text() if text else row.json() for row in sorted(rows, key=lambda row: row.vm)]
 
 
-def _vm_row(state: ClusterState, name: str, text: bool) -> dict[str, Any]:
-    homes = state.homes(name)
-    active = state.active_on(name)
-    place = active or state.primaries(name) or [home for home in homes if _answers(state, home)] or homes
-    unseen = [home for home in homes if not _answers(state, home)]
-    if active or (primaries := state.primaries(name)):
-        others = [home for home in homes if home not in (active or primaries)]
-    else:  # both sides are; where it may run on a node that is down, the one that is left
-        others = [home for home in homes if home not in unseen]
-    domains = [node.domains[name] for node in state.knowing(name) if name in node.domains]
-    domain = next((d for d in domains if d.active), domains[0] if domains else None)
-    resource = next(
-        (
-            state.nodes[n].resources[name]
-            for n in [*place, *homes]
-            if n in state.nodes and name in state.nodes[n].resources
-        ),
-        None,
-    )
-    files = [node.files[name] for node in state.knowing(name) if name in node.files]
-    minor = resource.minor if resource else files[0].minor if files else -1
-    if state.twice(name):
-        now = "RUNS TWICE"
-    elif len(active) > 1:
-        now = "MOVING"
-    elif not active and unseen:
-        now = f"unknown ({unseen[0]} is down)"
-    elif not active and (untold := [home for home in homes if "libvirt" in state.nodes[home].failures]):
-        now = f"unknown (libvirt on {untold[0]} gave no answer)"
-    else:
-        now = domain.state if domain else "not defined"
-    saved = list(state.saved_on(name))
-    if saved and now == "shut off":
-        now = f"saved on {','.join(saved)}" if text else "saved"
-    size = resource.size if resource else 0
-    if state.contradicted(name):
-        now = "CONTRADICTED"
-    stale_copies = state.stale_copies(name)
-    row = {
-        "vm": shown(name, 200), "state": now, "on": ",".join(active), "secondary": ",".join(others),
-        "size": size, "memory": domain.memory if domain else 0, "minor": minor,
-    }  # fmt: skip
-    stands = _standing(state, name)
-    if text:
-        old = f" (old memory saved on {','.join(saved)})" if saved and active else ""
+@dataclass(frozen=True)
+class VmRow:
+    """`state` is libvirt's word (running, paused, shut off, ...) or one of pmc's: runs twice, moving, saved, not
+    defined, contradicted (its resource files name different nodes), unknown. `why` it is so, where that needs words.
+    Bytes; `minor` is -1 where there is none."""
+
+    vm: str
+    state: str
+    why: str
+    on: Sequence[str]
+    secondary: Sequence[str]
+    nodes: Sequence[str]
+    stale_copies: Sequence[str]
+    saved: Sequence[str]
+    unwell: Mapping[str, str]  # by node: why its volume there stands still, or is not whole
+    memory: int
+    cpus: int
+    minor: int
+    resource: Resource | None
+
+    def json(self) -> Row:
+        facts = self.resource or Resource(self.vm)
         return {
-            **row,
-            "state": now + old,
-            "drbd": drbd_text(resource, len(homes) == 1) + "".join(f"; {node}: {why}" for node, why in stands.items()),
-            "size": show_size(size) if size else "",
-            "memory": show_size(domain.memory) if domain else "",
-            "minor": minor if minor >= 0 else "",
-            "secondary": ",".join(others) + "".join(f" (stale copy: {each})" for each in stale_copies),
-        }
-    facts = resource or Resource(name)
-    return {
-        **row, "nodes": homes, "stale_copies": stale_copies, "saved": saved, "suspended": facts.suspended,
-        "unwell": stands, "cpus": domain.cpus if domain else 0, "connection": facts.connection, "disk": facts.disk,
-        "peer_disk": facts.peer_disk, "sync_percent": round(facts.percent, 1), "two_primaries": facts.two_primaries,
-    }  # fmt: skip
+            "vm": self.vm, "state": self.state, "why": self.why, "on": ",".join(self.on),
+            "secondary": ",".join(self.secondary), "size": facts.size, "memory": self.memory, "minor": self.minor,
+            "nodes": list(self.nodes), "stale_copies": list(self.stale_copies), "saved": list(self.saved),
+            "suspended": facts.suspended, "unwell": dict(self.unwell), "cpus": self.cpus,
+            "connection": facts.connection, "disk": facts.disk, "peer_disk": facts.peer_disk,
+            "sync_percent": round(facts.percent, 1), "two_primaries": facts.two_primaries,
+        }  # fmt: skip
+
+    def text(self) -> Row:
+        size = self.resource.size if self.resource else 0
+        saved = f" on {','.join(self.saved)}" if self.state == "saved" else ""
+        old = f" (old memory saved on {','.join(self.saved)})" if self.saved and self.on else ""
+        now = self.state.upper() if self.state in ALARMING else self.state
+        return {
+            "vm": self.vm, "state": now + saved + (f" ({self.why})" if self.why else "") + old,
+            "on": ",".join(self.on),
+            "secondary": ",".join(self.secondary) + "".join(f" (stale copy: {each})" for each in self.stale_copies),
+            "drbd": drbd_text(self.resource, len(self.nodes) == 1)
+            + "".join(f"; {node}: {why}" for node, why in self.unwell.items()),
+            "size": show_size(size) if size else "", "memory": show_size(self.memory) if self.memory else "",
+            "minor": self.minor if self.minor >= 0 else "",
+        }  # fmt: skip
+
+
+ALARMING = ("runs twice", "moving", "contradicted")
+
+
+def vm_row(state: ClusterState, name: str) -> VmRow:
+    homes, active, primaries = state.homes(name), state.active_on(name), state.primaries(name)
+    answering = [home for home in homes if home in state.nodes and not state.nodes[home].down]
+    used = active or primaries
+    # Where it is off both sides are; where it may run on a node that is down, the one that is left.
+    others = [home for home in homes if home not in used] if used else answering
+    domains = [node.domains[name] for node in state.knowing(name) if name in node.domains]
+    domain = next((each for each in domains if each.active), domains[0] if domains else None)
+    places = [*(used or answering), *homes]
+    resources = [state.nodes[node].resources.get(name) for node in places if node in state.nodes]
+    resource = next(filter(None, resources), None)
+    files = [node.files[name] for node in state.knowing(name) if name in node.files]
+    now, why = vm_state(state, name, domain)
+    return VmRow(
+        shown(name, 200), now, why, active, others, homes, state.stale_copies(name), state.saved_on(name),
+        _standing(state, name), domain.memory if domain else 0, domain.cpus if domain else 0,
+        resource.minor if resource else files[0].minor if files else -1, resource,
+    )  # fmt: skip
+
+
+def vm_state(state: ClusterState, name: str, domain: Domain | None) -> tuple[str, str]:
+    """And why, where that needs words."""
+    active, homes = state.active_on(name), state.homes(name)
+    if state.contradicted(name):
+        return "contradicted", ""
+    if len(active) > 1:
+        return ("runs twice" if state.twice(name) else "moving"), ""
+    if not active:
+        for home in homes:
+            if home not in state.nodes or state.nodes[home].down:
+                return "unknown", f"{home} is down"
+        for home in homes:
+            if "libvirt" in state.nodes[home].failures:
+                return "unknown", f"libvirt on {home} gave no answer"
+    now = domain.state if domain else "not defined"
+    return ("saved" if state.saved_on(name) and now == "shut off" else now), ""
 
 
 def _standing(state: ClusterState, name: str) -> dict[str, str]:
@@ -91,10 +120,6 @@ def _standing(state: ClusterState, name: str) -> dict[str, str]:
         if its := suspended_io.volume(name, node):
             found[node.name] = str(its)
     return found
-
-
-def _answers(state: ClusterState, node: str) -> bool:
-    return node in state.nodes and not state.nodes[node].down
 
 
 def drbd_text(resource: Resource | None, single: bool) -> str:
@@ -109,34 +134,45 @@ def drbd_text(resource: Resource | None, single: bool) -> str:
     return f"{resource.connection} {resource.disk}/{resource.peer_disk}{percent}{opened}{still}"
 
 
-def pm_rows(state: ClusterState, text: bool) -> list[dict[str, Any]]:
-    return [_pm_row(node, text) for node in state]
+def pm_rows(state: ClusterState, text: bool) -> list[Row]:
+    return [_pm_text(node) if text else _pm_json(node) for node in state]
 
 
-def _pm_row(node: NodeState, text: bool) -> dict[str, Any]:
+def _pm_state(node: NodeState) -> tuple[str, str]:
+    """And why."""
+    return ("down", node.down) if node.down else ("trouble", node.trouble) if node.failures else ("up", "")
+
+
+def _counts(node: NodeState) -> Row:
+    every = (*node.domains.values(), *node.foreign.values())
+    return {"running": sum(domain.active for domain in every), "defined": len(every)}
+
+
+def _drbd_kinds(node: NodeState) -> Counter[str]:
+    return Counter(drbd_text(resource, single=False) for resource in node.resources.values())
+
+
+def _pm_text(node: NodeState) -> Row:
+    now, why = _pm_state(node)
+    row: Row = {"node": node.name, "state": f"{now}: {why}" if why else now}
     if node.down:
-        return {
-            "node": node.name,
-            "state": f"down: {node.down}" if text else "down",
-            **({} if text else {"why": node.down}),
-        }
-    used = node.memory - node.memory_available
-    kinds = Counter(drbd_text(resource, single=False) for resource in node.resources.values())
-    row = {
-        "node": node.name, "state": "up" if not node.failures else f"trouble: {node.trouble}",
-        "running": sum(domain.active for domain in (*node.domains.values(), *node.foreign.values())),
-        "defined": len(node.domains) + len(node.foreign),
+        return row
+    return row | _counts(node) | {
+        "memory used": show_size(node.memory - node.memory_available), "memory": show_size(node.memory),
+        "vg free": ", ".join((show_size(node.group_free), *_group(node), *_pools(node))),
+        "drbd": ", ".join(f"{count} {kind}" for kind, count in sorted(_drbd_kinds(node).items())) or "none",
     }  # fmt: skip
-    if text:
-        return {
-            **row, "memory used": show_size(used), "memory": show_size(node.memory),
-            "vg free": ", ".join((show_size(node.group_free), *_group(node), *_pools(node))),
-            "drbd": ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "none",
-        }  # fmt: skip
-    return {
-        **row, "memory_used": used, "memory": node.memory, "vg_size": node.group_size, "vg_free": node.group_free,
-        "vg_attr": node.group_attributes,
-        "drbd": dict(kinds), "drbd_version": node.drbd,
+
+
+def _pm_json(node: NodeState) -> Row:
+    now, why = _pm_state(node)
+    row: Row = {"node": node.name, "state": now, "why": why}
+    if node.down:
+        return row
+    return row | _counts(node) | {
+        "memory_used": node.memory - node.memory_available, "memory": node.memory, "vg_size": node.group_size,
+        "vg_free": node.group_free, "vg_attr": node.group_attributes, "drbd": dict(_drbd_kinds(node)),
+        "drbd_version": node.drbd,
         "thin_pools": {v.name: {"size": v.size, "data_percent": v.data_percent, "metadata_percent": v.metadata_percent}
                        for v in node.volumes.values() if v.is_pool},
     }  # fmt: skip
@@ -155,42 +191,32 @@ def _pools(node: NodeState) -> list[str]:
 BACKUP_COLUMNS = ("id", "kind", "time", "disk", "stored", "base", "node", "source", "consistency", "verified")
 
 
-def backup_rows(stored: Sequence[Stored], text: bool) -> list[dict[str, Any]]:
-    return [_backup_row(each, text) for each in sorted(stored, key=lambda s: (s.id.split(".")[:2], s.node))]
+def backup_rows(stored: Sequence[Stored], text: bool) -> list[Row]:
+    rows = sorted(stored, key=lambda s: (s.id.split(".")[:2], s.node))
+    return [_backup_text(each) if text else _backup_json(each) for each in rows]
 
 
-def _backup_row(each: Stored, text: bool) -> dict[str, Any]:
+def _backup_json(each: Stored) -> Row:
     made = each.backup
-    row: dict[str, Any] = {
-        "id": each.id,
-        "node": each.node,
-        "kind": made.kind if made else "",
-        "stored": each.stored,
-    }
-    row |= {
-        "time": made.time if made else "",
-        "disk": made.size if made else 0,
-        "read": made.read if made else 0,
-        "base": made.base if made else "",
-        "consistency": made.consistency if made else "",
-        "verified": each.verified,
-    }
-    if text:
-        return {**row, "kind": f"BROKEN: {each.broken}" if each.broken else _kind(each),
-                "stored": show_size(each.stored), "disk": show_size(row["disk"]),
-                "source": f"{made.source} ({made.role})" if made else "",
-                "time": row["time"].replace("+00:00", "Z"),
-                "verified": f"DAMAGED, {each.damaged}" if each.damaged else each.verified or "never"}  # fmt: skip
     return {
-        **row,
-        "vm": made.vm if made else "",
-        "broken": each.broken,
-        "damaged": each.damaged,
-        "ahead": each.ahead,
-        "sha256": made.image_sha256 if made else "",
-        "source": made.source if made else "",
-        "role": made.role if made else "",
-    }
+        "id": each.id, "node": each.node, "vm": made.vm if made else "", "kind": made.kind if made else "",
+        "time": made.time if made else "", "disk": made.size if made else 0, "stored": each.stored,
+        "read": made.read if made else 0, "base": made.base if made else "",
+        "consistency": made.consistency if made else "", "verified": each.verified, "broken": each.broken,
+        "damaged": each.damaged, "ahead": each.ahead, "sha256": made.image_sha256 if made else "",
+        "source": made.source if made else "", "role": made.role if made else "",
+    }  # fmt: skip
+
+
+def _backup_text(each: Stored) -> Row:
+    made = each.backup
+    return {
+        "id": each.id, "node": each.node, "kind": f"BROKEN: {each.broken}" if each.broken else _kind(each),
+        "time": made.time.replace("+00:00", "Z") if made else "", "disk": show_size(made.size if made else 0),
+        "stored": show_size(each.stored), "base": made.base if made else "",
+        "consistency": made.consistency if made else "", "source": f"{made.source} ({made.role})" if made else "",
+        "verified": f"DAMAGED, {each.damaged}" if each.damaged else each.verified or "never",
+    }  # fmt: skip
 
 
 def _kind(each: Stored) -> str:

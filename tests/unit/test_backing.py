@@ -281,7 +281,7 @@ def test_a_mark_on_that_disk_keeps_it_from_being_started() -> None:
     for tag in (lvm.RESTORING, lvm.RESTORING_THERE):
         state = db(disk=marked(tag))
         assert unfinished_restore.restoring(state, "db") == ["pm-1", "pm-2"]
-        with pytest.raises(Refused, match="a restore into its disk (was interrupted|wrote nothing)"):
+        with pytest.raises(Refused, match=r"a restore into its disk (was interrupted|wrote nothing)"):
             start.start("db", "", state, SETTINGS)
         alone = replace(state.nodes["pm-2"].resources["db"], connection="Connecting")
         dead = ClusterState({

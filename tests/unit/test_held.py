@@ -198,7 +198,7 @@ def test_one_that_runs_and_one_that_stands_still_are_no_two_that_run() -> None:
         Refused, match=r"paused on pm-2.*close it; only should that not help: on pm-2: virsh destroy web"
     ):
         close_migration.close("web", state)
-    assert [row["state"] for row in vm_rows(state, text=False)] == ["MOVING"]
+    assert [row["state"] for row in vm_rows(state, text=False)] == ["moving"]
     with pytest.raises(Refused, match="RUNS TWICE"):
         close_migration.close("web", received("running", "running"))
 

@@ -57,7 +57,7 @@ def test_what_cannot_be_a_name_reaches_no_verb() -> None:
 
 def test_they_are_listed_in_one_line_each_and_their_numbers_are_taken() -> None:
     node = told(*HOSTILE, FOREIGN)
-    rows = {row["vm"]: row for row in vm_rows(cluster(node), text=True)}
+    rows = {str(row["vm"]): row for row in vm_rows(cluster(node), text=True)}
     assert len(rows) == len(HOSTILE) + 1
     assert rows[FOREIGN]["state"] == "running"
     assert rows[FOREIGN]["on"] == "pm-1"

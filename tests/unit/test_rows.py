@@ -28,6 +28,16 @@ def test_a_vm_that_runs() -> None:
     }  # fmt: skip
 
 
+def test_why_a_state_is_so_stands_beside_it_in_json() -> None:
+    silent = changed(running(), "pm-1", domains={}, failures={"libvirt": "no answer"})
+    row = web(silent, text=False)
+    assert (row["state"], row["why"]) == ("unknown", "libvirt on pm-1 gave no answer")
+    twice = cluster(home("pm-1", active=True, primary=True), home("pm-2", active=True, primary=True))
+    assert (web(twice, text=False)["state"], web(running(), text=False)["why"]) == ("runs twice", "")
+    [node, *_] = pm_rows(changed(running(), "pm-1", failures={"libvirt": "no"}), text=False)
+    assert (node["state"], node["why"]) == ("trouble", "libvirt: no")
+
+
 def test_a_vm_that_runs_as_json() -> None:
     row = web(running(), text=False)
     assert (row["size"], row["memory"], row["nodes"], row["cpus"]) == (10 * GiB, GiB, ["pm-1", "pm-2"], 1)

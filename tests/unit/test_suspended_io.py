@@ -171,7 +171,9 @@ def test_a_volume_that_only_has_the_vms_name_is_not_its_disk() -> None:
         suspended_io.require_io("web", named, ["pm-2"])
         assert vm_rows(named, text=False)[0]["unwell"] == {}
     named = changed(named, "pm-2", files={"web": replace(file, disk="/dev/vg/web")})
-    assert set(vm_rows(named, text=False)[0]["unwell"]) == {"pm-2"}
+    unwell = vm_rows(named, text=False)[0]["unwell"]
+    assert isinstance(unwell, dict)
+    assert set(unwell) == {"pm-2"}
 
 
 def test_any_volume_of_the_resource_counts() -> None:
