@@ -10,6 +10,7 @@ import pytest
 from invoke.config import Config
 from invoke.context import Context
 
+from pmc import drbd
 from pmc.command import Command, command
 from pmc.errors import CommandFailed, Fenced, InDoubt, Interrupted, Refused, StepFailed
 from pmc.lock_files import ALLOCATION
@@ -132,7 +133,7 @@ def interrupted_by(monkeypatch: pytest.MonkeyPatch, word: str) -> list[str]:
 def test_ctrl_c_in_the_last_step_is_too_late_but_nothing_begins_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = counted(monkeypatch, with_web())
     ran = interrupted_by(monkeypatch, "secondary")
-    close = plan("close", Step("pm-2", "make web secondary", command("drbdadm", "secondary", "web")))
+    close = plan("close", Step("pm-2", "make web secondary", drbd.secondary("web")))
     cluster.until_closed(cluster.lock("test", "web"))
     cluster.apply(close)
     with pytest.raises(StepFailed, match=r"step 1 of 1 failed: .*\n  interrupted\n  Nothing had to be undone"):
