@@ -21,7 +21,7 @@ from pmc.command import Command, Query
 from pmc.errors import CommandFailed, Interrupted, NodeDown, PmcError, Refused, StepFailed
 from pmc.lock_files import Holder
 from pmc.model import ClusterState, NodeState
-from pmc.node_state import node_state, state_queries
+from pmc.node_state import cluster_state, node_state, state_queries
 from pmc.paste import Way
 from pmc.plan import Action, Fetch, Plan, Relay, Transfer, Wait, Watch
 from pmc.settings import Settings
@@ -108,7 +108,9 @@ class Cluster:
                 if last:
                     node.close()
 
-        return ClusterState({node.name: node for node in self.on_all(look, names)})
+        found = {node.name: node for node in self.on_all(look, names)}
+        # Whose a domain is shows only among all nodes.
+        return cluster_state(found) if names is None else ClusterState(found)
 
     def _look(self, node: Node, allocating: bool, beside: Beside) -> NodeState:
         queries = state_queries(self.settings, allocating) | {what: ask(node.name) for what, ask in beside.items()}

@@ -161,7 +161,7 @@ class NodeState:
     odd: tuple[Odd, ...] = ()
     prints: str = ""  # what a login script there prints, fit to be shown
     prints_to: str = "root"  # the user whose login it was
-    # Not pmc's, or with a name that pmc's commands do not take: listed, never acted upon.
+    # Not pmc's (node_state.cluster_state), or with a name that its commands do not take: listed, never acted upon.
     foreign: Mapping[str, Domain] = field(default_factory=dict)
     foreign_resources: Mapping[str, Resource] = field(default_factory=dict)
     minors: frozenset[int] = frozenset()  # taken besides those of `resources` and `files`

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pmc import drbd, names, virsh
+from pmc import drbd, lvm, names, virsh
 from pmc.command import Query, command
 from pmc.errors import CommandFailed
 from pmc.facts import lvm_report, managed_save
 from pmc.facts.drbd_files import Files
 from pmc.facts.lvm_report import Group
-from pmc.model import Domain, NodeState, Odd, Resource, ResourceFile, Volume, shown
+from pmc.model import ClusterState, Domain, NodeState, Odd, Resource, ResourceFile, Volume, shown
 from pmc.settings import HOSTNAME, Settings
 from pmc.units import count
 
@@ -80,6 +80,38 @@ def node_state(name: str, settings: Settings, answers: Mapping[str, Any], beside
         minors=frozenset(found.minors),
         file_ports=frozenset(found.ports),
         beside={what: good[what] for what in beside if what in good},
+    )
+
+
+def cluster_state(nodes: Mapping[str, NodeState]) -> ClusterState:
+    """What all nodes told, together: only now it is known which domains are somebody else's. pmc writes the file
+    of a VM first and removes it last. So a domain of that name is none of pmc's where there is no file, no resource
+    and no volume of pmc's, and where no file on any node says that the VM lives. It is `foreign` then."""
+    named: dict[str, set[str]] = {}
+    for node in nodes.values():
+        for vm, file in node.files.items():
+            named.setdefault(vm, set()).update(file.hosts)
+    unread = {odd.vm for node in nodes.values() for odd in node.odd}
+    return ClusterState({name: _apart(node, named, unread) for name, node in nodes.items()})
+
+
+def _apart(node: NodeState, named: Mapping[str, set[str]], unread: set[str]) -> NodeState:
+    """`named`: the hosts that each VM's files name. `unread`: the VMs of which some file cannot be read."""
+    if node.down or not {"drbd files", "drbd status", "volumes"}.isdisjoint(node.failures):
+        return node  # unknown, not absent
+    ours = {*node.files, *node.resources, *(name for name, its in node.volumes.items() if lvm.TAG in its.tags), *unread}
+    others = {
+        vm: domain
+        for vm, domain in node.domains.items()
+        if vm not in ours and named.get(vm, set()).isdisjoint((node.name, node.hostname))
+    }
+    if not others:
+        return node
+    return replace(
+        node,
+        domains={vm: domain for vm, domain in node.domains.items() if vm not in others},
+        foreign={**node.foreign, **others},
+        saved=node.saved - set(others),
     )
 
 

@@ -74,6 +74,8 @@ class Memory:
         promised: Counter[str] = Counter()
         for guest in guests:
             promised[guest.on] += guest.memory
+        for node in state:
+            promised[node.name] += sum(domain.memory for domain in node.foreign.values() if domain.active)
         nodes = [node for node in state if _tells(node)]
         self.total = {node.name: node.memory for node in nodes}
         self.free = {node.name: node.memory_available for node in nodes}

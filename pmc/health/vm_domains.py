@@ -94,14 +94,23 @@ def without_drbd(facts: Facts) -> Iterator[Finding]:
         )  # fmt: skip
     for node in facts.state:
         for name in sorted(node.foreign):
-            text = f"the domain {shown(name)} is not pmc's, or has a name that its commands do not take"
-            yield Finding("DOMAIN_NO_DRBD", text, "leave it", node.name)
+            text, advice = (
+                f"the domain {shown(name)} is not pmc's, or has a name that its commands do not take",
+                "leave it",
+            )
+            if name in facts.vms:
+                text = f"the domain {name} is not pmc's: the VM of that name lives elsewhere and has nothing here"
+                rename = f"on {node.name}: virsh domrename {name} NEW"
+                advice = then(
+                    f"Leave it, or give it another name: until then vm.peer does not bring {name} here", rename
+                )
+            yield Finding("DOMAIN_NO_DRBD", text, advice, node.name)
 
 
 def autostart(facts: Facts) -> Iterator[Finding]:
     for node in facts.state:
         for vm, file in sorted(facts.answers(node).domains.items()):
-            if file.autostart and vm in facts.whole:
+            if file.autostart and vm in facts.whole and vm not in node.foreign:
                 yield Finding(
                     "DOMAIN_AUTOSTART", "libvirt starts it when the node boots, while it may run on the other node",
                     f"on {node.name}: virsh autostart --disable {vm}", node.name, vm,

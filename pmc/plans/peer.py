@@ -26,6 +26,7 @@ from pmc.plans import (
     split_brain_snapshot,
     suspended_io,
     vm_steps,
+    whose,
 )
 from pmc.plans.add import iso_path
 from pmc.settings import Settings
@@ -55,6 +56,7 @@ def choose(name: str, new: str, state: ClusterState, settings: Settings) -> Chan
     if new == primary:
         raise Refused(f"--secondary {new}: {name} runs there; the second copy belongs on another node")
     requirements.reachable(state, new)
+    whose.not_foreign(state.nodes[new], name)
     file = state.nodes[primary].files[name]
     old = next((home for home in homes if home != primary), "")
     if len(homes) > 2:
@@ -85,11 +87,8 @@ def choose(name: str, new: str, state: ClusterState, settings: Settings) -> Chan
     if change.there and name in state.nodes[new].volumes:
         return change
     _fits(change, state, settings)
-    asks = [
-        _old_goes(change, state),
-        _new_goes(change, state),
-        split_brain_snapshot.going(state, name, (change.old, change.new)),
-    ]
+    kept = split_brain_snapshot.going(state, name, (change.old, change.new))
+    asks = [_old_goes(change, state), _new_goes(change, state), kept]
     return replace(change, ask="; ".join(filter(None, asks)))
 
 

@@ -7,6 +7,7 @@ from pmc.errors import NodeDown, Refused
 from pmc.facts import backing
 from pmc.model import ClusterState, NodeState, Volume, shown
 from pmc.plain import then
+from pmc.plans import whose
 from pmc.settings import Settings
 from pmc.units import show_size
 
@@ -69,6 +70,8 @@ def found(state: ClusterState, vm: str) -> list[str]:
     silent = [f"{node.name}: {node.trouble}" for node in state if node.trouble]
     if silent:
         raise NodeDown(f"{vm}: no node that answers knows it, and not all answered: {'; '.join(silent)}")
+    for node in state:
+        whose.not_foreign(node, vm)
     near = ", ".join(state.vm_names()) or "none yet"
     raise Refused(f"{vm}: no such VM; there are: {near}")
 

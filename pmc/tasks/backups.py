@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from invoke.context import Context
 
+from pmc import names
 from pmc.backup import Backup, Stored
 from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused
@@ -119,7 +120,8 @@ def _all(
     state = cluster.state(beside={**lookups.backups(cluster), **lookups.RUNNING})
     stored = lookups.stored(state)
     dry, nodes, rows = bool(dry_run or c.config.run.dry), dict[str, set[str]](), list[Row]()
-    for name in sorted({name for node in state for name in node.domains}):
+    there = {name for node in state for name in (*node.domains, *node.foreign) if not names.why_not(name)}
+    for name in sorted(there):
         if not any(name in kind for node in state for kind in (node.resources, node.files, node.volumes)):
             note(f"{name}: no node has a DRBD resource or a volume of that name, so it is not pmc's; left out")
             continue

@@ -15,6 +15,7 @@ from typing import Any
 
 from pmc.cluster import Cluster
 from pmc.model import ClusterState
+from pmc.node_state import cluster_state
 from pmc.plans import clone
 from pmc.transport.lock import Lock
 
@@ -37,7 +38,7 @@ def involved_nodes(state: ClusterState, names: Sequence[str]) -> list[str]:
 def refresh(cluster: Cluster, state: ClusterState, nodes: Sequence[str], **how: Any) -> ClusterState:
     """The same state, with these nodes as they are now. `how` one looks is said to Cluster.state."""
     there = [node for node in nodes if node in cluster.nodes]
-    return ClusterState({**state.nodes, **cluster.state(there, **how).nodes})
+    return cluster_state({**state.nodes, **cluster.state(there, **how).nodes})
 
 
 def refresh_vm(cluster: Cluster, state: ClusterState, name: str, **how: Any) -> ClusterState:

@@ -18,6 +18,7 @@ from pmc.command import Command, command
 from pmc.errors import CommandFailed, InDoubt, PmcError
 from pmc.facts import dead_node
 from pmc.model import ClusterState, Domain, NodeState, Resource
+from pmc.node_state import cluster_state
 from pmc.plan import Action, Fetch, Plan, Wait, Watch, apply
 from pmc.units import GiB
 from tests.sim.effects import EFFECTS, carried_out
@@ -114,7 +115,7 @@ class World:
         return self.nodes[name].domains.get(vm) == "running"
 
     def state(self) -> ClusterState:
-        return ClusterState({name: self._node_state(name, machine) for name, machine in self.nodes.items()})
+        return cluster_state({name: self._node_state(name, machine) for name, machine in self.nodes.items()})
 
     def _node_state(self, name: str, machine: Machine) -> NodeState:
         if name in self.dead:

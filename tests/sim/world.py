@@ -17,6 +17,7 @@ from pmc.command import Command
 from pmc.drbd_generations import Generation
 from pmc.errors import NodeDown
 from pmc.model import ClusterState, NodeState, Resource
+from pmc.node_state import cluster_state
 from pmc.plan import Action, Watch
 from pmc.units import GiB
 from tests.sim import hands
@@ -123,7 +124,7 @@ class Cloud(Linked):
 
     def state(self) -> ClusterState:
         down = {name: NodeState(name, down="no ssh", answers=False) for name in self.nodes if self.silent(name)}
-        return ClusterState({
+        return cluster_state({
             name: down.get(name) or self._node_state(name, machine) for name, machine in self.nodes.items()
         })  # fmt: skip
 

@@ -10,6 +10,7 @@ from pmc import drbd
 from pmc.command import Answer
 from pmc.facts import drbd_files
 from pmc.model import ClusterState, Domain, NodeState, Resource, ResourceFile, Volume
+from pmc.node_state import cluster_state
 from pmc.settings import Settings, parse
 from pmc.units import GiB
 
@@ -76,7 +77,7 @@ def node(name: str, **changes: Any) -> NodeState:
 def cluster(*nodes: NodeState) -> ClusterState:
     """The nodes given, and the rest of SETTINGS' nodes without a VM."""
     given = {each.name: each for each in nodes}
-    return ClusterState({name: given.get(name) or node(name) for name in SETTINGS.nodes})
+    return cluster_state({name: given.get(name) or node(name) for name in SETTINGS.nodes})
 
 
 def home(name: str, *, active: bool, primary: bool, single: bool = False, **changes: Any) -> NodeState:
@@ -111,7 +112,7 @@ def alone(active: bool) -> ClusterState:
 
 
 def changed(state: ClusterState, name: str, **changes: Any) -> ClusterState:
-    return ClusterState({**state.nodes, name: replace(state.nodes[name], **changes)})
+    return cluster_state({**state.nodes, name: replace(state.nodes[name], **changes)})
 
 
 def with_resource(state: ClusterState, name: str, **changes: Any) -> ClusterState:

@@ -31,6 +31,7 @@ def says(name: str, *hosts: str, **more: object) -> NodeState:
 
 DOWN = "no ssh"
 RUNS = {"domains": {"web": Domain("web", "running", GiB, 1)}}
+MADE = {"web": Volume("web", "vg", GiB, ("pmc",))}
 
 
 @pytest.mark.parametrize(
@@ -53,10 +54,13 @@ RUNS = {"domains": {"web": Domain("web", "running", GiB, 1)}}
         # Each denies the other.
         (cluster(says("pm-1", "pm-1", "pm-2"), says("pm-2", "pm-2", "pm-3"), says("pm-3", "pm-3", "pm-1")),
          ["pm-1", "pm-2", "pm-3"], [], True),
-        # Half made: a file is missing. Half removed: only a domain is left.
+        # Half made: a file is missing. With a domain alone it is not pmc's, whose file comes first.
         (cluster(says("pm-1", "pm-1", "pm-2")), ["pm-1", "pm-2"], [], False),
-        (cluster(node("pm-3", **RUNS)), ["pm-3"], [], False),
+        (cluster(node("pm-3", **RUNS)), [], [], False),
+        (cluster(node("pm-3", volumes=MADE, **RUNS)), ["pm-3"], [], False),
         (cluster(says("pm-1", "pm-1", "pm-2"), says("pm-2", "pm-1", "pm-2"), node("pm-3", **RUNS)),
+         ["pm-1", "pm-2"], [], False),
+        (cluster(says("pm-1", "pm-1", "pm-2"), says("pm-2", "pm-1", "pm-2"), node("pm-3", volumes=MADE, **RUNS)),
          ["pm-1", "pm-2"], ["pm-3"], False),
     ],
 )  # fmt: skip
@@ -364,7 +368,7 @@ TWICE = cluster(home("pm-1", active=True, primary=True), home("pm-2", active=Tru
         (lambda: choose(with_resource(running(), "pm-2", role="Primary")), "fab vm.mv web --cleanup"),
         (lambda: choose(TWICE), "RUNS TWICE, on pm-1 and pm-2"),
         (lambda: choose(changed(running(), "pm-1", failures={"lvs": "no answer"})), "pm-1: lvs: no answer"),
-        (lambda: choose(changed(running(), "pm-3", domains=RUNS["domains"])), "its stale copy on pm-3 is in use"),
+        (lambda: choose(changed(running(), "pm-3", volumes=MADE, **RUNS)), "its stale copy on pm-3 is in use"),
         (lambda: choose(cluster(*(home(f"pm-{n}", active=n == 1, primary=n == 1, files=THREE) for n in (1, 2, 3)))),
          "web: lives on pm-1, pm-2, pm-3; vm.peer is for a VM with one or two nodes"),
         (lambda: choose(changed(running(), "pm-1", files={"web": replace(FILE, ports=())})),

@@ -301,7 +301,9 @@ def test_a_loser_that_was_not_disconnected_yet_is_connected_again_when_the_next_
         (changed(running(), "pm-2", failures={"drbd status": "not found"}), "pm-2: drbd status"),
         (cluster(home("pm-1", active=True, primary=True), home("pm-2", active=True, primary=True)), "RUNS TWICE"),
         (
-            changed(running(), "pm-3", domains=running().nodes["pm-1"].domains),
+            changed(
+                running(), "pm-3", **{each: getattr(running().nodes["pm-1"], each) for each in ("domains", "volumes")}
+            ),
             "stale copy on pm-3 is in use, where it does not",
         ),
         (changed(stopped(), "pm-3", resources=running().nodes["pm-1"].resources), "primary. Decide which of the two"),

@@ -252,7 +252,9 @@ CASES: list[tuple[str, tuple[Change, ...]]] = [
         "web": ResourceFile("web", 1, "/dev/vg/web", ("pm-1", "pm-9"), (7800,))}))),)),
     ("VM_CONTRADICTED", (lambda facts: healthy(cluster(node("pm-1"), facts.state.nodes["pm-2"], ELSEWHERE)),)),
     ("VM_STRAY", (volumes("pm-3", Volume("web", "vg", GiB, ("pmc",))),)),
-    ("VM_STRAY", (on("pm-3", domains={"web": Domain("web", "shut off", GiB, 1)}),)),
+    ("DOMAIN_NO_DRBD", (on("pm-3", domains={"web": Domain("web", "shut off", GiB, 1)}),)),  # nothing else of it
+    ("DOMAIN_NO_DRBD", (on("pm-3", domains={"web": Domain("web", "shut off", GiB, 1)}),
+                        asked("pm-3", domains={"web": DomainFile("x", (), autostart=True)}))),
     ("VM_STRAY", (on("pm-3", resources={"web": Resource("web", 1, "Secondary", "UpToDate", "WFConnection")}),)),
     ("VM_STRAY", (on("pm-3", files={"web": ResourceFile("web", 1, "/dev/vg/web", ("pm-1", "pm-3"), (7800,))}),)),
     # domains

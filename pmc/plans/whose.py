@@ -1,0 +1,16 @@
+"""What has a VM's name and is not, or not only, that VM's. Pure; raises Refused."""
+
+from __future__ import annotations
+
+from pmc.errors import Refused
+from pmc.model import NodeState
+
+
+def not_foreign(node: NodeState, vm: str) -> None:
+    """A domain of the VM's name that is not pmc's (node_state.cluster_state)."""
+    if vm in node.foreign:
+        raise Refused(
+            f"{vm}: the domain {vm} on {node.name} is not pmc's: there is no resource file, no DRBD resource and no "
+            f"volume of pmc's for it. pmc leaves it alone. Give it another name, if it is in the way",
+            next=f"on {node.name}: virsh domrename {vm} NEW",
+        )
