@@ -12,6 +12,8 @@ from pmc.model import Volume
 TAG = "pmc"
 # Beside it while the volume is a copy that is not yet complete: whatever is on it may go.
 UNFINISHED = "pmc.unfinished"
+# On a volume that vm.add --reuse was given, until the VM is whole: it was there before, and stays when that VM goes.
+REUSED = "pmc.reused"
 # On a disk that a restore is being written into, where what was on it is kept; and on its other side, where it is all
 # that tells when that node is away.
 RESTORING = "pmc.restoring"
@@ -149,7 +151,7 @@ def remove_snapshot(group: str, name: str) -> Command:
 @operation
 def remove_disk(group: str, name: str) -> Command:
     """A VM's own disk. Looked at again: it has pmc's tag, or drbdadm, which reads the resource files, says that it is
-    the VM's; and nothing depends on it that LVM would remove with it."""
+    the VM's; it was not there before the VM; and nothing depends on it that LVM would remove with it."""
     script = (
         f"{LVS}"
         'rows=$(lvs --noheadings --separator "|" -o lv_name,origin,pool_lv,lv_tags "$1"); '
@@ -160,6 +162,7 @@ def remove_disk(group: str, name: str) -> Command:
         'done < <(drbdadm sh-ll-dev "$2"); return 1; }; '
         '[[ ,$tags, = *,pmc,* ]] || its "$@" || '
         '{ echo "$1/$2 has not the tag of pmc, and no resource file names it as the disk of $2" >&2; exit 1; }; '
+        f'[[ ,$tags, != *,{REUSED},* ]] || {{ echo "$1/$2 was there before the VM ({REUSED})" >&2; exit 1; }}; '
         'while IFS="|" read -r n o p t; do [ "$o" != "$2" ] || [ "$p" -a "$p" = "$pool" ] || '
         '{ echo "the volume $1/$n depends on $1/$2 and would go with it" >&2; exit 1; }; done <<<"$rows"; '
         'exec lvremove --yes "$1/$2"'
@@ -264,6 +267,21 @@ def mark(group: str, name: str, on: bool, tag: str = TAG) -> Command:
     """On the disk when it ends (see `snapshot_of`). A volume that is not active has no device."""
     script = 'at=$1; shift; "$@"; [ ! -e "$at" ] || sync "$at"'
     return bash(script, path(group, name), "lvchange", "--addtag" if on else "--deltag", tag, f"{group}/{name}")
+
+
+@operation
+def unmarked(group: str, name: str, tag: str) -> Command:
+    """Succeeds when it has not this mark. An LVM that does not tell is no proof: ends 124 then."""
+    script = f'{LVS}tags=$(lvs --noheadings -o lv_tags "$1") || exit 124; [[ ,${{tags//[[:space:]]/}}, != *,"$2",* ]]'
+    return bash(script, f"{group}/{name}", tag)
+
+
+@operation
+def let_go(group: str, name: str) -> Command:
+    """A volume that is no VM's any more, and stays: pmc's tags go (as `mark`)."""
+    script = 'at=$1; shift; "$@"; [ ! -e "$at" ] || sync "$at"'
+    tags = [word for tag in (TAG, REUSED) for word in ("--deltag", tag)]
+    return bash(script, path(group, name), "lvchange", *tags, f"{group}/{name}")
 
 
 @operation

@@ -25,12 +25,15 @@ def orphans(facts: Facts) -> Iterator[Finding]:
         return
     for node in facts.telling(VOLUMES):
         for volume in sorted(node.volumes.values(), key=lambda v: v.name):
-            if lvm.TAG not in volume.tags or lvm.snapshot_for(volume) or volume.name in facts.vms:
+            if not {lvm.TAG, lvm.REUSED} & set(volume.tags) or lvm.snapshot_for(volume) or volume.name in facts.vms:
                 continue
             if not _users(facts, node, volume):
                 text = f"{volume.group}/{volume.name} ({show_size(volume.size)}) is pmc's, and there is no such VM"
                 advice = f"fab vm.rm {volume.name}"
-                if "." in volume.name:
+                if lvm.REUSED in volume.tags:
+                    text = f"{volume.group}/{volume.name} was given to a vm.add --reuse that did not end"
+                    advice = then("This leaves the volume, and takes pmc's marks off it", advice)
+                elif "." in volume.name:
                     advice = then(
                         "No VM has such a name. Find out who renamed it, and give it its name again",
                         f"on {node.name}: lvrename {volume.group} {volume.name} NAME",

@@ -51,6 +51,13 @@ def check_cluster(name: str, state: ClusterState, settings: Settings) -> None:
                 f"VM there has.)"
             )
     requirements.answering(state, *state.nodes)
+    if name in state.vm_names() and any(
+        lvm.REUSED in node.volumes[name].tags for node in state if name in node.volumes
+    ):
+        raise Refused(
+            f"{name}: a vm.add --reuse of it did not end. This removes what that made, and leaves the volume as it is",
+            next=f"fab vm.rm {name}",
+        )
     if name in state.vm_names():
         raise Refused(f"{name}: there is such a VM already, on {', '.join(state.homes(name))}; choose another name")
     for node in state:
@@ -128,7 +135,8 @@ def add(
     check_new(name, nodes, size, request.memory, state, settings, request.reuse)
     version = state.nodes[request.primary].drbd
     if request.reuse:
-        steps = vm_steps.claimed(settings, nodes, name, given, version)
+        steps = [keep_reused(settings, request.primary, name)]
+        steps += vm_steps.claimed(settings, nodes, name, given, version)
         steps += reused_volumes(settings, nodes, name, size, state.nodes[request.primary].volumes[name].origin)
         steps += vm_steps.resource(settings, nodes, name, given)
         steps.append(vm_steps.declare_first(request.primary, name))
@@ -141,7 +149,27 @@ def add(
         steps += copy_iso(request, settings)
     steps += vm_steps.defined(nodes, name, xml)
     steps.append(vm_steps.started(request.primary, name))
+    if request.reuse:
+        steps.append(reuse_done(settings, request.primary, name))
     return plan(f"vm.add {name}", steps)
+
+
+def keep_reused(settings: Settings, node: str, name: str) -> Step:
+    """First of all: as soon as there is a resource file the volume is the VM's disk, which vm.rm would remove."""
+    group = settings.volume_group
+    return Step(
+        node,
+        f"mark {group}/{name} as there before: vm.rm keeps it until {name} is made",
+        lvm.mark(group, name, True, lvm.REUSED),
+        undo=lvm.mark(group, name, False, lvm.REUSED),
+    )
+
+
+def reuse_done(settings: Settings, node: str, name: str) -> Step:
+    """Last of all. In doubt the VM, which runs, stays, and so does its disk."""
+    group = settings.volume_group
+    done, check = lvm.mark(group, name, False, lvm.REUSED), lvm.unmarked(group, name, lvm.REUSED)
+    return Step(node, f"take that mark off {group}/{name}: {name} is made", done, check=check, pivot=True)
 
 
 def reused_volumes(settings: Settings, nodes: Sequence[str], name: str, size: int, origin: str = "") -> list[Step]:

@@ -56,7 +56,7 @@ def choose(name: str, new: str, state: ClusterState, settings: Settings) -> Chan
     if new == primary:
         raise Refused(f"--secondary {new}: {name} runs there; the second copy belongs on another node")
     requirements.reachable(state, new)
-    whose.not_foreign(state.nodes[new], name)
+    whose.free(state.nodes[new], name)
     file = state.nodes[primary].files[name]
     old = next((home for home in homes if home != primary), "")
     if len(homes) > 2:
@@ -88,7 +88,8 @@ def choose(name: str, new: str, state: ClusterState, settings: Settings) -> Chan
         return change
     _fits(change, state, settings)
     kept = split_brain_snapshot.going(state, name, (change.old, change.new))
-    asks = [_old_goes(change, state), _new_goes(change, state), kept]
+    stays = remove_steps.stays(name, old_side(change, state), settings)
+    asks = [_old_goes(change, state), _new_goes(change, state), kept, stays]
     return replace(change, ask="; ".join(filter(None, asks)))
 
 

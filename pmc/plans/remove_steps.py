@@ -44,10 +44,25 @@ def steps(name: str, holders: Sequence[NodeState], settings: Settings) -> list[S
         found += removed(name, settings.volume_group, volume, nodes)
     # Last, so that what failed before it is still known to be this VM's.
     files = drbd_new_peer.forget_files(name)
-    return found + on_each(
+    found += on_each(
         [node.name for node in holders],
         lambda node: Step(node, f"remove {drbd.path(name)}", files, pivot=True),
     )
+    # Behind the file: without its mark the volume that the file names would be the VM's disk.
+    group = settings.volume_group
+    note = f"leave the volume {group}/{name}, which was there before vm.add --reuse; take pmc's tags off"
+    return found + on_each(reused(name, holders), lambda node: Step(node, note, lvm.let_go(group, name), pivot=True))
+
+
+def reused(name: str, holders: Iterable[NodeState]) -> list[str]:
+    """The nodes whose volume of that name was there before a vm.add --reuse, which did not come to its end."""
+    return [node.name for node in holders if name in node.volumes and lvm.REUSED in node.volumes[name].tags]
+
+
+def stays(name: str, holders: Iterable[NodeState], settings: Settings) -> str:
+    """For a question and an answer: what is left of it, and why."""
+    nodes = " and ".join(reused(name, holders))
+    return f"{settings.volume_group}/{name} on {nodes} stays, as it was there before vm.add --reuse" if nodes else ""
 
 
 @operation
@@ -60,10 +75,12 @@ def unfinished(settings: Settings, name: str) -> Command:
 
 def volumes(name: str, holders: Iterable[NodeState]) -> dict[str, list[str]]:
     """What goes of each node's volumes, and of which nodes: the VM's disk and pmc's snapshots of it, which LVM would
-    remove with it (classic ones) or keep (thin ones). What has such a name elsewhere may be something else there."""
+    remove with it (classic ones) or keep (thin ones). What has such a name elsewhere may be something else there. What
+    was there before the VM stays."""
     found: dict[str, list[str]] = {}
     for node in holders:
-        for volume in [*([name] if name in node.volumes else []), *_snapshots(name, node)]:
+        own = [name] if name in node.volumes and not reused(name, [node]) else []
+        for volume in [*own, *_snapshots(name, node)]:
             found.setdefault(volume, []).append(node.name)
     return found
 

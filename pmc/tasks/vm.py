@@ -268,6 +268,9 @@ def rm(
         holders = clearing.holders(name, state)
         disks = clearing.also_removed(name, holders, cluster.settings)
         its = f"{name} and its disk" + (f" ({disks})" if disks else "")
+        kept = clearing.stays(name, holders, cluster.settings)
+        if kept:
+            its = f"{name}" + (f" ({disks})" if disks else "")
         going = " and ".join([its] * bool(holders) + [left] * (backups and bool(left)))
         if away := [node.name for node in state if node.down]:
             again = f"fab vm.rm {name}{' --backups' * backups}"
@@ -277,7 +280,8 @@ def rm(
             )
         if not (dry_run or c.config.run.dry or yes):
             runs = "".join(f"; it RUNS on {node}" for node in state.active_on(name))
-            confirm(f"removed for good: {going}{split_brain_snapshot.warning(state, name)}{runs}", name)
+            stay = f"; {kept}" if kept else ""
+            confirm(f"removed for good: {going}{split_brain_snapshot.warning(state, name)}{runs}{stay}", name)
         if carry_out(c, cluster, plan, dry_run):
             stays = f"; what stays: {left}, see fab vm.backups {name}" if left and not backups else ""
-            note(f"removed: {going}" if backups else f"{name} is removed{stays}")
+            note((f"removed: {going}" if backups else f"{name} is removed{stays}") + (f"; {kept}" if kept else ""))

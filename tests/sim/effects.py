@@ -56,6 +56,8 @@ EFFECTS: dict[Callable[..., Any], Effect] = {
     lvm.is_kept: volumes.is_kept,
     lvm.grow: volumes.grow,
     lvm.mark: volumes.mark,
+    lvm.unmarked: volumes.has_no_mark,
+    lvm.let_go: volumes.let_go,
     lvm_thin.mapped: volumes.list_mapped,
     lvm_thin.changed: volumes.list_changed,
     node_files.folder: nothing,

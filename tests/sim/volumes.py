@@ -67,6 +67,7 @@ def removable(world: World, at: str, name: str) -> None:
     need(name in volumes, "Failed to find logical volume")
     named = f"/dev/vg/{name}" in world.nodes[at].files.get(drbd.path(name), "")
     need(named or lvm.TAG in volumes[name].tags, "has not the tag of pmc")
+    need(lvm.REUSED not in volumes[name].tags, "was there before the VM")
     hanging = [v for v in volumes.values() if v.origin == name and not (v.pool and v.pool == volumes[name].pool)]
     need(not hanging, "depends on it")
 
@@ -132,3 +133,13 @@ def mark(world: World, at: str, command: Command, name: str, on: bool, tag: str)
     volumes = world.nodes[at].volumes
     others = tuple(each for each in volumes[name].tags if each != tag)
     volumes[name] = replace(volumes[name], tags=(*others, tag) if on else others)
+
+
+def has_no_mark(world: World, at: str, command: Command, name: str, tag: str) -> None:
+    volume = world.nodes[at].volumes.get(name)
+    need(volume and tag not in volume.tags, "")
+
+
+def let_go(world: World, at: str, command: Command, name: str) -> None:
+    for tag in (lvm.TAG, lvm.REUSED):
+        mark(world, at, command, name, False, tag)

@@ -216,6 +216,13 @@ def reused() -> Story:
     return Story(world, _add(wanted(reuse=True), world))
 
 
+def half_reused() -> World:
+    """The manager died when web, which was to have the volume that was there, was defined on one node."""
+    story = reused()
+    stop = next(number for number, step in enumerate(story.plan.steps) if step.note == "define web")
+    return done(story.world, Plan("half", story.plan.steps[: stop + 1]))
+
+
 def cloned() -> Story:
     world = with_web()
     return Story(world, _add(wanted("web2", clone="web"), world, NEW))
@@ -427,6 +434,7 @@ STORIES: dict[str, Callable[[], Story]] = {
     "vm.rm-saved": of_web(lambda world: remove.remove("web", world.state(), SETTINGS), saved_web),
     "vm.rm": of_web(lambda world: remove.remove("web", world.state(), SETTINGS)),
     "vm.rm-half": of_web(lambda world: remove.remove("web", world.state(), SETTINGS), half_web),
+    "vm.rm-reused": of_web(lambda world: remove.remove("web", world.state(), SETTINGS), half_reused),
     "vm.rm-backups": of_web(removed_with_backups, backed_up_web),
     "vm.rm-backups-gone": of_web(removed_with_backups, gone_web),
     "vm.backup-base": of_web(backed_up(())),

@@ -513,6 +513,8 @@ BARE = ROWS.replace("golden||pool|pmc", "golden||pool|")
         (BARE, "/dev/vg/golden", ""),
         (BARE, r"/dev/vg/other\n/dev/vg/golden", ""),
         (BARE, "", "has not the tag of pmc, and"),
+        (ROWS.replace("golden||pool|pmc", "golden||pool|pmc,pmc.reused"), "", "was there before the VM"),
+        (BARE.replace("golden||pool|", "golden||pool|pmc.reused"), "/dev/vg/golden", "was there before the VM"),
         (ROWS.replace("golden||pool|pmc", "golden||pool|pmcx"), "/dev/vg/other", "has not the tag of pmc, and"),
         (BARE, "/dev/vg/golden2", "has not the tag of pmc, and"),
         (BARE, "/dev/mapper/vg-golden-2", "has not the tag of pmc, and"),

@@ -278,6 +278,6 @@ def test_every_report_is_asked_for_in_the_same_form() -> None:
             if re.search(r"[lpv][gv]s [^\n]*--noheadings [^\n]*-o", source):
                 seen += 1
                 assert "LVS}" in source or "lvm.CONFIG" in source, f"{path}: reads a report of whatever form\n{source}"
-    assert seen == 7
+    assert seen == 8
     for argv in (lvm.REPORT, lvm_report.volumes("vg").command.argv, lvm_report.group("vg").command.argv):
         assert set(lvm.CONFIG) <= set(argv)

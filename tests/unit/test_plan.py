@@ -23,6 +23,7 @@ ONE_WAY = {
     "vm.rm-saved",
     "vm.rm-backups",
     "vm.rm-backups-gone",
+    "vm.rm-reused",
     "vm.mv-close",
     "vm.prune",
     "vm.repair-two-primaries",
