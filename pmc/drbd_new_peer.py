@@ -14,6 +14,12 @@ from __future__ import annotations
 from pmc import drbd
 from pmc.command import Command, bash, command, operation, whole
 
+# The file $1, if it is there, holds one resource.
+_ALONE = (
+    'n=$(grep -cE "^[[:space:]]*resource[[:space:]]" "$1" 2>/dev/null) || :; '
+    '[ "${n:-0}" -le 1 ] || { echo "$1 holds other resources too" >&2; exit 1; }; '
+)
+
 # Arguments of both: the resource's file and name.
 _BACK = (
     '[ -e "$1.old" ] || { echo "$1.old is gone, so the change is complete" >&2; exit 1; }; '
@@ -33,7 +39,7 @@ def switch(name: str, text: str, secret: str) -> Command:
     replaced all at once, mode 600; the one before it is kept as NAME.res.old, which drbdadm does not read. What fails
     by half is taken back."""
     script = (
-        f'umask 077; cat >"$1.new"; {whole("$1.new")}; '
+        f'{_ALONE}umask 077; cat >"$1.new"; {whole("$1.new")}; '
         'sync "$1.new"; ln -f "$1" "$1.old"; mv "$1.new" "$1"; sync "${1%/*}"; '
         f'drbdadm adjust "$2" || {{ s=$?; {_BACK}; exit $s; }}'
     )
@@ -61,8 +67,8 @@ def file_names(name: str, host: str) -> Command:
 
 @operation
 def forget_files(name: str) -> Command:
-    """With what a change of peer that was interrupted left beside it: all hold a secret."""
-    return command("rm", "-f", *(drbd.path(name) + end for end in ("", ".old", ".new")))
+    """With what a change of peer that was interrupted left beside it: all hold a secret. It is looked at again."""
+    return bash(f'{_ALONE}rm -f "$1" "$1.old" "$1.new"', drbd.path(name))
 
 
 @operation

@@ -60,7 +60,8 @@ class Resource:
 
 @dataclass(frozen=True)
 class ResourceFile:
-    """What /etc/drbd.d/NAME.res says: the minor, and for each host its replication address and port."""
+    """What a file of /etc/drbd.d says, NAME.res if pmc wrote it: the minor, and for each host its replication address
+    and port."""
 
     name: str
     minor: int
@@ -70,6 +71,8 @@ class ResourceFile:
     more_minors: tuple[int, ...] = ()  # of further volumes (pmc makes none)
     own_disks: tuple[tuple[str, str], ...] = ()  # (host, disk), when not all hosts have `disk`
     more_disks: tuple[tuple[str, str], ...] = ()  # (host, disk) of further volumes
+    path: str = field(default="", compare=False)  # of the file that it is in; empty: not asked
+    beside: tuple[str, ...] = field(default=(), compare=False)  # what else is in that file, fit to be shown
 
     def disk_on(self, host: str) -> str:
         return dict(self.own_disks).get(host, self.disk)

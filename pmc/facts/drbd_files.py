@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pmc.command import Query, bash
 from pmc.facts.drbd_conf import Part, Read, read
@@ -109,7 +109,9 @@ def parse(text: str) -> Files:
                 odd.append(Odd(place, f"resource {shown(part.words[1])}: {error}", part.words[1] if ours else ""))
                 made = None
             if made and ours and made.name not in found.resources:
-                found.resources[made.name] = made
+                beside = [shown(" ".join(each.words[:2])) for each in said.parts if each is not part]
+                beside += ["what cannot be read"] if said.why else []
+                found.resources[made.name] = replace(made, path=f"{DIRECTORY}/{name}", beside=tuple(beside))
                 continue
             if made and ours:
                 odd.append(Odd(place, f"resource {shown(made.name)} is in another file too", made.name))

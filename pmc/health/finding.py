@@ -23,7 +23,7 @@ CODES = {
     "CLOCK_OFF": (WARNING, "a node's clock differs from the manager's"),
     "MEMORY_N1": (ERROR, "the VMs of a node that is lost do not fit on the nodes of their second copies"),
     # VMs as a whole
-    "VM_HALF_MADE": (ERROR, "a VM whose creation or removal was interrupted"),
+    "VM_HALF_MADE": (ERROR, "a VM without a domain: made or removed by half, or its definitions are lost"),
     "VM_NODE_UNKNOWN": (ERROR, "a VM lives on a node that pmc.conf does not have"),
     "VM_CONTRADICTED": (ERROR, "a VM's resource files name different nodes, and nothing tells which of them are right"),
     "VM_STRAY": (ERROR, "a copy of a VM on a node that its other files do not name"),

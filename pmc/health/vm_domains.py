@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from pmc.health.cluster_facts import FILES, LIBVIRT, SAVED, STATUS, Facts
+from pmc.health.cluster_facts import FILES, LIBVIRT, SAVED, STATUS, VOLUMES, Facts
 from pmc.health.finding import Finding
 from pmc.model import shown
 from pmc.plain import then
@@ -82,16 +82,16 @@ def beside_drbd(facts: Facts) -> Iterator[Finding]:
 
 def without_drbd(facts: Facts) -> Iterator[Finding]:
     """Known only when all nodes tell: the file may lie on one that does not."""
-    if not all(facts.tells(node.name, STATUS, FILES) for node in facts.state):
+    if not all(facts.tells(node.name, STATUS, FILES, VOLUMES) for node in facts.state):
         return
     for vm in facts.vms:
         if any(vm in node.files or vm in node.resources for node in facts.state):
             continue
         nodes = [node.name for node in facts.state if vm in node.domains]
-        yield Finding(
-            "DOMAIN_NO_DRBD", "is a domain without a DRBD resource: not pmc's, or its removal was interrupted",
-            f"if pmc made it: fab vm.rm {vm}; if not, leave it", ",".join(nodes), vm,
-        )  # fmt: skip
+        text = "is a domain with a volume of pmc's, and without a DRBD resource or its file, which pmc removes last"
+        lost = f"The file was lost: write it again (fab doc repair). Only of a VM that is to go: fab vm.rm {vm}"
+        advice = then(lost, f"on {nodes[0]}: virsh dumpxml {vm}; lvs -o +tags")
+        yield Finding("DOMAIN_NO_DRBD", text, advice, ",".join(nodes), vm)
     for node in facts.state:
         for name in sorted(node.foreign):
             text, advice = (

@@ -18,8 +18,16 @@ from pmc.plans import remove_steps, requirements
 def half_made(facts: Facts) -> Iterator[Finding]:
     for vm in sorted(facts.half_made):
         nodes = [node.name for node in facts.state.knowing(vm)]
-        text = "has a DRBD resource or its file, and no domain on any node: its creation or removal was interrupted"
-        advice = then("Remove what is left, unless something else than a VM uses it", f"fab vm.rm {vm}")
+        up = [node.name for node in facts.state if vm in node.resources]
+        text = "has a DRBD resource or its file, and no domain on any node: half made, or its definitions are lost"
+        lost = "If they are lost, define it again by the XML of a backup: fab doc repair. If it is half made"
+        advice = then(f"{lost} and nothing else uses it, this removes what is left, its disk too", f"fab vm.rm {vm}")
+        if up and all(facts.tells(node.name, FILES) and vm not in node.files for node in facts.state):
+            text = "has a DRBD resource that is up, and neither a domain nor a resource file on any node"
+            lost = (
+                "pmc removes the file last, so it was lost. Write it again: fab doc repair. Only of a VM that is to go"
+            )
+            advice = then(f"{lost}: fab vm.rm {vm}", f"on {up[0]}: drbdsetup show {vm}")
         yield Finding("VM_HALF_MADE", text, advice, ",".join(nodes), vm)
 
 

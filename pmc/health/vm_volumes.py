@@ -29,10 +29,14 @@ def orphans(facts: Facts) -> Iterator[Finding]:
                 continue
             if not _users(facts, node, volume):
                 text = f"{volume.group}/{volume.name} ({show_size(volume.size)}) is pmc's, and there is no such VM"
-                advice = f"fab vm.rm {volume.name}"
+                advice = then(
+                    f"Look first: it may be the only copy of a VM whose node was made anew. fab vm.add {volume.name} "
+                    f"--reuse --primary {node.name} makes a VM of it; fab vm.rm {volume.name} removes it for good",
+                    f"on {node.name}: lvs -o +lv_time,lv_tags {volume.group}/{volume.name}",
+                )
                 if lvm.REUSED in volume.tags:
                     text = f"{volume.group}/{volume.name} was given to a vm.add --reuse that did not end"
-                    advice = then("This leaves the volume, and takes pmc's marks off it", advice)
+                    advice = then("This leaves the volume, and takes pmc's marks off it", f"fab vm.rm {volume.name}")
                 elif "." in volume.name:
                     advice = then(
                         "No VM has such a name. Find out who renamed it, and give it its name again",

@@ -56,7 +56,7 @@ def choose(name: str, new: str, state: ClusterState, settings: Settings) -> Chan
     if new == primary:
         raise Refused(f"--secondary {new}: {name} runs there; the second copy belongs on another node")
     requirements.reachable(state, new)
-    whose.free(state.nodes[new], name)
+    whose.free(name, state.nodes[new], state.nodes[primary])
     file = state.nodes[primary].files[name]
     old = next((home for home in homes if home != primary), "")
     if len(homes) > 2:

@@ -10,7 +10,7 @@ from pmc.errors import Refused
 from pmc.facts import backing, managed_save
 from pmc.model import ClusterState, NodeState
 from pmc.plan import Plan, Step, on_each, plan
-from pmc.plans import other_disks, requirements, vm_steps
+from pmc.plans import other_disks, requirements, vm_steps, whose
 from pmc.plans.add import iso_path, upload_path
 from pmc.settings import Settings
 
@@ -104,6 +104,8 @@ def refuse_foreign(name: str, nodes: Iterable[NodeState], settings: Settings) ->
     """A volume of that name that is neither marked as pmc's nor the disk of the VM's resource is somebody else's; and
     so may be what LVM would remove with it."""
     for node in nodes:
+        if node.knows(name):
+            whose.own_file(node, name)
         requirements.usual_disk(node, name, settings)
         if name in node.volumes:
             requirements.claimed(node, name, settings)

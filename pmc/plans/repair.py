@@ -31,9 +31,13 @@ def homes(name: str, state: ClusterState, settings: Settings) -> tuple[str, ...]
     requirements.consistent_placement(state, name)
     there = [home for home in named if name in state.nodes[home].files]
     if not there:
-        raise Refused(
-            f"{name}: has no DRBD resource file: its creation or removal was interrupted", next=f"fab vm.rm {name}"
-        )
+        lost = f"{name}: {drbd.path(name)} is lost on all of its nodes (pmc writes it first and removes it last)"
+        if up := [home for home in named if name in state.nodes[home].resources]:
+            raise Refused(
+                f"{lost}. Write it again by what DRBD says: fab doc repair", next=f"on {up[0]}: drbdsetup show {name}"
+            )
+        look = f"on {named[0]}: virsh dumpxml {name}; lvs -o +tags"
+        raise Refused(f"{lost}. Write it again: fab doc repair", next=look)
     for home in named:
         if home not in there:
             raise Refused(f"{name}: {drbd.path(name)} is missing on {home}. Copy it there from {there[0]}, mode 600")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pmc import lvm
+from pmc import drbd, lvm
 from pmc.errors import Refused
-from pmc.model import NodeState
+from pmc.model import NodeState, shown
 
 
 def not_foreign(node: NodeState, vm: str) -> None:
@@ -17,10 +17,30 @@ def not_foreign(node: NodeState, vm: str) -> None:
         )
 
 
-def free(node: NodeState, vm: str) -> None:
-    """A copy of the VM may come here."""
+def free(vm: str, node: NodeState, primary: NodeState) -> None:
+    """A copy of the VM may come to `node`; its file on `primary` becomes another one."""
     not_foreign(node, vm)
     not_reused(node, vm)
+    own_file(node, vm)
+    own_file(primary, vm)
+
+
+def own_file(node: NodeState, vm: str) -> None:
+    """Before pmc removes or replaces the VM's file here: drbdadm reads any name, and many resources in one file."""
+    path = drbd.path(vm)
+    if (file := node.files.get(vm)) and file.path not in ("", path):
+        raise Refused(
+            f"{vm}: its resource file on {node.name} is {shown(file.path, 120)}, not {path}, so pmc did not write it, "
+            f"and neither removes nor replaces it. Move the resource into {path} first",
+            next=f"on {node.name}: cat {shown(file.path, 120)}",
+        )
+    rest = list(file.beside) if file else [f"resource {each.name}" for each in node.files.values() if each.path == path]
+    if rest:
+        raise Refused(
+            f"{vm}: {path} on {node.name} holds more than that resource ({', '.join(rest[:5])}), which would go with "
+            f"it. Give each resource a file of its own",
+            next=f"on {node.name}: cat {path}",
+        )
 
 
 def not_reused(node: NodeState, vm: str) -> None:

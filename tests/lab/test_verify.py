@@ -28,7 +28,10 @@ NOTHING = "1 VMs on 2 nodes: nothing found\n"
 
 
 def fix(lab: Pmc, remedy: str) -> None:
-    """What a person does who pastes it: 'on NODE: COMMAND' or 'fab TASK', and confirms."""
+    """What a person does who pastes it: 'on NODE: COMMAND' or 'fab TASK', and confirms. Where there is a choice, it is
+    what removes the thing."""
+    if choice := re.search(r"; (fab vm\.rm \S+) removes it for good", remedy):
+        remedy = choice[1]
     if remedy.startswith("fab "):
         words = remedy.split()[1:]
         lab.ok(*words, *(["--yes"] if words[0] in ("vm.rm", "vm.repair") else []))

@@ -16,14 +16,14 @@ from typing import Any
 from pmc import drbd, drbd_generations, virsh
 from pmc.command import Command, command
 from pmc.errors import CommandFailed, InDoubt, PmcError
-from pmc.facts import dead_node
+from pmc.facts import dead_node, drbd_files
 from pmc.model import ClusterState, Domain, NodeState, Resource
 from pmc.node_state import cluster_state
 from pmc.plan import Action, Fetch, Plan, Wait, Watch, apply
 from pmc.units import GiB
 from tests.sim.effects import EFFECTS, carried_out
 from tests.sim.machine import Impossible, Kernel, Machine, Unknown, need, says
-from tests.unit.samples import SETTINGS, node, parsed_files
+from tests.unit.samples import SETTINGS, framed, node
 
 
 class World:
@@ -132,10 +132,12 @@ class World:
                 two_primaries=kernel.two_primaries or kernel.holds, out_of_sync=kernel.marked,
                 suspended="fencing" if kernel.held else "",
             )  # fmt: skip
-        texts = "".join(text for path, text in machine.files.items() if path.endswith(".res"))
+        res = {path: text for path, text in machine.files.items() if path.endswith(".res")}
+        files = drbd_files.parse("".join(framed(f"{text}\n", path.rpartition("/")[2]) for path, text in res.items()))
+        assert files.odd == ()
         domains = {vm: Domain(vm, state, GiB, 1) for vm, state in machine.domains.items()}
         return node(
-            name, volumes=dict(machine.volumes), resources=resources, files=parsed_files(texts), domains=domains,
+            name, volumes=dict(machine.volumes), resources=resources, files=files.resources, domains=domains,
             saved=frozenset(machine.saved),
         )  # fmt: skip
 

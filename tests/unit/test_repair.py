@@ -315,7 +315,8 @@ def test_a_loser_that_was_not_disconnected_yet_is_connected_again_when_the_next_
         (cluster(), "no such VM"),
         (
             without(without(stopped(), "pm-1", files=True), "pm-2", files=True),
-            "has no DRBD resource file: its creation or removal was interrupted",
+            "web: /etc/drbd.d/web.res is lost on all of its nodes (pmc writes it first and removes it last). Write it "
+            "again by what DRBD says: fab doc repair. Next: on pm-1: drbdsetup show web",
         ),
         (
             cluster(home("pm-1", active=True, primary=True, files={"web": replace(FILE, hosts=("pm-1", "pm-9"))})),

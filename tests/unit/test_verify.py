@@ -436,7 +436,9 @@ def test_memory_counts_all_vms_that_would_come_together() -> None:
 @pytest.mark.parametrize(
     ("changes", "remedies"),
     [
-        ((without_domains,), ["Remove what is left, unless something else than a VM uses it. Next: fab vm.rm web"]),
+        ((without_domains,),
+         ["If they are lost, define it again by the XML of a backup: fab doc repair. If it is half made and nothing "
+          "else uses it, this removes what is left, its disk too. Next: fab vm.rm web"]),
         ((drbd_on("pm-2", two_primaries=True),), ["fab vm.mv web --cleanup"]),
         ((lambda f: healthy(stopped()), drbd_on("pm-2", role="Primary", two_primaries=True)),
          ["fab vm.stop web vm.mv web --cleanup", "fab vm.stop web"]),

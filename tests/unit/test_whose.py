@@ -1,21 +1,32 @@
-"""What has a VM's name and is not that VM's: it is left alone, and it is in nobody's way."""
+"""What has a VM's name and is not, or not only, that VM's. And what is a VM's still, though some of it was lost."""
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pmc import drbd, drbd_new_peer
+from pmc.capacity import memory
+from pmc.capacity.memory import Memory
 from pmc.errors import Refused
+from pmc.facts import drbd_files
+from pmc.health import verify
+from pmc.health.cluster_facts import Facts
+from pmc.health.finding import Finding
 from pmc.model import ClusterState, Domain, NodeState, Odd, Volume
 from pmc.node_state import cluster_state
 from pmc.plan import Plan
-from pmc.plans import add, failover, peer, remove, remove_steps, start, stop
+from pmc.plans import add, failover, peer, remove, remove_steps, repair, start, stop
 from pmc.units import GiB
 from pmc.view.rows import vm_rows
-from tests.unit.samples import SETTINGS, changed, cluster, home, node, running, stopped, with_resource
+from tests.sim.fake import World, done
+from tests.unit.samples import SETTINGS, changed, cluster, framed, home, node, running, stopped, with_resource
+from tests.unit.stories import peered, with_two, with_web
 
 NOT_PMCS = r"the domain web on pm-3 is not pmc's: .*Next: on pm-3: virsh domrename web NEW"
 
@@ -23,6 +34,11 @@ NOT_PMCS = r"the domain web on pm-3 is not pmc's: .*Next: on pm-3: virsh domrena
 def beside(state: ClusterState, how: str, **more: Any) -> ClusterState:
     """pm-3 has a domain of that name, and nothing else."""
     return changed(state, "pm-3", domains={"web": Domain("web", how, GiB, 1)}, **more)
+
+
+def drbd_text(name: str) -> str:
+    hosts = [("pm-1", "10.0.0.1"), ("pm-2", "10.0.0.2")]
+    return drbd.resource_text(name, len(name), 7797 + len(name), f"/dev/vg/{name}", hosts, "hunter2", "8.4.11")
 
 
 def touched(plan: Plan) -> list[str]:
@@ -79,6 +95,12 @@ def test_both_are_listed() -> None:
     assert [(row["vm"], row["on"]) for row in rows] == [("web", "pm-1"), ("web", "pm-3")]
 
 
+def test_the_memory_that_it_has_is_no_vms() -> None:
+    state = beside(running(), "running")
+    full = changed(state, "pm-3", memory_available=16 * GiB)
+    assert Memory(full, memory.running(full)).used["pm-3"] == GiB
+
+
 @pytest.mark.parametrize(
     "more",
     [
@@ -108,3 +130,132 @@ def test_whose_it_is_shows_when_another_node_is_looked_at_again() -> None:
     there = node("pm-1", files={"web": replace(file, hosts=("pm-1", "pm-3"))})
     assert cluster_state({"pm-3": alone}).active_on("web") == []
     assert cluster_state({"pm-3": alone, "pm-1": there}).active_on("web") == ["pm-3"]
+
+
+# -- a resource file that pmc did not write --
+
+
+def shared(text: str = "") -> World:
+    """web and web2 run on pm-1, and one file has both."""
+    world = with_two()
+    for name in ("pm-1", "pm-2"):
+        files = world.nodes[name].files
+        files["/etc/drbd.d/web.res"] += text or files.pop("/etc/drbd.d/web2.res")
+    return world
+
+
+CHANGES: list[Callable[[World], Plan]] = [
+    lambda world: remove.remove("web", world.state(), SETTINGS),
+    peered,
+    lambda world: peered(world, "pm-2"),
+]
+
+
+@pytest.mark.parametrize("build", CHANGES, ids=["rm", "peer", "peer again"])
+@pytest.mark.parametrize(("text", "rest"), [("", "resource web2"), ("common { }\n", "common"), ("skip { }\n", "skip")])
+def test_a_file_that_holds_more_is_neither_removed_nor_replaced(
+    build: Callable[[World], Plan], text: str, rest: str
+) -> None:
+    with pytest.raises(Refused, match=rf"web\.res on pm-\d holds more than that resource \({rest}\), which would go"):
+        build(shared(text))
+
+
+def test_nor_one_that_is_cut_off_behind_it() -> None:
+    found = drbd_files.parse(framed(drbd_text("web") + 'resource "db" {'))
+    assert found.resources["web"].beside == ("what cannot be read",)
+
+
+def test_nor_one_of_another_name() -> None:
+    world = with_two()
+    for name in ("pm-1", "pm-2"):
+        files = world.nodes[name].files
+        files["/etc/drbd.d/shop.res"] = files.pop("/etc/drbd.d/web.res")
+    for build in CHANGES[:2]:
+        with pytest.raises(Refused, match=r"its resource file on pm-1 is /etc/drbd\.d/shop\.res, not .*cat /etc/drbd"):
+            build(world)
+
+
+def test_nor_another_resources_file_of_that_name() -> None:
+    """web itself has none on pm-1: what is there of it is its volume."""
+    world = shared()
+    world.nodes["pm-1"].files["/etc/drbd.d/web.res"] = drbd_text("web2")
+    with pytest.raises(Refused, match=r"web\.res on pm-1 holds more than that resource \(resource web2\)"):
+        remove.remove("web", world.state(), SETTINGS)
+
+
+def test_files_of_their_own_are_removed() -> None:
+    world = with_two()
+    gone = done(world, remove.remove("web", world.state(), SETTINGS)).state()
+    assert (set(gone.nodes["pm-1"].files), gone.active_on("web2")) == ({"web2"}, ["pm-1"])
+
+
+def test_the_file_is_looked_at_again_on_the_node(tmp_path: Path) -> None:
+    path = tmp_path / "web.res"
+    forget = [each.replace("/etc/drbd.d", str(tmp_path)) for each in drbd_new_peer.forget_files("web").argv]
+    path.write_text(drbd_text("web") + drbd_text("web2"))
+    refused = subprocess.run(forget, capture_output=True, text=True)
+    assert (refused.returncode, path.exists()) == (1, True)
+    assert "holds other resources too" in refused.stderr
+    path.write_text(drbd_text("web"))
+    for _ in range(2):  # also when it is gone already
+        subprocess.run(forget, check=True)
+        assert not path.exists()
+
+
+# -- what was lost is no reason to remove the rest --
+
+
+def without_files() -> World:
+    world = with_web()
+    for machine in world.nodes.values():
+        machine.files.clear()
+    return world
+
+
+def findings(state: ClusterState, code: str) -> list[Finding]:
+    return [each for each in verify.findings(Facts(state, {}, SETTINGS)) if each.code == code]
+
+
+def test_a_vm_that_runs_without_a_file_gets_it_again() -> None:
+    state = without_files().state()
+    assert state.active_on("web") == ["pm-1"]
+    with pytest.raises(Refused, match=r"is lost on all of its nodes .* Next: on pm-1: drbdsetup show web$"):
+        repair.homes("web", state, SETTINGS)
+    assert {each.node for each in findings(state, "DRBD_NO_FILE")} == {"pm-1", "pm-2"}
+
+
+def test_so_does_one_that_is_not_up() -> None:
+    world = without_files()
+    for machine in world.nodes.values():
+        machine.resources.clear()
+        machine.domains.update(dict.fromkeys(machine.domains, "shut off"))
+    with pytest.raises(Refused, match=r"lost on all of its nodes .* Next: on pm-1: virsh dumpxml web; lvs -o \+tags$"):
+        repair.homes("web", world.state(), SETTINGS)
+    [found] = findings(world.state(), "DOMAIN_NO_DRBD")
+    assert found.text.startswith("is a domain with a volume of pmc's, and without")
+    assert found.remedy.endswith("Next: on pm-1: virsh dumpxml web; lvs -o +tags")
+
+
+def test_one_without_file_and_domain_that_is_up_gets_its_file_again() -> None:
+    world = without_files()
+    for machine in world.nodes.values():
+        machine.domains.clear()
+    [found] = findings(world.state(), "VM_HALF_MADE")
+    assert found.remedy.endswith("Only of a VM that is to go: fab vm.rm web. Next: on pm-1: drbdsetup show web")
+
+
+def test_of_a_vm_without_domains_both_causes_are_named() -> None:
+    world = with_web()
+    for machine in world.nodes.values():
+        machine.domains.clear()
+    [found] = findings(world.state(), "VM_HALF_MADE")
+    assert "or its definitions are lost" in found.text
+    assert found.remedy.startswith("If they are lost, define it again by the XML of a backup")
+
+
+def test_a_volume_alone_may_be_the_only_copy() -> None:
+    world = World()
+    world.nodes["pm-1"].volumes["web"] = Volume("web", "vg", GiB, ("pmc",), attributes="-wi-a-----")
+    [found] = findings(world.state(), "LV_ORPHAN")
+    assert "fab vm.add web --reuse --primary pm-1 makes a VM of it" in found.remedy
+    assert found.remedy.endswith("Next: on pm-1: lvs -o +lv_time,lv_tags vg/web")
