@@ -155,13 +155,15 @@ def add(
 
 
 def keep_reused(settings: Settings, node: str, name: str) -> Step:
-    """First of all: as soon as there is a resource file the volume is the VM's disk, which vm.rm would remove."""
+    """First of all, and undone last: while there is a resource file the volume is the VM's disk, which vm.rm would
+    remove."""
     group = settings.volume_group
     return Step(
         node,
         f"mark {group}/{name} as there before: vm.rm keeps it until {name} is made",
         lvm.mark(group, name, True, lvm.REUSED),
         undo=lvm.mark(group, name, False, lvm.REUSED),
+        guard=True,
     )
 
 

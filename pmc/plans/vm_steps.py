@@ -61,7 +61,8 @@ def volume(settings: Settings, node: str, name: str, size: int, tag: str = "", a
 
 
 def claimed(settings: Settings, nodes: Sequence[str], name: str, given: Given, version: str) -> list[Step]:
-    """The resource file: it comes first, since it tells everybody that minor, port and MAC address are taken."""
+    """The resource file: it comes first, since it tells everybody that minor, port and MAC address are taken. It stays
+    while anything else of the VM does: a domain without it would be nobody's (node_state.cluster_state)."""
     hosts = [(node, settings.nodes[node].replication) for node in nodes]
     disk = lvm.path(settings.volume_group, name)
     text = drbd.resource_text(name, given.minor, given.port, disk, hosts, given.secret, version, given.mac)
@@ -74,6 +75,7 @@ def claimed(settings: Settings, nodes: Sequence[str], name: str, given: Given, v
             undo=drbd.remove_file(name),
             check=node_files.exists(drbd.path(name)),
             claims=True,
+            guard=True,
         ),
     )
 

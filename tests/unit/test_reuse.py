@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from pmc import lvm
-from pmc.errors import Refused
+from pmc.errors import Refused, StepFailed
 from pmc.health import verify
 from pmc.health.cluster_facts import Facts
 from pmc.model import Volume
-from pmc.plan import Plan, apply
+from pmc.plan import Action, Plan, Watch, apply
 from pmc.plans import peer, remove, remove_steps
 from pmc.units import GiB
-from tests.sim.fake import World, done
+from tests.sim.fake import Faulty, World, done
 from tests.unit.samples import SETTINGS, changed, cluster, home, node, running
-from tests.unit.stories import _add, reused, wanted, with_a_volume
+from tests.unit.stories import STORIES, _add, reused, wanted, with_a_volume
 
 LAST = len(reused().plan.steps) - 1
 MARKED = Volume("web", "vg", GiB, ("pmc", "pmc.reused"), attributes="-wi-a-----")
@@ -46,6 +46,50 @@ def test_the_volume_survives_a_vm_rm_wherever_the_manager_died(steps: int) -> No
         assert all(not (machine.files or machine.resources or machine.domains) for machine in world.nodes.values())
         assert not world.nodes["pm-2"].volumes
         assert _add(wanted(reuse=True), world).steps  # and it can be given once more
+
+
+class Twice(Faulty):
+    """Call number `also`, an undo, goes wrong too, and none behind it."""
+
+    def __init__(self, world: World, at: int, how: str, also: int) -> None:
+        super().__init__(world, at, how)
+        self.also = also
+
+    def __call__(self, node: str, action: Action, watch: Watch | None) -> None:
+        if self.calls == self.also:
+            self.calls += 1
+            raise self.error(node, action)
+        super().__call__(node, action, watch)
+
+
+@pytest.mark.parametrize("how", ["fails", "lost before"])
+@pytest.mark.parametrize("at", range(1, LAST))
+def test_it_survives_a_vm_rm_where_an_undo_fails_too(at: int, how: str) -> None:
+    """And that removes all of the VM: the file stays as long as anything else."""
+    story = reused()
+    for also in range(at + 1, at + 2 + LAST):
+        world = story.world.copy()
+        with pytest.raises(StepFailed):
+            apply(story.plan, Twice(world, at, how, also))
+        if "web" in world.state().vm_names():
+            world = done(world, remove.remove("web", world.state(), SETTINGS))
+        assert list(world.nodes["pm-1"].volumes) == ["web"]
+        assert all(not (machine.files or machine.resources or machine.domains) for machine in world.nodes.values())
+
+
+@pytest.mark.parametrize("story", ["vm.add", "vm.add-single", "vm.add-clone", "vm.restore"])
+def test_what_an_undo_left_of_a_new_vm_is_the_vms(story: str) -> None:
+    """Its domain, say: without the file it would be nobody's."""
+    told = STORIES[story]()
+    last = len(told.plan.steps) - 1
+    new = next(iter(set(done(told.world, told.plan).state().vm_names()) - set(told.world.state().vm_names())))
+    for also in range(last + 1, 2 * last + 2):
+        world = told.world.copy()
+        with pytest.raises(StepFailed):
+            apply(told.plan, Twice(world, last, "fails", also))
+        if any(new in machine.domains for machine in world.nodes.values()):
+            world = done(world, remove.remove(new, world.state(), SETTINGS))
+        assert not any(new in machine.domains for machine in world.nodes.values())
 
 
 def test_a_vm_that_was_made_has_no_mark_and_its_disk_goes_with_it() -> None:
