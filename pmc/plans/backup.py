@@ -195,7 +195,8 @@ def read_base(wish: BackupRequest, size: int, target: str, place: Place) -> list
     """The last one is the long one."""
     disk = f"the disk of {wish.name} ({show_size(size)}) into a base"
     if not place.local:
-        return [Step(place.keeper, f"read {disk}", backup_pipeline.store_base(disk_at(place, size), target, wish.how))]
+        note = f"read {disk}" + (f"; all of it, since {why}" if (why := base_snapshot.unlisted(place)) else "")
+        return [Step(place.keeper, note, backup_pipeline.store_base(disk_at(place, size), target, wish.how))]
     why = base_snapshot.why_not_kept(place)
     store = backup_pipeline.store_thin_base(base_snapshot.path(place, "backup"), size, target, wish.how)
     note = f"read what is on {disk}" + (f"; its snapshot will not be kept: {why}" if why else "")

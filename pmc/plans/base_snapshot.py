@@ -47,8 +47,27 @@ class Place:
 
     @property
     def local(self) -> bool:
-        """Both the disk and the pool's metadata are read on the node that stores."""
-        return self.volume.thin and self.source == self.keeper
+        """Both the disk and the pool's metadata are read on the node that stores, and the metadata tell all of it."""
+        return self.volume.thin and self.source == self.keeper and not self.outside
+
+    @property
+    def outside(self) -> str:
+        """The external origin of a thin volume: a volume outside its pool. What was never written is read from there,
+        and the pool's metadata do not list it (the kernel's thin-provisioning.rst, lvmthin(7)). A snapshot has that of
+        its origin, and LVM names the nearer one only. A volume that is not found is taken for one outside."""
+        volumes, at, seen = self.state.nodes[self.source].volumes, self.volume, set[str]()
+        while at.thin and at.origin and at.origin not in seen:
+            seen.add(at.origin)
+            origin = volumes.get(at.origin)
+            if origin is None or origin.pool != self.volume.pool:
+                return at.origin
+            at = origin
+        return ""
+
+
+def unlisted(place: Place) -> str:
+    """Why the pool cannot tell what is on the disk; empty when it can."""
+    return f"its thin volume reads from {place.outside} what it never wrote" if place.outside else ""
 
 
 def why_all(place: Place, base: Backup, size: int) -> str:
@@ -56,6 +75,8 @@ def why_all(place: Place, base: Backup, size: int) -> str:
     kept = place.kept
     if not place.volume.thin:
         return "its volume is classic"
+    if why := unlisted(place):
+        return why
     if not place.local:
         return f"the base lies on {place.keeper}"
     if kept is None or base_of(kept) != base.id:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,6 +33,9 @@ from tests.unit.stories import (
 )
 
 OLDER = "web.20250101T000000Z.base"
+
+
+OUTSIDE = Volume("golden", "vg", GiB, (), "", "ori-------")
 
 
 def lines(plan: Plan) -> list[str]:
@@ -143,6 +147,51 @@ def test_a_base_that_is_stored_elsewhere_keeps_none() -> None:
     _, plan = taken(world.state(), STORED, base=True, to="pm-1")
     assert any("root@10.0.0.2" in line for line in lines(plan))
     assert "web.base" not in done(world, plan).nodes["pm-2"].volumes
+
+
+def outside(*between: Volume, **golden: str) -> World:
+    """As with_kept_web, but web's volume on pm-2 is a snapshot of golden, outside its pool, or of one of that."""
+    world = with_kept_web()
+    volumes = world.nodes["pm-2"].volumes
+    volumes["golden"] = replace(OUTSIDE, **golden)  # type: ignore[arg-type]
+    names = [*(each.name for each in between), "golden"]
+    for each, origin in zip((volumes["web"], *between), names, strict=True):
+        volumes[each.name] = replace(each, origin=origin, pool="pool", attributes="Vwi-aotz--")
+    return world
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        outside,
+        lambda: outside(pool="other", attributes="Vri---tz--"),
+        lambda: outside(Volume("template", "vg", GiB)),
+    ],
+)
+def test_what_a_thin_volume_reads_from_outside_its_pool_is_in_its_backups(begin: Callable[[], World]) -> None:
+    """The pool's metadata list only what the volume wrote itself: a base of that would have zeros for the rest."""
+    world = begin()
+    why = "; all of it, since its thin volume reads from (golden|template) what it never wrote"
+    for stored, base, end in ((STORED, True, " into a base"), (STORED, False, f" into a delta against {BASE.id}")):
+        _, plan = taken(world.state(), stored, base=base)
+        read = next(step for step in plan.steps if step.note.startswith("read the disk"))
+        assert re.fullmatch(f"read the disk of web \\(1 GiB\\){re.escape(end)}{why}", read.note)
+        assert "--source /dev/vg/web.backup" in str(read.do)
+        assert not any("--ranges" in line or "--old /dev/vg/web.base" in line for line in lines(plan))
+        done(world, plan)
+    free = next(step for step in taken(world.state(), base=True)[1].steps if "free" in step.note)
+    assert free.note.endswith("has 1 GiB free"), "as large as the disk, however little the volume holds"
+
+
+def test_an_origin_that_is_not_found_may_be_outside() -> None:
+    world = outside()
+    del world.nodes["pm-2"].volumes["golden"]
+    assert not any("--ranges" in line for line in lines(taken(world.state())[1]))
+
+
+def test_the_snapshot_of_another_volume_of_the_pool_is_told_of_by_the_pool() -> None:
+    world = outside(pool="pool", attributes="Vwi-a-tz--")
+    assert any("--ranges" in line for line in lines(taken(world.state())[1]))
 
 
 def test_a_new_base_replaces_the_snapshots_of_older_ones_everywhere() -> None:
