@@ -34,7 +34,7 @@ for name, sum in {sums}.items():
 def _program() -> str:
     """What a node needs to run stream.py, each file under a line with its name."""
     here = Path(__file__).parent / "remote"
-    names = ("__init__.py", "blocks.py", "vcdiff.py", "manifest.py", "stream.py")
+    names = ("__init__.py", "blocks.py", "vcdiff.py", "manifest.py", "device.py", "stream.py")
     files = {f"remote/{name}": (here / name).read_text() for name in names}
     sums = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()}
     whole = {"__init__.py": _SEEN_WHOLE.format(sums=sums), **files}

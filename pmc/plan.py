@@ -3,101 +3,22 @@ given `run`, which carries out one action on one node."""
 
 from __future__ import annotations
 
-import math
-import os
-import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from pmc.actions import Action as Action
+from pmc.actions import Fetch as Fetch
+from pmc.actions import Identity as Identity
+from pmc.actions import Relay as Relay
+from pmc.actions import Transfer as Transfer
+from pmc.actions import Wait as Wait
+from pmc.actions import Watch as Watch
+from pmc.actions import identity as identity
+from pmc.actions import long
 from pmc.command import Command
 from pmc.errors import CommandFailed, Fenced, InDoubt, Interrupted, PmcError, StepFailed
-
-# Of a file, as fstat(2) tells: device, inode, size, and the times of its last change in nanoseconds (ctime among them,
-# which nobody can set back).
-Identity = tuple[int, ...]
-
-
-def identity(about: os.stat_result) -> Identity:
-    return (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """A file of the manager given to a command on the node, as its stdin. `file`, when not empty, is what `identity`
-    said of it when it was checked: another file in its place, or a change, is an error."""
-
-    source: str
-    size: int
-    target: Command
-    file: Identity = ()
-
-    def __str__(self) -> str:
-        return f"{self.target} < {self.source}"
-
-
-@dataclass(frozen=True)
-class Fetch:
-    """What a command on the node prints, kept as a file of the manager (mode 600); `size` bytes. 0 when that is not
-    known, and then no more than `most`: a node must not fill the manager's disk."""
-
-    source: Command
-    target: str
-    size: int
-    most: int = 0
-
-    def __post_init__(self) -> None:
-        if not (self.size or self.most):
-            raise ValueError(f"{self.target}: nobody says how large it may be")
-
-    def __str__(self) -> str:
-        return f"{self.source} > {shlex.quote(self.target)}"
-
-
-@dataclass(frozen=True)
-class Wait:
-    """Run `ask`, which changes nothing, until it succeeds, at most `seconds` long. Its status 1 says: not yet; any
-    other is an error. `otherwise` is said when it never succeeded."""
-
-    ask: Command
-    seconds: float
-    otherwise: str
-
-    def __str__(self) -> str:
-        return self.line(str(self.ask))
-
-    def line(self, asked: str) -> str:
-        """Shell text (bash) that waits for the same; `asked` is how that shell runs `ask`."""
-        return (
-            f"(SECONDS=0; until {asked}; do s=$?; [ $s = 1 ] || exit $s; [ $SECONDS -lt {math.ceil(self.seconds)} ] || "
-            f"{{ echo {shlex.quote(self.otherwise)} >&2; exit 1; }}; sleep 1; done)"
-        )
-
-
-@dataclass(frozen=True)
-class Relay:
-    """What `reader` prints on the node `source`, given to `target` as its stdin: what only an earlier step makes."""
-
-    source: str
-    reader: Command
-    target: Command
-
-    def __str__(self) -> str:
-        return f"ssh {self.source} {shlex.quote(str(self.reader))} | {self.target}"
-
-
-Action = Command | Transfer | Fetch | Wait | Relay
-
-
-@dataclass(frozen=True)
-class Watch:
-    """What to show while a long step runs: bytes that the command reports on stderr as dd does ("123 bytes ..."), of
-    `total`; or the migration of the domain `subject`."""
-
-    kind: str  # bytes, migration
-    subject: str
-    total: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,7 +27,9 @@ class Step:
     connection was lost or the command killed, instead of guessing. After a `pivot` there is no way back. `beside`: may
     run at the same time as the step before it, on another node. `claims`: from then on the nodes show what was
     allocated for a new VM, so that nobody else takes it. `guard`: it keeps others from what is half done, so it is only
-    undone when all that came after it is. `reads`: it changes nothing of anybody's, so it is never half done."""
+    undone when all that came after it is. `reads`: it changes nothing of anybody's, so it is never half done.
+    `instead`: a command of pmc's, for the manager, that takes all of the plan back. It is told in place of an `undo`
+    that could not be done: it takes the lock first, so it never runs beside what may still run."""
 
     node: str
     note: str
@@ -119,6 +42,7 @@ class Step:
     guard: bool = False
     reads: bool = False
     watch: Watch | None = None
+    instead: str = ""
 
 
 @dataclass(frozen=True)
@@ -213,6 +137,7 @@ def _walk_back(plan: Plan, failed: list[tuple[int, PmcError]], done: list[Step],
     undone: list[str] = []
     no_return, doubt = any(each.pivot for each in done), False
     late = False  # another command may have the lock by now
+    runs = [plan.steps[number].node for number, error in failed if _may_run(plan.steps[number].do, error)]
     for number, error in failed:
         step = plan.steps[number]
         lines += [
@@ -228,6 +153,8 @@ def _walk_back(plan: Plan, failed: list[tuple[int, PmcError]], done: list[Step],
             line, open_ = _look_again(step, run, done, by_hand)
             lines.append(line)
             doubt = doubt or open_
+        if _may_run(step.do, error):
+            lines.append(f"  It may still run on {step.node}.")
     if no_return:
         lines.append(
             "  Past the point of no return: what was done stays done. Run the same command again to go on; where that "
@@ -245,7 +172,8 @@ def _walk_back(plan: Plan, failed: list[tuple[int, PmcError]], done: list[Step],
             undone.append(f"{each.note} ({each.node})")
         except Exception as failure:
             late = late or isinstance(failure, Fenced)
-            by_hand += [f"# {each.node}: {failure}", str(each.undo)]
+            runs += [each.node] if _may_run(each.undo, failure) else []
+            by_hand += [f"# {each.node}: {failure}", *_told(each)]
     if undone:
         lines.append("  Undone: " + ", ".join(undone) + ".")
     elif not by_hand:
@@ -254,8 +182,22 @@ def _walk_back(plan: Plan, failed: list[tuple[int, PmcError]], done: list[Step],
         advice = "NOT undone; run by hand on the node named"
         if late:
             advice = "NOT undone; see first what the other command did, then run by hand what is still right"
+        elif runs:
+            advice = f"NOT undone; when nothing of it runs on {runs[0]} any more, run by hand on the node named"
         lines += [f"  {advice}:", *(f"    {row}" for row in by_hand)]
     return "\n".join(lines), no_return or doubt or bool(by_hand)
+
+
+def _told(step: Step) -> list[str]:
+    """What a person is to run whose undo could not be done."""
+    if step.instead:
+        return ["# on the manager; it waits for what still runs, and takes all of it back:", step.instead]
+    return [str(step.undo)]
+
+
+def _may_run(action: Action, error: Exception) -> bool:
+    """The node did not say that it has ended, and it may take hours. (Other commands end within their deadline.)"""
+    return isinstance(error, InDoubt) and long(action)
 
 
 def _unclear(error: PmcError) -> bool:
@@ -279,7 +221,7 @@ def _look_again(step: Step, run: Run, done: list[Step], by_hand: list[str]) -> t
         return (f"{said} It has nothing to undo.", True) if effect and step.undo is None else (said, False)
     if step.undo is None:
         return "  It is in doubt whether this step took effect; it has nothing to undo.", True
-    by_hand += [f"# {step.node}: only if the step took effect, which could not be found out:", str(step.undo)]
+    by_hand += [f"# {step.node}: only if the step took effect, which could not be found out:", *_told(step)]
     return "  It is in doubt whether this step took effect.", True
 
 

@@ -173,6 +173,7 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
             lvm.snapshot_of(volume, group, kept, room),
             undo=put_back(group, name, volume.name, size, device, paired=len(homes) > 1, whole=not torn),
             check=lvm.exists(group, kept),
+            instead=f"fab vm.restore {name} --put-back",
         ),
         replace(writes, undo=None),
         Step(

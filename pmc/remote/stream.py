@@ -43,6 +43,7 @@ from pmc.remote.blocks import (  # fmt: skip
     is_file,
     summed,
 )
+from pmc.remote.device import opened
 from pmc.remote.manifest import DAMAGED, manifest_sum
 from pmc.remote.vcdiff import WINDOW, Window
 
@@ -68,10 +69,10 @@ def base(size: int, index: str, pace: Pace, to: Frames | Sparse, source: Readabl
 def put(
     size: int, expected: str, target: str | None, compare: bool, pace: Pace, source: BinaryIO, out: BinaryIO | None
 ) -> None:
-    """The disk that comes on stdin to `target` (a device or a new file), or on to `out`, or nowhere; Failure unless its
+    """The disk that comes on stdin to `target` (see `opened`), or on to `out`, or nowhere; Failure unless its
     sum is the expected one (empty: not looked at)."""
     whole = hashlib.sha256()
-    file = open(target, "r+b" if os.path.exists(target) else "w+b", buffering=0) if target else None  # noqa: SIM115
+    file = opened(target, compare) if target else None
     sparse = Sparse(file, compare) if file else None
     for chunk, digests in summed(chunks(source, size, pace)):
         whole.update(b"".join(digests))

@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -28,6 +28,7 @@ from pmc.command import Command
 from pmc.plans import backup_copies, prune
 from pmc.plans.backup import follows, remove_unfinished
 from pmc.remote import blocks, stream, vcdiff
+from pmc.remote.device import opened
 from pmc.remote.manifest import DAMAGED, manifest_sum
 from tests.unit.samples import data
 from tests.unit.stories import BASE, DELTA
@@ -222,7 +223,7 @@ def test_the_program_is_brought_once_and_runs(disk: Path, tmp_path: Path) -> Non
         fine(bring)
     assert {str(path.relative_to(there / "pmc")) for path in (there / "pmc").rglob("*.py")} == {
         "__init__.py", "remote/__init__.py", "remote/blocks.py", "remote/vcdiff.py", "remote/manifest.py",
-        "remote/stream.py",
+        "remote/device.py", "remote/stream.py",
     }  # fmt: skip
     argv = [sys.executable, "-I", "-c", f"import sys; sys.path[:0] = [{str(there)!r}]; import pmc.remote.stream as s; "
             f"sys.exit(s.main(['put', '--size', '{len(DISK)}', '--expect', '{tree(DISK)}']))"]  # fmt: skip
@@ -337,6 +338,67 @@ def test_a_right_backup_where_there_is_no_room_for_a_note(disk: Path, folder: Pa
     (folder / f"{whole.id}.verified").symlink_to("/dev/full")
     fine(backup_pipeline.prove(whole, backup_pipeline.decoded(whole, None, str(folder)), str(folder)))
     assert found(folder)[0].verified == ""
+
+
+def put_to(target: str, *more: str) -> subprocess.CompletedProcess[str]:
+    """The disk, by the program, as a restore writes it."""
+    put = ("put", "--size", str(len(DISK)), "--expect", tree(DISK), "--target", target, *more)
+    return subprocess.run(
+        [sys.executable, "-m", "pmc.remote.stream", *put], cwd=ROOT, input=DISK.decode(), text=True,
+        capture_output=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("target", ["/dev/drbd-of-no-test", "/dev/null"])
+@pytest.mark.parametrize("more", [(), ("--compare",)])
+def test_nothing_is_made_where_a_device_is_missing(target: str, more: tuple[str, ...]) -> None:
+    """The disk would be a file in the node's memory, and the restore be done."""
+    got = put_to(target, *more)
+    assert got.returncode == 1, got.stderr
+    assert target in got.stderr
+    assert not Path("/dev/drbd-of-no-test").exists()
+
+
+def test_only_what_is_there_is_compared(tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    assert put_to(str(new), "--compare").returncode == 1
+    assert not new.exists()
+    assert put_to(str(new)).returncode == 0
+    new.write_bytes(bytes(len(DISK)))
+    assert put_to(str(new), "--compare").returncode == 0
+    assert new.read_bytes() == DISK
+
+
+@pytest.fixture
+def loop(tmp_path: Path) -> Iterator[str]:
+    (tmp_path / "device").write_bytes(bytes(len(DISK) // 512 * 512 + 512))
+    made = subprocess.run(
+        ["losetup", "--find", "--show", str(tmp_path / "device")], capture_output=True, text=True, check=False
+    )
+    if made.returncode:
+        pytest.skip(f"no loop device can be made here: {made.stderr}")
+    yield made.stdout.strip()
+    subprocess.run(["losetup", "--detach", made.stdout.strip()], check=True)
+
+
+def test_of_two_that_write_a_device_the_second_writes_nothing(loop: str, tmp_path: Path) -> None:
+    device = tmp_path / "device"
+    with opened(loop, compare=True):
+        got = put_to(loop, "--compare")
+        assert got.returncode == 1
+        assert (
+            f"{loop} is in use by a mount, by LVM, or by a restore that still runs; nothing was written" in got.stderr
+        )
+        assert not any(device.read_bytes())
+    assert put_to(loop, "--compare").returncode == 0
+    assert device.read_bytes()[: len(DISK)] == DISK
+
+
+def test_who_only_looks_at_a_device_is_waited_for(monkeypatch: pytest.MonkeyPatch, loop: str) -> None:
+    held = [opened(loop, compare=True)]
+    monkeypatch.setattr("time.sleep", lambda seconds: held.pop().close() if held else None)
+    opened(loop, compare=True).close()
+    assert held == []
 
 
 def test_a_file_is_passed_on_as_it_is(disk: Path) -> None:

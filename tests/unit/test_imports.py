@@ -23,10 +23,10 @@ LAYERS = [
         "pmc.drbd", "pmc.drbd_generations", "pmc.drbd_new_peer", "pmc.lvm_thin", "pmc.virsh", "pmc.guest_agent",
         "pmc.backup", "pmc.backup_pipeline", "pmc.retention", "pmc.lock_files", "pmc.names",
     },
-    {"pmc.plan", "pmc.paste", "pmc.node_state", "pmc.capacity", "pmc.capacity.*"},
+    {"pmc.actions", "pmc.plan", "pmc.paste", "pmc.node_state", "pmc.capacity", "pmc.capacity.*"},
     {"pmc.health", "pmc.health.*", "pmc.plans", "pmc.plans.*", "pmc.view.rows"},
     {"pmc.view", "pmc.view.*"},
-    {"pmc.remote.blocks", "pmc.remote.stream"},
+    {"pmc.remote.blocks", "pmc.remote.device", "pmc.remote.stream"},
     {"pmc.transport", "pmc.transport.*", "pmc.cluster", "pmc.audit"},
     {"pmc.tasks", "pmc.tasks.*"},
     {"pmc.main", "fabfile"},
@@ -42,7 +42,11 @@ OWNERS = {
     "pmc.transport.node", "pmc.transport.lock", "pmc.transport.scheduler", "pmc.transport.fanout", "pmc.cluster",
     "pmc.transport.hypervisor", "pmc.transport.migration",
 }  # fmt: skip
-ON_NODES = {"pmc.remote.blocks", "pmc.remote.stream"}  # they run there, and nothing here imports them
+ON_NODES = {
+    "pmc.remote.blocks",
+    "pmc.remote.device",
+    "pmc.remote.stream",
+}  # they run there, and nothing here imports them
 
 
 def imports(path: Path) -> set[str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from pmc.command import command
 from pmc.errors import CommandFailed, InDoubt, Interrupted, PmcError, StepFailed
-from pmc.plan import Calls, Plan, Step, apply, plan
+from pmc.plan import Action, Calls, Fetch, Plan, Relay, Step, Transfer, Wait, apply, plan
 from pmc.plans import close_migration, remove
 from tests.lab import rig
 from tests.sim.fake import Faulty, World, done
@@ -371,6 +372,55 @@ def test_in_doubt_a_step_that_only_reads_leaves_nothing_half_done() -> None:
     with pytest.raises(StepFailed, match="in doubt whether this step ran, which changes nothing") as caught:
         apply(looks, Recorder(look=LOST))
     assert not caught.value.half
+
+
+def lasting(name: str, **more: object) -> Step:
+    """As `step`, but what it does, and what undoes it, may take hours."""
+    both = {"do": command("do", name, long=True), "undo": command("undo", name, long=True)}
+    return replace(step(name), **both, **more)  # type: ignore[arg-type]
+
+
+def test_of_a_long_step_in_doubt_it_is_said_that_it_may_still_run() -> None:
+    told = failed(plan("test", step("a"), lasting("b")), Recorder(do_b=LOST))
+    assert "  It may still run on node-b." in told.splitlines()
+    assert "NOT undone; when nothing of it runs on node-b any more, run by hand on the node named:" in told
+    assert by_hand(told) == ["undo b"]
+
+
+@pytest.mark.parametrize(
+    ("action", "may"),
+    [
+        (command("do", "b"), False),
+        (Transfer("x", 1, command("do", "b", long=True)), True),
+        (Fetch(command("do", "b", long=True), "x", 1), True),
+        (Relay("node-a", command("look"), command("do", "b", long=True)), True),
+        (Wait(command("do", "b", long=True), 1, "no"), False),
+    ],
+)
+def test_whatever_a_long_step_does(action: Action, may: bool) -> None:
+    told = failed(plan("test", replace(step("b"), do=action)), Recorder(**{str(action).replace(" ", "_"): LOST}))
+    assert ("may still run on node-b" in told) == may
+
+
+@pytest.mark.parametrize("ended", [error(exit=124), error(exit=137), error(exit=1)])
+def test_what_its_node_has_ended_does_not_run(ended: Exception) -> None:
+    assert "runs" not in failed(plan("test", lasting("b")), Recorder(do_b=ended))
+
+
+def test_an_undo_that_is_in_doubt_may_still_run_too() -> None:
+    """To paste it would be to run it twice at once."""
+    told = failed(plan("test", lasting("a"), step("b")), Recorder(do_b=error(), undo_a=LOST))
+    assert "NOT undone; when nothing of it runs on node-a any more, run by hand on the node named:" in told
+
+
+def test_a_command_that_takes_all_back_is_told_in_place_of_the_undo() -> None:
+    back = plan("test", lasting("a", instead="fab vm.restore web --put-back"), lasting("b"))
+    for run in (Recorder(do_b=LOST, undo_a=error("undo a")), Recorder(do_a=LOST)):
+        told = failed(back, run)
+        assert "fab vm.restore web --put-back" in by_hand(told)
+        assert "undo a" not in by_hand(told)
+    run = Recorder(do_b=error())
+    assert "Undone: do a (node-a)." in failed(back, run), "where it can be undone, it is"
 
 
 @pytest.mark.parametrize("exit", [1, 2, 5, 127, 128])

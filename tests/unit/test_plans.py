@@ -70,6 +70,7 @@ def shown(plan: Plan) -> str:
     for number, step in enumerate(plan.steps, 1):
         lines.append(f"{number}. {step.node}: {step.note}{' (no way back)' if step.pivot else ''}\n{step.do}")
         lines += [f"  undo:  {step.undo}"] if step.undo else []
+        lines += [f"  instead of that, by hand: {step.instead}"] if step.instead else []
         lines += [f"  check: {step.check}"] if step.check else []
         lines.append("")
     return "\n".join(lines).replace(backup_pipeline.FOLDER, "/run/pmc/stream-VERSION")

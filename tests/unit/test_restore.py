@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from pmc import lvm
+from pmc import backup_pipeline, lvm
+from pmc.command import Command
 from pmc.errors import InDoubt, NodeDown, Refused, StepFailed
 from pmc.model import ClusterState, Volume
 from pmc.plan import Action, Plan, Watch, apply
@@ -71,6 +72,34 @@ def test_it_is_looked_at_again_after_the_proof(happens: Callable[[World], None],
         apply(restored_in_place(stopped_web()), world.carry_out)
     assert disks(world) == disks(stopped_web())
     assert world.nodes["pm-1"].resources["web"].role == "Secondary"
+
+
+class Cut(World):
+    """The link to pm-1 is lost while the disk is written there, which goes on."""
+
+    lost = False
+
+    def carry_out(self, name: str, action: Action, watch: Watch | None = None) -> None:
+        if name == "pm-1" and self.lost:
+            raise NodeDown("pm-1: no ssh within 10 s")
+        super().carry_out(name, action, watch)
+        if isinstance(action, Command) and action.op and action.op.make is backup_pipeline.give_back:
+            self.lost = True
+            raise InDoubt(name, str(action), "no sign of life for 60 s")
+
+
+def test_what_is_told_to_take_it_back_never_runs_beside_the_write() -> None:
+    """The bare undo would: it takes no lock, and removes the snapshot, the only copy of what was there."""
+    world = Cut()
+    world.nodes = stopped_web().nodes
+    with pytest.raises(StepFailed) as failed:
+        apply(restored_in_place(world), world.carry_out)
+    rows = [row.strip() for row in str(failed.value).splitlines()]
+    assert "It may still run on pm-1." in rows
+    assert "fab vm.restore web --put-back" in rows
+    assert not [row for row in rows if row.startswith(("bash ", "ionice "))]
+    world.lost = False
+    assert disks(done(world, put_back(world))) == disks(stopped_web())
 
 
 def put_back(world: World) -> Plan:
