@@ -224,12 +224,18 @@ def _broken(backup: Backup, size: int) -> str:
     return ""
 
 
+def sound(stored: Sequence[Stored]) -> list[Stored]:
+    """Those that are nowhere in doubt: not broken, and not found damaged, themselves or a delta that needs them there:
+    it is noted of the delta when it is the base that is damaged."""
+    suspect = {(s.backup.base, s.node) for s in stored if s.backup and s.damaged}
+    return [s for s in stored if s.backup and not s.broken and not s.damaged and (s.id, s.node) not in suspect]
+
+
 def newest_base(stored: Sequence[Stored], vm: str, near: str = "") -> Stored | None:
     """By the time in its id, never by a file's date; on whichever node it lies, best on `near`. Not one that may be
-    worth nothing: found damaged, itself or a delta against it, or of the future, so that there was none newer ever."""
-    suspect = {(s.backup.base, s.node) for s in stored if s.backup and s.damaged}
-    sound = (s for s in stored if s.backup and not s.broken and not s.doubt and (s.id, s.node) not in suspect)
-    bases = [s for s in sound if s.backup and s.backup.vm == vm and s.backup.kind == "base"]
+    worth nothing: not sound, or of the future, so that there was none newer ever."""
+    fit = (s for s in sound(stored) if not s.ahead)
+    bases = [s for s in fit if s.backup and s.backup.vm == vm and s.backup.kind == "base"]
     return max(bases, key=lambda s: (s.id, s.node == near), default=None)
 
 

@@ -73,9 +73,12 @@ def to_manager(found: Found, directory: str, there: Collection[str], settings: S
 
 
 def to_node(
-    found: Found, node: str, directory: str, sizes: Mapping[str, int], there: Collection[str], settings: Settings
-) -> Plan:
-    """The files of a backup, and of its base, that are not on the node yet; `sizes` of those in the directory."""
+    found: Found, node: str, directory: str, sizes: Mapping[str, int], there: Collection[str], settings: Settings,
+    doubtful: Collection[str] = (),
+) -> Plan:  # fmt: skip
+    """The files of a backup, and of its base, that are not on the node yet (`there` are the manifests that are, of what
+    is sound); `sizes` of those in the directory. `doubtful`: the ids that the node has and that are not sound. A good
+    copy takes their place and stays there: what is there may be needed by others."""
     folder, steps = settings.backup_dir, [vm_steps.folder(node, settings.backup_dir, "700")]
     missing = [each for each in parts(found) if f"{each.id}.json" not in there]
     needed = sum(each.stored for each in missing)
@@ -88,16 +91,21 @@ def to_node(
                     continue  # only new deltas need it
                 raise Refused(f"--from {directory}: {name} is missing there")
             target, part = f"{folder}/{name}", f"{folder}/.{name}.part"
-            put = receive(part, target, sizes[name])
+            put, old = receive(part, target, sizes[name]), each.id in doubtful
             steps.append(
                 Step(
                     node,
                     f"copy {name} ({show_size(sizes[name])}) to {node}",
                     Transfer(f"{directory}/{name}", sizes[name], put),
-                    undo=node_files.remove(part, target),
-                    check=node_files.exists(target),
+                    undo=None if old else node_files.remove(part, target),
+                    check=None if old else node_files.exists(target),
                     watch=Watch("bytes", name, sizes[name]),
                 )
+            )
+        if each.id in doubtful:
+            notes = (f"{folder}/{each.id}.{note}" for note in NOTES)
+            steps.append(
+                Step(node, f"forget what was noted of the {each.id} that was there", node_files.remove(*notes))
             )
     return plan(f"copy {found.backup.id} from {directory} to {node}", steps)
 

@@ -45,13 +45,13 @@ class Found:
 
 
 def find(id: str, stored: Sequence[Stored]) -> Found:
-    """The backup by its id; where it lies on several nodes, one where it can be used."""
+    """The backup by its id; where it lies on several nodes, one where it can be used, best one that is not in doubt."""
     if not backup.ID.fullmatch(id):
         raise Refused(f"--backup {id[:90]!r}: no id of a backup", next="fab vm.backups")
     there = [s for s in stored if s.id == id]
     if not there:
         raise Refused(f"--backup {id}: on no node that answers", next="fab vm.backups")
-    why = ""
+    usable, why = list[Found](), ""
     for each in there:
         if each.backup is None or each.broken:
             why = f"cannot be used: {each.broken}"
@@ -60,8 +60,11 @@ def find(id: str, stored: Sequence[Stored]) -> Found:
         if each.backup.base and base is None:
             why = f"its base {each.backup.base} is missing on {each.node} or cannot be used"
             continue
-        return Found(each.node, each.backup, base.backup if base else None)
-    raise Refused(f"--backup {id}: {why}")
+        usable.append(Found(each.node, each.backup, base.backup if base else None))
+    if not usable:
+        raise Refused(f"--backup {id}: {why}")
+    sound = {(each.id, each.node) for each in backup.sound(stored)}
+    return min(usable, key=lambda its: not {(id, its.node), (its.backup.base or id, its.node)} <= sound)
 
 
 def prove(found: Found, settings: Settings, stream: str = backup_pipeline.STREAM) -> Step:

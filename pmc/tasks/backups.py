@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from invoke.context import Context
 
 from pmc import names
-from pmc.backup import Backup, Stored
+from pmc.backup import NOTES, Backup, Stored, sound
 from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused
 from pmc.model import ClusterState
 from pmc.paste import comment
-from pmc.plan import Plan
+from pmc.plan import Fetch, Plan
 from pmc.plans import backup as plans
 from pmc.plans import backup_copies, requirements, restore, split_brain_snapshot
 from pmc.plans.backup import BackupRequest
@@ -70,7 +71,10 @@ def backup(
         id = made.id
         if carry_out(c, cluster, plan, dry_run):
             note(f"{id} is complete on {plans.kept_on(plan)}")
-            if directory and carry_out(c, cluster, _copy(cluster, id, plan, directory, wish.limit), dry_run):
+            if directory:
+                copy = _copy(cluster, id, plan, directory, wish.limit)
+                carry_out(c, cluster, copy, dry_run)
+                _forget(copy)
                 note(f"{id} is complete in {directory}")
 
 
@@ -84,8 +88,16 @@ def _directory(to: str) -> str:
 def _copy(cluster: Cluster, id: str, made: Plan, directory: str, limit: int) -> Plan:
     """Of a backup that is complete on a node, with its base, which lies there too."""
     found = restore.find(id, lookups.stored_on(cluster, plans.kept_on(made), id.partition(".")[0]))
-    there = {each.id for each in lookups.kept(directory, found.backup.vm) if not each.broken}
+    there = {each.id for each in sound(lookups.kept(directory, found.backup.vm))}
     return backup_copies.to_manager(found, directory, there, cluster.settings, limit)
+
+
+def _forget(copied: Plan) -> None:
+    """What reading it back has shown of a copy that another one took the place of."""
+    for step in copied.steps:
+        if isinstance(step.do, Fetch) and step.do.target.endswith(".json"):
+            for each in NOTES:
+                Path(step.do.target).with_suffix(f".{each}").unlink(missing_ok=True)
 
 
 def _planned(
@@ -162,7 +174,7 @@ def _shown(
         return made.id, cluster.script(plan)
     node = plans.kept_on(plan)
     base = next((each.backup for each in stored if each.node == node and each.id == made.base), None)
-    there = {each.id for each in lookups.kept(directory, made.vm) if not each.broken}
+    there = {each.id for each in sound(lookups.kept(directory, made.vm))}
     copy = backup_copies.to_manager(restore.Found(node, made, base), directory, there, cluster.settings)
     return made.id, cluster.script(plan, copy)
 
@@ -179,7 +191,9 @@ def _locked(
         id = made.id
         cluster.apply(plan, prefix=wish.name, under=[held])
         if directory:
-            cluster.apply(_copy(cluster, id, plan, directory, wish.limit), prefix=wish.name, under=[held])
+            copy = _copy(cluster, id, plan, directory, wish.limit)
+            cluster.apply(copy, prefix=wish.name, under=[held])
+            _forget(copy)
         return id, f"complete on {plans.kept_on(plan)}"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from invoke.context import Context
 
+from pmc.backup import sound
 from pmc.cluster import Cluster
 from pmc.errors import Refused
 from pmc.lock_files import ALLOCATION
@@ -80,8 +81,11 @@ def _found(state: ClusterState, name: str, which: Which, settings: Settings) -> 
     requirements.reachable(state, *(() if answering else state.nodes))
     node = next((node for node in found.backup.nodes if node in answering), answering[0])
     sizes = {path.name: path.stat().st_size for path in Path(directory).iterdir() if path.is_file()}
-    whole = [f"{each.id}.json" for each in stored if each.node == node and not each.broken]
-    return backup_copies.on(node, found), backup_copies.to_node(found, node, directory, sizes, whole, settings)
+    here = [each for each in stored if each.node == node]
+    whole = {each.id for each in sound(here)}
+    doubtful, manifests = {each.id for each in here} - whole, [f"{id}.json" for id in whole]
+    copy = backup_copies.to_node(found, node, directory, sizes, manifests, settings, doubtful)
+    return backup_copies.on(node, found), copy
 
 
 def _both(first: Plan, then: Plan) -> Plan:

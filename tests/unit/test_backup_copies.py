@@ -5,17 +5,22 @@ from __future__ import annotations
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from pmc.backup import NOTES, Stored, sound
 from pmc.errors import Refused
 from pmc.plan import Fetch, Plan, Transfer
-from pmc.plans import backup_copies, vm_steps
+from pmc.plans import backup_copies, node_files, vm_steps
 from pmc.plans.backup import bring
-from pmc.plans.restore import Found
-from pmc.units import show_size
+from pmc.plans.restore import Found, find
+from pmc.tasks import backups, lookups
+from pmc.tasks import restore as restores
+from pmc.units import MiB, show_size
 from tests.unit.samples import SETTINGS
-from tests.unit.stories import BASE, DELTA
+from tests.unit.stories import BASE, DELTA, STORED, with_web
 
 FOUND = Found("pm-2", DELTA, BASE)
 BASE_FILES = [BASE.file, f"{BASE.id}.index", f"{BASE.id}.json"]
@@ -63,6 +68,77 @@ def test_what_is_there_is_not_copied_again() -> None:
     assert taken(backup_copies.to_manager(FOUND, "/srv", [], SETTINGS)) == [*BASE_FILES, *DELTA_FILES]
     both = [f"{BASE.id}.json", f"{DELTA.id}.json"]
     assert given(backup_copies.to_node(FOUND, "pm-1", "/srv", {}, both, SETTINGS)) == []
+
+
+BAD = "2026-01-02T00:00:00Z"
+
+
+def test_a_copy_that_was_found_damaged_does_not_count_as_there() -> None:
+    """Nor does a base whose delta was: it is noted of the delta, whichever of the two is damaged."""
+    base, delta = Stored("manager", BASE.id, MiB, BASE), Stored("manager", DELTA.id, MiB, DELTA)
+    for kept, right in (
+        ([base, delta], [base, delta]),
+        ([replace(base, damaged=BAD), delta], [delta]),
+        ([base, replace(delta, damaged=BAD)], []),
+        ([base, replace(delta, damaged=BAD, node="pm-1")], [base]),
+        ([base, replace(delta, broken="its file is missing")], [base]),
+        ([replace(base, ahead=True)], [replace(base, ahead=True)]),
+    ):
+        assert sound(kept) == right
+
+
+def test_what_takes_the_place_of_a_doubtful_copy_stays_whatever_comes_after() -> None:
+    """The files that were there may be all that another delta has; and what was noted of them goes last."""
+    plan = backup_copies.to_node(FOUND, "pm-1", "/srv", SIZES, [f"{DELTA.id}.json"], SETTINGS, [BASE.id])
+    assert given(plan) == BASE_FILES
+    assert not [step for step in plan.steps if step.undo or step.check]
+    assert plan.steps[-1].do == node_files.remove(*(f"{SETTINGS.backup_dir}/{BASE.id}.{note}" for note in NOTES))
+
+
+def test_of_several_copies_one_that_is_not_in_doubt_is_restored() -> None:
+    base, delta = Stored("pm-1", BASE.id, MiB, BASE), Stored("pm-1", DELTA.id, MiB, DELTA)
+    there, bad = [replace(base, node="pm-2"), replace(delta, node="pm-2")], replace(base, damaged=BAD)
+    for id, first, node in (
+        (BASE.id, [base], "pm-1"),
+        (BASE.id, [bad], "pm-2"),
+        (DELTA.id, [base, delta], "pm-1"),
+        (DELTA.id, [bad, delta], "pm-2"),
+        (DELTA.id, [base, replace(delta, damaged=BAD)], "pm-2"),
+    ):
+        assert find(id, [*first, *there]).node == node
+    assert find(BASE.id, [bad]).node == "pm-1", "it may be all that there is"
+
+
+@pytest.mark.parametrize("damaged", ["", BAD])
+def test_a_damaged_copy_in_a_directory_is_copied_again(
+    damaged: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And what was noted of it goes when the new one is whole."""
+    monkeypatch.setattr(lookups, "kept", lambda *_: [Stored("manager", BASE.id, MiB, BASE, damaged=damaged)])
+    monkeypatch.setattr(lookups, "stored_on", lambda *_: STORED)
+    cluster: Any = SimpleNamespace(settings=SETTINGS)
+    made = Plan("vm.backup web", (vm_steps.folder("pm-2", SETTINGS.backup_dir, "700"),))
+    copy = backups._copy(cluster, DELTA.id, made, str(tmp_path), 0)
+    assert taken(copy) == ([*BASE_FILES, *DELTA_FILES] if damaged else DELTA_FILES)
+    notes = {tmp_path / f"{BASE.id}.{note}" for note in NOTES}
+    for note in notes:
+        note.write_text(BAD)
+    backups._forget(copy)
+    assert {path for path in notes if path.exists()} == (set() if damaged else notes)
+
+
+@pytest.mark.parametrize("damaged", ["", BAD])
+def test_a_damaged_copy_on_the_node_is_not_used_in_place_of_the_directorys(
+    damaged: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in BASE_FILES:
+        (tmp_path / name).write_text("x")
+    mine, its = Stored("manager", BASE.id, MiB, BASE), Stored("pm-1", BASE.id, MiB, BASE, damaged=damaged)
+    monkeypatch.setattr(lookups, "kept", lambda *_: [mine])
+    monkeypatch.setattr(lookups, "stored", lambda *_: [its])
+    found, copy = restores._found(with_web().state(), "web", (BASE.id, str(tmp_path)), SETTINGS)
+    assert found.node == "pm-1"
+    assert given(copy) == (BASE_FILES if damaged else [])
 
 
 def test_a_file_that_is_missing_is_named_before_anything_is_done() -> None:
