@@ -169,7 +169,9 @@ def minors(facts: Facts) -> Iterator[Finding]:
         for resource in node.resources.values():
             if resource.minor >= 0:
                 owners[resource.minor].add(resource.name)
-    yield from _shared(owners, "DUPLICATE_MINOR", "minor")
+    # Its domain names the device: changed in the file alone, the VM would have the other one's disk.
+    both = "in its resource file on each of its nodes, and in its domain there (/dev/drbdN; virsh edit {vm})"
+    yield from _shared(owners, "DUPLICATE_MINOR", "minor", both)
 
 
 def ports(facts: Facts) -> Iterator[Finding]:
@@ -178,15 +180,16 @@ def ports(facts: Facts) -> Iterator[Finding]:
         for file in node.files.values():
             for port in file.ports:
                 owners[port].add(file.name)
-    yield from _shared(owners, "DUPLICATE_PORT", "port")
+    yield from _shared(owners, "DUPLICATE_PORT", "port", "in its resource file on each of its nodes")
 
 
-def _shared(owners: dict[int, set[str]], code: str, what: str) -> Iterator[Finding]:
+def _shared(owners: dict[int, set[str]], code: str, what: str, where: str) -> Iterator[Finding]:
+    """`where` it is to be changed; {vm} in it is the VM."""
     for number, vms in sorted(owners.items()):
         if len(vms) > 1:
             names = sorted(vms)
             advice = then(
-                f"Stop {names[-1]}, and give it a free {what} in its resource file on each of its nodes",
+                f"Stop {names[-1]}, and give it a free {what} {where.format(vm=names[-1])}",
                 f"on each: drbdadm down {names[-1]} && drbdadm up {names[-1]}",
             )
             yield Finding(code, f"{' and '.join(names)} have the {what} {number}", advice, vm=names[-1])

@@ -14,7 +14,7 @@ from pmc import backup_pipeline, drbd, drbd_new_peer, lvm
 from pmc.capacity import allocate
 from pmc.errors import Refused
 from pmc.facts import backing
-from pmc.model import ClusterState, NodeState, ResourceFile
+from pmc.model import ClusterState, NodeState, Resource, ResourceFile
 from pmc.plan import Plan, Step, Watch, plan
 from pmc.plans import (
     node_files,
@@ -136,12 +136,12 @@ def _fits(change: Change, state: ClusterState, settings: Settings) -> None:
     remove_steps.refuse_namesakes(name, state)
     requirements.own_hostname(node)
     requirements.claimed(node, name, settings)
-    taken = {each.name: each.minor for each in node.files.values()}
-    taken |= {each.name: each.minor for each in node.resources.values()}
-    if other := [each for each, its in taken.items() if its == minor and each != name]:
+    known: list[ResourceFile | Resource] = [*node.files.values(), *node.resources.values()]
+    taken = dict.fromkeys(node.minors, "taken by what is not pmc's")
+    taken |= {n: f"{each.name}'s" for each in known if each.name != name for n in (each.minor, *each.more_minors)}
+    if whose := taken.get(minor):
         raise Refused(
-            f"{node.name}: DRBD's minor {minor} is {other[0]}'s there, and a VM's cannot change while it runs; "
-            f"choose another node"
+            f"{node.name}: DRBD's minor {minor} is {whose} there, and a VM that runs keeps its own; choose another node"
         )
     size = state.nodes[change.primary].volumes[name].size
     # What is there of it goes first, and leaves its space; but a thin pool may be too full all the same.

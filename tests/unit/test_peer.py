@@ -11,7 +11,7 @@ import pytest
 
 from pmc import drbd_new_peer, lvm
 from pmc.errors import NodeDown, Refused, StepFailed
-from pmc.model import ClusterState, Domain, NodeState, ResourceFile, Volume
+from pmc.model import ClusterState, Domain, NodeState, Resource, ResourceFile, Volume
 from pmc.plan import apply
 from pmc.plans import close_migration, migrate, peer, remove, remove_steps, requirements, start, stop
 from pmc.plans import pm as nodes
@@ -363,6 +363,10 @@ TWICE = cluster(home("pm-1", active=True, primary=True), home("pm-2", active=Tru
         (lambda: choose(changed(running(), "pm-3", volumes={"web": FOREIGN})), "was not made by pmc"),
         (lambda: choose(changed(running(), "pm-3", files={"db": ResourceFile("db", 1, "/dev/vg/db", ("x",), (1,))})),
          "DRBD's minor 1 is db's there"),
+        (lambda: choose(changed(running(), "pm-3", resources={"db": Resource("db", 5, more_minors=(1,))})),
+         "DRBD's minor 1 is db's there"),
+        (lambda: choose(changed(running(), "pm-3", minors=frozenset({1}))),
+         "DRBD's minor 1 is taken by what is not pmc's there"),
         (lambda: choose(with_resource(running(), "pm-1", disk="Diskless")), "first. Next: fab vm.repair web"),
         (lambda: choose(with_resource(running(), "pm-1", connection="StandAlone")), "split brain"),
         (lambda: choose(with_resource(running(), "pm-2", role="Primary")), "fab vm.mv web --cleanup"),

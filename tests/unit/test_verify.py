@@ -467,6 +467,22 @@ def test_remedies(changes: tuple[Change, ...], remedies: list[str]) -> None:
     assert [finding.remedy for finding in verify.findings(made(changes))] == remedies
 
 
+@pytest.mark.parametrize(
+    ("what", "changes", "where"),
+    [
+        ("minor", {"minor": 1}, ", and in its domain there (/dev/drbdN; virsh edit web)"),
+        ("port", {"ports": (7800,)}, ""),
+    ],
+)
+def test_a_minor_that_is_changed_is_changed_in_the_domain_too(what: str, changes: dict[str, Any], where: str) -> None:
+    """Which names the device: with the file alone changed it would have the other VM's disk."""
+    [found] = [each for each in verify.findings(made((second_vm(**changes),))) if each.code.startswith("DUPLICATE_")]
+    assert found.remedy == (
+        f"Stop web, and give it a free {what} in its resource file on each of its nodes{where}. Next: on each: "
+        f"drbdadm down web && drbdadm up web"
+    )
+
+
 def test_the_common_section_is_told_once_a_node_and_only_for_those_that_it_holds_for() -> None:
     facts = asked("pm-1", common={"protocol": "A", "disk-flushes": "no", "md-flushes": "no"})(healthy())
     [found] = verify.findings(facts)
