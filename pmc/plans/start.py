@@ -44,11 +44,12 @@ def start(name: str, on: str, state: ClusterState, settings: Settings, discard: 
     there, advice = state.nodes[node], "Move another VM away first, or start it with --on another node"
     room.memory(there, name, there.domains[name].memory, advice)
     closing = forbid_two_primaries(two_allowed(name, homes, state), name, state)
-    promoting = [] if primaries else [vm_steps.promote(node, name)]
+    idle = [vm_steps.let_go(each, name) for each in primaries]
     well = len(homes) > 1 and all((its := state.nodes[home].resources.get(name)) and its.healthy for home in homes)
     over = restore_marks.over(name, homes, state) if well else []
+    up = vm_steps.promote(node, name)
     return plan(
-        f"vm.start {name}", over, closing, promoting, saved_memory.discarded(name, state), vm_steps.started(node, name)
+        f"vm.start {name}", idle, over, closing, up, saved_memory.discarded(name, state), vm_steps.started(node, name)
     )
 
 

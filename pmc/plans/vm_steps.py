@@ -161,6 +161,12 @@ def promote(node: str, name: str) -> Step:
     )
 
 
+def let_go(node: str, name: str) -> Step:
+    """Of a VM that is off: DRBD refuses to make a side secondary that a mount, or another domain, has open. A guest
+    beside that would destroy the disk. Nothing to undo: nobody had it."""
+    return Step(node, f"make {name} secondary, which only works when nobody has its disk open", drbd.secondary(name))
+
+
 def disk(
     settings: Settings, nodes: Sequence[str], name: str, size: int, given: Given, version: str, full: bool = False
 ) -> list[Step]:

@@ -17,18 +17,18 @@ import pytest
 
 from pmc import backup_pipeline, drbd
 from pmc.backup import Stored
-from pmc.errors import NodeDown, Refused
+from pmc.errors import NodeDown, Refused, StepFailed
 from pmc.facts import domain_disks
 from pmc.facts.domain_disks import Running
 from pmc.model import ClusterState, Domain, NodeState, ResourceFile, Volume
-from pmc.plan import Plan
+from pmc.plan import Plan, apply
 from pmc.plans import add, backup, clone, close_migration, evacuate, failover, migrate, repair, requirements, restore
 from pmc.plans import remove as remove_plan
 from pmc.plans import start as start_plan
 from pmc.plans import stop as stop_plan
 from pmc.settings import Settings
 from pmc.units import GiB, MiB
-from tests.sim.fake import done
+from tests.sim.fake import World, done
 from tests.unit.samples import (
     CLOSE,
     DATA,
@@ -56,6 +56,7 @@ from tests.unit.stories import (
     WEB,
     half_restored_web,
     moved_web,
+    stopped_web,
     stored_in,
     taken,
     wanted,
@@ -266,16 +267,34 @@ def test_a_vm_starts_where_its_drbd_is_primary() -> None:
     state = cluster(home("pm-1", active=False, primary=False), home("pm-2", active=False, primary=True))
     steps = start_plan.start("web", "", state, SETTINGS).steps
     assert [(step.node, str(step.do)) for step in steps] == [
-        ("pm-2", "virsh --connect qemu:///system start --force-boot web")
+        ("pm-2", "drbdadm secondary web"),
+        ("pm-2", "drbdadm primary web"),
+        ("pm-2", "virsh --connect qemu:///system start --force-boot web"),
     ]
+
+
+class Mounted(World):
+    """Somebody has the disk of web open on pm-1, which is off."""
+
+    def open(self, name: str, vm: str) -> bool:
+        return name == "pm-1" or super().open(name, vm)
+
+
+def test_a_vm_does_not_start_beside_who_has_its_disk_open() -> None:
+    world = Mounted()
+    world.nodes = stopped_web().nodes
+    world.nodes["pm-1"].resources["web"].role = "Primary"
+    before = world.copy()
+    with pytest.raises(StepFailed, match=r"only works when nobody has its disk open.*\n.*held open by someone"):
+        apply(start_plan.start("web", "", world.state(), SETTINGS), world.carry_out)
+    assert world == before
 
 
 def test_starting_closes_what_a_migration_left_open_also_where_drbd_is_primary_already() -> None:
     for primary in (False, True):
         state = with_resource(stopped(), "pm-1", two_primaries=True, role="Primary" if primary else "Secondary")
         lines = [str(step.do) for step in start_plan.start("web", "", state, SETTINGS).steps]
-        assert lines[0] == CLOSE
-        assert ("drbdadm primary web" in lines) != primary
+        assert lines[:-1] == [*["drbdadm secondary web"] * primary, CLOSE, "drbdadm primary web"]
 
 
 def test_a_vm_that_is_off_is_closed_by_cleaning_up_after_its_move() -> None:
