@@ -14,10 +14,11 @@ from typing import Any
 import fabric
 import paramiko
 
-from pmc.errors import Refused, SettingsError
+from pmc.errors import PmcError, Refused, SettingsError
 from pmc.health.node_machine import GUARD
 from pmc.lock_files import SILENCE
 from pmc.model import shown
+from pmc.plain import one_line
 from pmc.settings import Settings
 from pmc.transport import known_hosts
 
@@ -121,6 +122,15 @@ class Refuse(paramiko.MissingHostKeyPolicy):
 REVOKED = "its host key is revoked"
 
 
+def told(error: Exception) -> Exception:
+    """paramiko raises again, in the thread that waits, whatever its own thread stumbled over in what a node sent: a
+    UnicodeDecodeError, a KeyError, an AttributeError. That is an SSHException here; what has its own meaning stays."""
+    if isinstance(error, paramiko.SSHException | OSError | EOFError | PmcError):
+        return error
+    why = one_line(f"{type(error).__name__}: {error}")[:200]
+    return paramiko.SSHException(f"what it says is not understood as ssh ({why})")
+
+
 class NotRun(paramiko.SSHException):
     """The login shell ended, or went astray, before it came to the command."""
 
@@ -151,9 +161,9 @@ def begin(channel: paramiko.Channel, line: str, seconds: float) -> str:
         # Words that every shell has, sh, csh and fish alike.
         try:
             channel.exec_command(f"echo; echo {mark}; exec {line}")
-        except paramiko.SSHException:
-            if over.is_set() or not _alive(channel):
-                raise
+        except Exception as error:
+            if over.is_set() or not _alive(channel) or not isinstance(error, paramiko.SSHException):
+                raise told(error) from None
             # Refused, or over before the answer to the request was seen: what it said tells.
         return _before(channel, f"\n{mark}\n".encode())
     except NotRun as error:

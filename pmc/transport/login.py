@@ -13,13 +13,13 @@ from typing import Any
 
 import paramiko
 
-from pmc.errors import NodeDown
+from pmc.errors import NodeDown, PmcError
 from pmc.lock_files import SILENCE
 from pmc.paste import Way
 from pmc.plain import one_line
 from pmc.settings import NodeSettings, Settings
 from pmc.transport import known_hosts
-from pmc.transport.connection import REVOKED, Connection
+from pmc.transport.connection import REVOKED, Connection, told
 
 
 def reach(node: NodeSettings, settings: Settings, config: Any) -> Connection:
@@ -156,6 +156,11 @@ def _told(node: NodeSettings, settings: Settings, made: Connection | None = None
         raise NodeDown(f"{node.name}: no ssh: {_then(_CLOSED, by_hand)}") from None
     except (OSError, ValueError, KeyError) as error:
         raise NodeDown(f"{node.name}: no ssh: {_then(_cause(error, host, seconds), by_hand)}") from None
+    except PmcError:
+        raise
+    except Exception as error:
+        why = one_line(str(told(error)))
+        raise NodeDown(f"{node.name}: no ssh: {_then(why, by_hand)}", answered=True) from None
 
 
 def _by_hand(node: NodeSettings, settings: Settings) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 
 import paramiko
 
-from pmc.errors import CommandFailed, NodeDown
+from pmc.errors import CommandFailed, NodeDown, PmcError
 from pmc.paste import Way
 from pmc.settings import NodeSettings, Settings
-from pmc.transport.connection import Connection
+from pmc.transport.connection import Connection, told
 from pmc.transport.login import by_hand, log_in, reach, unused
 
 # Of connections to one node: each takes MaxSessions (sshd_config(5), 10 by default) sessions, and a VM that moves has
@@ -44,9 +44,11 @@ class Sessions:
                 assert transport is not None  # noqa: S101 - `log_in` saw it
                 channel: paramiko.Channel = transport.open_session(timeout=self.settings.deadlines.connect)
                 return channel
-            except (paramiko.SSHException, OSError, EOFError) as error:
+            except PmcError:
+                raise
+            except Exception as error:
                 if not _refused(error):
-                    said = f"the connection was lost ({error})"
+                    said = f"the connection was lost ({told(error)})"
                     raise CommandFailed(self.spec.name, "ssh", 255, said) from None
                 why = str(error)
         said = f"sshd gives no session, on {MOST} connections ({why}); look at MaxSessions in its sshd_config"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +13,8 @@ import paramiko
 import pytest
 
 from pmc.cluster import Cluster
-from pmc.errors import CommandFailed, NodeDown
+from pmc.command import Query, command
+from pmc.errors import CommandFailed, InDoubt, NodeDown, PmcError
 from pmc.settings import parse
 from pmc.transport import sessions
 from pmc.transport.node import Node
@@ -108,3 +111,71 @@ def test_one_that_was_reached_and_not_used_is_closed(host: Host, node: Node) -> 
     for each in host.connections:
         each.join(60)
     assert [each.is_active() for each in host.connections] == [False]
+
+
+# -- a sshd that says what is no ssh --
+
+REQUEST = paramiko.Message(b"\x50" + b"\0\0\0\2\xff\xfe" + b"\1")  # its name is no UTF-8 (RFC 4254, 4)
+FAILURE = paramiko.Message(b"\x5c" + bytes(7) + b"\2" + b"\0\0\0\2\xff\xfe" + bytes(4))  # nor is its text (5.1)
+KEYS = paramiko.Message(b"\x15")  # new keys that nobody asked for
+
+
+class Odd(sshd.Open):
+    """Says it just then, and waits until the connection is over."""
+
+    def __init__(self, transport: paramiko.Transport, when: str, message: paramiko.Message) -> None:
+        self.transport, self.when, self.message = transport, when, message
+
+    def say(self, when: str) -> None:
+        if when == self.when:
+            self.transport._send_message(self.message)  # type: ignore[attr-defined]
+
+    def check_auth_publickey(self, username: str, key: object) -> int:
+        self.say("login")
+        return paramiko.AUTH_SUCCESSFUL  # type: ignore[attr-defined, no-any-return]
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:
+        self.say("session")
+        return paramiko.OPEN_SUCCEEDED  # type: ignore[attr-defined, no-any-return]
+
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        self.say("command")
+        return True
+
+
+class OddHost(sshd.Sshd):
+    when, message = "", KEYS
+
+    def take(self, end: socket.socket) -> None:
+        transport = paramiko.Transport(end)
+        transport.add_server_key(paramiko.Ed25519Key(filename=str(self.folder / "host")))
+        self.connections.append(transport)
+        transport.start_server(event=threading.Event(), server=Odd(transport, self.when, self.message))
+
+
+@pytest.mark.parametrize(
+    ("when", "message", "kind"),
+    [
+        ("login", KEYS, NodeDown),
+        ("session", FAILURE, CommandFailed),
+        ("session", REQUEST, CommandFailed),
+        ("session", KEYS, CommandFailed),
+        ("command", REQUEST, InDoubt),
+        ("command", KEYS, InDoubt),
+    ],
+)
+def test_a_sshd_that_says_what_is_no_ssh_is_told(
+    tmp_path: Path, when: str, message: paramiko.Message, kind: type[PmcError]
+) -> None:
+    """paramiko raises in the thread of who waits whatever its own stumbled over."""
+    odd = OddHost(tmp_path, lambda: sshd.Open())
+    odd.when, odd.message = when, message
+    text = sshd.configured(tmp_path, odd.port) + sshd.nodes([odd.port])
+    try:
+        with Cluster(parse(text, "pmc.conf")) as cluster, pytest.raises(kind) as caught:
+            cluster.nodes["pm-1"].ask(Query(command("true"), str))
+    finally:
+        odd.close()
+    assert str(caught.value).startswith("pm-1: ")
+    assert "\n" not in str(caught.value)
+    assert "it says is not understood as ssh (" in str(caught.value)
