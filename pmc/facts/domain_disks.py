@@ -81,7 +81,9 @@ def parse_running(text: str) -> dict[str, Running]:
         file, _, rest = part.partition("\n")
         kind = re.search(r"<domain type='([a-z]+)'", rest)
         job = re.search(r"<job type='[^']*' async='migration (in|out)'", rest)
-        elements = re.findall(r"<disk type=.*?</disk>", rest, re.S)
+        # Not by an expression: where no disk has an end, each begin would be looked through to the end of the text.
+        begun = (each.partition("</disk>") for each in rest.split("<disk type=")[1:])
+        elements = [f"<disk type={body}{end}" for body, end, _ in begun if end]
         if kind:
             found[file.removesuffix(".xml")] = Running(
                 kind[1], writable(f"<devices>{''.join(elements)}</devices>"), job[1] if job else ""

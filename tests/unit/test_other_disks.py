@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -265,3 +266,15 @@ def test_the_disks_are_read_of_libvirts_own_files() -> None:
 
 def test_a_backup_of_one_disk_is_taken() -> None:
     assert taken(running())[1].steps
+
+
+def test_notes_in_which_no_disk_has_an_end_take_no_time_for_ever() -> None:
+    """What has no end is not known; what follows it is."""
+    disk = "<disk type='block' device='disk'>\n<source dev='/dev/drbd1'/>\n<target dev='vda'/>\n</disk>\n"
+    began = time.process_time()
+    found = domain_disks.parse_running("./web.xml\n<domain type='kvm'>\n" + "<disk type=\n" * 40_000 + disk)
+    assert time.process_time() - began < 5
+    assert found == {"web": Running("kvm", (Disk("vda", "/dev/drbd1"),))}
+    assert domain_disks.parse_running("./web.xml\n<domain type='kvm'>\n" + "<disk type=\n" * 40_000) == {
+        "web": Running("kvm")
+    }
