@@ -7,10 +7,35 @@ import os
 import shlex
 import signal
 import subprocess
+import threading
 from contextlib import suppress
+from typing import IO
 
 from pmc.errors import PmcError
 from pmc.settings import NodeSettings
+
+MOST = 1 << 16  # bytes of what it says that are kept: the last ones
+REST = 1.0  # seconds that what it said may take to come, once it has ended
+
+
+class Said(threading.Thread):
+    """Reads what a program says. A child that it leaves behind may keep that open for ever, or say things without end:
+    so who waits must wait for the program, and for this not long."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        super().__init__(daemon=True)
+        self.pipe, self.last, self.over = pipe, b"", False
+        self.start()
+
+    def run(self) -> None:
+        with suppress(OSError), self.pipe:
+            while not self.over and (block := self.pipe.read(MOST)):
+                self.last = (self.last + block)[-MOST:]
+
+    def end(self) -> str:
+        self.join(REST)
+        self.over = True
+        return self.last.decode(errors="replace").strip()
 
 
 def program(node: NodeSettings) -> str:
@@ -23,21 +48,27 @@ def run(node: NodeSettings, seconds: float) -> None:
     try:
         # A session of its own: Ctrl-C at the terminal must not end it midway, and its children end with it.
         process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-        )
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+            bufsize=0,
+        )  # fmt: skip
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "it cannot be run"
         raise _failed(node, why) from None
+    assert process.stdout is not None  # noqa: S101 - it is a pipe
+    said = Said(process.stdout)
     try:
-        said, _ = process.communicate(timeout=seconds)
+        status = process.wait(seconds)
     except subprocess.TimeoutExpired:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        with suppress(subprocess.TimeoutExpired):  # one that the kernel holds ends when it lets go
+            process.wait(REST)
+        said.end()
         raise _failed(node, f"no end within {seconds:g} s") from None
-    if process.returncode:
-        text = masked(said.decode(errors="replace").strip(), argv, node.name)
-        raise _failed(node, f"status {process.returncode}: {text[-500:] or 'it said nothing'}")
+    text = said.end()
+    if status:
+        text = masked(text, argv, node.name)
+        raise _failed(node, f"status {status}: {text[-500:] or 'it said nothing'}")
 
 
 def masked(text: str, argv: list[str], name: str) -> str:

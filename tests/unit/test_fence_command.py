@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -68,6 +70,46 @@ def test_one_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
     while alive(child) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not alive(child)
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_the_status_counts_whatever_a_child_left_behind_does(tmp_path: Path, status: int) -> None:
+    """The child has what the program says open still; it is not waited for."""
+    child = f"echo $$ >{tmp_path}/pid; echo child; exec sleep 600"
+    line = script(
+        tmp_path, f"setsid sh -c '{child}' & while [ ! -s {tmp_path}/pid ]; do sleep 0.01; done; exit {status}"
+    )
+    try:
+        if status:
+            with pytest.raises(PmcError, match="status 3: child"):
+                fence_command.run(spec(line), 500)
+        else:
+            fence_command.run(spec(line), 500)
+        assert alive(int((tmp_path / "pid").read_text()))
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+def test_one_that_hangs_is_given_up_whatever_a_child_left_behind_does(tmp_path: Path) -> None:
+    """The child is no longer of its group, so it is not ended."""
+    line = script(tmp_path, f"setsid sh -c 'echo $$ >{tmp_path}/pid; exec sleep 600' & sleep 600")
+    try:
+        with pytest.raises(PmcError, match="no end within 1 s"):
+            fence_command.run(spec(line), 1)
+    finally:
+        if there := (tmp_path / "pid").exists() and (tmp_path / "pid").read_text():
+            os.kill(int(there), signal.SIGKILL)
+
+
+def test_of_what_it_says_without_end_the_last_is_kept(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    said = fence_command.Said(os.fdopen(read, "rb", 0))
+    with os.fdopen(write, "wb", 0) as pipe:
+        for _ in range(20):
+            pipe.write(b"x" * fence_command.MOST)
+        pipe.write(b"the end")
+    said.join(60)
+    assert (len(said.last), said.last[-8:]) == (fence_command.MOST, b"xthe end")
 
 
 @pytest.mark.parametrize("name", ["no-such-program", "text"])
