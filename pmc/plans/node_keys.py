@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pmc.command import Command, Query, bash
+from pmc.command import Command, Query, bash, command, operation
 from pmc.health.node_checks import Finding, Verdict, bad, good
 from pmc.plan import Relay, Step
 from pmc.plans import node_files
@@ -23,7 +23,9 @@ from pmc.settings import NodeSettings, Settings
 from pmc.units import count
 
 AUTHORIZED, KNOWN, KEY = "/root/.ssh/authorized_keys", "/root/.ssh/known_hosts", "/root/.ssh/id_ed25519"
-_PUBLIC = re.compile(r"((?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[a-z0-9@.-]+) ([A-Za-z0-9+/]+={0,3})(?= |$)", re.ASCII)
+_PUBLIC = re.compile(
+    r"((?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[a-z0-9@.-]{1,60}) ([A-Za-z0-9+/]{1,8000}={0,3})(?= |$)", re.ASCII
+)
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,10 @@ def parse(text: str) -> Keys:
 
 
 def _address(text: str) -> str:
-    """Empty when it is none: what stands in authorized_keys may be a pattern, too."""
+    """Empty when it is none: what stands in authorized_keys may be a pattern, too, and Python takes any text for the
+    zone behind a %."""
+    if "%" in text:
+        return ""
     try:
         return str(ipaddress.ip_address(text))
     except ValueError:
@@ -210,11 +215,10 @@ def let_in(origin: NodeSettings, target: NodeSettings, mine: Keys, other: Keys) 
         return [Step(target.name, note, edit(AUTHORIZED, old, [line]), undo=edit(AUTHORIZED, [line], old))]
     make = bash('mkdir -p -m 700 /root/.ssh; exec ssh-keygen -q -t ed25519 -N "" -C "$1" -f "$2"', mark, KEY)
     before = "".join(f"{line}\n" for line in _ours(origin, other))
-    shown = bash('printf "%s %s\\n" "$1" "$(cat "$2")"', limits, f"{KEY}.pub")
     return [
         Step(origin.name, "make an ssh key for root", make, undo=node_files.remove(KEY, f"{KEY}.pub"),
              check=node_files.exists(f"{KEY}.pub")),
-        Step(target.name, note, Relay(origin.name, shown, append(AUTHORIZED)),
+        Step(target.name, note, Relay(origin.name, command("cat", f"{KEY}.pub"), append_key(AUTHORIZED, limits, mark)),
              undo=take_out_marked(AUTHORIZED, mark, before)),
     ]  # fmt: skip
 
@@ -241,10 +245,26 @@ _ADD = (
 _TAKE_OUT = '{ grep -vxF -- "$out" "$f" || [ $? = 1 ]; }'
 
 
-def append(path: str, text: str | None = None) -> Command:
+def append(path: str, text: str) -> Command:
     """The lines given, those that are not there yet; a last line without its end gets it first. An empty input is an
     error: there is always something to add."""
     return bash(f'add=$(cat); [ "$add" ]; {_SWAP.format(filter=_ADD)}', path, stdin=text)
+
+
+# As ssh-keygen writes the key that it was told to make.
+_NEW = "^(ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI[A-Za-z0-9+/]{43}) "
+
+
+@operation
+def append_key(path: str, limits: str, mark: str) -> Command:
+    """A line with these limits for the public key that comes on stdin, which another node shows: whatever else comes is
+    no key, and nothing of it is written."""
+    script = (
+        'LC_ALL=C; said=$(head -c 1000) new=$4; [[ $said =~ $new && $said = "${BASH_REMATCH[1]} $3" ]] || '
+        '{ echo "what came is not the public key that was made" >&2; exit 1; }; '
+        f'add="$2 ${{BASH_REMATCH[1]}} $3"; {_SWAP.format(filter=_ADD)}'
+    )
+    return bash(script, path, limits, mark, _NEW)
 
 
 def take_out(path: str, text: str) -> Command:

@@ -496,6 +496,7 @@ def test_a_line_that_somebody_else_wrote_is_left() -> None:
 
 def test_the_address_that_a_node_says_it_has_must_be_one() -> None:
     said = "host ssh-ed25519 AAAA\ncomes pm-2  src 10.9.0.1\ncomes pm-3  src *\ncomes pm-4 \ncomes pm-5  src 10.*,x\n"
+    said += 'comes pm-6  src fe80::1%*,x" ssh-ed25519 AAAA x\ncomes pm-7  src fe80::1%eth0\n'
     assert node_keys.parse(said).comes == {"pm-2": "10.9.0.1"}
 
 
@@ -505,7 +506,8 @@ def test_a_key_is_made_where_there_is_none_and_handed_over() -> None:
     assert made.node == "pm-1"
     assert isinstance(let_in.do, Relay)
     assert (let_in.node, let_in.do.source) == ("pm-2", "pm-1")
-    assert let_in.do.reader.argv[-2:] == ('restrict,from="10.77.0.1"', f"{node_keys.KEY}.pub")
+    assert let_in.do.reader.argv == ("cat", f"{node_keys.KEY}.pub")
+    assert let_in.do.target.argv[6:9] == (AUTHORIZED, 'restrict,from="10.77.0.1"', "pmc-pm-1")
     # What an earlier installation of pm-1 left there is not taken out by the undo.
     assert let_in.undo is not None
     assert let_in.undo.stdin == "ssh-ed25519 AA pmc-pm-1\n"

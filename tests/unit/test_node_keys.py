@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -183,5 +184,45 @@ def test_where_there_is_none_it_is_made_for_root_only_and_a_link_stays_one(tmp_p
     assert run(node_keys.edit(node_keys.AUTHORIZED, [OLD], [NEW]), link).returncode == 0
     assert link.is_symlink()
     assert made.read_text() == f"{NEW}\n"
-    assert run(node_keys.append(node_keys.AUTHORIZED), link).returncode != 0, "nothing came"
+    assert run(node_keys.append(node_keys.AUTHORIZED, ""), link).returncode != 0, "nothing came"
     assert made.read_text() == f"{NEW}\n"
+
+
+def test_a_line_that_is_no_key_takes_no_time_for_ever() -> None:
+    began = time.process_time()
+    assert node_keys.public("ssh-" * 50_000) == []
+    assert node_keys.public(f"ssh-rsa {'A' * 5464} x") == [f"ssh-rsa {'A' * 5464}"]
+    assert time.process_time() - began < 5
+
+
+def given(path: Path, text: str) -> subprocess.CompletedProcess[str]:
+    limits, mark = 'restrict,from="10.0.0.1"', "pmc-pm-1"
+    return run(replace(node_keys.append_key(node_keys.AUTHORIZED, limits, mark), stdin=text), path)
+
+
+def test_a_new_key_of_another_node_gets_its_limits_where_it_lets_in(tmp_path: Path) -> None:
+    """As ssh-keygen makes it."""
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "pmc-pm-1", "-f", tmp_path / "key"], check=True
+    )
+    public, path = (tmp_path / "key.pub").read_text(), tmp_path / "keys"
+    path.write_text(HIS)
+    for _ in range(2):
+        assert given(path, public).returncode == 0
+        assert path.read_text() == f'{HIS}restrict,from="10.0.0.1" {public}'
+
+
+KEY = f"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI{'x' * 43}"
+
+
+@pytest.mark.parametrize("came", [
+    "", "\n", KEY, f"{KEY} pmc-pm-2", f"{KEY} pmc-pm-1\n{KEY} pmc-pm-1", f"x\n{KEY} pmc-pm-1", f" {KEY} pmc-pm-1",
+    f'from="*" {KEY} pmc-pm-1', f"{KEY}x pmc-pm-1", f"{KEY} x\n{KEY} pmc-pm-1", f"{KEY} pmc-pm-1{' ' * 1000}\nx",
+    "ssh-ed25519 AAAA pmc-pm-1", KEY.replace("x", "ä") + " pmc-pm-1", f"{KEY}\r pmc-pm-1", f"# {KEY} pmc-pm-1",
+])  # fmt: skip
+def test_what_is_not_the_new_key_changes_nothing(tmp_path: Path, came: str) -> None:
+    path = tmp_path / "keys"
+    path.write_text(HIS)
+    done = given(path, came)
+    assert (done.returncode, done.stderr) == (1, "what came is not the public key that was made\n")
+    assert path.read_text() == HIS
