@@ -13,7 +13,7 @@ from pmc.command import Command, Query, bash, command, operation, whole
 from pmc.facts.drbd_files import DIRECTORY
 from pmc.facts.drbd_files import query as files
 from pmc.facts.drbd_status import parse_status
-from pmc.model import Resource
+from pmc.model import Resource, shown
 from pmc.units import MiB, count
 
 __all__ = ["DIRECTORY", "files", "parse_status"]  # of its satellites, which are asked for here
@@ -219,7 +219,7 @@ def size_of(minor: int) -> Query[int]:
 
 def version() -> Query[str]:
     """Of the loaded module, never of the tools: tools of 9 drive a module of 8.4. Empty: no module is loaded."""
-    return Query(command("cat", "/sys/module/drbd/version"), str.strip, fine=(0, 1))
+    return Query(command("cat", "/sys/module/drbd/version"), lambda text: shown(text.strip()), fine=(0, 1))
 
 
 def status(name: str = "") -> Query[dict[str, Resource]]:

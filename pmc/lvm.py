@@ -26,6 +26,9 @@ PUT_BACK = "pmc.put.back"
 OF = "pmc.of."
 # On a snapshot that a new VM's disk is copied from, with the name of that VM.
 FOR = "pmc.for."
+# A name of a volume or a group, and a tag (lvm(8)). Volumes of pmc's have suffixes.
+NAME = re.compile(r"(?!\.\.?$)[A-Za-z0-9+_.][A-Za-z0-9+_.-]{0,127}", re.ASCII)
+LABEL = re.compile(r"[A-Za-z0-9_+.\-/=!:&#]{1,1024}", re.ASCII)
 # What lvm_report.parse_volumes reads.
 FIELDS = "vg_name,lv_name,lv_size,lv_tags,origin,lv_attr,data_percent,metadata_percent,pool_lv"
 # Whatever lvm.conf or a profile says of reports (lvmreport(7)): with compact_output a field that is empty everywhere is

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import re
 
-from pmc import drbd, lock_files
+from pmc import drbd, lock_files, lvm
 
 # Of a new VM: it is often a host name too.
 NEW = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 # Of one that is there, made by hand or by pmc's forerunner: 3cx, 01-web, Web_1.
 KNOWN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
-# lvm(8). Volumes of pmc's have suffixes.
-VOLUME = re.compile(r"(?!\.\.?$)[A-Za-z0-9+_.][A-Za-z0-9+_.-]{0,127}", re.ASCII)
+VOLUME = lvm.NAME
 DISK = re.compile(r"/[!-~]{1,254}", re.ASCII)
 # virsh looks for a domain by id first, then by UUID, then by name.
 _ID = re.compile(r"[0-9]+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.I)

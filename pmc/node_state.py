@@ -21,7 +21,7 @@ def state_queries(settings: Settings, allocating: bool = False) -> dict[str, Que
     """What one look asks each node, by the name under which a failure is reported. What only a new VM needs to know
     (`allocating`: the MAC addresses and ports in use) is not asked otherwise."""
     queries: dict[str, Query[Any]] = {
-        "hostname": Query(command("uname", "-n"), str.strip),
+        "hostname": Query(command("uname", "-n"), lambda text: shown(text.strip())),
         "memory": Query(command("cat", "/proc/meminfo"), parse_meminfo),
         "libvirt": virsh.domains(),
         "saved memory": managed_save.query(),

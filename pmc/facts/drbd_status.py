@@ -8,6 +8,7 @@ to speak of; its connection counts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -27,6 +28,10 @@ REPLICATIONS = ("Established", "Off")
 ROLES = ("Unknown", "Secondary", "Primary")  # a peer that is Primary is the one to know of
 
 Fact = dict[str, str]
+
+# Facts that are words of DRBD's own; what is none is not known. (Why it is suspended may be several words.)
+_STATES = {"role", "disk", "connection", "replication", "peer-disk", "suspended"}
+_WORDS = re.compile(r"[A-Za-z][A-Za-z,-]{0,31}", re.ASCII)
 
 
 @dataclass
@@ -50,7 +55,7 @@ def parse_status(text: str) -> dict[str, Resource]:
         words = line.split()
         if len(words) < 3 or words[0] != "exists":
             continue
-        fact = dict(word.partition(":")[::2] for word in words[2:])
+        fact = {key: _state(key, said) for key, _, said in (word.partition(":") for word in words[2:])}
         now = found.setdefault(fact.get("name", ""), _Seen())
         peer = fact.get("peer-node-id", fact.get("conn-name", ""))
         if words[1] == "resource":
@@ -63,6 +68,10 @@ def parse_status(text: str) -> dict[str, Resource]:
         elif words[1] == "peer-device":
             now.peer_devices.append((peer, fact))
     return {name: _resource(name, seen) for name, seen in found.items()}
+
+
+def _state(key: str, said: str) -> str:
+    return said if key not in _STATES or _WORDS.fullmatch(said) else "Unknown"
 
 
 def _resource(name: str, seen: _Seen) -> Resource:

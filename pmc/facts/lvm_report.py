@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 from pmc.command import Query, command
-from pmc.lvm import FIELDS, JSON
+from pmc.lvm import FIELDS, JSON, LABEL, NAME
 from pmc.model import Volume
 from pmc.units import count
 
@@ -20,6 +21,8 @@ class Group:
     attributes: str = ""
 
 
+# lv_attr, vg_attr: letters, and a dash where there is nothing to say.
+_LETTERS = re.compile(r"[A-Za-z?-]{0,12}", re.ASCII)
 _GROUP = "vg_size,vg_free,vg_attr"
 
 
@@ -44,24 +47,37 @@ def group(name: str) -> Query[Group]:
 
 def parse_volumes(text: str) -> dict[str, Volume]:
     """By 'GROUP/NAME'. A field that is not there is empty; a volume without a name or a size is left out, and so are
-    LVM's own (in brackets: a pool's metadata, its spare, the images of a mirror), which are shown with lvs -a."""
+    LVM's own (in brackets: a pool's metadata, its spare, the images of a mirror), which are shown with lvs -a. Words
+    that are none of LVM's are empty. Raises ValueError for what is no group: nothing could be done with its volumes."""
     found = {}
     for row in _rows(text, "lv"):
         name, group, size = (row.get(key, "") for key in ("lv_name", "vg_name", "lv_size"))
         if not name or name.startswith("[") or not (size.isascii() and size.isdecimal() and len(size) < 20):
             continue
+        if not NAME.fullmatch(group):
+            raise ValueError("a volume group that has no name of LVM's")
         found[f"{group}/{name}"] = Volume(
             name,
             group,
             int(size),
-            tuple(filter(None, row.get("lv_tags", "").split(","))),
-            row.get("origin", ""),
-            row.get("lv_attr", ""),
+            tuple(tag for tag in row.get("lv_tags", "").split(",") if LABEL.fullmatch(tag)),
+            _name(row.get("origin", "")),
+            _letters(row.get("lv_attr", "")),
             _percent(row.get("data_percent", "")),
             _percent(row.get("metadata_percent", "")),
-            row.get("pool_lv", ""),
+            _name(row.get("pool_lv", "")),
         )
     return found
+
+
+def _name(said: str) -> str:
+    """Of another volume, which may be one of LVM's own."""
+    hidden = said.startswith("[") and said.endswith("]")
+    return said if NAME.fullmatch(said[1:-1] if hidden else said) else ""
+
+
+def _letters(said: str) -> str:
+    return said if _LETTERS.fullmatch(said) else ""
 
 
 def _rows(text: str, part: str) -> list[dict[str, str]]:
@@ -86,4 +102,4 @@ def _percent(said: str) -> float | None:
 
 def parse_group(text: str) -> Group:
     row = _rows(text, "vg")[0]
-    return Group(count(row["vg_size"]), count(row["vg_free"]), row.get("vg_attr", ""))
+    return Group(count(row["vg_size"]), count(row["vg_free"]), _letters(row.get("vg_attr", "")))

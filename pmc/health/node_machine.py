@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pmc.command import Query, bash, command
 from pmc.health.check import About, Check, Verdict, bad, good, parse_yes
+from pmc.model import shown
 from pmc.plan import Step
 from pmc.plans import vm_steps
 from pmc.units import finite, show_size
@@ -16,7 +17,7 @@ CLOCK_FINE, CLOCK_BAD = 2.0, 30.0
 
 
 def query_hostname(about: About) -> Query[str]:
-    return Query(command("uname", "-n"), str.strip)
+    return Query(command("uname", "-n"), lambda text: shown(text.strip()))
 
 
 def judge_hostname(found: str, about: About) -> Verdict:

@@ -145,6 +145,14 @@ def test_status_that_is_none_is_an_error(text: str) -> None:
         drbd.parse_status(text)
 
 
+def test_a_state_that_is_no_word_is_not_known() -> None:
+    for odd in ("x" * 100, "é", "$(x)", "1"):
+        resource = mesh((f"peer-device {FIRST}", f"peer-disk:{odd}"), (f"connection {FIRST}", f"connection:{odd}"))
+        assert (resource.peer_disk, resource.connection, resource.healthy) == ("Unknown", "Unknown", False)
+        resource = mesh(("resource name:drbd1", f"role:{odd}"), ("resource name:drbd1", f"suspended:{odd}"))
+        assert (resource.role, resource.suspended) == ("Unknown", "Unknown")
+
+
 def test_which_resources_allow_two_primaries() -> None:
     assert drbd.parse_open(data("drbdsetup-9.22.0-module-8.4.11-show-filtered.txt")) == frozenset()
     assert drbd.parse_open(data("drbdsetup-9-handwritten-show-filtered.txt")) == {"web"}

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pmc.command import Query
 from pmc.errors import CommandFailed, PmcError
 from pmc.facts import domain_xml
-from pmc.health import node_checks
+from pmc.health import node_checks, node_machine
 from pmc.health.check import Seen
 from pmc.model import ClusterState, Volume
 from pmc.node_state import node_state, state_queries
@@ -153,6 +153,14 @@ def test_each_number_of_a_good_answer_that_is_none(name: str) -> None:
 
 
 QUERIES = state_queries(SETTINGS, allocating=True)
+
+
+def test_a_host_name_and_a_version_are_one_short_line() -> None:
+    for query in (QUERIES["hostname"], QUERIES["drbd version"], node_machine.query_hostname(ABOUT)):
+        assert query.parse("pm-1\n") == "pm-1"
+        said = query.parse(f"pm-1\n  Next: {'x' * 10_000}")
+        assert "\n" not in said
+        assert len(said) < 100
 
 
 @given(some=st.data())

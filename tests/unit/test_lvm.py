@@ -44,6 +44,30 @@ def test_a_group_with_its_volumes() -> None:
     assert report == (lvm_report.parse_group(GROUP), {v.name: v for v in lvm_report.parse_volumes(VOLUMES).values()})
 
 
+def reported(**said: str) -> Volume:
+    row = {"vg_name": "vg", "lv_name": "web", "lv_size": "1", "lv_attr": "-wi-ao----", **said}
+    (found,) = lvm_report.parse_volumes(json.dumps({"report": [{"lv": [row]}]})).values()
+    return found
+
+
+def test_a_word_that_is_none_of_lvms_is_empty() -> None:
+    """It is shown, in lines that a person pastes."""
+    for odd in ("a\nb", "a b", "x" * 2000, "[x", "$(x)", ".."):
+        found = reported(origin=odd, pool_lv=odd, lv_attr=odd, lv_tags=f"{odd},pmc")
+        assert found == Volume("web", "vg", 1, ("..", "pmc") if odd == ".." else ("pmc",))
+        group = {"vg_size": "1", "vg_free": "1", "vg_attr": odd}
+        assert lvm_report.parse_group(json.dumps({"report": [{"vg": [group]}]})).attributes == ""
+    found = reported(origin="[web_rimage_0]", pool_lv="pool-1", lv_attr="Cwi-aoC---", lv_tags="a+b.c-d/=!:&#,pmc.of.x")
+    assert (found.origin, found.pool, found.attributes) == ("[web_rimage_0]", "pool-1", "Cwi-aoC---")
+    assert found.tags == ("a+b.c-d/=!:&#", "pmc.of.x")
+
+
+def test_a_group_that_has_no_name_of_lvms_is_an_error() -> None:
+    for odd in ("", "vg\nx", "vg x", "..", "x" * 2000):
+        with pytest.raises(ValueError, match="no name of LVM's"):
+            reported(vg_name=odd)
+
+
 def test_no_volumes() -> None:
     assert lvm_report.parse_volumes('{"report": [{"lv": []}]}') == {}
 
