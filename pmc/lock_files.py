@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -119,7 +120,7 @@ def fenced(stderr: str) -> Refusal | None:
 def pattern(name: str) -> str:
     """For pgrep(1), of procps: the timeout(1) that a step's command runs under. Sent a signal, it passes it on. (To end
     the shell below it, which fuser and lslocks name, would only let the lock go.)"""
-    return f"'^timeout .*/{name}[.]busy '"
+    return shlex.quote(f"^timeout .*/{name}[.]busy ")
 
 
 @dataclass(frozen=True)

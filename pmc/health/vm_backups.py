@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -25,7 +26,7 @@ def parts(facts: Facts) -> Iterator[Finding]:
     for node in facts.state:
         for path in facts.answers(node).parts:
             text = f"{path} is unfinished, and no command is writing it"
-            yield Finding("PART_STALE", text, f"on {node.name}: rm {path}", node.name)
+            yield Finding("PART_STALE", text, f"on {node.name}: rm {shlex.quote(path)}", node.name)
 
 
 _UNTOLD = {"backups", "the questions"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -126,9 +127,10 @@ def macs(facts: Facts) -> Iterator[Finding]:
     for mac, vms in sorted(owners.items()):
         if len(vms) > 1:
             names = sorted(vms)
+            edit = f"on each of its nodes: virsh edit {shlex.quote(names[-1])}"
             yield Finding(
-                "DUPLICATE_MAC", f"{' and '.join(names)} have the MAC address {mac}",
-                then("Give one of them another one", f"on each of its nodes: virsh edit {names[-1]}"), vm=names[-1],
+                "DUPLICATE_MAC", f"{' and '.join(map(shown, names))} have the MAC address {mac}",
+                then("Give one of them another one", edit), vm=names[-1],
             )  # fmt: skip
 
 

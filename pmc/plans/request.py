@@ -204,5 +204,6 @@ def _image(name: str) -> Image:
     features = struct.unpack(">Q", head[72:80])[0] if version >= 3 else 0
     if backing or features & 4:
         # Such an image names another file, which qemu-img on the node would then read: any file of the node.
-        raise Refused(f"--image {name}: needs another file beside it; first: qemu-img convert -O qcow2 {name} NEW")
+        convert = f"qemu-img convert -O qcow2 {shlex.quote(name)} NEW"
+        raise Refused(f"--image {name}: needs another file beside it; first: {convert}")
     return Image(str(path), "qcow2", size, stored, identity(about))

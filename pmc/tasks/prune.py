@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -132,7 +133,8 @@ def _here(action: Action, what: str) -> None:
 def _none(name: str, state: ClusterState | None, directory: str) -> None:
     if name and not state:
         raise Refused(
-            f"vm.prune {name}: --from {directory}: no backup of it", next=f"fab vm.backups --from {directory}"
+            f"vm.prune {name}: --from {directory}: no backup of it",
+            next=f"fab vm.backups --from {shlex.quote(directory)}",
         )
     if name and state and name not in state.vm_names():
         raise Refused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import uuid
 from pathlib import Path
 
@@ -75,7 +76,9 @@ def _found(state: ClusterState, name: str, which: Which, settings: Settings) -> 
         return plans.find(id, stored), Plan("", ())
     there = lookups.kept(directory, name)
     if id not in {each.id for each in there}:
-        raise Refused(f"--backup {id[:90]!r}: not in {directory}", next=f"fab vm.backups {name} --from {directory}")
+        raise Refused(
+            f"--backup {id[:90]!r}: not in {directory}", next=f"fab vm.backups {name} --from {shlex.quote(directory)}"
+        )
     found = plans.find(id, there)
     answering = [node.name for node in state.answering]
     requirements.reachable(state, *(() if answering else state.nodes))

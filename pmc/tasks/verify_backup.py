@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -90,7 +91,7 @@ def _proved(
     nodes = [each.node for each in stored if each.id == id]
     if not nodes:
         if directory and ID.fullmatch(id):
-            raise Refused(f"--backup {id}: not in {directory}", next=f"fab vm.backups --from {directory}")
+            raise Refused(f"--backup {id}: not in {directory}", next=f"fab vm.backups --from {shlex.quote(directory)}")
         restore.find(id, stored)  # says what is wrong with the id
     for node in nodes:
         try:

@@ -44,6 +44,8 @@ class Hold:
             if not said:
                 raise ValueError(self.channel.recv_stderr(4096).decode(errors="replace").strip() or "it said nothing")
             self.refusal = lock_files.parse(said.decode(errors="replace"))
+            if self.refusal and self.refusal.name not in names:  # it would be told, in a command to paste
+                raise ValueError("it tells of a lock that it was not asked for")
         except (paramiko.SSHException, OSError, EOFError, ValueError) as error:
             self.close()
             raise CommandFailed(node.name, f"flock {lock_files.FOLDER}/{names[0]}.lock", 255, str(error)) from None

@@ -131,7 +131,8 @@ class Node:
             line, str(command), limit + GRACE, data=data, source=source, on_sent=on_sent, on_stderr=on_stderr,
             sink=sink, stopped=stopped if command.long else lambda: False,
         )  # fmt: skip
-        if locks and got.exit == lock_files.FENCED and (lost := lock_files.fenced(got.stderr)):
+        lost = lock_files.fenced(got.stderr) if got.exit == lock_files.FENCED else None
+        if lost and lost.name in dict(locks):
             raise Fenced(self.name, str(command), lock_files.told(lost, self.name), lost.token)
         if got.exit != 0:
             said = masked(got.stderr, command)

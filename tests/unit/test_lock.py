@@ -3,17 +3,22 @@ whose connection was lost. The sessions that hold them are test_lock.py's; here 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pmc import lock_files
 from pmc.cluster import Cluster
-from pmc.errors import Fenced, InDoubt, NodeDown, PmcError, Refused
+from pmc.command import Answer, command
+from pmc.errors import CommandFailed, Fenced, InDoubt, NodeDown, PmcError, Refused
 from pmc.lock_files import Holder, Refusal
 from pmc.transport import lock as locks
 from pmc.transport.lock import Lock, proved
+from pmc.transport.node import Node
 from tests.unit.samples import SETTINGS
 
 ME = Holder("ann@here", 1, "2026-01-01T00:00:00+00:00", "vm.mv web", "m1")
@@ -61,6 +66,38 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Session]]:
 def hold(seconds: float, work: Callable[[Lock, Cluster], object] = lambda lock, cluster: None) -> None:
     with Cluster(SETTINGS) as cluster, Lock(["web"], ME).taken(cluster.on_all, seconds) as taken:
         work(taken, cluster)
+
+
+@pytest.mark.parametrize("said", ["held mail {}\n", "busy x'$(reboot)' {}\n", "since  {}\n"])
+def test_a_node_that_tells_of_another_lock_gives_none(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    """What is told of it is a command to paste, with its name."""
+    closed = list[bool]()
+    channel = SimpleNamespace(settimeout=lambda seconds: None, close=lambda: closed.append(True))
+    node: Any = SimpleNamespace(
+        name="pm-1", channel=lambda: channel, settings=SETTINGS, connection=SimpleNamespace(user="root")
+    )
+    monkeypatch.setattr(locks, "begin", lambda *args: "")
+    monkeypatch.setattr(locks, "received", lambda *args, **how: said.encode())
+    with pytest.raises(CommandFailed, match="it tells of a lock that it was not asked for"):
+        locks.Hold(node, ["web"], ME)
+    assert closed == [True]
+
+
+def test_what_looks_for_a_command_can_be_pasted() -> None:
+    told = lock_files.told(Refusal("busy", "x'; reboot '", BOB), "pm-1")
+    assert shlex.split(told.partition("there: ")[2].partition("; to end it")[0])[:2] == ["pgrep", "-af"]
+    assert shlex.split(told.partition("to end it: ")[2]) == ["pkill", "-INT", "-f", "^timeout .*/x'; reboot '[.]busy "]
+
+
+def test_a_step_that_another_lock_kept_from_running_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own lock was not lost."""
+    node = Node(SETTINGS.nodes["pm-1"], SETTINGS, None)
+    monkeypatch.setattr(Node, "_sudo", lambda self: False)
+    for name, kind in (("web", Fenced), ("mail", CommandFailed)):
+        answer = Answer(lock_files.FENCED, "", f"fenced {lock_files.FOLDER}/{name}.busy -\n")
+        monkeypatch.setattr(Node, "_exchange", lambda *args, answer=answer, **how: answer)
+        with pytest.raises(kind):
+            node.run(command("true"), locks=[("web", "m1")])
 
 
 def test_all_nodes_are_held_and_let_go(sessions: type[Session]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +25,11 @@ from pmc.plan import Plan
 from pmc.plans import prune, remove
 from pmc.remote.manifest import manifest_sum
 from pmc.tasks import ns
+from pmc.tasks import prune as tasks
+from pmc.tasks import restore as restoring
+from pmc.tasks import verify_backup as verifying
 from tests.sim.fake import World
-from tests.unit.samples import SETTINGS
+from tests.unit.samples import SETTINGS, running
 from tests.unit.stories import BASE, DELTA, NEWER, backed_up_web, gone_web, stored_in, with_web
 from tests.unit.test_backup import DISK, fine, found, made, run
 
@@ -344,3 +348,20 @@ def test_a_step_that_was_lost_is_looked_at_by_its_manifest() -> None:
     (step,) = prune.removed([Stored("pm-1", BASE.id, 1, BASE)], SETTINGS)
     assert step.check is not None
     assert step.check.argv[-1] == f"{FOLDER}/{BASE.files[0]}"
+
+
+def test_a_directory_is_told_as_one_word_of_the_shell(tmp_path: Path) -> None:
+    folder = tmp_path / "the disk; reboot"
+    folder.mkdir()
+    backups: Any = {"backups": []}
+    state = running()
+    state = ClusterState({name: replace(node, beside=backups) for name, node in state.nodes.items()})
+    context: Any = None
+    for call in (
+        lambda: tasks._none("web", None, str(folder)),
+        lambda: restoring._found(state, "web", (BASE.id, str(folder)), SETTINGS),
+        lambda: verifying._proved(context, context, BASE.id, [], str(folder), False),
+    ):
+        with pytest.raises(Refused) as caught:
+            call()
+        assert shlex.split(str(caught.value).partition("Next: ")[2])[-2:] == ["--from", str(folder)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -166,6 +167,13 @@ def test_images_that_do_not_do(tmp_path: Path, content: bytes, words: str) -> No
     path = tmp_path / "image"
     path.write_bytes(content)
     assert words in refused(image=str(path), size="")
+
+
+def test_what_to_do_with_an_image_can_be_pasted(tmp_path: Path) -> None:
+    path = tmp_path / "an image; reboot.qcow2"
+    path.write_bytes(qcow2(backing=512))
+    line = refused(image=str(path), size="").partition("first: ")[2]
+    assert shlex.split(line) == ["qemu-img", "convert", "-O", "qcow2", str(path), "NEW"]
 
 
 def test_isos_by_name(tmp_path: Path) -> None:

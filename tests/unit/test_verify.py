@@ -458,6 +458,9 @@ def test_memory_counts_all_vms_that_would_come_together() -> None:
         ((asked("pm-3", future=("web.21000101T000000Z.base",)),),
          ["If this machine's clock (2027-01-15T08:00+00:00) is wrong, set it right. If it is right, remove that "
           "backup, on pm-3: rm /var/lib/pmc/backups/web.21000101T000000Z.base.*. Next: timedatectl"]),
+        ((asked("pm-3", parts=("/srv/x;reboot.pmc.upload",)),), ["on pm-3: rm '/srv/x;reboot.pmc.upload'"]),
+        ((asked("pm-3", domains={"x;reboot": DomainFile("x", ("a",)), "mail": DomainFile("x", ("a",))}),),
+         ["Give one of them another one. Next: on each of its nodes: virsh edit 'x;reboot'"]),
         ((volumes("pm-3", Volume("web", "vg", GiB)),),
          ["fab vm.peer web --cleanup removes it, but not yet: pm-3: the volume vg/web was not made by pmc and "
           "belongs to no DRBD resource, so it is not touched. Rename or remove it by hand. Next: on pm-3: lvs vg/web"]),
