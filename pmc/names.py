@@ -16,8 +16,8 @@ NEW = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 KNOWN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
 VOLUME = lvm.NAME
 DISK = re.compile(r"/[!-~]{1,254}", re.ASCII)
-# virsh looks for a domain by id first, then by UUID, then by name.
-_ID = re.compile(r"[0-9]+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.I)
+# virsh looks for a domain by id first, then by UUID, then by name. A UUID has its dashes anywhere (virUUIDParse).
+_ID = re.compile(r"[0-9]+|([0-9a-f]-*){32}", re.ASCII | re.I)
 # lvm(8): names with these prefixes, or with these in them, are LVM's own.
 _LVM = re.compile(
     r"(snapshot|pvmove).*|.*_([cv]data|[ct]meta|tdata|[cv]?orig(in)?|imeta|mlog|mimage|pmspare|r(image|meta)).*"

@@ -55,6 +55,17 @@ def test_what_cannot_be_a_name_reaches_no_verb() -> None:
     assert left.staying[FOREIGN] == "is not pmc's"
 
 
+@pytest.mark.parametrize("name", [
+    "00000000-0000-4000-8000-000000000001", "0000000000004000800000000000000A", "00-00-00-00-000040008000000000000001",
+    "0-0000000000004000800000000000-001", "000000000000400080000000000000-01--",
+])  # fmt: skip
+def test_a_uuid_is_no_name_however_it_is_spelled(name: str) -> None:
+    """libvirt passes over dashes wherever they stand, so virsh would act on another domain."""
+    assert names.why_not(name) == "virsh takes it for the id or the UUID of another domain"
+    assert told(name).domains == {}
+    assert names.why_not(name.replace("4", "g")) == names.why_not(f"{name}0") == ""
+
+
 def test_they_are_listed_in_one_line_each_and_their_numbers_are_taken() -> None:
     node = told(*HOSTILE, FOREIGN)
     rows = {str(row["vm"]): row for row in vm_rows(cluster(node), text=True)}
