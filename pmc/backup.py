@@ -176,7 +176,8 @@ def dated(stored: Iterable[Stored], now: datetime) -> list[Stored]:
 def listing(folder: str, node: str, vm: str = "") -> Query[list[Stored]]:
     """The manifests in the folder, each with the size of its file. One line each: name, blocks, their unit, bytes, when
     verified (or, behind a !, found damaged), manifest in base64."""
-    # A process for each manifest, and one for the sizes of all files: there may be hundreds.
+    # A process for each manifest, and one for the sizes of all files: there may be hundreds. A pipe in the place of a
+    # note would be waited for.
     script = (
         'cd "$1" 2>/dev/null || exit 0; declare -A file=() size=(); names=(); '
         "for m in ${2:-*}.????????T??????Z.{base,delta}.json; do "
@@ -185,7 +186,7 @@ def listing(folder: str, node: str, vm: str = "") -> Query[list[Stored]]:
         "[ ${#names[@]} -gt 0 ] || exit 0; "
         "while read -r f s; do size[$f]=$s; done < "
         '<(stat -L -c "%n %b %B %s" "${file[@]}" "${names[@]/%/.json}" 2>/dev/null); '
-        'for n in "${names[@]}"; do v= d=; for e in verified damaged; do [ ! -e "$n.$e" ] || '
+        'for n in "${names[@]}"; do v= d=; for e in verified damaged; do [ ! -f "$n.$e" ] || '
         '{ [ $e = verified ] || d=!; read -r -N 25 v <"$n.$e" || :; }; done; v=${v//[!0-9TZ:-]/}; '
         'echo -n "$n ${size[${file[$n]}]:-0 0 0} $d${v:--} "; s=${size[$n.json]:-0}; '
         f'[ "${{s##* }}" -gt {LONGEST} ] || base64 -w0 "$n.json" || :; echo; done'

@@ -174,6 +174,9 @@ def stored_on(cluster: Cluster, node: str, vm: str) -> list[Stored]:
     return backup.dated(found, now())
 
 
+LISTED = 60  # seconds that a directory of the manager's may take, which may lie on another machine
+
+
 def kept(directory: str, vm: str = "") -> list[Stored]:
     """The backups in a directory of the manager, listed as on a node. Raises Refused."""
     if not (Path(directory).is_dir() and os.access(directory, os.R_OK | os.X_OK)):
@@ -182,7 +185,10 @@ def kept(directory: str, vm: str = "") -> list[Stored]:
         if path.is_file() and not os.access(path, os.R_OK):
             raise Refused(f"--from {directory[:200]!r}: you may not read {path.name}")
     query = backup.listing(directory, MANAGER, vm)
-    done = subprocess.run(query.command.argv, capture_output=True, text=True)
+    try:
+        done = subprocess.run(query.command.argv, capture_output=True, text=True, timeout=LISTED)
+    except subprocess.TimeoutExpired:
+        raise Refused(f"--from {directory[:200]!r}: no end of its listing within {LISTED} s; does it hang?") from None
     if done.returncode:
         raise Refused(f"--from {directory[:200]!r}: cannot be read: {done.stderr.strip()[:200]}")
     try:

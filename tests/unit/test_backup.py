@@ -103,6 +103,15 @@ def test_a_vm_of_any_name_that_pmc_takes_finds_its_backups_again(disk: Path, fol
     assert [each.id for each in found(folder, name)] == [base.id]
 
 
+def test_a_pipe_in_the_place_of_a_note_is_not_waited_for(folder: Path) -> None:
+    (folder / f"{BASE.id}.json").write_text("{}")
+    for note in backup.NOTES:
+        os.mkfifo(folder / f"{BASE.id}.{note}")
+    query = backup.listing(str(folder), "pm-1")
+    done = subprocess.run(query.command.argv, capture_output=True, text=True, timeout=60, check=True)
+    assert [(each.id, each.verified, each.damaged) for each in query.parse(done.stdout)] == [(BASE.id, "", "")]
+
+
 def tree(data: bytes) -> str:
     """The checksum as the documentation says it, by other means."""
     parts = [hashlib.sha256(data[at : at + BLOCK]).digest() for at in range(0, len(data), BLOCK)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -12,6 +13,7 @@ from invoke.config import Config
 from invoke.context import Context
 
 from pmc.cluster import Cluster
+from pmc.command import Query, command
 from pmc.errors import PmcError, Refused
 from pmc.plans.request import Add
 from pmc.settings import Settings
@@ -102,6 +104,13 @@ def test_dns_is_asked_before_anybody_must_wait_for_a_lock(
     with suppress(PmcError):  # what follows is of no interest here
         ns[task](Context(Config()), **given)
     assert asked == ["new"]
+
+
+def test_a_directory_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookups, "LISTED", 0.1)
+    monkeypatch.setattr("pmc.backup.listing", lambda *args: Query(command("sleep", "600"), str))
+    with pytest.raises(Refused, match=r"no end of its listing within 0.1 s; does it hang\?"):
+        lookups.kept(str(tmp_path))
 
 
 def test_arguments_that_make_another_vm_are_refused() -> None:
