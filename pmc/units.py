@@ -48,6 +48,13 @@ def finite(text: str) -> float:
     return float(text)
 
 
+def bounded(text: str, most: int) -> str:
+    """The text itself: what is made of one takes many times its room. Raises ValueError."""
+    if len(text) > most:
+        raise ValueError(f"longer than {show_size(most)}, which is too long for what it is")
+    return text
+
+
 def show_size(size: int) -> str:
     """'50 GiB', '1.5 GiB', '64 MiB': one digit at most after the point."""
     for unit, factor in (("TiB", 1 << 40), ("GiB", GiB), ("MiB", MiB), ("KiB", KiB)):

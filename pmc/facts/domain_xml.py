@@ -8,13 +8,15 @@ import re
 import xml.etree.ElementTree as ET
 from contextlib import suppress
 
-from pmc.units import KiB, count
+from pmc.units import KiB, MiB, bounded, count
 
+LONGEST = MiB  # of a domain some thousand characters are usual
 DEEPEST = 64  # libvirt's own goes about ten deep; what walks an element calls itself
 
 
 def parsed(text: str) -> ET.Element:
-    """Raises ValueError for what is no XML, has a document type (entities), or is nested too deeply."""
+    """Raises ValueError for what is no XML, has a document type (entities), or is nested too deeply or too long."""
+    bounded(text, LONGEST)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise ValueError("XML with a document type")
     try:

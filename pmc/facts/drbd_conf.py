@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 # A comment, a string (in which \\ keeps what follows), a mark, a word; a quote alone has no end on its line.
 _TOKEN = re.compile(r'#[^\n]*|"(?:[^"\\\n]|\\[^\n])*"|[{};]|[^\s{};"#]+|"')
 _ESCAPED = re.compile(r"\\(.)")
+LONGEST = 1 << 20  # characters of a file: what is made of it takes some seventy times their room
 DEEPEST = 16  # sections within each other; drbd.conf(5) knows five
 
 
@@ -48,6 +49,8 @@ class Read:
 
 def read(text: str) -> Read:
     """Never raises, and takes time in proportion to the text: it ends at the first thing that is not right."""
+    if len(text) > LONGEST:
+        return Read(why=f"it has more than {LONGEST >> 20} MiB")
     open_: list[Part] = []  # sections that have no end yet
     bodies: list[list[Part]] = [[]]
     words: list[str] = []

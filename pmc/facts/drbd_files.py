@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, replace
 from pmc.command import Query, bash
 from pmc.facts.drbd_conf import Part, Read, read
 from pmc.model import Odd, ResourceFile, shown
+from pmc.units import MiB, bounded
 
 DIRECTORY = "/etc/drbd.d"
+LONGEST = 8 * MiB  # of all files
 
 # For sed, which reads each file as one text: before it '==' and its name, which no file of DRBD's can have in it. Out
 # go comments, what Debian's drbd.conf includes (it is read anyway) and the values of secrets; where one of these has
@@ -84,6 +86,7 @@ def each(text: str) -> Iterator[tuple[str, str | None]]:
 
 
 def parse(text: str) -> Files:
+    bounded(text, LONGEST)
     found = Files()
     odd: list[Odd] = []
     elsewhere: set[str] = set()

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pmc.model import Resource
-from pmc.units import count
+from pmc.units import MiB, bounded, count
 
 # Each from the best to the worst; a word that is not here is worse than all.
 CONNECTIONS = (
@@ -29,6 +29,7 @@ ROLES = ("Unknown", "Secondary", "Primary")  # a peer that is Primary is the one
 
 Fact = dict[str, str]
 
+LONGEST = 8 * MiB  # some 500 characters for each resource
 # Facts that are words of DRBD's own; what is none is not known. (Why it is suspended may be several words.)
 _STATES = {"role", "disk", "connection", "replication", "peer-disk", "suspended"}
 _WORDS = re.compile(r"[A-Za-z][A-Za-z,-]{0,31}", re.ASCII)
@@ -48,6 +49,7 @@ class _Seen:
 def parse_status(text: str) -> dict[str, Resource]:
     """Sizes come in KiB. The last line is `exists -`; without it (and without any, when no module is loaded) the answer
     is cut short."""
+    bounded(text, LONGEST)
     if text.strip() and text.split()[-2:] != ["exists", "-"]:
         raise ValueError("the list of DRBD's resources is cut short")
     found: dict[str, _Seen] = {}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pmc.command import Query, command
 from pmc.lvm import FIELDS, JSON, LABEL, NAME
 from pmc.model import Volume
-from pmc.units import count
+from pmc.units import MiB, bounded, count
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Group:
     attributes: str = ""
 
 
+LONGEST = 8 * MiB  # some 200 characters for each volume
 # lv_attr, vg_attr: letters, and a dash where there is nothing to say.
 _LETTERS = re.compile(r"[A-Za-z?-]{0,12}", re.ASCII)
 _GROUP = "vg_size,vg_free,vg_attr"
@@ -82,7 +83,7 @@ def _letters(said: str) -> str:
 
 def _rows(text: str, part: str) -> list[dict[str, str]]:
     """LVM puts every value into quotes. Raises ValueError."""
-    reports = [report[part] for report in json.loads(text)["report"] if part in report]
+    reports = [report[part] for report in json.loads(bounded(text, LONGEST))["report"] if part in report]
     rows: list[dict[str, str]] = [row for rows in reports for row in rows]
     if not reports or (rows and not any(rows)):
         raise ValueError("not LVM's report")

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import time
+import tracemalloc
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -139,6 +140,22 @@ def test_what_cannot_be_read_is_told_and_costs_only_itself(text: str, why: str) 
     state = node_state("pm-1", SETTINGS, {"drbd files": found})
     assert state.trouble == ""
     assert set(state.files) == {"web", "nfs"}
+
+
+def test_a_file_that_is_too_long_costs_only_itself() -> None:
+    """What is made of a text takes many times its room, and a node may say whatever it likes."""
+    long = "resource x { device minor 77; }" + "a{}" * 400_000
+    small = "resource web { device minor 1; disk /dev/vg/web; on a { address 10.0.0.1:7800; } }"
+    tracemalloc.start()
+    found = drbd_files.parse(f"==\nx.res\n{long}\n==\nweb.res\n{small}\n")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 10 * len(long)
+    assert set(found.resources) == {"web"}
+    assert [str(odd) for odd in found.odd] == ["/etc/drbd.d/x.res: it has more than 1 MiB"]
+    assert 77 in found.minors
+    with pytest.raises(ValueError, match="longer than 8 MiB"):
+        drbd_files.parse("==\nx.res\n" + "a;" * (drbd_files.LONGEST // 2))
 
 
 def test_all_numbers_of_what_cannot_be_read_are_taken() -> None:

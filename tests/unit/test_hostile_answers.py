@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from pmc.command import Query
 from pmc.errors import CommandFailed, PmcError
-from pmc.facts import domain_xml
+from pmc.facts import domain_xml, drbd_status, lvm_report
 from pmc.health import node_checks, node_machine
 from pmc.health.check import Seen
 from pmc.model import ClusterState, Volume
@@ -232,6 +232,16 @@ def test_a_snapshot_whose_name_has_no_time_is_not_ours() -> None:
     volume = Volume("web.lost-20269999T999999Z", "vg", GiB, ("pmc",), "web")
     state = ClusterState({"pm-1": node("pm-1", volumes={volume.name: volume})})
     assert split_brain_snapshot.snapshots(state) == []
+
+
+def test_what_is_too_long_is_not_parsed() -> None:
+    """What is made of it takes many times its room."""
+    with pytest.raises(ValueError, match="longer than 1 MiB"):
+        domain_xml.parsed(f"<a>{'<b/>' * (domain_xml.LONGEST // 4)}</a>")
+    with pytest.raises(ValueError, match="longer than 8 MiB"):
+        lvm_report.parse_volumes(f'{{"report":[{{"lv":[{"{}," * (lvm_report.LONGEST // 3)}{{}}]}}]}}')
+    with pytest.raises(ValueError, match="longer than 8 MiB"):
+        drbd_status.parse_status("exists device name:x\n" * (drbd_status.LONGEST // 20) + "exists -\n")
 
 
 @pytest.mark.parametrize("xml", [
