@@ -179,6 +179,8 @@ def parse(text: str, source: str) -> Settings:
     for name in nodes:
         if name == "all" or any(other != name and other.lower() == name.lower() for other in nodes):
             raise SettingsError(f"{source}: node {name!r}: this name is another's too, or means all of them")
+        if name == "manager":  # of transport/local.py: a dry run's lines for that node would run here
+            raise SettingsError(f"{source}: node {name!r}: this name means the machine that pmc runs on")
     for forbidden in ("nodes", "deadlines", "verify", "keep", "source"):
         if forbidden in table:
             raise SettingsError(f"{source}: unknown key '{forbidden}'")

@@ -166,6 +166,7 @@ def test_nor_does_one_that_belongs_to_somebody_else(tmp_path: Path, monkeypatch:
         ('[nodes."a b"]\nreplication = "10.0.0.1"', "node 'a b': a node's name is its host name"),
         ('[nodes."../x"]\nreplication = "10.0.0.1"', "node '../x': a node's name is its host name"),
         ('[nodes.all]\nreplication = "10.0.0.1"', "node 'all': this name is another's too, or means all"),
+        ('[nodes.manager]\nreplication = "10.0.0.1"', "node 'manager': this name means the machine that pmc runs on"),
         ('[nodes.pm]\nreplication = "10.0.0.1"\n[nodes.PM]\nreplication = "10.0.0.2"', "this name is another's too"),
         ('[nodes."a b"]\nreplication = "10.0.0.1"', "node 'a b'"),
         ('[nodes."-a"]\nreplication = "10.0.0.1"', "node '-a'"),
