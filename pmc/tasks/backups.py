@@ -19,7 +19,8 @@ from pmc.plans import backup as plans
 from pmc.plans import backup_copies, requirements, restore, split_brain_snapshot
 from pmc.plans.backup import BackupRequest
 from pmc.tasks import lookups, vm_lock
-from pmc.tasks.base import carry_out, complain, here, listed, located_with_backups, opened, task
+from pmc.tasks.base import carry_out, complain, listed, located_with_backups, opened, task
+from pmc.tasks.paths import here, is_folder
 from pmc.transport.scheduler import run_limited
 from pmc.units import parse_rate
 from pmc.view.output import note, show, table
@@ -79,8 +80,8 @@ def backup(
 
 
 def _directory(to: str) -> str:
-    path = here(to)
-    if not to.isprintable() or not path.is_dir() or not os.access(path, os.W_OK):
+    path = here("--to", to)
+    if not to.isprintable() or not is_folder("--to", path) or not os.access(path, os.W_OK):
         raise Refused(f"--to {to[:200]!r}: must be a node, or a directory of this machine that you may write to")
     return str(path)
 
@@ -217,7 +218,9 @@ def backups(c: Context, name: str = "", from_: str = "", json: bool = False, con
         if name:
             requirements.check_name("vm.backups", name)
         if from_:
-            show(table(backup_rows(lookups.kept(str(here(from_)), name), text=not json), json, BACKUP_COLUMNS))
+            show(
+                table(backup_rows(lookups.kept(str(here("--from", from_)), name), text=not json), json, BACKUP_COLUMNS)
+            )
             return
         state = cluster.state(beside=lookups.backups(cluster, name))
         kept = split_brain_snapshot.snapshots(state, name)

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any
 
 import fabric
@@ -121,11 +120,6 @@ def opened(conf: str | None, change: Callable[[Settings], Settings] = lambda rea
             end = Interrupted(f"interrupted after the last step; {_line.get()} is done, and stays")
             at_the_end(end, True, bool(cluster.half))
             raise end
-
-
-def here(path: str) -> Path:
-    """A path on this machine, as a person writes it."""
-    return Path(path).expanduser().absolute()
 
 
 def lock(c: Context, cluster: Cluster, dry_run: bool, *names: str, but: str = "") -> None:

@@ -30,6 +30,7 @@ from pmc.plans.repair_context import SideFacts
 from pmc.plans.request import Add
 from pmc.plans.vm_steps import Given
 from pmc.settings import Settings
+from pmc.tasks.paths import is_file, is_folder
 from pmc.transport.local import MANAGER
 from pmc.transport.node import Node
 from pmc.units import MiB
@@ -179,10 +180,10 @@ LISTED = 60  # seconds that a directory of the manager's may take, which may lie
 
 def kept(directory: str, vm: str = "") -> list[Stored]:
     """The backups in a directory of the manager, listed as on a node. Raises Refused."""
-    if not (Path(directory).is_dir() and os.access(directory, os.R_OK | os.X_OK)):
+    if not (is_folder("--from", Path(directory)) and os.access(directory, os.R_OK | os.X_OK)):
         raise Refused(f"--from {directory[:200]!r}: no directory on this machine that you may read")
     for path in Path(directory).glob(f"{vm or '*'}.*.json"):
-        if path.is_file() and not os.access(path, os.R_OK):
+        if is_file("--from", path) and not os.access(path, os.R_OK):
             raise Refused(f"--from {directory[:200]!r}: you may not read {path.name}")
     query = backup.listing(directory, MANAGER, vm)
     try:

@@ -23,7 +23,8 @@ from pmc.plans.backup import remove_unfinished
 from pmc.retention import REMOVE, Decision
 from pmc.settings import Keep
 from pmc.tasks import lookups, vm_lock
-from pmc.tasks.base import carry_out, complain, heard, here, opened, task
+from pmc.tasks.base import carry_out, complain, heard, opened, task
+from pmc.tasks.paths import here
 from pmc.transport import local as manager
 from pmc.view.output import note, show, table
 
@@ -71,7 +72,7 @@ def prune(
         dry, rows, failed = bool(dry_run or c.config.run.dry), list[dict[str, Any]](), list[str]()
         state: ClusterState | None = None
         if from_:
-            directory = str(here(from_))
+            directory = str(here("--from", from_))
             found, unseen = retention.by_vm(lookups.kept(directory, name)), list[str]()
             work = partial(_copies, cluster, directory)
         else:

@@ -20,7 +20,8 @@ from pmc.plans import restore as plans
 from pmc.plans.restore import Found
 from pmc.settings import Settings
 from pmc.tasks import lookups
-from pmc.tasks.base import CHOSEN, carry_out, confirm, here, located, located_with_backups, lock, opened, task
+from pmc.tasks.base import CHOSEN, carry_out, confirm, located, located_with_backups, lock, opened, task
+from pmc.tasks.paths import about, here, is_folder
 from pmc.view.output import note
 
 
@@ -53,7 +54,7 @@ def restore(
             raise Refused("vm.restore: give one of --as NEW, --in-place, --to FILE (or --put-back)")
         if (primary or secondary) and not as_:
             raise Refused(f"--primary and --secondary go with --as, not with {ways[0]}")
-        dry, which = bool(dry_run or c.config.run.dry), (backup, str(here(from_)) if from_ else "")
+        dry, which = bool(dry_run or c.config.run.dry), (backup, str(here("--from", from_)) if from_ else "")
         if put_back:
             _put_back(c, cluster, name, dry)
         elif as_:
@@ -83,7 +84,7 @@ def _found(state: ClusterState, name: str, which: Which, settings: Settings) -> 
     answering = [node.name for node in state.answering]
     requirements.reachable(state, *(() if answering else state.nodes))
     node = next((node for node in found.backup.nodes if node in answering), answering[0])
-    sizes = {path.name: path.stat().st_size for path in Path(directory).iterdir() if path.is_file()}
+    sizes = {path.name: os.path.getsize(path) for path in Path(directory).iterdir() if os.path.isfile(path)}
     here = [each for each in stored if each.node == node]
     whole = {each.id for each in sound(here)}
     doubtful, manifests = {each.id for each in here} - whole, [f"{id}.json" for id in whole]
@@ -142,8 +143,8 @@ def _put_back(c: Context, cluster: Cluster, name: str, dry: bool) -> None:
 
 
 def _to_file(c: Context, cluster: Cluster, name: str, which: Which, to: str, dry: bool) -> None:
-    path = here(to)
-    if not to.isprintable() or len(to) > 1000 or path.exists() or not path.parent.is_dir():
+    path = here("--to", to)
+    if not to.isprintable() or len(to) > 1000 or about("--to", path) or not is_folder("--to", path.parent):
         raise Refused(f"--to {to[:200]!r}: must be a new file in a folder that is there")
     if not os.access(path.parent, os.W_OK):
         raise Refused(f"--to {to[:200]!r}: you may not write there")

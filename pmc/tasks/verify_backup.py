@@ -16,7 +16,8 @@ from pmc.errors import Interrupted, PmcError, Refused
 from pmc.plan import plan
 from pmc.plans import backup_copies, requirements, restore
 from pmc.tasks import lookups
-from pmc.tasks.base import carry_out, complain, heard, here, opened, task
+from pmc.tasks.base import carry_out, complain, heard, opened, task
+from pmc.tasks.paths import here
 from pmc.transport.local import STREAM, need, run
 from pmc.view.output import Progress, note, show, table
 
@@ -44,7 +45,7 @@ def verify_backup(
             raise Refused("vm.verify_backup: name the VM, or give --all")
         if backup and all:
             raise Refused("--backup and --all: choose one")
-        directory = str(here(from_)) if from_ else ""
+        directory = str(here("--from", from_)) if from_ else ""
         state = None if directory else cluster.state(beside=lookups.backups(cluster, name))
         stored = lookups.stored(state, partly=True) if state else lookups.kept(directory, name)
         ids = [backup] if backup else sorted({each.id for each in stored}, key=lambda id: id.split(".")[:2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -30,6 +31,8 @@ TASKS = sorted(ns.task_names)
 # A task gives its flags' help away when it is first asked for its arguments (invoke), and here it is asked often.
 HELP = {name: dict(ns[name].help) for name in TASKS}
 CONF = '[nodes.pm-1]\nreplication = "10.0.0.1"\n[nodes.pm-2]\nreplication = "10.0.0.2"\n'
+
+LONG = "a" * 300  # longer than the name of a file may be
 
 Pmc = Callable[..., tuple[int, str, str]]
 
@@ -219,6 +222,17 @@ def test_fab_and_pmc_as_processes() -> None:
         ("pm.balance --pause-after 3600", "--pause-after 3600: a migration is given up after 3600 s"),
         ("pm.balance pm-1", "pm.balance: 'pm-1' is one word too many"),
         ("vm.rm $(id) --yes", "vm.rm '$(id)'"),
+        (f"vm.backups --from /{LONG}", "aaa': File name too long"),
+        (f"vm.prune web --keep-last 1 --from /{LONG}", "aaa': File name too long"),
+        (f"vm.verify_backup web --from /{LONG}", "aaa': File name too long"),
+        (f"vm.backup web --to /{LONG}", "aaa': File name too long"),
+        (f"vm.restore web --to /{LONG}", "aaa': File name too long"),
+        (f"vm.restore web --to /{LONG}/x", "': File name too long"),
+        ("vm.restore web --to /etc/hostname/x", "--to '/etc/hostname/x': must be a new file"),
+        ("vm.backups --from ~nouser/x", "--from '~nouser/x': this machine does not know whose home folder is meant"),
+        ("vm.restore web --to ~nouser/x", "--to '~nouser/x': this machine does not know"),
+        ("vm.restore web --to x --from ~nouser/x", "--from '~nouser/x': this machine does not know"),
+        ("vm.backup web --to ~nouser/x", "--to '~nouser/x': this machine does not know"),
     ],
 )
 def test_refused_in_one_line(pmc: Pmc, line: str, words: str) -> None:
@@ -227,6 +241,36 @@ def test_refused_in_one_line(pmc: Pmc, line: str, words: str) -> None:
     assert words in err
     assert len(err.strip().splitlines()) == 1
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("line", ["vm.backups --from x", "vm.restore web --to x", "vm.backup web --to ./x"])
+def test_a_folder_that_was_removed_under_one(pmc: Pmc, tmp_path: Path, line: str) -> None:
+    (tmp_path / "gone").mkdir()
+    with contextlib.chdir(tmp_path / "gone"):
+        (tmp_path / "gone").rmdir()
+        status, _, err = pmc(*line.split())
+    assert (status, len(err.splitlines())) == (2, 1), err
+    assert "x': the folder that you are in is not there any more" in err
+
+
+@pytest.mark.parametrize(
+    "line", ["vm.backups --from {}", "vm.backup web --to {}", "vm.restore web --to {}", "vm.restore web --to {}/x"]
+)
+def test_a_folder_that_one_may_not_look_into(
+    pmc: Pmc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    real, closed = os.stat, str(tmp_path / "closed")
+
+    def stat(path: Any, **how: Any) -> Any:
+        if str(path).startswith(closed):
+            raise PermissionError(13, "Permission denied")
+        return real(path, **how)
+
+    monkeypatch.setattr(os, "stat", stat)
+    status, _, err = pmc(*line.format(f"{closed}/x").split())
+    assert (status, len(err.splitlines())) == (2, 1), err
+    assert f"{closed}/x" in err
+    assert err.endswith("': Permission denied\n")
 
 
 def test_a_configuration_that_is_wrong(pmc: Pmc, tmp_path: Path) -> None:
