@@ -12,6 +12,9 @@ import re
 from difflib import get_close_matches
 from typing import Any
 
+import invoke.program
+from invoke.completion.complete import complete
+from invoke.exceptions import Exit
 from invoke.parser.argument import Argument
 from invoke.parser.context import ParserContext
 from invoke.parser.parser import ParseMachine
@@ -95,8 +98,24 @@ def _ours(context: Any) -> bool:
     return any(hasattr(argument, PLACED) for argument in context.args.values())
 
 
+_INVOKES = ParseMachine.error
+
+
+def _complete(*args: Any, original: Any = complete, **how: Any) -> None:
+    """For a line that is still being typed, into which nothing may be printed but words that go on with it. Invoke's
+    own error tells it how far the line is understood; a quote may be open."""
+    ParseMachine.error = _INVOKES  # type: ignore[method-assign]
+    try:
+        original(*args, **how)
+    except ValueError:
+        raise Exit from None
+    finally:
+        ParseMachine.error = _error  # type: ignore[method-assign,assignment]
+
+
 def install() -> None:
     """For a command line: by `pmc`, and by what `fab` loads. A program that imports the tasks is left alone."""
     ParseMachine.handle = _handle  # type: ignore[method-assign,assignment]
     ParseMachine.error = _error  # type: ignore[method-assign,assignment]
     ParserContext.help_for = _help_for  # type: ignore[method-assign,assignment]
+    invoke.program.complete = _complete  # type: ignore[attr-defined,assignment]

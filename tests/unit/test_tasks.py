@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from fabric import Executor
 from invoke.collection import Collection
+from invoke.completion.complete import complete
 from invoke.context import Context
 from invoke.parser.context import ParserContext
 from invoke.parser.parser import ParseMachine
@@ -43,6 +44,7 @@ def command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("handle", "error"):
         monkeypatch.setattr(ParseMachine, name, getattr(ParseMachine, name))  # put back afterwards
     monkeypatch.setattr(ParserContext, "help_for", ParserContext.help_for)
+    monkeypatch.setattr("invoke.program.complete", complete)
     install()
 
 
@@ -222,6 +224,22 @@ def test_fab_and_pmc_as_processes() -> None:
         ("pm.balance --pause-after 3600", "--pause-after 3600: a migration is given up after 3600 s"),
         ("pm.balance pm-1", "pm.balance: 'pm-1' is one word too many"),
         ("vm.rm $(id) --yes", "vm.rm '$(id)'"),
+        (
+            "-T abc conf",
+            "fab cannot begin: ValueError: invalid literal for int() with base 10: 'abc'. Next: fab --help",
+        ),
+        ("-t abc conf", "fab cannot begin: ValueError"),
+        ("-D x --list", "fab cannot begin: ValueError"),
+        ("-F xx --list", "-F 'xx': must be flat, nested or json"),
+        ("-S /nonexistent conf", "No such file or directory: '/nonexistent'"),
+        ("-f /nonexistent conf", "Config files of type '' (from file '/nonexistent') are not supported!"),
+        ("-f /tmp conf", "(from file '/tmp') are not supported!"),
+        ("conf -- ls", "--: nothing may stand behind it ('ls')"),
+        ("-H x -- ls", "--: nothing may stand behind it ('ls')"),
+        ("vm.start -- web", "--: nothing may stand behind it ('web')"),
+        ("--list nosuch", "Sub-collection 'nosuch' not found!"),
+        ("--help nosuch", "No idea what 'nosuch' is!"),
+        ("--print-completion-script foo", 'Completion for shell "foo" not supported'),
         (f"vm.backups --from /{LONG}", "aaa': File name too long"),
         (f"vm.prune web --keep-last 1 --from /{LONG}", "aaa': File name too long"),
         (f"vm.verify_backup web --from /{LONG}", "aaa': File name too long"),
@@ -271,6 +289,40 @@ def test_a_folder_that_one_may_not_look_into(
     assert (status, len(err.splitlines())) == (2, 1), err
     assert f"{closed}/x" in err
     assert err.endswith("': Permission denied\n")
+
+
+def test_a_home_that_is_no_folder(pmc: Pmc, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/etc/hostname")
+    status, out, err = pmc("conf")
+    assert (status, out, len(err.splitlines())) == (2, "", 1), err
+    assert "fab cannot begin: NotADirectoryError: " in err
+
+
+def test_a_fault_of_our_own_is_told_with_its_text(pmc: Pmc, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*_: object) -> None:
+        raise KeyError("a thing\nof ours")
+
+    monkeypatch.setattr(ParseMachine, "handle", wrong)
+    assert pmc("conf")[::2] == (2, "fab cannot begin: KeyError: 'a thing\\nof ours'. Next: fab --help\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("vm.add --image", ""),  # the shell has files there
+        ("vm.mv web --to", ""),
+        ("vm.mv web --", "--all-from"),
+        ("vm.nosuch --", "--list"),
+        ("vm.start web web", "vm.start"),
+        ("vm.start web -x", ""),
+        ("'", ""),
+    ],
+)
+def test_completing_a_line_prints_no_error_into_it(pmc: Pmc, line: str, words: str) -> None:
+    status, out, err = pmc("--complete", "--", "pmc", *line.split())
+    assert (status, err) == (0, "")
+    assert words in out.splitlines() if words else not out
+    assert pmc("vm.nosuch")[0] == 2, "afterwards it is an error again"
 
 
 def test_a_configuration_that_is_wrong(pmc: Pmc, tmp_path: Path) -> None:
