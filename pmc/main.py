@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import select
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from fabric import Config, Executor
 from fabric.main import Fab
+from invoke.exceptions import Exit, ParseError
 
-from pmc import __version__
+from pmc import __version__, plain
+from pmc.errors import PmcError, Refused
+from pmc.plain import one_line, then
 from pmc.tasks import ns
 from pmc.tasks.arguments import install
 
@@ -24,7 +28,54 @@ class PmcConfig(Config):  # type: ignore[misc]
         return defaults
 
 
-program = Fab(name="pmc", version=__version__, namespace=ns, executor_class=Executor, config_class=PmcConfig)
+@contextmanager
+def beginning() -> Iterator[None]:
+    """Until the first task begins nothing is touched: what goes wrong there is refused, in a line. It is a flag of
+    invoke's or Fabric's (-T abc, -S FILE), or this machine's (a HOME that is no folder); were it a fault of pmc's own,
+    its kind and its text are in that line."""
+    try:
+        yield
+    except PmcError:
+        raise
+    except (Exit, ParseError) as end:
+        if said := str(end):
+            raise Refused(then(one_line(said), f"{plain.program()} --help")) from None
+        raise
+    except Exception as error:
+        said = one_line(f"{type(error).__name__}: {error}")
+        raise Refused(then(f"{plain.program()} cannot begin: {said}", f"{plain.program()} --help")) from error
+
+
+class Program(Fab):  # type: ignore[misc]
+    def create_config(self) -> None:
+        with beginning():
+            super().create_config()
+
+    def parse_core(self, argv: list[str] | None) -> None:
+        with beginning():
+            super().parse_core(argv)
+            if (form := self.args["list-format"].value) not in FORMS:
+                raise Refused(f"-F {form[:70]!r}: must be {', '.join(FORMS[:-1])} or {FORMS[-1]}")
+
+    def parse_tasks(self) -> None:
+        with beginning():
+            super().parse_tasks()
+            if self.core.remainder and not self.args.complete.value:  # Fabric has a command there, for the hosts of -H
+                raise Refused(
+                    then(f"--: nothing may stand behind it ({self.core.remainder[:70]!r})", f"{plain.program()} --help")
+                )
+
+    def parse_cleanup(self) -> None:
+        with beginning():
+            super().parse_cleanup()
+
+    def update_config(self) -> None:
+        with beginning():
+            super().update_config()
+
+
+FORMS = ("flat", "nested", "json")  # of --list
+program = Program(name="pmc", version=__version__, namespace=ns, executor_class=Executor, config_class=PmcConfig)
 
 
 class Patient:
