@@ -3,6 +3,9 @@
 Each line reaches its node by itself. ssh gives what stands behind `--` to the node's shell; it is quoted for that one
 as pmc quotes it, and then once more for the shell here. Locks, deadlines and progress are pmc's own and are not in it,
 and nothing is undone when a line fails: then all of it ends.
+
+A line is shown as it is: only in comments is a command of ours advised, and made fit for a terminal. What is unfit in a
+command stands there as its bytes ($'\\x1b'), so that what is pasted is what runs.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from pmc.command import SHORT, Command, given
+from pmc.plain import advice, plain, word
 from pmc.plan import Fetch, Plan, Relay, Step, Transfer, Wait
 
 # As pmc makes a secret of DRBD's.
@@ -49,7 +53,7 @@ def _title(plan: Plan) -> str:
 
 def comment(text: str) -> str:
     """Of one line, whatever the text has in it: what followed would be run."""
-    return f"# {' '.join(text.split())}"
+    return f"# {advice(plain(' '.join(text.split())))}"
 
 
 @dataclass(frozen=True)
@@ -63,13 +67,13 @@ class _Shell:
         are still to be pasted."""
         way, argv = self.way(node), command.argv
         if not way.ssh:
-            return shlex.join(argv)
+            return " ".join(map(word, argv))
         if {"bash", "sh"} & set(argv):  # a script may read what a tool says: in English
             argv = ("env", "LC_ALL=C", *argv)
         argv = ("sudo", "-n", "--", *argv) if way.sudo else argv
         line = shlex.join(argv)
         ssh = shlex.join([way.ssh[0], *(() if fed else ("-n",)), *way.ssh[1:], "--"])
-        return f"{ssh} {line if line == ' '.join(argv) else shlex.quote(line)}"
+        return f"{ssh} {line if line == ' '.join(argv) else word(line)}"
 
     def run(self, node: str, command: Command) -> str:
         if command.stdin is None:
@@ -77,7 +81,10 @@ class _Shell:
         line = self.on(node, command, fed=True)
         if command.printer:
             return f"{self.python} -m {command.printer} | {line}"
-        if not (names := {each: self.names[each] for each in command.secrets if each in self.names}):
+        names = {each: self.names[each] for each in command.secrets if each in self.names}
+        if plain(command.stdin) != command.stdin:  # a here-document has no way to write what is unfit
+            return f"{line} <<<{_joined(command.stdin.removesuffix(chr(10)), names)}"
+        if not names:
             return given(line, command.stdin)
         return given(line, _expanding(command.stdin, names), True)
 
@@ -89,10 +96,10 @@ def _lines(step: Step, shell: _Shell) -> Iterator[str]:
     elif isinstance(action, Wait):
         yield action.line(shell.on(step.node, action.ask))
     elif isinstance(action, Transfer):
-        yield f"{shell.on(step.node, action.target, fed=True)} <{shlex.quote(action.source)}"
+        yield f"{shell.on(step.node, action.target, fed=True)} <{word(action.source)}"
     elif isinstance(action, Fetch):
         target = PurePath(action.target)
-        part, whole = shlex.quote(str(target.with_name(f".{target.name}.part"))), shlex.quote(str(target))
+        part, whole = word(str(target.with_name(f".{target.name}.part"))), word(str(target))
         size = f'[ "$(stat -c %s {part})" = {action.size} ] && ' if action.size else ""
         alone = f"umask 077; set -C; rm -f {part}"  # nobody reads it, nor has put something else in its place
         yield f"({alone}; {shell.on(step.node, action.source)} >{part} && {size}mv {part} {whole})"
@@ -136,3 +143,9 @@ def _expanding(text: str, names: dict[str, str]) -> str:
         f"${{{names[part]}}}" if number % 2 else re.sub(r"([\\$`])", r"\\\1", part)
         for number, part in enumerate(_words(names).split(text))
     )
+
+
+def _joined(text: str, names: dict[str, str]) -> str:
+    """As `_expanding`, as one word."""
+    parts = _words(names).split(text) if names else [text]
+    return "".join(f'"${{{names[part]}}}"' if number % 2 else word(part) for number, part in enumerate(parts) if part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 
 # Control characters but tab and newline, DEL, those of ISO 6429 (C1), lone surrogates, which no terminal can be sent,
@@ -47,6 +48,19 @@ def one_line(text: str) -> str:
 def escaped(text: str) -> str:
     """JSON text in which what is unfit stands as JSON's own escapes, so that nothing of it is lost."""
     return _UNFIT.sub(lambda found: "".join(f"\\u{ord(half):04x}" for half in _halves(found[0])), text)
+
+
+def word(text: str) -> str:
+    """A word for bash that is this text, and that `plain` leaves as it is: what is unfit stands in it as its bytes."""
+    if plain(text) == text:
+        return shlex.quote(text)
+    text = text.replace("\\", "\\\\").replace("'", "\\'")
+    return "$'" + _UNFIT.sub(lambda found: "".join(f"\\x{byte:02x}" for byte in _bytes(found[0])), text) + "'"
+
+
+def _bytes(letter: str) -> bytes:
+    """Of a file's name, Python reads a byte that is no letter as half a one."""
+    return letter.encode(errors="surrogateescape" if "\udc80" <= letter <= "\udcff" else "surrogatepass")
 
 
 def _halves(letter: str) -> list[str]:

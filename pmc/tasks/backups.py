@@ -23,7 +23,7 @@ from pmc.tasks.base import carry_out, complain, listed, located_with_backups, op
 from pmc.tasks.paths import here, is_folder
 from pmc.transport.scheduler import run_limited
 from pmc.units import parse_rate
-from pmc.view.output import note, show, table
+from pmc.view.output import note, show, show_script, table
 from pmc.view.rows import BACKUP_COLUMNS, backup_rows
 
 Row = dict[str, str]
@@ -66,7 +66,7 @@ def backup(
         state = located_with_backups(c, cluster, dry_run, name, wish.to)
         stored = lookups.stored(state)
         if dry_run or c.config.run.dry:
-            show(_shown(cluster, wish, state, stored, directory)[1])
+            show_script(_shown(cluster, wish, state, stored, directory)[1])
             return
         made, plan = _planned(cluster, wish, state, stored)
         id = made.id
@@ -157,7 +157,7 @@ def _all(
         rows += run_limited(one, list(nodes), lambda name: nodes[name], jobs, most)
     rows.sort(key=lambda row: row["vm"])
     if dry:
-        show("\n".join(row["result"] if row["backup"] else comment(row["result"]) for row in rows))
+        show_script("\n".join(row["result"] if row["backup"] else comment(row["result"]) for row in rows))
     else:
         listed(rows, False, ("vm", "backup", "result"), state)
     if failed := [row["vm"] for row in rows if not row["backup"]]:

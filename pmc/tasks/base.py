@@ -24,7 +24,7 @@ from pmc.settings import Settings
 from pmc.tasks import lookups, vm_lock
 from pmc.tasks.arguments import ClusterTask
 from pmc.transport.lock import Lock
-from pmc.view.output import note, show, table
+from pmc.view.output import note, show, show_script, table
 
 _line: ContextVar[str] = ContextVar("line", default="a program of your own")
 # The namespace of the tasks that are not in a module of its name.
@@ -171,7 +171,7 @@ def carry_out(
     """Applies the plan (`under`: see Cluster.apply), or prints it (--dry-run, or fab's own --dry; `first`: lines before
     it). True when it was applied."""
     if dry_run or c.config.run.dry:
-        show(cluster.script(plan, first=first))
+        show_script(cluster.script(plan, first=first))
         return False
     if plan.steps:
         cluster.apply(plan, under=under)

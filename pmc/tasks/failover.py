@@ -31,7 +31,7 @@ from pmc.tasks.migrate import (
     report,
     row,
 )
-from pmc.view.output import note, show
+from pmc.view.output import note, show_script
 
 DEAD = "confirm that this node is dead: its power is off, or it hangs and has a fence command (default: you are asked)"
 
@@ -125,9 +125,9 @@ def evacuate(
         if dry:
             for each in wanted.leaving:
                 closing = [] if failover else [close_migration.planned_close(each.name, each.target, state)]
-                show(cluster.script(each.plan, *closing, first=proof))
+                show_script(cluster.script(each.plan, *closing, first=proof))
             for name, why in wanted.staying.items():
-                show(comment(f"{name} stays: {why}"))
+                show_script(comment(f"{name} stays: {why}"))
         else:
             with cluster.interruptible():
                 rows = move_many(cluster, wanted.leaving, most, work)

@@ -23,7 +23,7 @@ from pmc.plans import pm as plans
 from pmc.plans.node_keys import Keys
 from pmc.tasks.base import carry_out, located, lock, opened, task
 from pmc.transport.node import WORKERS, Node
-from pmc.view.output import note, show, table
+from pmc.view.output import note, show, show_script, table
 from pmc.view.rows import PM_COLUMNS, pm_rows
 
 
@@ -155,7 +155,7 @@ def ready_drbd(c: Context, node: str = "", json: bool = False, conf: str = "", d
             todo = plans.ready_all(names, state, cluster.settings, asleep)
         if dry_run or c.config.run.dry:
             for each in todo.plans:
-                show(cluster.script(each))
+                show_script(cluster.script(each))
             if not todo.plans:
                 show("# nothing to do")
             if unseen := [f"{name}: {why}" for name in names if (why := plans.unknown(state.nodes[name]))]:

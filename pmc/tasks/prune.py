@@ -26,7 +26,7 @@ from pmc.tasks import lookups, vm_lock
 from pmc.tasks.base import carry_out, complain, heard, opened, task
 from pmc.tasks.paths import here
 from pmc.transport import local as manager
-from pmc.view.output import note, show, table
+from pmc.view.output import note, show, show_script, table
 
 AGAIN = "keep the newest backup of each of the last so many {}"
 
@@ -107,7 +107,7 @@ def _copies(cluster: Cluster, directory: str, vm: str, stored: Sequence[Stored],
     if how.dry or not any(each.action == REMOVE for each in decisions):
         _tell(vm, decisions, how)
         if how.dry and not how.json:
-            show(cluster.script(plans.prune(vm, decisions, settings)))
+            show_script(cluster.script(plans.prune(vm, decisions, settings)))
     else:
         # A vm.backup may be copying a delta there that needs a base.
         with cluster.lock(f"vm.prune {vm}", vm), cluster.interruptible():
@@ -167,7 +167,7 @@ def _pruned(
     if how.dry or not any(each.action == REMOVE for each in decisions):
         _tell(vm, decisions, how)
         if how.dry and not how.json:
-            show(cluster.script(plans.prune(vm, decisions, cluster.settings)))
+            show_script(cluster.script(plans.prune(vm, decisions, cluster.settings)))
     else:
         there = list(dict.fromkeys(each.node for each in stored))
         with vm_lock.locked(cluster, f"vm.prune {vm}", [vm], state, there, beside=lookups.backups(cluster, vm)) as (

@@ -21,7 +21,7 @@ from pmc.plans.repair_context import Condition, RepairContext, RepairOptions
 from pmc.tasks import lookups, vm_lock
 from pmc.tasks.base import carry_out, confirm, located, opened, task
 from pmc.units import show_size
-from pmc.view.output import note, show, table
+from pmc.view.output import note, show, show_script, table
 
 ROUNDS = 20  # more than a VM can have conditions: one that comes back for ever must end
 
@@ -77,7 +77,7 @@ def repair(
         if dry_run or c.config.run.dry:
             again = "# vm.repair looks again after each plan, and repairs what is left then"
             shown = cluster.script(*(each.plan(name) for each in found), first=[again] * (len(found) > 1))
-            return show(shown or f"# {name}: nothing to repair")
+            return show_script(shown or f"# {name}: nothing to repair")
         asks = {each.ask for each in found if each.ask}
         for ask in sorted(asks) if not yes else ():
             confirm(ask, name)

@@ -19,7 +19,7 @@ from pmc.tasks import lookups
 from pmc.tasks.base import carry_out, complain, heard, opened, task
 from pmc.tasks.paths import here
 from pmc.transport.local import STREAM, need, run
-from pmc.view.output import Progress, note, show, table
+from pmc.view.output import Progress, note, show, show_script, table
 
 Row = dict[str, str]
 RIGHT, REMOVED = "right", "removed meanwhile"
@@ -125,7 +125,7 @@ def _read_here(c: Context, cluster: Cluster, found: restore.Found, directory: st
     step = restore.prove(found, replace(cluster.settings, backup_dir=directory), STREAM)
     assert isinstance(step.do, Command)  # noqa: S101
     if dry_run or c.config.run.dry:
-        show(cluster.script(plan(f"vm.verify_backup {found.backup.id}", [step])))
+        show_script(cluster.script(plan(f"vm.verify_backup {found.backup.id}", [step])))
         return False
     note(step.note)
     with Progress().bytes(step.watch, found.backup.size) as bar:

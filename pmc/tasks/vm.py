@@ -47,7 +47,7 @@ from pmc.tasks.repair import repair
 from pmc.tasks.restore import restore
 from pmc.tasks.verify_backup import verify_backup
 from pmc.tasks.vm_lock import refresh_vm
-from pmc.view.output import note, show
+from pmc.view.output import note, show_script
 from pmc.view.rows import VM_COLUMNS, vm_rows
 
 # The whole namespace, so that a pipeline imports this module alone.
@@ -219,7 +219,7 @@ def mv(
         moves = evacuations.move_each(chosen, to, state, cluster.settings)
         if dry_run or c.config.run.dry:
             for each in moves:
-                show(cluster.script(each.plan, close_migration.planned_close(each.name, each.target, state)))
+                show_script(cluster.script(each.plan, close_migration.planned_close(each.name, each.target, state)))
         elif len(moves) == 1:
             note(str(moved(cluster, chosen[0], state, to)))
         elif moves:

@@ -13,6 +13,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from pmc.errors import Refused
 from pmc.plain import advice, one_line, plain
 from pmc.plan import Plan, Watch
 
@@ -35,7 +36,21 @@ def _cell(value: Any) -> Any:
 def show(text: str) -> None:
     """On stdout, fit for a terminal. A reader that has seen enough (`fab vm.ls | head -1`) is no error, nor is one that
     has no letter for what a node says."""
-    text, letters = advice(plain(text)), getattr(sys.stdout, "encoding", None) or "utf-8"
+    _print(advice(text))
+
+
+def show_script(text: str) -> None:
+    """As `show`, letter by letter: what is pasted is what runs. (pmc/paste.py leaves nothing that is unfit.)"""
+    letters = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(letters)
+    except UnicodeEncodeError:
+        raise Refused(f"stdout has no letters for these lines ({letters}); set LC_ALL=C.UTF-8") from None
+    _print(text)
+
+
+def _print(text: str) -> None:
+    text, letters = plain(text), getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
         print(text.encode(letters, "replace").decode(letters), flush=True)
     except BrokenPipeError:

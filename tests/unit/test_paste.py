@@ -3,6 +3,7 @@ compared with what `apply` would run there."""
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
@@ -15,16 +16,20 @@ import pytest
 
 from pmc import backup_pipeline, paste, virsh
 from pmc.command import Command, bash, command
+from pmc.errors import Refused
 from pmc.paste import Way
+from pmc.plain import plain
 from pmc.plan import Action, Fetch, Plan, Relay, Step, Transfer, Wait, Watch, apply, plan
 from pmc.plans import close_migration, migrate
 from pmc.settings import NodeSettings
 from pmc.transport import local
 from pmc.transport.connection import configuration
 from pmc.transport.login import by_hand
+from pmc.view import output
 from tests.sim.fake import World, done
 from tests.unit.samples import SETTINGS, XML
 from tests.unit.stories import STORIES, moved_web, with_thin_web, with_two, with_web
+from tests.unit.test_plain import EVIL
 
 Arrived = tuple[str, tuple[str, ...], str]  # the node, the words that its shell has, stdin
 # As sshd has it: what stands behind -- joined by spaces, for the login shell. It ends as $FAILS says when that fits.
@@ -69,7 +74,7 @@ class Shell:
         )  # fmt: skip
 
     def arrived(self) -> list[Arrived]:
-        words, found = self.log.read_text().split("\0")[:-1], list[Arrived]()
+        words, found = self.log.read_bytes().decode().split("\0")[:-1], list[Arrived]()
         while words:
             node, given, count = words[:3]
             argv = tuple(words[3 : 3 + int(count)])
@@ -199,6 +204,36 @@ def test_what_runs_here_runs_here(shell: Shell) -> None:
     assert len(shell.arrived()) == 2, "nothing after it"
     assert shell.run(shell.script(files), SAYS="said", FAILS="key", STATUS="4").returncode == 4
     assert shell.arrived()[-1][1] == ("cat", "key")
+
+
+TITLE = f"<title>{EVIL}\u200f it's \\x41 `$HOME`</title><description>see fab vm.ls</description>"
+
+
+@pytest.mark.parametrize("password", ["", "pa$s`w\\ord"])
+def test_what_a_terminal_would_act_on_runs_as_it_is(
+    shell: Shell, password: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["/usr/bin/pmc"])
+    evil = TITLE.replace("\x00", "").replace("\ud800", "")  # neither can be in a text of a node's
+    xml = evil + (f'<graphics type="vnc" passwd="{password}"/>' if password else "")
+    steps = (
+        Step("pm-1", f"define {evil}", virsh.define(f"<domain>{xml}</domain>\n")),
+        Step("pm-1", "an argument", command("put", evil)),
+        Step(local.MANAGER, "here", command("touch", str(shell.folder / "a\x1b[2J"))),
+    )
+    output.show_script(shell.script(plan("x", *steps)))
+    script = capsys.readouterr().out
+    assert plain(script) == script
+    assert shell.run(script, password=password).returncode == 0
+    assert shell.arrived() == applied(plan("x", *steps[:2]))
+    assert (shell.folder / "a\x1b[2J").exists()
+    assert "see pmc vm.ls" in next(line for line in script.splitlines() if line.startswith("# 1."))
+
+
+def test_lines_that_stdout_has_no_letters_for_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    with pytest.raises(Refused, match=r"no letters for these lines \(ascii\); set LC_ALL=C\.UTF-8"):
+        output.show_script("ssh -n root@pm-1 -- läuft")
 
 
 @pytest.mark.parametrize("password", ["pa$s`w\\ord", "a", "a&amp;b&lt;c"])
