@@ -202,5 +202,14 @@ def confirm(question: str, answer: str, otherwise: str = "give --yes if you are 
     if sys.stdin is None or not sys.stdin.isatty():
         raise Refused(f"{question}: this is no terminal, so nobody can confirm it; {otherwise}")
     note(f"{question}. Type {answer} to go on:")
-    if sys.stdin.readline().strip() != answer:
+    if typed() != answer:
         raise Refused("not confirmed; nothing was touched")
+
+
+def typed() -> str:
+    """The answer to a question. What is no text (the terminal has another character set), or a terminal that is gone,
+    is none."""
+    try:
+        return sys.stdin.readline().strip()
+    except (OSError, ValueError):
+        return ""

@@ -19,7 +19,7 @@ from pmc.plans import repair as plans
 from pmc.plans import requirements, split_brain, split_brain_snapshot
 from pmc.plans.repair_context import Condition, RepairContext, RepairOptions
 from pmc.tasks import lookups, vm_lock
-from pmc.tasks.base import carry_out, confirm, located, opened, task
+from pmc.tasks.base import carry_out, confirm, located, opened, task, typed
 from pmc.units import show_size
 from pmc.view.output import note, show, show_script, table
 
@@ -96,7 +96,7 @@ def _judged(
 
 def _chosen(case: RepairContext) -> str:
     note(f"Whose data stays? The other side's is overwritten (a snapshot is kept). Type {' or '.join(case.homes)}:")
-    answer = sys.stdin.readline().strip()
+    answer = typed()
     if answer not in case.homes:
         raise Refused("none of the two was chosen; nothing was touched")
     return answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import subprocess
@@ -22,10 +23,11 @@ from invoke.parser.parser import ParseMachine
 from pmc.cluster import Cluster
 from pmc.errors import Refused
 from pmc.main import PmcConfig, program
-from pmc.tasks import base, ns, vm
+from pmc.plans.repair_context import RepairContext, RepairOptions
+from pmc.tasks import base, lookups, ns, repair, vm
 from pmc.tasks.arguments import install
 from pmc.tasks.base import confirm, task
-from tests.unit.samples import SETTINGS
+from tests.unit.samples import SETTINGS, running
 
 ROOT = Path(__file__).parents[2]
 TASKS = sorted(ns.task_names)
@@ -350,6 +352,18 @@ def test_confirming(monkeypatch: pytest.MonkeyPatch, typed: str, goes_on: bool) 
         return
     with pytest.raises(Refused, match="not confirmed; nothing was touched"):
         confirm("web is removed", "web")
+
+
+def test_an_answer_that_is_no_text_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes of another character set, for instance."""
+    case = RepairContext("web", ("pm-1", "pm-2"), running(), {}, SETTINGS, RepairOptions(lookups.now()))
+    asks: list[Callable[[], object]] = [lambda: confirm("web is removed", "web"), lambda: repair._chosen(case)]
+    for ask in asks:
+        stdin = io.TextIOWrapper(io.BytesIO(b"\xff\xfe\n"), encoding="utf-8")
+        monkeypatch.setattr("sys.stdin", stdin)
+        monkeypatch.setattr(stdin, "isatty", lambda: True, raising=False)
+        with pytest.raises(Refused, match="nothing was touched"):
+            ask()
 
 
 # -- the positional argument that may be left out, on tasks that only write down how they were called --
