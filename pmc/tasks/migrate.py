@@ -85,7 +85,7 @@ def ended(cluster: Cluster, error: PmcError, true: str, unseen: str) -> StepFail
 
 def parse_parallel(parallel: str) -> int:
     """What --parallel says."""
-    if not parallel.isascii() or not parallel.isdigit() or not 1 <= int(parallel) <= 32:
+    if not (parallel.isascii() and parallel.isdigit() and len(parallel) <= 4 and 1 <= int(parallel) <= 32):
         raise Refused(f"--parallel {parallel[:70]!r}: must be a number from 1 to 32")
     return int(parallel)
 

@@ -218,6 +218,8 @@ def test_fab_and_pmc_as_processes() -> None:
         ("pm.evacuate pm-1 --failover --pause-after 9", "--bandwidth and --pause-after: go with live migrations"),
         ("pm.evacuate pm-1 --parallel 0", "--parallel '0': must be a number from 1 to 32"),
         ("pm.evacuate pm-1 --parallel many", "--parallel 'many'"),
+        (f"vm.mv web --parallel {'9' * 5000}", "999': must be a number from 1 to 32"),
+        (f"pm.balance --parallel {'9' * 5000}", "999': must be a number from 1 to 32"),
         ("pm.evacuate pm-1 --dead pm-1", "--dead 'pm-1': goes with --failover"),
         ("pm.evacuate pm-1 --failover --dead pm-2", "--dead 'pm-2': goes with --failover, and names the same node"),
         ("pm.balance --json", "--json: give --dry-run to see the moves, or --yes to carry them out"),
