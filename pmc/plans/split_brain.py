@@ -172,8 +172,11 @@ def clocks(case: RepairContext) -> str:
 
 
 def moment(time: float | None) -> str:
-    """UTC; empty when it is not known."""
-    return "" if time is None else datetime.fromtimestamp(time, UTC).isoformat(timespec="seconds")
+    """UTC; empty when it is not known, or of a year that there is no date of."""
+    try:
+        return "" if time is None else datetime.fromtimestamp(time, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        return ""
 
 
 def copied(abouts: Sequence[SideFacts]) -> int | None:

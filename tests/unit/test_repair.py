@@ -663,3 +663,10 @@ def test_the_log_is_read_with_the_nodes_clock() -> None:
     assert drbd_generations.parse_past(f"{first}\n{back}\n").stepped
     assert not drbd_generations.parse_past(f"{back}\n{first}\n").stepped
     assert drbd_generations.parse_past("now x\nnow \nnow 99999999999999999999\n") == Past()
+
+
+@pytest.mark.parametrize("time", ["99999999999999.5", "999999999999999999.5"])
+def test_a_time_of_a_year_that_has_no_date_is_not_known(time: str) -> None:
+    past = drbd_generations.parse_past(f"{time} pm-1 kernel: drbd web: conn( Connected -> BrokenPipe )\n")
+    assert past.lost == float(time)
+    assert split_brain.moment(past.lost) == ""
