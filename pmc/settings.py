@@ -10,13 +10,13 @@ import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from pmc.errors import Refused, SettingsError
-from pmc.units import parse_rate
+from pmc.units import MiB, parse_rate, show_size
 
 DEFAULT = "/etc/pmc.conf"
+MOST = MiB  # letters of such a file; what has no end (/dev/zero) would be read for ever
 # A node's name is its host name (DRBD looks for `on HOSTNAME`, as `uname -n` says it): what Linux, DRBD and libvirt let
 # a host be called, PM-1 and pm_1.example.org too. It is an argument of commands, and stands in lists with commas.
 HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?", re.ASCII)
@@ -113,7 +113,10 @@ def load(path: str | None = None) -> Settings:
     """From `path` (--conf), else $PMC_CONF, else /etc/pmc.conf."""
     source = path or os.environ.get("PMC_CONF") or DEFAULT
     try:
-        text = Path(source).read_text(encoding="utf-8")
+        with open(source, encoding="utf-8") as file:
+            text = file.read(MOST + 1)
+        if len(text) > MOST:
+            raise ValueError(f"it is larger than {show_size(MOST)}")
     except FileNotFoundError:
         raise SettingsError(
             f"{source}: no such file; fab conf > {shlex.quote(source)} makes one to name your nodes in; or give --conf "
@@ -205,7 +208,9 @@ def _node(name: str, value: object, source: str) -> NodeSettings:
         raise SettingsError(
             f"{source}: nodes.{name}.replication = {node.replication[:70]!r}: write an address like 10.0.0.1"
         ) from None
-    if node.host.startswith("-") or any(letter.isspace() for letter in node.host):
+    where = node.host.rpartition("@")[2]  # as Fabric takes it apart: USER@NAME:PORT; an IPv6 address has more colons
+    nowhere = node.host and (not where or (where.startswith(":") and where.count(":") == 1))
+    if nowhere or node.host.startswith("-") or any(letter.isspace() for letter in node.host):
         raise SettingsError(f"{source}: nodes.{name}.host = {node.host[:70]!r}: write a name that ssh knows")
     if node.fence and not _words(node.fence):
         raise SettingsError(

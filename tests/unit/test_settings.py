@@ -172,6 +172,9 @@ def test_nor_does_one_that_belongs_to_somebody_else(tmp_path: Path, monkeypatch:
         ('[nodes."-a"]\nreplication = "10.0.0.1"', "node '-a'"),
         ('[nodes.a]\nreplication = "10.0.0.1"\nhost = "-oProxyCommand=id"', "nodes.a.host = '-oProxyCommand=id'"),
         ('[nodes.a]\nreplication = "10.0.0.1"\nhost = "a b"', "nodes.a.host"),
+        ('[nodes.a]\nreplication = "10.0.0.1"\nhost = ":22"', "nodes.a.host = ':22': write a name that ssh knows"),
+        ('[nodes.a]\nreplication = "10.0.0.1"\nhost = "@"', "nodes.a.host = '@'"),
+        ('[nodes.a]\nreplication = "10.0.0.1"\nhost = "root@:22"', "nodes.a.host = 'root@:22'"),
         ('[nodes.a]\nreplication = "10.0.0.1"\n[nodes.b]\nreplication = "10.0.0.1"', "two nodes have the replication"),
         (f'volume_group = "-vg"\n{NODES}', "volume_group = '-vg': must be the name of an LVM volume group"),
         (f'volume_group = "a/b"\n{NODES}', "volume_group"),
@@ -240,6 +243,22 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SettingsError, match="cannot be read"):
         load(str(tmp_path / "binary"))
+
+
+def test_a_file_without_end(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"/dev/zero: cannot be read: it is larger than 1 MiB"):
+        load("/dev/zero")
+    reading, writing = os.pipe()  # of bash's <( ... )
+    os.write(writing, NODES.encode())
+    os.close(writing)
+    assert list(load(f"/dev/fd/{reading}").nodes) == ["pm-1", "pm-2"]
+    os.close(reading)
+
+
+@pytest.mark.parametrize("host", ["a", "root@a", "a:22", "root@a:22", "::1", "root@::1"])
+def test_a_host_as_fabric_takes_it(host: str) -> None:
+    text = f'[nodes.pm-1]\nreplication = "10.0.0.1"\nhost = "{host}"\n'
+    assert parse(text, "pmc.conf").nodes["pm-1"].host == host
 
 
 def test_a_flag_that_names_no_node() -> None:
