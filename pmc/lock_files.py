@@ -29,10 +29,11 @@ from pmc.command import Command, bash
 from pmc.plain import one_line
 
 FOLDER = "/run/pmc"
-# A VM's name begins with a letter, so no VM's lock has these names.
+# No VM has these names (names.py), so no VM's lock has them.
 ALLOCATION = "0-allocation"  # of what must be unique in the cluster: minor, port, MAC address
 INIT = "0-init"  # of what the nodes are set up with
-WORDS = {ALLOCATION: "the numbers for new VMs", INIT: "pm.init --fix"}
+METADATA = "0-metadata"  # of a thin pool's metadata, while they are read
+WORDS = {ALLOCATION: "the numbers for new VMs", INIT: "pm.init --fix", METADATA: "a thin pool's metadata"}
 SILENCE = 60  # seconds without a sign of the manager after which a node lets go: it lost power, or its network
 BEAT = 5.0  # seconds between two signs
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pmc import lvm
 from pmc.command import Command, Query, bash, operation
-from pmc.lock_files import FOLDER
+from pmc.lock_files import FOLDER, METADATA
 from pmc.units import count
 
 
@@ -71,7 +71,7 @@ _SCRIPT = (
     'if [ "${5-}" ]; then a=(thin_delta -m --snap1 "${id[$5]}" --snap2 "${id[$3]}"); '
     f"v=$(thin_delta --version); case ${{v##* }} in {WRONG}) "
     'say "thin_delta $v misses changes; thin-provisioning-tools 1.0.6 or later does not";; esac; fi; '
-    f"mkdir -p {FOLDER}; exec 9>{FOLDER}/0-metadata.lock; "
+    f"mkdir -p {FOLDER}; exec 9>{FOLDER}/{METADATA}.lock; "
     'flock -w 60 9 || say "another command reads the metadata of a thin pool since 60 s"; '
     'held() { local s; read -r -a s <<<"$(dmsetup status "$d-tpool")"; '
     '[ "${s[6]-}" ] || say "the pool $1/${pool[$3]} does not work: ${s[*]}"; [ "${s[6]}" != - ]; }; '

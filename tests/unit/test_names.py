@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pmc import names, virsh
+from pmc import lock_files, lvm_thin, names, virsh
 from pmc.errors import Refused
 from pmc.facts.drbd_files import Files
 from pmc.facts.lvm_report import Group
@@ -116,3 +117,10 @@ def test_a_name_that_is_taken_is_safe_as_an_argument_and_as_a_file(name: str) ->
 def test_a_domain_whose_name_ends_in_a_quote() -> None:
     text = "Domain: 'it''\n  state.state=1\n  balloon.maximum=1024\n  vcpu.maximum=1\n"
     assert set(virsh.parse_domstats(text)) == {"it'"}
+
+
+def test_no_vm_has_the_file_of_another_lock() -> None:
+    of_a_pool = re.findall(rf"{lock_files.FOLDER}/([\w-]+)\.lock", lvm_thin._SCRIPT)
+    assert of_a_pool == [lock_files.METADATA]
+    for name in lock_files.WORDS:
+        assert names.why_not(name).endswith("use this name themselves")
