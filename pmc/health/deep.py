@@ -100,9 +100,26 @@ def parse_log(text: str, since: float) -> Log:
 
 
 def common(first: tuple[Range, ...], second: tuple[Range, ...]) -> tuple[Range, ...]:
-    """What lies in ranges of both."""
-    overlaps = {(max(a, c), min(b, d)) for a, b in first for c, d in second if max(a, c) < min(b, d)}
-    return tuple(sorted(overlaps))
+    """What lies in ranges of both, which are sorted; in one walk along them, for there may be very many."""
+    found, ours, theirs = list[Range](), _joined(first), _joined(second)
+    i = j = 0
+    while i < len(ours) and j < len(theirs):
+        (a, b), (c, d) = ours[i], theirs[j]
+        if max(a, c) < min(b, d):
+            found.append((max(a, c), min(b, d)))
+        i, j = (i + 1, j) if b < d else (i, j + 1)
+    return tuple(found)
+
+
+def _joined(ranges: tuple[Range, ...]) -> list[Range]:
+    """Those that overlap as one."""
+    found = list[Range]()
+    for begin, end in ranges:
+        if found and begin < found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
+        else:
+            found.append((begin, end))
+    return found
 
 
 def clean(seen: Pass) -> bool:

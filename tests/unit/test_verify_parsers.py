@@ -438,3 +438,28 @@ def test_verify_never_raises(state: ClusterState, without: set[str], backups: bo
         assert finding.text
         assert finding.remedy
     deep.candidates(facts)
+
+
+@given(*[st.lists(st.tuples(st.integers(0, 60), st.integers(0, 9)), max_size=12)] * 2)
+def test_what_lies_in_ranges_of_both(first: list[tuple[int, int]], second: list[tuple[int, int]]) -> None:
+    ranges = [tuple(sorted({(begin, begin + size) for begin, size in each})) for each in (first, second)]
+    sectors = [{n for begin, end in each for n in range(begin, end)} for each in (*ranges, deep.common(*ranges))]
+    assert sectors[2] == sectors[0] & sectors[1]
+    assert deep.common(*ranges) == tuple(sorted(deep.common(*ranges)))
+
+
+def test_very_many_ranges_are_compared_in_one_walk() -> None:
+    compared = 0
+
+    class Sector(int):
+        def __lt__(self, other: int) -> bool:
+            nonlocal compared
+            compared += 1
+            return int(self) < int(other)
+
+        def __gt__(self, other: int) -> bool:
+            return Sector(other) < self
+
+    ranges = tuple((Sector(10 * n), Sector(10 * n + 2)) for n in range(1000))
+    assert deep.common(ranges, ranges) == ranges
+    assert 0 < compared < 20 * len(ranges)
