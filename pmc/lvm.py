@@ -124,6 +124,8 @@ def split(device: str) -> tuple[str, str] | None:
     """(group, name) of the logical volume that a path names, in any of the ways in which LVM and udev spell it; None:
     it names another device."""
     path = re.sub("/+", "/", device.strip("\"'"))
+    if len(path) > 255:  # both names together have 126 letters at most (lvm(8)); many dashes would take very long
+        return None
     part = r"((?:[^/-]|--)+)"
     if found := re.fullmatch(f"/dev/(?:mapper/|disk/by-id/dm-name-){part}-{part}", path):
         return found[1].replace("--", "-"), found[2].replace("--", "-")

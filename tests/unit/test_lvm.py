@@ -305,3 +305,10 @@ def test_every_report_is_asked_for_in_the_same_form() -> None:
     assert seen == 8
     for argv in (lvm.REPORT, lvm_report.volumes("vg").command.argv, lvm_report.group("vg").command.argv):
         assert set(lvm.CONFIG) <= set(argv)
+
+
+def test_a_path_that_is_longer_than_any_volumes_is_none() -> None:
+    """To try how its dashes may be read would take very long."""
+    assert lvm.split(f"/dev/mapper/{'a--' * 40}b-web") == ("a-" * 40 + "b", "web")
+    for path in (f"/dev/mapper/vg-{'--' * 200}web", f"/dev/vg/{'a' * 250}"):
+        assert lvm.split(path) is None
