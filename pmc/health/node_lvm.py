@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -128,14 +129,20 @@ def _refuse_wild(expression: str) -> None:
     repeats = len(re.findall(r"[*+?{]", expression))
     if repeats > 8 or len(expression) > 500 or (repeats > 1 and re.search(r"\)[*+?{]", expression)):
         raise ValueError("a global_filter that is too involved to be tried")
-    re.compile(expression)
+    _compiled(expression)
+
+
+def _compiled(expression: str) -> re.Pattern[str]:
+    """Python warns of what may mean something else in its later versions, such as [[:digit:]]."""
+    with warnings.catch_warnings(action="ignore"):
+        return re.compile(expression)
 
 
 def rejects(patterns: Iterable[str], path: str) -> bool:
     """As lvm.conf(5) has it: the first pattern that fits decides; what none fits is accepted."""
     for pattern in patterns:
         kind, inner = pattern[:1], pattern[2:-1]
-        if re.search(inner, path):
+        if _compiled(inner).search(path):
             return kind == "r"
     return False
 

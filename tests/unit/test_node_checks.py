@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +12,7 @@ import pytest
 
 from pmc.command import Command
 from pmc.errors import CommandFailed
-from pmc.health import node_checks, node_drbd, node_libvirt
+from pmc.health import node_checks, node_drbd, node_libvirt, node_lvm
 from pmc.health.node_checks import CHECKS, About, Finding, Seen, Verdict
 from pmc.plan import Relay, Step
 from pmc.plans import node_keys
@@ -554,3 +557,12 @@ def test_migration_in_tls_needs_its_certificates() -> None:
         verdict("migration", qemu, tls)
     assert "in the clear" in verdict("migration", "end\n").text
     assert "in the clear" not in verdict("migration", "end\n", with_(migration="tunnelled")).text
+
+
+@pytest.mark.parametrize("pattern", ["r|[[:digit:]]|", "r|[x&&y]|"])
+def test_a_pattern_that_python_warns_of_is_tried_all_the_same(pattern: str) -> None:
+    """Here a warning is an error."""
+    found = node_lvm.parse_filter(f"global_filter={json.dumps(pattern)}\ngiven\n")
+    with warnings.catch_warnings(action="error"):
+        re.purge()
+        assert node_lvm.rejects(found.patterns, "/dev/drbd") is False
