@@ -30,6 +30,7 @@ LAYERS = [
     {"pmc.transport", "pmc.transport.*", "pmc.cluster", "pmc.audit"},
     {"pmc.tasks", "pmc.tasks.*"},
     {"pmc.main", "fabfile"},
+    {"pmc.__main__"},
 ]  # fmt: skip
 PURE = 6  # the first so many layers
 IMPURE = {

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from invoke.context import Context
 from invoke.parser.context import ParserContext
 from invoke.parser.parser import ParseMachine
 
+import pmc as pmc_
 from pmc.cluster import Cluster
 from pmc.errors import Refused
 from pmc.main import PmcConfig, program
@@ -526,3 +528,19 @@ def test_a_full_disk_behind_stdout_is_said() -> None:
         assert (done.returncode, done.stderr) == (1, "stdout cannot be written: No space left on device\n")
         # And one behind stderr changes no status.
         assert subprocess.run([sys.executable, "-c", code, "nonsense"], stderr=full).returncode == 2
+
+
+def test_ctrl_c_while_the_libraries_load() -> None:
+    """The installed command starts there."""
+    module, _, name = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["pmc"].partition(":")
+    code = (
+        "import sys\n"
+        "class Finder:\n"
+        "    def find_spec(name, *_):\n"
+        "        if name == 'fabric': raise KeyboardInterrupt\n"
+        f"sys.meta_path.insert(0, Finder)\nfrom {module} import {name}\n{name}()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "interrupted; nothing was touched\n")
+    whole = subprocess.run([sys.executable, "-m", "pmc", "--version"], capture_output=True, text=True, cwd=ROOT)
+    assert (whole.returncode, whole.stdout.splitlines()[0]) == (0, f"pmc {pmc_.__version__}")
