@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, wait
+from contextlib import nullcontext, suppress
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from pmc.transport.node import WORKERS, Node
@@ -18,23 +20,39 @@ def run_on_all(nodes: Sequence[Node], work: Callable[[Node], Any]) -> list[Any]:
     """`work` on each node, in turns: for so many at a time as are good for the processor (WORKERS), once it is known
     that somebody is there."""
     busy = threading.Semaphore(0)
+    told = [Future[Any]() for _ in nodes]
+    left = SimpleQueue[tuple[Node, Future[Any]]]()
+    for turn in zip(nodes, told, strict=True):
+        left.put(turn)
 
-    def turn(node: Node) -> Any:
-        if not node.reach():
-            return work(node)  # which is told so at once
-        with busy:
-            return work(node)
+    def take_turns() -> None:
+        with suppress(Empty):
+            while True:
+                _turn(*left.get_nowait(), work, busy)
 
-    with ThreadPoolExecutor(max_workers=max(1, min(REACHED, len(nodes)))) as pool:
-        try:
-            told = pool.map(turn, nodes)
-        finally:  # once all are waited for: among busy threads another one is slow to begin
-            busy.release(WORKERS)
-        try:
-            return list(told)
-        except KeyboardInterrupt:
-            # Whatever a thread waits for ends with its connection; else Ctrl-C would wait for the deadlines, too.
-            pool.shutdown(wait=False, cancel_futures=True)
-            for node in nodes:
-                node.close()
-            raise
+    try:
+        for _ in range(min(REACHED, len(nodes))):
+            # No pool of concurrent.futures: Python waits for its threads before it ends.
+            threading.Thread(target=take_turns, daemon=True).start()
+        busy.release(WORKERS)  # once all are waited for: among busy threads another one is slow to begin
+        wait(told)
+    except KeyboardInterrupt:
+        # Who is not reached yet is left alone. Whatever a thread at work waits for ends with its connection; else
+        # Ctrl-C would wait for the deadlines, too.
+        at_work = [each for each in told if not each.cancel()]
+        for node in nodes:
+            node.close()
+        wait(at_work)
+        raise
+    return [each.result() for each in told]
+
+
+def _turn(node: Node, told: Future[Any], work: Callable[[Node], Any], busy: threading.Semaphore) -> None:
+    try:
+        # Where nobody is, `work` is told so at once.
+        with busy if node.reach() else nullcontext():
+            if told.set_running_or_notify_cancel():
+                told.set_result(work(node))
+    except BaseException as error:
+        with suppress(InvalidStateError):  # it is not waited for any more
+            told.set_exception(error)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -19,6 +21,7 @@ from pmc.model import NodeState, Resource
 from pmc.node_state import parse_meminfo, parse_ports, state_queries
 from pmc.settings import parse
 from pmc.transport import migration
+from pmc.transport.fanout import run_on_all
 from pmc.transport.node import Node
 from pmc.units import KiB
 from tests.unit.samples import SETTINGS, data, framed
@@ -210,6 +213,30 @@ def test_nodes_that_are_waited_for_keep_no_other_from_its_turn(monkeypatch: pyte
     assert [each.split()[0] for each in told] == list(settings.nodes)
     assert told[:3] == ["pm-1 True", "pm-2 True", "pm-3 True"]
     assert max(most) == 2
+
+
+def test_ctrl_c_waits_for_no_node_that_is_not_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    reached, waits, over, closed = list[str](), threading.Event(), threading.Event(), list[str]()
+
+    def reach(node: Node) -> bool:
+        if node.name == "pm-1":
+            waits.set()
+            over.wait(20)
+            reached.append(node.name)
+        return True
+
+    def work(node: Node) -> None:
+        waits.wait(60)
+        os.kill(os.getpid(), signal.SIGINT)  # the main thread gets it
+
+    monkeypatch.setattr(Node, "reach", reach)
+    monkeypatch.setattr(Node, "close", lambda node: closed.append(node.name))
+    nodes = Cluster(SETTINGS).nodes
+    with pytest.raises(KeyboardInterrupt):
+        run_on_all([nodes["pm-1"], nodes["pm-2"]], work)
+    assert reached == []
+    assert closed == ["pm-1", "pm-2"]
+    over.set()
 
 
 def test_closing_reaches_for_no_node(monkeypatch: pytest.MonkeyPatch) -> None:
