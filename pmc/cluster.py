@@ -17,13 +17,14 @@ from typing import Any, TypeVar
 
 from pmc import audit, lock_files, paste
 from pmc import plan as planning
+from pmc.actions import Action, Fetch, Relay, Transfer, Wait, Watch
 from pmc.command import Command, Query
 from pmc.errors import CommandFailed, Interrupted, NodeDown, PmcError, Refused, StepFailed
 from pmc.lock_files import Holder
 from pmc.model import ClusterState, NodeState
 from pmc.node_state import cluster_state, node_state, state_queries
 from pmc.paste import Way
-from pmc.plan import Action, Fetch, Plan, Relay, Transfer, Wait, Watch
+from pmc.plan import Plan
 from pmc.settings import Settings
 from pmc.transport import fanout, migration
 from pmc.transport.connection import allow_connections, configuration

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from pmc.actions import Fetch, Relay, Transfer, Wait
 from pmc.command import SHORT, Command, given
 from pmc.plain import advice, plain, word
-from pmc.plan import Fetch, Plan, Relay, Step, Transfer, Wait
+from pmc.plan import Plan, Step
 
 # As pmc makes a secret of DRBD's.
 MADE = "$(head -c 24 /dev/urandom | od -An -v -tx1 | tr -d ' \\n')"

@@ -8,15 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from pmc.actions import Action as Action
-from pmc.actions import Fetch as Fetch
-from pmc.actions import Identity as Identity
-from pmc.actions import Relay as Relay
-from pmc.actions import Transfer as Transfer
-from pmc.actions import Wait as Wait
-from pmc.actions import Watch as Watch
-from pmc.actions import identity as identity
-from pmc.actions import long
+from pmc.actions import Action, Wait, Watch, long
 from pmc.command import Command
 from pmc.errors import CommandFailed, Fenced, InDoubt, Interrupted, PmcError, StepFailed
 

@@ -47,7 +47,7 @@ class Verify:
 
 @dataclass(frozen=True)
 class Keep:
-    """How many backups vm.prune keeps, in the order in which its rules count (pmc/retention.py). `verified` is none of
+    """How many backups vm.prune keeps, in the order in which its rules count (pmc/plans/retention.py). `verified` is none of
     the rules, but what no rule may remove."""
 
     last: int = 0

@@ -10,7 +10,7 @@ from pmc.backup import dated, is_ahead, moment
 from pmc.health.cluster_facts import Facts
 from pmc.health.finding import Finding
 from pmc.plain import then
-from pmc.retention import vm_of
+from pmc.plans.retention import vm_of
 
 
 def folders(facts: Facts) -> Iterator[Finding]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pmc import drbd, lvm
+from pmc.actions import Transfer, Watch
 from pmc.command import Command, bash, command, operation
 from pmc.errors import Refused
 from pmc.facts import backing
 from pmc.model import ClusterState, NodeState
-from pmc.plan import Plan, Step, Transfer, Watch, on_each, plan
+from pmc.plan import Plan, Step, on_each, plan
 from pmc.plans import node_files, requirements, room, vm_steps
 from pmc.plans.request import Add
 from pmc.plans.vm_steps import Given

@@ -6,14 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from pmc import backup, backup_pipeline, drbd, guest_agent, retention
+from pmc import backup, backup_pipeline, drbd, guest_agent
+from pmc.actions import Watch
 from pmc.backup import Backup, Stored
 from pmc.backup_pipeline import How
 from pmc.command import Command, bash, operation
 from pmc.errors import Refused
 from pmc.model import ClusterState
-from pmc.plan import Plan, Step, Watch, plan
-from pmc.plans import base_snapshot, node_files, other_disks, requirements, suspended_io, unfinished_restore, vm_steps
+from pmc.plan import Plan, Step, plan
+from pmc.plans import (
+    base_snapshot,
+    node_files,
+    other_disks,
+    requirements,
+    retention,
+    suspended_io,
+    unfinished_restore,
+    vm_steps,
+)
 from pmc.plans.base_snapshot import Place
 from pmc.plans.clone import drop, snapshot
 from pmc.settings import Settings

@@ -9,10 +9,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from pmc import backup_pipeline
+from pmc.actions import Fetch, Transfer, Watch
 from pmc.backup import LONGEST, NOTES, Backup
 from pmc.command import Command, bash, operation
 from pmc.errors import Refused
-from pmc.plan import Fetch, Plan, Step, Transfer, Watch, plan
+from pmc.plan import Plan, Step, plan
 from pmc.plans import node_files, vm_steps
 from pmc.plans.backup import bring, enough_space
 from pmc.plans.restore import Found

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pmc import backup_pipeline, lock_files, lvm
+from pmc.actions import Watch
 from pmc.command import Command, bash, operation
 from pmc.facts import backing
 from pmc.model import ClusterState
-from pmc.plan import Step, Watch
+from pmc.plan import Step
 from pmc.plans import requirements, room, suspended_io, unfinished_restore, vm_steps
 from pmc.plans.request import Add
 from pmc.plans.vm_steps import Given

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pmc import drbd, virsh
+from pmc.actions import Wait
 from pmc.errors import Refused
 from pmc.model import ClusterState, NodeState
-from pmc.plan import Plan, Step, Wait, on_each, plan
+from pmc.plan import Plan, Step, on_each, plan
 from pmc.plans import interrupted_migration, requirements
 
 

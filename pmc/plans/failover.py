@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pmc.actions import Wait
 from pmc.errors import NodeDown, Refused
 from pmc.facts.dead_node import LostLink, PeerSigns, silent
 from pmc.model import ClusterState, Resource
-from pmc.plan import Plan, Step, Wait, plan
+from pmc.plan import Plan, Step, plan
 from pmc.plans import failover_restore, requirements, saved_memory, suspended_io, vm_steps
 from pmc.plans import room as room_check
 from pmc.plans.close_migration import forbid_two_primaries, resume_writes

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pmc import drbd, virsh
+from pmc.actions import Watch
 from pmc.command import Command, command, operation
 from pmc.errors import Refused
 from pmc.facts.domain_disks import RUNNING, Running
 from pmc.model import ClusterState, NodeState
-from pmc.plan import Plan, Step, Watch, on_each, plan
+from pmc.plan import Plan, Step, on_each, plan
 from pmc.plans import other_disks, requirements, restore_marks, saved_memory, suspended_io, vm_steps
 from pmc.plans import room as room_check
 from pmc.settings import Settings

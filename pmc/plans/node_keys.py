@@ -15,9 +15,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pmc.actions import Relay
 from pmc.command import Command, Query, bash, command, operation
 from pmc.health.node_checks import Finding, Verdict, bad, good
-from pmc.plan import Relay, Step
+from pmc.plan import Step
 from pmc.plans import node_files
 from pmc.settings import NodeSettings, Settings
 from pmc.units import count

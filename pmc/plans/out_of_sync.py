@@ -9,7 +9,8 @@ with the first write that the other side does not get, and from that side. When 
 from __future__ import annotations
 
 from pmc import drbd_generations
-from pmc.plan import Step, Wait
+from pmc.actions import Wait
+from pmc.plan import Step
 from pmc.plans import requirements
 from pmc.plans.repair_context import Condition, RepairContext
 from pmc.units import show_size

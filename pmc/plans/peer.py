@@ -11,11 +11,12 @@ import shlex
 from dataclasses import dataclass, replace
 
 from pmc import backup_pipeline, drbd, drbd_new_peer, lvm
+from pmc.actions import Watch
 from pmc.capacity import allocate
 from pmc.errors import Refused
 from pmc.facts import backing
 from pmc.model import ClusterState, NodeState, Resource, ResourceFile
-from pmc.plan import Plan, Step, Watch, plan
+from pmc.plan import Plan, Step, plan
 from pmc.plans import (
     node_files,
     other_disks,

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pmc import drbd, lvm
+from pmc.actions import Relay
 from pmc.facts import backing
 from pmc.health.node_checks import Finding
 from pmc.model import ClusterState, NodeState, Resource, ResourceFile
-from pmc.plan import Plan, Relay, Step, plan
+from pmc.plan import Plan, Step, plan
 from pmc.plans.close_migration import forbid_two_primaries
 from pmc.settings import Settings
 

@@ -1,4 +1,4 @@
-"""Backups removed: those that vm.prune does not keep (pmc/retention.py decides), or all of a VM with vm.rm. Pure."""
+"""Backups removed: those that vm.prune does not keep (pmc/plans/retention.py decides), or all of a VM with vm.rm. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pmc.errors import Refused
 from pmc.plan import Plan, Step, on_each, plan
 from pmc.plans import node_files
 from pmc.plans.backup import remove_unfinished
-from pmc.retention import KEEP, LEAVE, NEEDED, REMOVE, Decision, vm_of
+from pmc.plans.retention import KEEP, LEAVE, NEEDED, REMOVE, Decision, vm_of
 from pmc.settings import Keep, Settings
 from pmc.units import show_size
 

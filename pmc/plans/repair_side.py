@@ -6,10 +6,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pmc import drbd, drbd_generations, lvm, virsh
+from pmc.actions import Wait
 from pmc.errors import Refused
 from pmc.facts import backing, domain_definition
 from pmc.plain import then
-from pmc.plan import Step, Wait
+from pmc.plan import Step
 from pmc.plans import other_disks, restore_marks, room, saved_memory, unfinished_restore, vm_steps
 from pmc.plans.repair_context import NO_DISK, Condition, RepairContext
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pmc.actions import Identity, identity
 from pmc.errors import Refused
-from pmc.plan import Identity, identity
 from pmc.plans.requirements import check_name, check_new
 from pmc.settings import Settings
 from pmc.units import MiB, parse_size

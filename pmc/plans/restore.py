@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pmc import backup, backup_pipeline, drbd, lvm, virsh
+from pmc.actions import Fetch, Wait, Watch
 from pmc.backup import Backup, Stored
 from pmc.command import Command, bash, operation
 from pmc.errors import Refused
 from pmc.facts import backing, domain_xml
 from pmc.model import ClusterState, NodeState
-from pmc.plan import Fetch, Plan, Step, Wait, Watch, plan
+from pmc.plan import Plan, Step, plan
 from pmc.plans import (
     node_files,
     other_disks,

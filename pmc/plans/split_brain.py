@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pmc import drbd, drbd_generations, lvm, virsh
+from pmc.actions import Wait
 from pmc.facts import backing
 from pmc.model import Resource
-from pmc.plan import Step, Wait
+from pmc.plan import Step
 from pmc.plans import requirements, room, saved_memory, split_brain_snapshot
 from pmc.plans.repair_context import Condition, RepairContext, SideFacts
 from pmc.units import show_size

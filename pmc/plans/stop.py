@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pmc import drbd, virsh
+from pmc.actions import Wait
 from pmc.errors import Refused
 from pmc.model import ClusterState
 from pmc.plain import then
-from pmc.plan import Plan, Step, Wait, plan
+from pmc.plan import Plan, Step, plan
 from pmc.plans import requirements, suspended_io
 from pmc.plans.close_migration import holds_writes
 from pmc.settings import Settings

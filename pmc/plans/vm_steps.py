@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pmc import drbd, lvm, virsh
-from pmc.plan import Step, Wait, on_each
+from pmc.actions import Wait
+from pmc.plan import Step, on_each
 from pmc.plans import node_files
 from pmc.settings import Settings
 from pmc.units import MiB, show_size

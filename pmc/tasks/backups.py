@@ -9,12 +9,13 @@ from pathlib import Path
 from invoke.context import Context
 
 from pmc import names
+from pmc.actions import Fetch
 from pmc.backup import NOTES, Backup, Stored, sound
 from pmc.cluster import Cluster
 from pmc.errors import PmcError, Refused
 from pmc.model import ClusterState
 from pmc.paste import comment
-from pmc.plan import Fetch, Plan
+from pmc.plan import Plan
 from pmc.plans import backup as plans
 from pmc.plans import backup_copies, requirements, restore, split_brain_snapshot
 from pmc.plans.backup import BackupRequest

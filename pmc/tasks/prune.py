@@ -10,17 +10,16 @@ from typing import Any
 
 from invoke.context import Context
 
-from pmc import retention
+from pmc.actions import Action
 from pmc.backup import Stored
 from pmc.cluster import Cluster
 from pmc.command import Command
 from pmc.errors import CommandFailed, NodeDown, PmcError, Refused
 from pmc.model import ClusterState
-from pmc.plan import Action
 from pmc.plans import prune as plans
-from pmc.plans import requirements
+from pmc.plans import requirements, retention
 from pmc.plans.backup import remove_unfinished
-from pmc.retention import REMOVE, Decision
+from pmc.plans.retention import REMOVE, Decision
 from pmc.settings import Keep
 from pmc.tasks import lookups, vm_lock
 from pmc.tasks.base import carry_out, complain, heard, opened, task

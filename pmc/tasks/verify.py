@@ -8,6 +8,7 @@ from dataclasses import replace
 from invoke.context import Context
 
 from pmc import drbd
+from pmc.actions import Watch
 from pmc.cluster import Cluster
 from pmc.errors import CommandFailed, InDoubt, Interrupted, NodeDown, PmcError, Refused
 from pmc.health import deep as deeply
@@ -18,7 +19,6 @@ from pmc.health.questions import Extra, questions
 from pmc.health.vm_replication import syncing
 from pmc.model import ClusterState, NodeState, Resource
 from pmc.node_state import said_by
-from pmc.plan import Watch
 from pmc.plans import requirements
 from pmc.tasks import lookups
 from pmc.tasks.base import opened, task

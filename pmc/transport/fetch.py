@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from pmc.actions import Fetch, Transfer, identity
 from pmc.errors import CommandFailed
-from pmc.plan import Fetch, Transfer, identity
 
 
 @contextmanager

@@ -13,9 +13,10 @@ from typing import Any
 
 from tabulate import tabulate
 
+from pmc.actions import Watch
 from pmc.errors import Refused
 from pmc.plain import advice, one_line, plain
-from pmc.plan import Plan, Watch
+from pmc.plan import Plan
 
 
 def table(rows: Sequence[dict[str, Any]], as_json: bool, columns: Sequence[str] = ()) -> str:

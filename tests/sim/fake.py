@@ -14,12 +14,13 @@ from copy import deepcopy
 from typing import Any
 
 from pmc import drbd, drbd_generations, virsh
+from pmc.actions import Action, Fetch, Wait, Watch
 from pmc.command import Command, command
 from pmc.errors import CommandFailed, InDoubt, PmcError
 from pmc.facts import dead_node, drbd_files
 from pmc.model import ClusterState, Domain, NodeState, Resource
 from pmc.node_state import cluster_state
-from pmc.plan import Action, Fetch, Plan, Wait, Watch, apply
+from pmc.plan import Plan, apply
 from pmc.units import GiB
 from tests.sim.effects import EFFECTS, carried_out
 from tests.sim.machine import Impossible, Kernel, Machine, Unknown, need, says

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine
 
 from pmc import drbd
+from pmc.actions import Action, Wait, Watch
 from pmc.errors import CommandFailed, InDoubt, PmcError, Refused
 from pmc.model import ClusterState
-from pmc.plan import Action, Plan, Wait, Watch, apply
+from pmc.plan import Plan, apply
 from pmc.plans import clone
 from tests.sim.links import WAYS, Link
 from tests.sim.world import Cloud

@@ -13,12 +13,12 @@ from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime
 
+from pmc.actions import Action, Watch
 from pmc.command import Command
 from pmc.drbd_generations import Generation
 from pmc.errors import NodeDown
 from pmc.model import ClusterState, NodeState, Resource
 from pmc.node_state import cluster_state
-from pmc.plan import Action, Watch
 from pmc.units import GiB
 from tests.sim import hands
 from tests.sim.effects import carried_out

@@ -30,8 +30,8 @@ from pmc.plans import stop as stop_plan
 from pmc.plans.backup import BackupRequest
 from pmc.plans.repair_context import RepairOptions, SideFacts
 from pmc.plans.request import Add, Image
+from pmc.plans.retention import decide
 from pmc.plans.vm_steps import Given
-from pmc.retention import decide
 from pmc.settings import Keep, Settings
 from pmc.units import GiB, MiB
 from tests.sim.fake import World, done

@@ -11,10 +11,11 @@ from invoke.config import Config
 from invoke.context import Context
 
 from pmc import drbd
+from pmc.actions import Fetch, Relay, Wait
 from pmc.command import Command, command
 from pmc.errors import CommandFailed, Fenced, InDoubt, Interrupted, Refused, StepFailed
 from pmc.lock_files import ALLOCATION
-from pmc.plan import Fetch, Relay, Step, Wait, plan
+from pmc.plan import Step, plan
 from pmc.tasks import ns
 from pmc.transport.node import _drain
 from tests.unit.counted import CountedNode, counted

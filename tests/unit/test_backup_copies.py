@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from pmc.actions import Fetch, Transfer
 from pmc.backup import NOTES, Stored, sound
 from pmc.errors import Refused
-from pmc.plan import Fetch, Plan, Transfer
+from pmc.plan import Plan
 from pmc.plans import backup_copies, node_files, vm_steps
 from pmc.plans.backup import bring
 from pmc.plans.restore import Found, find

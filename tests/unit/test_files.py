@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
+from pmc.actions import Fetch, Transfer, identity
 from pmc.backup import LONGEST
 from pmc.cluster import Cluster
 from pmc.command import command
 from pmc.errors import CommandFailed, Refused, StepFailed
-from pmc.plan import Fetch, Plan, Transfer, identity
+from pmc.plan import Plan
 from pmc.plans import add, backup_copies, request, restore
 from pmc.plans.request import Image
 from pmc.plans.restore import Found

@@ -10,11 +10,12 @@ import pytest
 from invoke.context import Context
 
 from pmc import drbd, virsh
+from pmc.actions import Wait
 from pmc.cluster import Cluster
 from pmc.errors import Refused
 from pmc.facts.domain_disks import RUNNING, Running, parse_running
 from pmc.model import ClusterState, Domain
-from pmc.plan import Plan, Wait
+from pmc.plan import Plan
 from pmc.plans import close_migration, failover, interrupted_migration, peer, stop
 from pmc.tasks import vm as tasks
 from pmc.tasks import vm_lock

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from pmc import backup, retention
+from pmc import backup
 from pmc.plain import plain
+from pmc.plans import retention
 from pmc.remote.manifest import manifest_sum
 from pmc.settings import Keep
 from pmc.tasks import lookups

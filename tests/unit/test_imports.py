@@ -21,7 +21,7 @@ LAYERS = [
     {"pmc.facts", "pmc.facts.*", "pmc.lvm"},
     {
         "pmc.drbd", "pmc.drbd_generations", "pmc.drbd_new_peer", "pmc.lvm_thin", "pmc.virsh", "pmc.guest_agent",
-        "pmc.backup", "pmc.backup_pipeline", "pmc.retention", "pmc.lock_files", "pmc.names",
+        "pmc.backup", "pmc.backup_pipeline", "pmc.plans.retention", "pmc.lock_files", "pmc.names",
     },
     {"pmc.actions", "pmc.plan", "pmc.paste", "pmc.node_state", "pmc.capacity", "pmc.capacity.*"},
     {"pmc.health", "pmc.health.*", "pmc.plans", "pmc.plans.*", "pmc.view.rows"},

@@ -14,13 +14,13 @@ from typing import Any
 import paramiko
 import pytest
 
+from pmc.actions import Fetch
 from pmc.cluster import Cluster
 from pmc.command import Query, bash, command
 from pmc.errors import CommandFailed, PmcError, Refused
 from pmc.health import node_checks, node_machine, verify
 from pmc.health.node_checks import About
 from pmc.lock_files import Holder
-from pmc.plan import Fetch
 from pmc.plans import migrate
 from pmc.settings import parse
 from pmc.transport import node as pmc_node

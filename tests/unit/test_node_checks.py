@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from pmc.actions import Relay
 from pmc.command import Command
 from pmc.errors import CommandFailed
 from pmc.health import node_checks, node_drbd, node_libvirt, node_lvm
 from pmc.health.node_checks import CHECKS, About, Finding, Seen, Verdict
-from pmc.plan import Relay, Step
+from pmc.plan import Step
 from pmc.plans import node_keys
 from pmc.plans.node_keys import AUTHORIZED, KNOWN, Keys
 from pmc.settings import Settings, parse

@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from pmc import backup_pipeline, paste, virsh
+from pmc.actions import Action, Fetch, Relay, Transfer, Wait, Watch
 from pmc.command import Command, bash, command
 from pmc.errors import Refused
 from pmc.paste import Way
 from pmc.plain import plain
-from pmc.plan import Action, Fetch, Plan, Relay, Step, Transfer, Wait, Watch, apply, plan
+from pmc.plan import Plan, Step, apply, plan
 from pmc.plans import close_migration, migrate
 from pmc.settings import NodeSettings
 from pmc.transport import local

@@ -13,10 +13,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pmc import audit, lock_files
+from pmc.actions import Watch
 from pmc.command import command
 from pmc.errors import CommandFailed, InDoubt, NodeDown, PmcError, Refused, StepFailed
 from pmc.plain import MOST, escaped, one_line, plain
-from pmc.plan import Plan, Step, Watch
+from pmc.plan import Plan, Step
 from pmc.tasks import base
 from pmc.view import output
 

@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import pytest
 
+from pmc.actions import Action, Fetch, Relay, Transfer, Wait
 from pmc.command import command
 from pmc.errors import CommandFailed, InDoubt, Interrupted, PmcError, StepFailed
-from pmc.plan import Action, Calls, Fetch, Plan, Relay, Step, Transfer, Wait, apply, plan
+from pmc.plan import Calls, Plan, Step, apply, plan
 from pmc.plans import close_migration, remove
 from tests.lab import rig
 from tests.sim.fake import Faulty, World, done

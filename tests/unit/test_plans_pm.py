@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from pmc import drbd, lvm
+from pmc.actions import Relay
 from pmc.command import command
 from pmc.health.node_checks import Finding, bad, good
 from pmc.model import ClusterState, NodeState, Resource, ResourceFile, Volume
-from pmc.plan import Relay, Step
+from pmc.plan import Step
 from pmc.plans import pm
 from pmc.plans.node_keys import Keys, judged
 from pmc.settings import NodeSettings

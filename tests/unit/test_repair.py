@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from pmc import drbd_generations, lvm, virsh
+from pmc.actions import Wait
 from pmc.drbd_generations import Generation, Past
 from pmc.errors import NodeDown, Refused, StepFailed
 from pmc.facts import domain_definition
 from pmc.model import ClusterState, Odd, Resource, ResourceFile, Volume
-from pmc.plan import Wait, apply
+from pmc.plan import apply
 from pmc.plans import repair, split_brain, split_brain_snapshot
 from pmc.plans.repair_context import Condition, RepairContext, RepairOptions, SideFacts
 from pmc.settings import Settings

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pmc.actions import identity
 from pmc.errors import Refused
-from pmc.plan import identity
 from pmc.plans import request
 from pmc.plans.request import Add, Image
 from pmc.units import GiB, MiB

@@ -9,10 +9,11 @@ from dataclasses import replace
 import pytest
 
 from pmc import backup_pipeline, lvm
+from pmc.actions import Action, Watch
 from pmc.command import Command
 from pmc.errors import InDoubt, NodeDown, Refused, StepFailed
 from pmc.model import ClusterState, Volume
-from pmc.plan import Action, Plan, Watch, apply
+from pmc.plan import Plan, apply
 from pmc.plans import (
     add,
     failover,

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from pmc import drbd, lvm
+from pmc.actions import Action, Watch
 from pmc.errors import CommandFailed, PmcError, Refused, StepFailed
 from pmc.health import vm_volumes
 from pmc.model import ClusterState, Domain, NodeState, Resource, ResourceFile, Volume
-from pmc.plan import Action, Plan, Watch, apply
+from pmc.plan import Plan, apply
 from pmc.plans import backup, failover, other_disks, peer, repair_side, restore, start, stop, unfinished_restore
 from pmc.plans.repair_context import RepairContext, RepairOptions
 from pmc.plans.restore import Found

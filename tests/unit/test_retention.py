@@ -18,7 +18,7 @@ import pytest
 
 from pmc import backup
 from pmc.backup import Stored, dated, moment, newest_base
-from pmc.retention import KEEP, LEAVE, REMOVE, by_vm, chosen, decide, vm_of
+from pmc.plans.retention import KEEP, LEAVE, REMOVE, by_vm, chosen, decide, vm_of
 from pmc.settings import Keep
 from tests.unit.stories import BASE, DELTA
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pmc import backup
 from pmc.backup import Stored
 from pmc.plans import prune
-from pmc.retention import KEEP, LEAVE, REMOVE, Decision, chosen, decide
+from pmc.plans.retention import KEEP, LEAVE, REMOVE, Decision, chosen, decide
 from pmc.settings import Keep
 from tests.unit.samples import SETTINGS
 from tests.unit.test_retention import PERIOD, at, base, delta, kept, restic, unread

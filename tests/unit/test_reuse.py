@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from pmc import lvm
+from pmc.actions import Action, Watch
 from pmc.errors import Refused, StepFailed
 from pmc.health import verify
 from pmc.health.cluster_facts import Facts
 from pmc.model import Volume
-from pmc.plan import Action, Plan, Watch, apply
+from pmc.plan import Plan, apply
 from pmc.plans import peer, remove, remove_steps
 from pmc.units import GiB
 from tests.sim.fake import Faulty, World, done

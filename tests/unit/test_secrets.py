@@ -17,10 +17,11 @@ from xml.sax import saxutils
 import pytest
 
 from pmc import backup_pipeline, drbd, virsh
+from pmc.actions import Action, Relay, Transfer, Wait, Watch
 from pmc.backup_pipeline import How
 from pmc.command import Answer, Command, Query, bash, command, masked
 from pmc.errors import CommandFailed, PmcError, StepFailed
-from pmc.plan import Action, Plan, Relay, Step, Transfer, Wait, Watch, apply
+from pmc.plan import Plan, Step, apply
 from pmc.plans.node_files import receive
 from pmc.transport.node import Node, command_line
 from tests.unit.samples import SETTINGS, XML

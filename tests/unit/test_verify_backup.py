@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from invoke.context import Context
 
+from pmc.actions import Action, Watch
 from pmc.backup import Stored
 from pmc.command import Command, bash
 from pmc.errors import CommandFailed, Interrupted, PmcError, Refused
-from pmc.plan import Action, Watch
 from pmc.tasks import vm
 from pmc.transport.local import run
 from tests.sim.fake import World

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from pmc import drbd, drbd_generations, virsh
+from pmc.actions import Wait
 from pmc.command import Command, command
 from pmc.facts import dead_node
-from pmc.plan import Wait
 from tests.sim.fake import World
 from tests.sim.machine import says
 from tests.unit.queries import EVENTS, GENERATIONS
