@@ -47,8 +47,8 @@ class Verify:
 
 @dataclass(frozen=True)
 class Keep:
-    """How many backups vm.prune keeps, in the order in which its rules count (pmc/plans/retention.py). `verified` is none of
-    the rules, but what no rule may remove."""
+    """How many backups vm.prune keeps, in the order in which its rules count (retention.py). `verified` is none of the
+    rules, but what no rule may remove."""
 
     last: int = 0
     hourly: int = 0

@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CAREFUL = (
     "pmc/plan.py", "pmc/lock_files.py", "pmc/transport/lock.py", "pmc/cluster.py", "pmc/transport/migration.py",
     "pmc/transport/node.py", "pmc/transport/sessions.py", "pmc/transport/fetch.py", "pmc/backup_pipeline.py",
-    "pmc/remote/stream.py", "pmc/remote/manifest.py", "pmc/backup.py", "pmc/plans/retention.py", "pmc/drbd_generations.py",
-    "pmc/tasks/fencing.py", "pmc/facts/dead_node.py",
+    "pmc/remote/stream.py", "pmc/remote/manifest.py", "pmc/backup.py", "pmc/plans/retention.py",
+    "pmc/drbd_generations.py", "pmc/tasks/fencing.py", "pmc/facts/dead_node.py",
 )  # fmt: skip
 KINDS = ("step", "requirement", "refusal", "undo", "check", "pivot", "guard", "claims", "lock", "condition")
 FLAGS = {"undo": "None", "check": "None", "pivot": "False", "guard": "False", "claims": "False", "locks": "()"}

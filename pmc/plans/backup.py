@@ -266,17 +266,7 @@ def remove_unfinished(folder: str, name: str) -> Command:
 
 def enough_space(node: str, folder: str, size: int) -> Step:
     """A base may need the whole size of the disk; better told before than when the directory is full."""
-    return Step(node, f"see that {folder} has {show_size(size)} free", has_space(folder, size))
-
-
-@operation
-def has_space(folder: str, size: int) -> Command:
-    """`size` in bytes."""
-    script = (
-        'free=$(df --output=avail -B1 "$1" | tail -n 1); [ "$free" -ge "$2" ] || '
-        '{ echo "$1 has $free bytes free, a base may need $2" >&2; exit 1; }'
-    )
-    return bash(script, folder, str(size))
+    return Step(node, f"see that {folder} has {show_size(size)} free", node_files.has_space(folder, size))
 
 
 def drbd_device(name: str, state: ClusterState) -> str:

@@ -8,7 +8,7 @@ from pmc.errors import NodeDown, Refused
 from pmc.facts import backing
 from pmc.model import ClusterState, Volume
 from pmc.plan import Step
-from pmc.plans import requirements, restore, restore_marks, unfinished_restore
+from pmc.plans import requirements, restore_in_place, restore_marks, unfinished_restore
 from pmc.plans.backup import bring, drbd_device
 from pmc.settings import Settings
 from pmc.units import show_size
@@ -29,14 +29,14 @@ def on(survivor: str, dead: str, name: str, size: int, state: ClusterState, sett
     if survivor not in unfinished_restore.restoring(state, name) and not kept(name, survivor, state):
         return steps
     if kept(name, survivor, state):
-        restore.of_the_disk(name, node, settings)
+        restore_in_place.of_the_disk(name, node, settings)
         if not size:
             raise Refused(
                 f"{name}: a restore into its disk was interrupted. A failover puts it back first",
                 next=f"fab vm.failover {name}",
             )
         disk, device = requirements.disk(node, name, settings).name, drbd_device(name, state)
-        put = restore.put_back(settings.volume_group, name, disk, size, device, paired=False)
+        put = restore_in_place.put_back(settings.volume_group, name, disk, size, device, paired=False)
         steps += [bring(survivor), Step(survivor, f"put the disk of {name} back ({show_size(size)})", put)]
     elif unfinished_restore.marked(node, name, lvm.RESTORING_THERE):
         raise Refused(

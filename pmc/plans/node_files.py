@@ -48,3 +48,13 @@ def receive(path: str, mode: str, reader: str = "cat", size: int = 0) -> Command
         f'{reader} >"$1.part"; {whole}sync "$1.part"; chmod "$2" "$1.part"; mv "$1.part" "$1"'
     )
     return bash(script, path, mode, *([str(size)] if size else []), long=True)
+
+
+@operation
+def has_space(folder: str, size: int) -> Command:
+    """`size` in bytes."""
+    script = (
+        'free=$(df --output=avail -B1 "$1" | tail -n 1); [ "$free" -ge "$2" ] || '
+        '{ echo "$1 has $free bytes free, a base may need $2" >&2; exit 1; }'
+    )
+    return bash(script, folder, str(size))

@@ -268,14 +268,12 @@ def defined(change: Change, xml: str, settings: Settings) -> list[Step]:
 def complete(change: Change, state: ClusterState, settings: Settings) -> list[Step]:
     """Only what is equal on both sides, seen at that moment, is called a second copy."""
     name, primary, new = change.name, change.primary, change.new
-    limits = settings.deadlines
-    size = state.nodes[primary].resources[name].size
-    mark = lvm.mark(settings.volume_group, name, False, lvm.UNFINISHED)
+    size, mark = state.nodes[primary].resources[name].size, lvm.mark(settings.volume_group, name, False, lvm.UNFINISHED)
     return [
         Step(
             primary,
             f"wait until {new} has all of {name} ({show_size(size)})",
-            drbd_new_peer.copied(name, limits.peer, limits.sync),
+            drbd_new_peer.copied(name, settings.deadlines.peer, settings.deadlines.sync),
             watch=Watch("bytes", name, size),
         ),
         vm_steps.see_equal(primary, name),
@@ -286,17 +284,15 @@ def complete(change: Change, state: ClusterState, settings: Settings) -> list[St
 
 def finish(change: Change, xml: str, state: ClusterState, settings: Settings) -> Plan:
     """What an earlier vm.peer that was interrupted left to do."""
-    name, new = change.name, change.new
-    title, node = f"vm.peer {name}", state.nodes[new]
+    name, new, node = change.name, change.new, state.nodes[change.new]
+    rest = [] if name in node.domains else defined(change, xml, settings)
     if lvm.UNFINISHED not in node.volumes[name].tags:
         requirements.healthy(state.nodes[change.primary], name)
-        rest = [] if name in node.domains else defined(change, xml, settings)
-        return plan(title, rest, restore_marks.over(name, [change.primary], state))
-    up = Step(new, f"bring up {name}", drbd.up(name))
+        return plan(f"vm.peer {name}", rest, restore_marks.over(name, [change.primary], state))
     return plan(
-        title,
-        [] if name in node.resources else [up],
-        [] if name in node.domains else defined(change, xml, settings),
+        f"vm.peer {name}",
+        [] if name in node.resources else [Step(new, f"bring up {name}", drbd.up(name))],
+        rest,
         Step(change.primary, f"connect {name} to {new}, while it runs", drbd_new_peer.adjust(name)),
         vm_steps.wait_connected(settings, change.primary, name),
         complete(change, state, settings),

@@ -1,4 +1,4 @@
-"""Backups removed: those that vm.prune does not keep (pmc/plans/retention.py decides), or all of a VM with vm.rm. Pure."""
+"""Backups removed: those that vm.prune does not keep (retention.py decides), or all of a VM with vm.rm. Pure."""
 
 from __future__ import annotations
 

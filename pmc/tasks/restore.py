@@ -15,7 +15,7 @@ from pmc.errors import Refused
 from pmc.lock_files import ALLOCATION
 from pmc.model import ClusterState
 from pmc.plan import Plan
-from pmc.plans import backup_copies, failover_restore, requirements
+from pmc.plans import backup_copies, failover_restore, requirements, restore_in_place
 from pmc.plans import restore as plans
 from pmc.plans.restore import Found
 from pmc.settings import Settings
@@ -124,7 +124,7 @@ def _in_place(c: Context, cluster: Cluster, name: str, which: Which, dry: bool, 
     state = _looked(c, cluster, name, which, dry)
     found, copy = _found(state, name, which, cluster.settings)
     size, xml = lookups.disk_of(cluster, name, state)
-    plan = plans.in_place(found, size, xml, state, cluster.settings)
+    plan = restore_in_place.in_place(found, size, xml, state, cluster.settings)
     if not (dry or yes):
         confirm(f"the disk of {name} becomes that of {found.backup.time}; what was written since then is lost", name)
     if carry_out(c, cluster, _both(copy, plan), dry):
@@ -135,7 +135,7 @@ def _put_back(c: Context, cluster: Cluster, name: str, dry: bool) -> None:
     state = located(c, cluster, dry, name)
     failover_restore.both_there(name, state)
     size, _ = lookups.disk_of(cluster, name, state)
-    plan = plans.undo_in_place(name, size, state, cluster.settings)
+    plan = restore_in_place.undo_in_place(name, size, state, cluster.settings)
     if carry_out(c, cluster, plan, dry):
         put = any(step.note.startswith("put the disk") for step in plan.steps)
         marks = f"{name}: no restore is marked any more; its disk is whole, as it was before or as the restore left it"

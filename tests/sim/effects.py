@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pmc import backup_pipeline, drbd, drbd_generations, drbd_new_peer, guest_agent, lvm, lvm_thin, virsh
 from pmc.command import Command
 from pmc.facts import managed_save
-from pmc.plans import add, clone, migrate, node_files, prune, remove_steps, restore
+from pmc.plans import add, clone, migrate, node_files, prune, remove_steps, restore, restore_in_place
 from pmc.plans import backup as backup_plan
 from tests.sim import files, guests, resources, volumes
 
@@ -112,7 +112,7 @@ EFFECTS: dict[Callable[..., Any], Effect] = {
     add.unpack: files.filled,
     clone.write: files.filled,
     migrate.harmless: nothing,
-    restore.put_back: files.put_back,
+    restore_in_place.put_back: files.put_back,
     restore.convert: files.has_file,
     backup_pipeline.bring: nothing,
     backup_pipeline.give_back: files.filled,
@@ -122,7 +122,7 @@ EFFECTS: dict[Callable[..., Any], Effect] = {
     backup_pipeline.store_thin_base: files.store_thin,
     backup_pipeline.store_thin_delta: files.store_thin,
     backup_pipeline.seal: files.seal,
-    backup_plan.has_space: nothing,
+    node_files.has_space: nothing,
     backup_plan.remove_unfinished: files.delete_unfinished,
     prune.remove: files.delete_backup,
     remove_steps.unfinished: files.delete_unfinished,

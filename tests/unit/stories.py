@@ -24,6 +24,7 @@ from pmc.plans import (
     remove_steps,
     repair,
     restore,
+    restore_in_place,
     start,
 )
 from pmc.plans import stop as stop_plan
@@ -258,7 +259,7 @@ def restored(world: World) -> Plan:
 
 
 def restored_in_place(world: World) -> Plan:
-    return restore.in_place(restore.find(DELTA.id, STORED), GiB, XML, world.state(), SETTINGS)
+    return restore_in_place.in_place(restore.find(DELTA.id, STORED), GiB, XML, world.state(), SETTINGS)
 
 
 def half_restored_web() -> World:

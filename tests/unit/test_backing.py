@@ -32,7 +32,7 @@ from pmc.plans import (
     remove,
     remove_steps,
     repair,
-    restore,
+    restore_in_place,
     split_brain_snapshot,
     start,
     unfinished_restore,
@@ -109,11 +109,11 @@ def cloned(state: ClusterState) -> Plan:
 
 
 def in_place(state: ClusterState) -> Plan:
-    return restore.in_place(Found("pm-2", MADE, None), SIZE, DOMAIN, state, SETTINGS)
+    return restore_in_place.in_place(Found("pm-2", MADE, None), SIZE, DOMAIN, state, SETTINGS)
 
 
 def put_back(state: ClusterState) -> Plan:
-    return restore.undo_in_place("db", SIZE, state, SETTINGS)
+    return restore_in_place.undo_in_place("db", SIZE, state, SETTINGS)
 
 
 def split(state: ClusterState) -> Plan:

@@ -16,7 +16,7 @@ from pmc.facts import domain_disks
 from pmc.facts.domain_disks import Disk, Running
 from pmc.health.questions import parse_domain_files
 from pmc.model import ClusterState
-from pmc.plans import migrate, other_disks, peer, remove, remove_steps, repair, restore
+from pmc.plans import migrate, other_disks, peer, remove, remove_steps, repair, restore, restore_in_place
 from pmc.plans.repair_context import RepairOptions, SideFacts
 from pmc.plans.restore import Found
 from pmc.tasks import backups, ns
@@ -79,7 +79,7 @@ def test_the_names_of_a_vms_device(device: str) -> None:
 
 
 def in_place(xml: str, state: ClusterState) -> object:
-    return restore.in_place(restore.find(BASE.id, STORED), GiB, xml, state, SETTINGS)
+    return restore_in_place.in_place(restore.find(BASE.id, STORED), GiB, xml, state, SETTINGS)
 
 
 def second_copy(xml: str, state: ClusterState) -> object:

@@ -22,7 +22,19 @@ from pmc.facts import domain_disks
 from pmc.facts.domain_disks import Running
 from pmc.model import ClusterState, Domain, NodeState, ResourceFile, Volume
 from pmc.plan import Plan, apply
-from pmc.plans import add, backup, clone, close_migration, evacuate, failover, migrate, repair, requirements, restore
+from pmc.plans import (
+    add,
+    backup,
+    clone,
+    close_migration,
+    evacuate,
+    failover,
+    migrate,
+    repair,
+    requirements,
+    restore,
+    restore_in_place,
+)
 from pmc.plans import remove as remove_plan
 from pmc.plans import start as start_plan
 from pmc.plans import stop as stop_plan
@@ -360,7 +372,7 @@ def take(state: ClusterState) -> Plan:
 
 
 def write(state: ClusterState, size: int = GiB) -> Plan:
-    return restore.in_place(restore.find(DELTA.id, STORED), size, XML, state, SETTINGS)
+    return restore_in_place.in_place(restore.find(DELTA.id, STORED), size, XML, state, SETTINGS)
 
 
 def with_before(state: ClusterState) -> ClusterState:
@@ -370,7 +382,7 @@ def with_before(state: ClusterState) -> ClusterState:
 
 
 def put_back(state: ClusterState) -> Plan:
-    return restore.undo_in_place("web", GiB, state, SETTINGS)
+    return restore_in_place.undo_in_place("web", GiB, state, SETTINGS)
 
 
 def marked(state: ClusterState) -> ClusterState:

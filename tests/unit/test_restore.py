@@ -22,7 +22,7 @@ from pmc.plans import (
     remove,
     remove_steps,
     repair_side,
-    restore,
+    restore_in_place,
     start,
     stop,
     unfinished_restore,
@@ -104,7 +104,7 @@ def test_what_is_told_to_take_it_back_never_runs_beside_the_write() -> None:
 
 
 def put_back(world: World) -> Plan:
-    return restore.undo_in_place("web", GiB, world.state(), SETTINGS)
+    return restore_in_place.undo_in_place("web", GiB, world.state(), SETTINGS)
 
 
 def broken_off(steps: int) -> World:
@@ -308,7 +308,7 @@ def test_what_a_restore_kept_is_never_put_back_over_what_the_vm_wrote_since(step
     for later in (died, stopped):
         plans: list[Callable[[ClusterState], Plan]] = [
             lambda state: failover.failover("web", state, SETTINGS, size=GiB),
-            lambda state: restore.undo_in_place("web", GiB, state, SETTINGS),
+            lambda state: restore_in_place.undo_in_place("web", GiB, state, SETTINGS),
         ]
         for plan in plans:
             with suppress(Refused):
@@ -351,9 +351,9 @@ def test_marks_stay_until_both_sides_are_equal(how: dict[str, str]) -> None:
     world = failed_over(world)
     world.dead.clear()
     off = done(world, stop.stop("web", False, world.state(), SETTINGS)).state()
-    assert restore.undo_in_place("web", GiB, off, SETTINGS).steps
+    assert restore_in_place.undo_in_place("web", GiB, off, SETTINGS).steps
     with pytest.raises(Refused, match="must be Connected, UpToDate/UpToDate"):
-        restore.undo_in_place("web", GiB, with_resource(off, "pm-2", **how), SETTINGS)
+        restore_in_place.undo_in_place("web", GiB, with_resource(off, "pm-2", **how), SETTINGS)
 
 
 def test_a_new_disk_beside_a_half_restored_one_is_marked_as_well() -> None:

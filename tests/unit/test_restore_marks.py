@@ -15,7 +15,17 @@ from pmc.errors import CommandFailed, PmcError, Refused, StepFailed
 from pmc.health import vm_volumes
 from pmc.model import ClusterState, Domain, NodeState, Resource, ResourceFile, Volume
 from pmc.plan import Plan, apply
-from pmc.plans import backup, failover, other_disks, peer, repair_side, restore, start, stop, unfinished_restore
+from pmc.plans import (
+    backup,
+    failover,
+    other_disks,
+    peer,
+    repair_side,
+    restore_in_place,
+    start,
+    stop,
+    unfinished_restore,
+)
 from pmc.plans.repair_context import RepairContext, RepairOptions
 from pmc.plans.restore import Found
 from pmc.units import GiB, MiB
@@ -72,8 +82,8 @@ def test_what_is_written_is_the_vms_own_device_whatever_a_stale_copy_says() -> N
     state, xml = made_anew(), XML.replace("/dev/drbd1", "/dev/drbd2")
     assert state.stale_copies("web") == ["pm-1"]
     found = Found("pm-2", replace(BASE, device="/dev/drbd2", nodes=("pm-2", "pm-3"), xml=xml), None)
-    assert devices(restore.in_place(found, GiB, xml, state, SETTINGS)) == {"/dev/drbd2"}
-    assert devices(restore.undo_in_place("web", GiB, half_written(), SETTINGS)) == {"/dev/drbd2"}
+    assert devices(restore_in_place.in_place(found, GiB, xml, state, SETTINGS)) == {"/dev/drbd2"}
+    assert devices(restore_in_place.undo_in_place("web", GiB, half_written(), SETTINGS)) == {"/dev/drbd2"}
     assert backup.drbd_device("web", state) == "/dev/drbd2"
     with pytest.raises(Refused, match="is not in it"):
         other_disks.whole("web", "a backup", XML, state)
@@ -137,7 +147,7 @@ def test_putting_back_keeps_it_then_as_well() -> None:
     world = Cut()
     world.nodes = half_restored_web().nodes
     with pytest.raises(StepFailed):
-        apply(restore.undo_in_place("web", GiB, world.state(), SETTINGS), world.carry_out)
+        apply(restore_in_place.undo_in_place("web", GiB, world.state(), SETTINGS), world.carry_out)
     assert lvm.RESTORING_THERE in world.nodes["pm-2"].volumes["web"].tags
     assert "web.before" in world.nodes["pm-1"].volumes
 
@@ -146,8 +156,8 @@ def test_marks_alone_are_taken_off_when_both_sides_are_equal() -> None:
     world = at_its_end(stopped_web())
     apart = with_resource(world.state(), "pm-1", connection="Connecting", peer_disk="DUnknown")
     with pytest.raises(Refused, match="It must be Connected"):
-        restore.undo_in_place("web", GiB, apart, SETTINGS)
-    assert restore.undo_in_place("web", GiB, world.state(), SETTINGS).steps
+        restore_in_place.undo_in_place("web", GiB, apart, SETTINGS)
+    assert restore_in_place.undo_in_place("web", GiB, world.state(), SETTINGS).steps
 
 
 # -- the snapshot is gone --
@@ -167,7 +177,7 @@ def at_its_end(world: World) -> World:
 
 
 def put_back(world: World) -> object:
-    return restore.undo_in_place("web", GiB, world.state(), SETTINGS)
+    return restore_in_place.undo_in_place("web", GiB, world.state(), SETTINGS)
 
 
 def started(world: World) -> object:
@@ -244,7 +254,7 @@ def test_a_side_that_is_primary_is_made_secondary_first_which_drbd_refuses_while
     order = [step.note for step in plan.steps]
     first = next(number for number, note in enumerate(order) if "nobody has its disk open" in note)
     assert first < order.index("mark vg/web as being restored into")
-    assert opens(restore.undo_in_place("web", GiB, half_restored_web().state(), SETTINGS))
+    assert opens(restore_in_place.undo_in_place("web", GiB, half_restored_web().state(), SETTINGS))
 
 
 # -- it was put back while the other node was dead --

@@ -17,7 +17,7 @@ from pmc.facts import managed_save
 from pmc.health import node_checks, node_saving
 from pmc.health.check import About
 from pmc.model import ClusterState
-from pmc.plans import backup, evacuate, failover, migrate, repair, restore, split_brain, start
+from pmc.plans import backup, evacuate, failover, migrate, repair, restore, restore_in_place, split_brain, start
 from pmc.plans import remove as remove_plan
 from pmc.plans.repair_context import RepairOptions
 from pmc.tasks import ns
@@ -154,8 +154,8 @@ def test_it_does_not_move_to_where_old_memory_of_it_is(at: str) -> None:
 
 
 CHANGES: list[Callable[[], object]] = [
-    lambda: restore.in_place(restore.find(DELTA.id, STORED), GiB, XML, asleep(stopped(), "pm-2"), SETTINGS),
-    lambda: restore.undo_in_place("web", GiB, asleep(half_restored_web().state(), "pm-2"), SETTINGS),
+    lambda: restore_in_place.in_place(restore.find(DELTA.id, STORED), GiB, XML, asleep(stopped(), "pm-2"), SETTINGS),
+    lambda: restore_in_place.undo_in_place("web", GiB, asleep(half_restored_web().state(), "pm-2"), SETTINGS),
 ]
 
 

@@ -17,7 +17,21 @@ from pmc.health import node_checks
 from pmc.health import node_lvm as lvm_checks
 from pmc.model import ClusterState, Volume
 from pmc.plan import Plan
-from pmc.plans import add, backup, clone, failover, migrate, peer, remove, repair, restore, start, stop, suspended_io
+from pmc.plans import (
+    add,
+    backup,
+    clone,
+    failover,
+    migrate,
+    peer,
+    remove,
+    repair,
+    restore,
+    restore_in_place,
+    start,
+    stop,
+    suspended_io,
+)
 from pmc.plans.repair_context import RepairOptions
 from pmc.units import GiB
 from pmc.view.rows import pm_rows, vm_rows
@@ -47,7 +61,7 @@ def test_drbd_says_why_io_is_suspended() -> None:
 
 def place(state: ClusterState) -> Plan:
     found = restore.find(DELTA.id, STORED)
-    return restore.in_place(found, GiB, XML, state, SETTINGS)
+    return restore_in_place.in_place(found, GiB, XML, state, SETTINGS)
 
 
 HANG: dict[str, Callable[[ClusterState], object]] = {
@@ -57,7 +71,7 @@ HANG: dict[str, Callable[[ClusterState], object]] = {
     "vm.stop --force": lambda state: stop.stop("web", True, state, SETTINGS),
     "vm.rm": lambda state: remove.remove("web", state, SETTINGS),
     "vm.restore --in-place": place,
-    "vm.restore --put-back": lambda state: restore.undo_in_place("web", GiB, state, SETTINGS),
+    "vm.restore --put-back": lambda state: restore_in_place.undo_in_place("web", GiB, state, SETTINGS),
     "vm.failover": lambda state: failover.failover("web", state, SETTINGS),
     "vm.peer": lambda state: peer.choose("web", "pm-3", state, SETTINGS),
     "vm.backup that freezes": lambda state: taken(state, agent=True),
