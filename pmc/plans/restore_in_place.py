@@ -118,12 +118,7 @@ def _alike(homes: Sequence[str], name: str, state: ClusterState) -> None:
 
 
 def _nobodys(name: str, homes: Sequence[str], state: ClusterState) -> list[Step]:
-    """DRBD refuses that to a side whose disk somebody has open: a mount, another domain, a write that goes on."""
-    return [
-        Step(home, f"make {name} secondary, which DRBD does when nobody has its disk open", drbd.secondary(name))
-        for home in state.primaries(name)
-        if home in homes
-    ]
+    return [vm_steps.let_go(home, name) for home in state.primaries(name) if home in homes]
 
 
 @operation

@@ -164,7 +164,7 @@ def promote(node: str, name: str) -> Step:
 
 def let_go(node: str, name: str) -> Step:
     """Of a VM that is off: DRBD refuses to make a side secondary that a mount, or another domain, has open. A guest
-    beside that would destroy the disk. Nothing to undo: nobody had it."""
+    or a write beside that would destroy the disk. Nothing to undo: nobody had it."""
     return Step(node, f"make {name} secondary, which only works when nobody has its disk open", drbd.secondary(name))
 
 

@@ -187,7 +187,9 @@ def kept(directory: str, vm: str = "") -> list[Stored]:
             raise Refused(f"--from {directory[:200]!r}: you may not read {path.name}")
     query = backup.listing(directory, MANAGER, vm)
     try:
-        done = subprocess.run(query.command.argv, capture_output=True, text=True, timeout=LISTED)
+        done = subprocess.run(
+            query.command.argv, capture_output=True, encoding="utf-8", errors="replace", timeout=LISTED
+        )
     except subprocess.TimeoutExpired:
         raise Refused(f"--from {directory[:200]!r}: no end of its listing within {LISTED} s; does it hang?") from None
     if done.returncode:

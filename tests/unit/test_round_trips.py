@@ -126,12 +126,12 @@ COUNTS = {
         ALLOCATING, {"look": 2, "lock": 4, "ask": 2, "run": 17}, backed_up_web,
     ),
     "vm.restore --in-place": Count(
-        lambda c: vm.restore(c, "web", backup=DELTA.id, in_place=True, yes=True), LOOK, NEAR | {"ask": 4, "run": 12},
+        lambda c: vm.restore(c, "web", backup=DELTA.id, in_place=True, yes=True), LOOK, NEAR | {"ask": 5, "run": 14},
         lambda: with_backups(stopped_web()),
     ),
     "vm.restore --put-back": Count(
         lambda c: vm.restore(c, "web", put_back=True),
-        LOOK, NEAR | {"ask": 1, "run": 6}, half_restored_web,
+        LOOK, NEAR | {"ask": 1, "run": 8}, half_restored_web,
     ),
     "vm.restore --to FILE": Count(
         lambda c: vm.restore(c, "web", backup=BASE.id, to="x.qcow2"), LOOK, NEAR | {"run": 5}, backed_up_web
