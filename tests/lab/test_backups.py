@@ -15,7 +15,7 @@ from lab import witness
 from lab.tick import Tick, check
 
 from .conftest import Pmc, broken_invariants
-from .rig import die_at, failed, started
+from .rig import die_at, failed, instead, started, until
 from .test_failover import dead
 
 Clean = Callable[[], list[str]]
@@ -223,6 +223,46 @@ def test_a_restore_that_broke_off_and_the_other_node_is_dead(lab: Pmc, clean: Cl
     lab.ok("vm.mv", "web")
     assert guest.ticking(later.counter).boots == 2
     assert broken_invariants(lab.state()) == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.fault("DRBD loses its peer during a restore in place: the copy that lacks some of it is never started")
+def test_drbd_is_cut_off_during_a_restore_in_place(lab: Pmc, clean: Clean) -> None:
+    """The write itself goes well: nothing but the look at both sides tells that only one has it."""
+    guest = lab.add("web")
+    old = guest.ticking(10)
+    lab.ok("vm.backup", "web")
+    [base] = listed(lab, "vm.backups", "web")
+    new = guest.ticking(old.counter + 50)
+    lab.ok("vm.stop", "web")
+    disk = hashed(lab, "pm-1", "web", base["disk"])
+    back = ("vm.restore", "web", "--backup", base["id"], "--in-place", "--yes")
+    wait = 'touch /run/writes; until [ -e /run/cut ]; do sleep 0.2; done; exec "$real" "$@"'
+    with instead(lab, "pm-1", "python3", "--compare", wait), started(lab, *back) as process:
+        until(lambda: "there" in lab.ssh("pm-1", "[ -e /run/writes ] && echo there || :"), "the restore writes")
+        lab.lab.link("pm-1", "pm-2", {"drbd": 1.0})
+        try:
+            until(lambda: "connection:Connected" not in lab.ssh("pm-1", "drbdsetup events2 --now web"), "it is lost")
+            lab.ssh("pm-1", "rm /run/writes; touch /run/cut")
+            said = process.communicate(timeout=900)[1]
+        finally:
+            lab.lab.heal()
+            lab.ssh("pm-1", "rm -f /run/cut")
+    print(said)
+    assert failed(process.returncode, said), said
+    assert "fab vm.restore web --put-back" in said
+    lab.ssh("pm-1", "sync")  # or what stood in place of python3 is back after the power loss
+    lab.lab.kill("pm-1")
+    done = lab.fab("vm.failover", "web", "--dead", "pm-1")
+    assert (done.returncode, "--put-back" in done.stderr) == (2, True), done.stderr
+    lab.lab.start("pm-1")
+    lab.ok("pm.ready_drbd")
+    lab.ok("vm.restore", "web", "--put-back")
+    assert [hashed(lab, node, "web", base["disk"]) for node in ("pm-1", "pm-2")] == [disk, disk]
+    assert broken_invariants(lab.state()) == []
+    lab.ok("vm.start", "web")
+    assert guest.ticking(new.counter, boots=2).boots == 2
 
 
 @pytest.mark.long
