@@ -214,8 +214,11 @@ def from_image(request: Add, settings: Settings, device: str) -> list[Step]:
 
 @operation
 def write(device: str) -> Command:
-    """From stdin. The volume is all zeros: blocks of zeros need not be written again."""
-    return command("dd", f"of={device}", "bs=1M", "iflag=fullblock", "conv=sparse,fsync", "status=none", long=True)
+    """From stdin. The volume is all zeros: blocks of zeros need not be written again. Where the device is
+    missing nothing is made: the disk would go into a file, and all would look well."""
+    return command(
+        "dd", f"of={device}", "bs=1M", "iflag=fullblock", "conv=nocreat,sparse,fsync", "status=none", long=True
+    )
 
 
 MEMORY = 2 * GiB  # of addresses, for qemu-img; a quarter of that is enough for 20 GiB

@@ -92,8 +92,8 @@ def drop(name: str, kind: str, node: str, settings: Settings, but_keep: bool = F
 
 @operation
 def write(reader: str, device: str) -> Command:
-    """What `reader` prints (shell text), onto a disk that is all zeros."""
-    return bash(f'{reader} | dd of="$1" bs=1M iflag=fullblock conv=sparse,fsync status=none', device, long=True)
+    """What `reader` prints (shell text), onto a disk that is all zeros. As add.write."""
+    return bash(f'{reader} | dd of="$1" bs=1M iflag=fullblock conv=nocreat,sparse,fsync status=none', device, long=True)
 
 
 def copy(request: Add, size: int, state: ClusterState, settings: Settings, given: Given) -> Sequence[Step]:

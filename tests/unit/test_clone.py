@@ -6,6 +6,8 @@ import fcntl
 import os
 import subprocess
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from pmc.errors import Refused, StepFailed
 from pmc.health import verify
 from pmc.model import Volume
 from pmc.plan import Plan, apply
-from pmc.plans import backup, clone, remove, stop
+from pmc.plans import add, backup, clone, remove, stop
 from pmc.units import GiB
 from tests.sim.fake import World, done
 from tests.unit.samples import SETTINGS, changed, running
@@ -150,3 +152,15 @@ def test_what_still_reads_a_snapshot_is_ended_before_it_is_removed(tmp_path: Pat
         for each in readers:
             each.kill()
             each.wait()
+
+
+@pytest.mark.parametrize("write", [add.write, partial(clone.write, "cat")])
+def test_nothing_is_made_where_the_device_is_missing(write: Callable[[str], Command], tmp_path: Path) -> None:
+    """With the real dd."""
+    there, missing = tmp_path / "disk", tmp_path / "drbd1"
+    there.write_bytes(bytes(8))
+    for path, status in ((there, 0), (missing, 1)):
+        done = subprocess.run(write(str(path)).argv, input=b"a disk", capture_output=True, check=False)
+        assert done.returncode == status, done.stderr
+    assert there.read_bytes().startswith(b"a disk")
+    assert not missing.exists()

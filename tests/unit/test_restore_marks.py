@@ -212,6 +212,7 @@ def test_what_fails_when_it_is_restored_again_leaves_it_marked() -> None:
     with pytest.raises(PmcError):
         apply(restored_in_place(world), world.carry_out)
     assert unfinished_restore.interrupted(world.state(), "web")
+    assert lvm.RESTORING_THERE in world.nodes["pm-2"].volumes["web"].tags, "a failover must see it there, too"
     again = done(without_snapshot(), restored_in_place(without_snapshot()))
     assert [each.volumes for each in again.nodes.values()] == [each.volumes for each in stopped_web().nodes.values()]
 
