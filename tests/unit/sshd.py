@@ -12,6 +12,9 @@ from typing import Any
 
 import paramiko
 
+# What a server meets in a thread of its own once the client has left: sockets, paramiko and pipes each have their word.
+LEFT = (OSError, EOFError, ValueError, paramiko.SSHException)
+
 
 class Open(paramiko.ServerInterface):
     """Of one connection; what a session does is the test's."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import paramiko
 import pytest
@@ -27,7 +25,7 @@ from pmc.transport import node as pmc_node
 from pmc.transport.fetch import fetched
 from pmc.transport.lock import Hold
 from pmc.transport.node import Node
-from tests.unit import sshd
+from tests.unit import sshd, wire
 from tests.unit.samples import SETTINGS, changed, cluster, node, running
 from tests.unit.test_verify import healthy
 
@@ -49,50 +47,6 @@ NOT_RUN = {
 }
 
 
-class Shell(sshd.Open):
-    """Runs what is asked in bash, after `script`, which stands for .bashrc."""
-
-    def __init__(self, script: str) -> None:
-        self.script = script
-
-    def check_channel_exec_request(self, channel: paramiko.Channel, line: bytes) -> bool:
-        threading.Thread(target=self._run, args=(channel, line.decode()), daemon=True).start()
-        return True
-
-    def _run(self, channel: paramiko.Channel, line: str) -> None:
-        pipe = subprocess.PIPE
-        with subprocess.Popen(
-            ["bash", "-c", f"{self.script}\n{line}"], stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0
-        ) as running:
-            assert running.stdin
-            assert running.stdout
-            assert running.stderr
-            threads = [
-                threading.Thread(target=pump, args=pair, daemon=True)
-                for pair in (
-                    (running.stdout.read, channel.sendall, lambda: None),
-                    (running.stderr.read, channel.sendall_stderr, lambda: None),
-                    (channel.recv, running.stdin.write, running.stdin.close),
-                )
-            ]
-            for each in threads:
-                each.start()
-            for each in threads[:2]:
-                each.join(60)
-            if channel.closed:
-                running.kill()
-            with suppress(OSError, EOFError, paramiko.SSHException):
-                channel.send_exit_status(running.wait(60) % 256)
-                channel.close()
-
-
-def pump(read: Any, write: Any, end: Any) -> None:
-    with suppress(OSError, ValueError):
-        while block := read(65536):
-            write(block)
-        end()
-
-
 @pytest.fixture
 def logged_in(tmp_path: Path) -> Iterator[Any]:
     """A node, with a script for its logins."""
@@ -100,7 +54,7 @@ def logged_in(tmp_path: Path) -> Iterator[Any]:
     clusters: list[Cluster] = []
 
     def made(script: str) -> Node:
-        hosts.append(sshd.Sshd(tmp_path, lambda: Shell(script)))
+        hosts.append(sshd.Sshd(tmp_path, lambda: wire.Shell(script)))
         text = sshd.configured(tmp_path, hosts[-1].port) + sshd.nodes([hosts[-1].port])
         clusters.append(Cluster(parse(text, "pmc.conf")))
         return clusters[-1].nodes["pm-1"]
@@ -180,6 +134,15 @@ def test_an_end_that_comes_between_two_looks_is_an_end(logged_in: Any, monkeypat
     with pytest.raises(CommandFailed) as caught:
         near.run(command("false"))
     assert caught.value.exit == 1
+
+
+@pytest.mark.parametrize("word", [BrokenPipeError, EOFError, ValueError, paramiko.SSHException])
+def test_a_client_that_leaves_is_no_fault_of_the_tests_server(word: type[Exception]) -> None:
+    """A fault in its thread would be counted against whichever test runs then."""
+    raises = mock.Mock(side_effect=word)
+    wire._pass(lambda size: b"said", raises)
+    wire._pass(raises, print)
+    assert raises.call_count == 2
 
 
 def test_it_is_found_and_what_to_mend_is_said() -> None:

@@ -18,19 +18,24 @@ from tests.unit import sshd
 
 
 class Shell(sshd.Open):
-    """Of one connection; lets everybody in."""
+    """Of one connection; lets everybody in. It runs what is asked in bash, after `script`, which stands for .bashrc."""
+
+    def __init__(self, script: str = "") -> None:
+        self.script = script
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
-        threading.Thread(target=_run, args=(channel, command), daemon=True).start()
+        line = f"{self.script}\n{os.fsdecode(command)}"
+        threading.Thread(target=_run, args=(channel, line), daemon=True).start()
         return True
 
 
-def _run(channel: paramiko.Channel, command: bytes) -> None:
+def _run(channel: paramiko.Channel, line: str) -> None:
     pipe = subprocess.PIPE
-    with subprocess.Popen(os.fsdecode(command), shell=True, stdin=pipe, stdout=pipe, stderr=pipe) as running:
-        assert running.stdin is not None
+    with subprocess.Popen(["bash", "-c", line], stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
         threads = [
-            threading.Thread(target=_pass, args=(each, send), daemon=True)
+            threading.Thread(target=_pass, args=(each.read, send), daemon=True)
             for each, send in ((running.stdout, channel.sendall), (running.stderr, channel.sendall_stderr))
         ]
         for each in threads:
@@ -38,28 +43,27 @@ def _run(channel: paramiko.Channel, command: bytes) -> None:
         # What is on its way when the command ends is nobody's: its pipe is gone.
         feeder = threading.Thread(target=_feed, args=(channel, running.stdin), daemon=True)
         feeder.start()
-        status = running.wait()
         for each in threads:
             each.join()
-        with suppress(OSError, EOFError, paramiko.SSHException):
+        if channel.closed:  # nobody hears what it has still to say
+            running.kill()
+        status = running.wait()
+        with suppress(*sshd.LEFT):
             channel.send_exit_status(status if status >= 0 else 128 - status)
             channel.shutdown_write()
             channel.close()
         feeder.join(10)
 
 
-def _pass(source: Any, send: Any) -> None:
-    with suppress(OSError, EOFError, ValueError):
-        while block := source.read1(65536):
-            send(block)
+def _pass(read: Any, write: Any) -> None:
+    with suppress(*sshd.LEFT):
+        while block := read(65536):
+            write(block)
 
 
 def _feed(channel: paramiko.Channel, target: Any) -> None:
-    with suppress(OSError, EOFError, ValueError):
-        while block := channel.recv(65536):
-            target.write(block)
-            target.flush()
-    with suppress(OSError, ValueError):
+    _pass(channel.recv, target.write)
+    with suppress(*sshd.LEFT):
         target.close()
 
 
