@@ -226,7 +226,9 @@ class Node:
 
 
 def command_line(argv: Sequence[str], sudo: bool) -> str:
-    return shlex.join(("sudo", "-n", "--", *argv) if sudo else argv)
+    """For a login shell. bash reads ~/.bashrc whenever sshd has begun it and SHLVL is below 2 (INVOCATION in bash(1)),
+    and each exec takes one from that: what .bashrc prints would stand before every answer of a bash below it."""
+    return shlex.join((*(("sudo", "-n", "--") if sudo else ()), "env", "SHLVL=9", *argv))
 
 
 def _feed(

@@ -54,7 +54,9 @@ def logged_in(tmp_path: Path) -> Iterator[Any]:
     clusters: list[Cluster] = []
 
     def made(script: str) -> Node:
-        hosts.append(sshd.Sshd(tmp_path, lambda: wire.Shell(script)))
+        bashrc = tmp_path / ".bashrc"
+        bashrc.write_text(f"{script}\n")
+        hosts.append(sshd.Sshd(tmp_path, lambda: wire.Shell(bashrc)))
         text = sshd.configured(tmp_path, hosts[-1].port) + sshd.nodes([hosts[-1].port])
         clusters.append(Cluster(parse(text, "pmc.conf")))
         return clusters[-1].nodes["pm-1"]
@@ -86,6 +88,11 @@ def test_what_a_login_script_prints_is_no_part_of_any_answer(kind: str, logged_i
     assert (tmp_path / "fetched").read_bytes() == BYTES
     with pytest.raises(CommandFailed, match="status 3: why"):
         there.run(bash("echo why >&2; exit 3"))
+    # A bash of its own reads .bashrc, too, unless it sees that there is a shell above it.
+    inner = command("bash", "-c", 'cat "$1"', "cat", str(tmp_path / "disk"))
+    there.run(inner, sink=blocks.append)
+    assert b"".join(blocks) == BYTES * 2
+    assert there.ask(Query(inner, len)) == [len(BYTES.decode(errors="replace"))]
 
 
 def test_a_lock_is_given_where_a_login_script_prints(

@@ -18,20 +18,23 @@ from tests.unit import sshd
 
 
 class Shell(sshd.Open):
-    """Of one connection; lets everybody in. It runs what is asked in bash, after `script`, which stands for .bashrc."""
+    """Of one connection; lets everybody in. It runs what is asked in a login shell, as sshd does: each bash that sees
+    SSH_CLIENT, and no shell above it, reads ~/.bashrc first, which is `bashrc`."""
 
-    def __init__(self, script: str = "") -> None:
-        self.script = script
+    def __init__(self, bashrc: Path | None = None) -> None:
+        self.environment = dict(os.environ)
+        if bashrc:
+            del self.environment["SHLVL"]
+            self.environment |= {"HOME": str(bashrc.parent), "SSH_CLIENT": "127.0.0.1 1 22"}
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
-        line = f"{self.script}\n{os.fsdecode(command)}"
-        threading.Thread(target=_run, args=(channel, line), daemon=True).start()
+        threading.Thread(target=_run, args=(channel, command, self.environment), daemon=True).start()
         return True
 
 
-def _run(channel: paramiko.Channel, line: str) -> None:
+def _run(channel: paramiko.Channel, line: bytes, env: dict[str, str]) -> None:
     pipe = subprocess.PIPE
-    with subprocess.Popen(["bash", "-c", line], stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0) as running:
+    with subprocess.Popen(["bash", "-c", line], stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, env=env) as running:
         assert running.stdout is not None
         assert running.stderr is not None
         threads = [
