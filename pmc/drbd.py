@@ -33,8 +33,8 @@ def device(minor: int) -> str:
 def metadata_size(size: int) -> int:
     """Bytes that internal metadata needs for a volume of `size` bytes and one peer: one bit for each 4 KiB, and
     room for the superblock and the activity log (user's guide, "Estimating metadata size"). Ample for both 8.4
-    and 9: a volume too small by one sector could not hold the guest's disk."""
-    return -(-size // 32768) + MiB
+    and 9: a volume too small by one sector could not hold the guest's disk. In whole sectors, as LVM wants sizes."""
+    return -(-size // (32768 * 512)) * 512 + MiB
 
 
 def resource_text(

@@ -290,11 +290,12 @@ def test_a_resource_file_that_cannot_be_written_gets_no_final_name(tmp_path: Pat
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("size", [MiB, 10 * MiB, GiB, 50 * GiB, 1 << 40, 16 << 40])
+@pytest.mark.parametrize("size", [MiB, 10 * MiB, 36 * MiB, GiB, 50 * GiB, 1 << 40, 16 << 40])
 def test_metadata_has_room_for_the_bitmap(size: int) -> None:
     """User's guide, "Estimating metadata size": in sectors, ceil(size / 2**18) * 8 + 72."""
     sectors = -(-(size // 512) // (1 << 18)) * 8 + 72
     assert drbd.metadata_size(size) >= sectors * 512
+    assert drbd.metadata_size(size) % 512 == 0, "LVM takes no other size"
 
 
 def test_names_that_drbdadm_takes_for_something_else() -> None:
