@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from pmc import backup, backup_pipeline, drbd, guest_agent
 from pmc.actions import Watch
 from pmc.backup import Backup, Stored
-from pmc.backup_pipeline import How
 from pmc.command import Command, bash, operation
 from pmc.errors import Refused
 from pmc.model import ClusterState
@@ -19,17 +18,15 @@ from pmc.plans import (
     node_files,
     other_disks,
     requirements,
-    retention,
     suspended_io,
     unfinished_restore,
     vm_steps,
 )
+from pmc.plans.backup_request import BackupRequest, base_for, keeper_for
 from pmc.plans.base_snapshot import Place
 from pmc.plans.clone import drop, snapshot
 from pmc.settings import Settings
 from pmc.units import show_size
-
-FEW = 60  # seconds that the clocks of two managers may be apart, without a word of it
 
 
 @dataclass(frozen=True)
@@ -41,25 +38,6 @@ class Source:
     role: str
     runs: str = ""
     agent: bool = False
-
-
-@dataclass(frozen=True)
-class BackupRequest:
-    """What vm.backup was asked for."""
-
-    name: str
-    base: bool = False
-    to: str = ""  # the node to keep it on; else where the disk is read, or where the base lies
-    compress: bool = True
-    limit: int = 0  # bytes a second; 0: none
-    freeze: bool = True  # when the guest has an agent
-
-    def named(self, name: str) -> BackupRequest:
-        return replace(self, name=name)
-
-    @property
-    def how(self) -> How:
-        return How(self.compress, self.limit)
 
 
 def choose_source(name: str, state: ClusterState) -> Source:
@@ -93,41 +71,6 @@ def choose_source(name: str, state: ClusterState) -> Source:
     )
 
 
-def base_for(wish: BackupRequest, source: Source, stored: Sequence[Stored]) -> Stored | None:
-    """What a delta is made against; None: a new base is made."""
-    usable = [s for s in stored if wish.to in ("", s.node)]
-    return None if wish.base else backup.newest_base(usable, wish.name, source.node)
-
-
-def keeper_for(wish: BackupRequest, source: Source, stored: Sequence[Stored]) -> str:
-    """The node that it will lie on."""
-    found = base_for(wish, source, stored)
-    return found.node if found else wish.to or source.node
-
-
-def follows(name: str, stored: Sequence[Stored], now: datetime) -> tuple[datetime, str]:
-    """The time for a new backup, and what to say when this machine's clock is behind the newest one: which backup is
-    the newest is told by their ids, so these never go back. (One that is of the future is no measure.)"""
-    mine = [each for each in stored if retention.vm_of(each.id) == name]
-    ahead = sorted(each.id for each in mine if each.ahead)
-    newest = max(((time, s.id) for s in mine if not s.ahead and (time := backup.moment(s.id))), default=None)
-    said = ""
-    if ahead:
-        said = (
-            f"{name}: {ahead[-1]} is of the future by this machine's clock, which says "
-            f"{now.astimezone(UTC).isoformat(timespec='seconds')}; if the clock is wrong, set it right before anything "
-            f"is pruned; if it is right, that backup counts for nothing: fab pm.verify tells how to remove it"
-        )
-    if newest is None or newest[0] <= now:
-        return now, said
-    if (late := (newest[0] - now).total_seconds()) > FEW:
-        said = (
-            f"{name}: this machine's clock is {late:.0f} s behind the newest backup, {newest[1]}; the new one is dated "
-            f"a second after that; set the clock right"
-        )
-    return newest[0] + timedelta(seconds=1), said
-
-
 def make_backup(
     wish: BackupRequest, source: Source, size: int, xml: str, stored: Sequence[Stored], now: datetime,
     state: ClusterState, settings: Settings,
@@ -135,7 +78,7 @@ def make_backup(
     """A base when asked for, or when there is none yet; else a delta against the newest base, on the node where that
     base lies. The disk (`size` bytes) is read from a snapshot."""
     name, folder = wish.name, settings.backup_dir
-    found, keeper = base_for(wish, source, stored), keeper_for(wish, source, stored)
+    found, keeper = base_for(wish, source.node, stored), keeper_for(wish, source.node, stored)
     base = found.backup if found else None
     kind = "delta" if base else "base"
     requirements.reachable(state, keeper)

@@ -17,8 +17,8 @@ from pmc.model import ClusterState
 from pmc.paste import comment
 from pmc.plan import Plan
 from pmc.plans import backup as plans
-from pmc.plans import backup_copies, requirements, restore, split_brain_snapshot
-from pmc.plans.backup import BackupRequest
+from pmc.plans import backup_copies, backup_request, requirements, restore, split_brain_snapshot
+from pmc.plans.backup_request import BackupRequest
 from pmc.tasks import lookups, vm_lock
 from pmc.tasks.base import carry_out, complain, listed, located_with_backups, opened, task
 from pmc.tasks.paths import here, is_folder
@@ -107,8 +107,9 @@ def _planned(
 ) -> tuple[Backup, Plan]:
     source = lookups.agent(cluster, wish.name, plans.choose_source(wish.name, state), wish.freeze)
     size, xml = lookups.disk_at(cluster, wish.name, source.node, state)
-    time, said = plans.follows(wish.name, stored, lookups.now())
-    for each in (said, requirements.stale_copy_note(wish.name, source.node, state)):
+    time, said = backup_request.follows(wish.name, stored, lookups.now())
+    stale = requirements.stale_copy_note(wish.name, source.node, state)
+    for each in (said, backup_request.passed_over(wish, source.node, stored), stale):
         if each:
             note(each)
     return plans.make_backup(wish, source, size, xml, stored, time, state, cluster.settings)
@@ -141,7 +142,7 @@ def _all(
             continue
         try:
             source = plans.choose_source(name, state)
-            nodes[name] = {source.node, plans.keeper_for(wish.named(name), source, stored)}
+            nodes[name] = {source.node, backup_request.keeper_for(wish.named(name), source.node, stored)}
         except PmcError as error:
             rows.append(_row(name, "", str(error)))
 

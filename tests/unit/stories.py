@@ -28,7 +28,7 @@ from pmc.plans import (
     start,
 )
 from pmc.plans import stop as stop_plan
-from pmc.plans.backup import BackupRequest
+from pmc.plans.backup_request import BackupRequest
 from pmc.plans.repair_context import RepairOptions, SideFacts
 from pmc.plans.request import Add, Image
 from pmc.plans.retention import decide

@@ -37,7 +37,7 @@ from pmc.plans import (
     start,
     unfinished_restore,
 )
-from pmc.plans.backup import BackupRequest
+from pmc.plans.backup_request import BackupRequest
 from pmc.plans.repair_context import Condition, RepairOptions, SideFacts
 from pmc.plans.request import Add
 from pmc.plans.restore import Found

@@ -26,7 +26,8 @@ from pmc.backup import Backup, Stored
 from pmc.backup_pipeline import How
 from pmc.command import Command
 from pmc.plans import backup_copies, prune
-from pmc.plans.backup import follows, remove_unfinished
+from pmc.plans.backup import remove_unfinished
+from pmc.plans.backup_request import BackupRequest, follows, passed_over
 from pmc.remote import blocks, stream, vcdiff
 from pmc.remote.device import opened
 from pmc.remote.manifest import DAMAGED, manifest_sum
@@ -842,6 +843,24 @@ def test_the_newest_base_is_that_of_the_latest_time_on_any_node() -> None:
     assert newest is not None
     assert (newest.id, newest.node) == ("web.20260301T000000Z.base", "pm-2")
     assert backup.newest_base(every, "none") is None
+
+
+def test_a_newer_base_that_nothing_is_made_against_is_named() -> None:
+    old, new = stored("web.20260101T000000Z.base"), stored("web.20260201T000000Z.base", "pm-2")
+    bad, delta = replace(new, damaged="2026-03-01"), stored("web.20260301T000000Z.delta", "pm-2")
+    said = f"web: {new.id} on pm-2 may be damaged, so no delta is made against it; whether it is: fab vm.verify_backup"
+    of_it = replace(delta, damaged="2026-03-02", backup=replace(BASE, id=delta.id, kind="delta", base=new.id))
+    for there, wish, told in (
+        ([old, bad], BackupRequest("web"), f"{said} web --all"),
+        ([bad], BackupRequest("web"), f"{said} web --all"),
+        ([old, new, of_it], BackupRequest("web"), f"{said} web --all"),
+        ([old, bad], BackupRequest("web", to="pm-1"), ""),
+        ([old, bad], BackupRequest("web", base=True), ""),
+        ([old, bad], BackupRequest("mail"), ""),
+        ([old, new], BackupRequest("web"), ""),
+        ([bad, replace(new, node="pm-1")], BackupRequest("web"), ""),
+    ):
+        assert passed_over(wish, "pm-1", there) == told
 
 
 def test_a_read_error_says_where(disk: Path, folder: Path) -> None:

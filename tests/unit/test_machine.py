@@ -30,7 +30,7 @@ from pmc.capacity import allocate
 from pmc.model import ClusterState
 from pmc.plans import add, backup, clone, requirements, restore
 from pmc.plans import remove as remove_plan
-from pmc.plans.backup import BackupRequest
+from pmc.plans.backup_request import BackupRequest
 from pmc.plans.request import Add
 from pmc.plans.vm_steps import Given
 from pmc.units import GiB

@@ -17,6 +17,7 @@ from pmc.facts.domain_disks import Disk, Running
 from pmc.health.questions import parse_domain_files
 from pmc.model import ClusterState
 from pmc.plans import migrate, other_disks, peer, remove, remove_steps, repair, restore, restore_in_place
+from pmc.plans.backup_request import BackupRequest
 from pmc.plans.repair_context import RepairOptions, SideFacts
 from pmc.plans.restore import Found
 from pmc.tasks import backups, ns
@@ -91,7 +92,7 @@ def backed_up(xml: str, state: ClusterState) -> object:
     from pmc.plans import backup
 
     source = backup.choose_source("web", state)
-    return backup.make_backup(backup.BackupRequest("web"), source, GiB, xml, (), NOW, state, SETTINGS)
+    return backup.make_backup(BackupRequest("web"), source, GiB, xml, (), NOW, state, SETTINGS)
 
 
 BY_HALF: dict[str, tuple[Callable[[str, ClusterState], object], Callable[[], ClusterState]]] = {
