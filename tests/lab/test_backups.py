@@ -150,6 +150,10 @@ def test_damage_is_found_before_anything_is_overwritten(
     assert hashed(lab, "pm-1", "web", base["disk"]) == disk
     assert broken_invariants(lab.state()) == []
     record_property("rounds", tried)
+    # What was found damaged counts as that until it is read again.
+    done = lab.fab("vm.backup", "web", "--dry-run")
+    assert f"{base['id']} on pm-2 may be damaged, so no delta is made against it" in done.stderr
+    lab.ok("vm.verify_backup", "web", "--all")
     # The index serves new deltas only: they say what to do, restores do not need it.
     lab.ssh("pm-2", f"printf xx | dd of={FOLDER}/{base['id']}.index bs=1 seek=100 conv=notrunc status=none")
     done = lab.fab("vm.backup", "web")
@@ -263,6 +267,43 @@ def test_drbd_is_cut_off_during_a_restore_in_place(lab: Pmc, clean: Clean) -> No
     assert broken_invariants(lab.state()) == []
     lab.ok("vm.start", "web")
     assert guest.ticking(new.counter, boots=2).boots == 2
+
+
+@pytest.mark.long
+@pytest.mark.fault("manager killed (-9) during a restore in place, whose write goes on: nobody else writes meanwhile")
+def test_a_restore_that_nobody_watches_is_alone_on_the_disk(lab: Pmc, clean: Clean) -> None:
+    guest = lab.add("web")
+    old = guest.ticking(10)
+    lab.ok("vm.backup", "web")
+    [base] = listed(lab, "vm.backups", "web")
+    guest.ticking(old.counter + 50)
+    lab.ok("vm.stop", "web")
+    disk = hashed(lab, "pm-1", "web", base["disk"])
+    back = ("vm.restore", "web", "--backup", base["id"], "--in-place", "--yes")
+    # It is stopped as soon as it has DRBD's device open, and goes on when the test says so.
+    stop = (
+        '"$real" "$@" <&0 & p=$!; until ls -l /proc/$p/fd | grep -q /dev/drbd; do kill -0 $p || exit 9; done; '
+        "kill -STOP $p; echo $p >/run/writer; wait $p; s=$?; touch /run/written; exit $s"
+    )
+    writes = "[ -e /run/writer ] && echo there || :"
+    with instead(lab, "pm-1", "python3", "--compare", stop), started(lab, *back) as process:
+        until(lambda: lab.ssh("pm-1", writes), "the restore has the disk open")
+        process.kill()
+        process.wait(60)
+    try:
+        for again in (("vm.restore", "web", "--put-back"), back, ("vm.start", "web")):
+            done = lab.fab(*again)
+            print(done.stderr)
+            assert done.returncode != 0, again
+            assert lab.ssh("pm-1", "lvs --noheadings -o lv_name vg/web.before").strip() == "web.before"
+        lab.ssh("pm-1", "kill -CONT $(cat /run/writer)")
+        until(lambda: lab.ssh("pm-1", "[ -e /run/written ] && echo there || :"), "it has come to its end")
+    finally:
+        lab.ssh("pm-1", "rm -f /run/writer /run/written")
+    lab.ok("vm.restore", "web", "--put-back")
+    assert [hashed(lab, node, "web", base["disk"]) for node in ("pm-1", "pm-2")] == [disk, disk]
+    lab.ok("vm.start", "web")
+    guest.ticking(old.counter + 50, boots=2)
 
 
 @pytest.mark.long

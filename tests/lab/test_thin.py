@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -183,6 +184,34 @@ def test_copies_stay_thin(pools: Thin, clean: Clean) -> None:
     pools.ok("vm.repair", "web", "--new-disk", "--yes")
     assert growth()[1] <= 0
     assert hashed(pools, "pm-1", "web", 64 * MiB) == hashed(pools, "pm-2", "web", 64 * MiB)
+
+
+@pytest.mark.long
+def test_a_volume_that_is_read_through_to_another_is_backed_up_whole(pools: Thin, clean: Clean, tmp_path: Path) -> None:
+    """A thin volume with an external origin: of what it never wrote the pool knows nothing."""
+    guest = pools.add("solo", secondary="", stride=1)
+    tick = guest.ticking(20)
+    pools.ok("vm.stop", "solo")
+    pools.ssh(
+        "pm-1",
+        "lvcreate -qq -y -W n -Z n -L 64M -n golden vg; "
+        "dd if=/dev/vg/solo of=/dev/vg/golden bs=1M count=64 iflag=direct oflag=direct status=none; "
+        "lvchange -qq -an vg/golden; lvchange -qq -pr vg/golden; "
+        "lvcreate -qq -y -s --thinpool pool -n kept vg/golden 2>&1",
+    )
+    try:
+        assert used(pools, "pm-1", "kept") == 0
+        kept = pools.add("kept", "--reuse", secondary="")
+        kept.ticking(tick.counter, boots=2)
+        for how in ((), ("vm.stop", "kept")):
+            pools.ok(*how, "vm.backup", "kept")
+        last = max(json.loads(pools.ok("vm.backups", "kept", "--json")), key=lambda row: row["time"])
+        pools.ok("vm.restore", "kept", "--backup", last["id"], "--to", str(tmp_path / "disk"))
+        found = hashlib.sha256((tmp_path / "disk").read_bytes()).hexdigest()
+        assert found == hashed(pools, "pm-1", "kept", last["disk"])
+        pools.ok("vm.rm", "kept", "--yes", "vm.rm", "solo", "--yes")
+    finally:
+        pools.ssh("pm-1", "lvremove -qq -y vg/kept vg/golden 2>/dev/null || :")
 
 
 def test_the_pool_tells_exactly_what_changed(pools: Thin, clean: Clean) -> None:

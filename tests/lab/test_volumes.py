@@ -1,5 +1,5 @@
-"""Volumes that have not the names that pmc gives: a VM whose disk is called otherwise, beside another's volume; and a
-thin clone that is another VM's disk. No guest runs here."""
+"""What bears a name of a VM and is not, or not only, that VM's: a disk that is called otherwise, beside another's
+volume; a thin clone that is another VM's disk; a volume that was there before; a domain. No tick guest runs here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from pmc import drbd, lvm
 
 from .conftest import Pmc
-from .rig import failed, instead
+from .rig import die_at, failed, instead, until
 from .test_backups import hashed
 
 Clean = Callable[[], list[str]]
@@ -152,3 +152,65 @@ def test_a_thin_clone_is_another_vms_disk(lab: Pmc, clean: Clean) -> None:
         lab.ok("vm.rm", "old", "--yes", "vm.rm", "shop", "--yes")
         assert lab.ssh("pm-1", "lvs --noheadings -o lv_name vg").split() == ["pool"]
     assert clean() == before
+
+
+@pytest.mark.long
+@pytest.mark.fault("manager killed (-9) during vm.add --reuse: vm.rm keeps the disk that was there before")
+def test_a_volume_that_was_there_before_outlives_a_vm_that_was_not_made(lab: Pmc, clean: Clean) -> None:
+    tags = "lvs --noheadings -o lv_tags vg/kept"
+    before = clean()
+    lab.ssh("pm-1", f"lvcreate -qq -y -W n -L 32M -n kept vg 2>&1; {filled(REAL, '/dev/vg/kept')}")
+    try:
+        disk = hashed(lab, "pm-1", "kept", SIZE)
+        made = ("vm.add", "kept", "--primary", "pm-1", "--secondary", "pm-2", "--memory", "16M", "--reuse")
+        assert die_at(lab, "its data is the one to keep", *made)
+        done = lab.fab(*made)
+        assert done.returncode == 2, done.stderr
+        assert "fab vm.rm kept" in done.stderr
+        assert "vg/kept on pm-1 stays" in lab.fab("vm.rm", "kept").stderr
+        lab.ok("vm.rm", "kept", "--yes")
+        assert lab.ssh("pm-1", tags).strip() == ""
+        assert hashed(lab, "pm-1", "kept", SIZE) == disk
+        assert clean() == [*before, "pm-1 volumes kept"]
+        done = lab.fab("vm.rm", "kept", "--yes")
+        assert done.returncode == 2, done.stderr
+        lab.ok(*made)
+        assert lab.ssh("pm-1", tags).strip() == "pmc", "it is the VM's disk now"
+        assert hashed(lab, "pm-1", "kept", SIZE) == disk
+        until(lambda: lab.state().nodes["pm-1"].resources["kept"].healthy, "both sides are up to date")
+        assert hashed(lab, "pm-2", "kept", SIZE) == disk
+        lab.ok("vm.rm", "kept", "--yes")
+    finally:
+        lab.ssh("pm-1", "lvremove -qq -y vg/kept 2>/dev/null || :")
+    assert clean() == before
+
+
+@pytest.mark.long
+@pytest.mark.fault("a domain of another program's: no task stops, removes or moves it")
+def test_a_domain_of_another_programs_is_left_alone(lab: Pmc, clean: Clean) -> None:
+    """It runs, and bears a name like any VM."""
+    xml = "<domain type='qemu'><name>db</name><memory unit='MiB'>16</memory><os><type>hvm</type></os></domain>"
+    how = "virsh domstate db; virsh dumpxml db | sha256sum; virsh domid db"
+    lab.ssh("pm-1", f'virsh define /dev/stdin <<<"{xml}" >/dev/null; virsh start db')
+    try:
+        there = lab.ssh("pm-1", how)
+        assert there.startswith("running")
+        for words in (
+            ("vm.stop", "db"),
+            ("vm.stop", "db", "--force"),
+            ("vm.start", "db"),
+            ("vm.mv", "db"),
+            ("vm.rm", "db", "--yes"),
+            ("vm.repair", "db", "--yes"),
+            ("vm.failover", "db", "--dead", "pm-1"),
+            ("vm.backup", "db"),
+            ("vm.add", "db", "--primary", "pm-1", "--memory", "16M", "--size", "32M"),
+            ("vm.add", "db", "--primary", "pm-2", "--secondary", "pm-1", "--memory", "16M", "--size", "32M"),
+        ):
+            done = lab.fab(*words)
+            assert done.returncode == 2, (words, done.stderr)
+            assert "db" in done.stderr
+            assert lab.ssh("pm-1", how) == there, words
+        assert "DOMAIN_NO_DRBD" in {row["code"] for row in json.loads(lab.fab("pm.verify", "--json").stdout)}
+    finally:
+        lab.ssh("pm-1", "virsh destroy db; virsh undefine db")
