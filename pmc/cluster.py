@@ -36,7 +36,7 @@ from pmc.view.output import Progress
 
 T = TypeVar("T")
 R = TypeVar("R")
-Beside = Mapping[str, Callable[[str], Query[Any]]]  # for the node of that name
+Beside = Mapping[str, Callable[[str], Query[object]]]  # for the node of that name
 
 
 class Cluster:
@@ -87,7 +87,7 @@ class Cluster:
     def until_closed(self, context: AbstractContextManager[T]) -> T:
         return self._until_closed.enter_context(context)
 
-    def on_all(self, work: Callable[[Node], Any], names: Iterable[str] | None = None) -> list[Any]:
+    def on_all(self, work: Callable[[Node], T], names: Iterable[str] | None = None) -> list[T]:
         """`work` on the nodes named (all) at once, one thread a node; results in the same order."""
         return fanout.run_on_all([self.nodes[name] for name in (self.nodes if names is None else names)], work)
 
@@ -99,8 +99,8 @@ class Cluster:
         last: bool = False,
     ) -> ClusterState:
         """One look at the nodes (all, or those named). A node that does not answer is in it, as such. `beside`: what
-        else to ask, in the same round trip. `last`: nothing more is asked, so each connection is closed at once
-        (paramiko wakes up ten times a second for each that is open)."""
+        else to ask, in the same round trip (of NodeState: `running`, `backups`). `last`: nothing more is asked, so each
+        connection is closed at once (paramiko wakes up ten times a second for each that is open)."""
 
         def look(node: Node) -> NodeState:
             try:
@@ -120,10 +120,10 @@ class Cluster:
         except PmcError as error:
             silent = isinstance(error, NodeDown) and not error.answered
             return NodeState(node.name, down=str(error).removeprefix(f"{node.name}: "), answers=not silent)
-        state = node_state(node.name, self.settings, answers, beside)
+        state = node_state(node.name, self.settings, answers)
         return replace(state, prints=node.prints, prints_to=node.prints_to)
 
-    def ask(self, node: str, *queries: Query[Any]) -> list[Any]:
+    def ask(self, node: str, *queries: Query[object]) -> list[Any]:
         return self.nodes[node].ask(*queries)
 
     def at_once(self, work: Callable[[T], R], things: Iterable[T], most: int) -> list[R]:

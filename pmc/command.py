@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, ParamSpec, TypeVar
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 P = ParamSpec("P")
 
 
@@ -119,7 +119,7 @@ def whole(path: str) -> str:
 
 
 @dataclass(frozen=True)
-class Query(Generic[T]):
+class Query(Generic[T_co]):
     """A command that changes nothing, and the pure parser of its output.
 
     A tool that is missing or that fails is an error, never an empty answer; `fine` lists the exit statuses that
@@ -127,7 +127,7 @@ class Query(Generic[T]):
     """
 
     command: Command
-    parse: Callable[[str], T]
+    parse: Callable[[str], T_co]
     fine: tuple[int, ...] = (0,)
 
 

@@ -13,7 +13,8 @@ from pmc.command import Command, Query, bash, command, operation, whole
 from pmc.facts.drbd_files import DIRECTORY
 from pmc.facts.drbd_files import query as files
 from pmc.facts.drbd_status import parse_status
-from pmc.model import Resource, shown
+from pmc.model import Resource
+from pmc.plain import shown
 from pmc.units import MiB, count
 
 __all__ = ["DIRECTORY", "files", "parse_status"]  # of its satellites, which are asked for here

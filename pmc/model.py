@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -20,6 +19,29 @@ class Domain:
     @property
     def active(self) -> bool:
         return self.state != "shut off"
+
+
+@dataclass(frozen=True)
+class Disk:
+    """One that the guest can write to. `target`: as the guest has it, vda; `source`: a path, or libvirt's words for
+    what has none. `network`: every node that may reach it has the same one."""
+
+    target: str
+    source: str
+    network: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.target} ({self.source})"
+
+
+@dataclass(frozen=True)
+class Running:
+    """A domain as it runs. `kind` is what it runs on: kvm, or qemu, which emulates its processor; `disks` are those
+    that it can write to. `moves`: libvirt brings it here (in), or away (out), and is not done with it."""
+
+    kind: str
+    disks: tuple[Disk, ...] = ()
+    moves: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,11 +119,6 @@ class Odd:
         return f"{self.what}: {self.said}"
 
 
-def shown(text: str, most: int = 70) -> str:
-    """A name that a node gave, fit to be shown: one line, without control characters, not long."""
-    return repr(text[:most])[1:-1] + ("..." if len(text) > most else "")
-
-
 @dataclass(frozen=True)
 class Volume:
     """A logical volume. `attributes` is its lv_attr (lvs(8)); `pool` names a thin one's pool."""
@@ -152,15 +169,14 @@ class NodeState:
     group_free: int = 0
     group_attributes: str = ""  # of the volume group: its vg_attr (vgs(8))
     domains: Mapping[str, Domain] = field(default_factory=dict)
-    saved: frozenset[str] = (
-        frozenset()
-    )  # the domains whose memory libvirt keeps here, to go on with at their next start
+    saved: frozenset[str] = frozenset()  # domains whose memory libvirt keeps here, for their next start
     resources: Mapping[str, Resource] = field(default_factory=dict)
     files: Mapping[str, ResourceFile] = field(default_factory=dict)
     volumes: Mapping[str, Volume] = field(default_factory=dict)
     ports: frozenset[int] = frozenset()  # TCP ports listened on
     macs: frozenset[str] = frozenset()  # of all defined domains, lower case
-    beside: Mapping[str, Any] = field(default_factory=dict)  # answers to what one look asked besides
+    running: Mapping[str, Running] | None = None  # None: not asked, or it did not tell
+    backups: Sequence[object] | None = None  # likewise; pmc.backup.Stored
     odd: tuple[Odd, ...] = ()
     prints: str = ""  # what a login script there prints, fit to be shown
     prints_to: str = "root"  # the user whose login it was

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,15 +12,16 @@ from pmc.errors import CommandFailed
 from pmc.facts import lvm_report, managed_save
 from pmc.facts.drbd_files import Files
 from pmc.facts.lvm_report import Group
-from pmc.model import ClusterState, Domain, NodeState, Odd, Resource, ResourceFile, Volume, shown
+from pmc.model import ClusterState, Domain, NodeState, Odd, Resource, ResourceFile, Volume
+from pmc.plain import shown
 from pmc.settings import HOSTNAME, Settings
 from pmc.units import count
 
 
-def state_queries(settings: Settings, allocating: bool = False) -> dict[str, Query[Any]]:
+def state_queries(settings: Settings, allocating: bool = False) -> dict[str, Query[object]]:
     """What one look asks each node, by the name under which a failure is reported. What only a new VM needs to know
     (`allocating`: the MAC addresses and ports in use) is not asked otherwise."""
-    queries: dict[str, Query[Any]] = {
+    queries: dict[str, Query[object]] = {
         "hostname": Query(command("uname", "-n"), lambda text: shown(text.strip())),
         "memory": Query(command("cat", "/proc/meminfo"), parse_meminfo),
         "libvirt": virsh.domains(),
@@ -48,9 +49,9 @@ def parse_ports(text: str) -> frozenset[int]:
     return frozenset(count(row.split()[3].rpartition(":")[2]) for row in text.splitlines())
 
 
-def node_state(name: str, settings: Settings, answers: Mapping[str, Any], beside: Iterable[str] = ()) -> NodeState:
-    """Of the answers to `state_queries`, and to what was asked `beside`; a question that failed has its CommandFailed
-    in their place."""
+def node_state(name: str, settings: Settings, answers: Mapping[str, Any]) -> NodeState:
+    """Of the answers to `state_queries`, and to what was asked besides (`running`, `backups`); a question that failed
+    has its CommandFailed in their place."""
     failures = {what: said_by(error) for what, error in answers.items() if isinstance(error, CommandFailed)}
     good = {what: answer for what, answer in answers.items() if what not in failures}
     opened = good.get("drbd two-primaries", frozenset())
@@ -79,7 +80,8 @@ def node_state(name: str, settings: Settings, answers: Mapping[str, Any], beside
         foreign_resources=found.foreign_resources,
         minors=frozenset(found.minors),
         file_ports=frozenset(found.ports),
-        beside={what: good[what] for what in beside if what in good},
+        running=good.get("running"),
+        backups=good.get("backups"),
     )
 
 

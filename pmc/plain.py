@@ -67,3 +67,8 @@ def _halves(letter: str) -> list[str]:
     """UTF-16, as JSON writes it."""
     code = ord(letter)
     return [letter] if code < 0x10000 else [chr(0xD7C0 + (code >> 10)), chr(0xDC00 + (code & 0x3FF))]
+
+
+def shown(text: str, most: int = 70) -> str:
+    """A name that a node gave, fit to be shown: one line, without control characters, not long."""
+    return repr(text[:most])[1:-1] + ("..." if len(text) > most else "")

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from pmc.actions import Action, Wait, Watch, long
 from pmc.command import Command
@@ -51,7 +50,7 @@ class Plan:
 
 
 Run = Callable[[str, Action, Watch | None], object]
-Report = Callable[[int, Plan], Any]
+Report = Callable[[int, Plan], object]
 Calls = Sequence[Callable[[], PmcError | None]]
 Together = Callable[[Calls], list[PmcError | None]]
 

@@ -6,23 +6,10 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from pmc.command import Query, bash
 from pmc.facts.domain_xml import parsed
-
-
-@dataclass(frozen=True)
-class Disk:
-    """One that the guest can write to. `target`: as the guest has it, vda; `source`: a path, or libvirt's words for
-    what has none. `network`: every node that may reach it has the same one."""
-
-    target: str
-    source: str
-    network: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.target} ({self.source})"
+from pmc.model import Disk, Running
 
 
 def writable(xml: str) -> tuple[Disk, ...]:
@@ -50,19 +37,6 @@ def names_of(vm: str, minors: Iterable[int], disk: str) -> frozenset[str]:
     for number, minor in enumerate(minors):
         found |= {f"/dev/drbd{minor}", f"/dev/drbd/by-res/{vm}/{number}"}
     return frozenset(found)
-
-
-RUNNING = "running"  # as what a look is asked for `running` besides
-
-
-@dataclass(frozen=True)
-class Running:
-    """A domain as it runs. `kind` is what it runs on: kvm, or qemu, which emulates its processor; `disks` are those
-    that it can write to. `moves`: libvirt brings it here (in), or away (out), and is not done with it."""
-
-    kind: str
-    disks: tuple[Disk, ...] = ()
-    moves: str = ""
 
 
 def running(folder: str = "/run/libvirt/qemu") -> Query[dict[str, Running]]:

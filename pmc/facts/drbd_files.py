@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from pmc.command import Query, bash
 from pmc.facts.drbd_conf import Part, Read, read
-from pmc.model import Odd, ResourceFile, shown
+from pmc.model import Odd, ResourceFile
+from pmc.plain import shown
 from pmc.units import MiB, bounded
 
 DIRECTORY = "/etc/drbd.d"

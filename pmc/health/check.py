@@ -43,7 +43,7 @@ class Check:
     """`missing` is the advice when the question itself failed: mostly a tool that is not installed."""
 
     name: str
-    query: Callable[[About], Query[Any]]
+    query: Callable[[About], Query[object]]
     judge: Callable[[Any, About], Verdict]
     missing: str = ""
 
@@ -55,6 +55,16 @@ class Finding:
     node: str
     check: str
     verdict: Verdict
+
+    def json(self) -> dict[str, object]:
+        its = self.verdict
+        return {
+            "node": self.node, "check": self.check, "ok": its.ok, "text": its.text, "advice": its.advice,
+            "fix": [str(step.do) for step in its.steps],
+        }  # fmt: skip
+
+    def cells(self) -> dict[str, object]:
+        return self.json()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 
@@ -106,14 +105,14 @@ class Finding:
     def severity(self) -> str:
         return CODES[self.code][0]
 
+    def json(self) -> dict[str, object]:
+        return {"severity": self.severity, **asdict(self)}
+
+    def cells(self) -> dict[str, object]:
+        return self.json() | {"what": self.text, "how to fix": self.remedy}
+
 
 COLUMNS = ("code", "severity", "node", "vm", "what", "how to fix")
-
-
-def row(finding: Finding, text: bool) -> dict[str, Any]:
-    if text:
-        return {**row(finding, False), "what": finding.text, "how to fix": finding.remedy}
-    return {"severity": finding.severity, **asdict(finding)}
 
 
 def grave(finding: Finding) -> bool:

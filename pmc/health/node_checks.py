@@ -48,7 +48,7 @@ CHECKS = (
 )  # fmt: skip
 
 
-def questions(about: About) -> list[Query[Any]]:
+def questions(about: About) -> list[Query[object]]:
     return [check.query(about) for check in CHECKS]
 
 
@@ -85,7 +85,7 @@ def findings(seen: Iterable[Seen]) -> list[Finding]:
     return [finding for one in seen for finding in judged(one)] + compared
 
 
-def _answers(seen: Iterable[Seen], query: Callable[[About], Query[Any]]) -> dict[str, Any]:
+def _answers(seen: Iterable[Seen], query: Callable[[About], Query[object]]) -> dict[str, Any]:
     """By node, of those that have one."""
     number = next(number for number, check in enumerate(CHECKS) if check.query is query)
     answers = {one.about.node: one.answers[number] for one in seen if not one.down}

@@ -11,8 +11,7 @@ from pmc.health import node_machine
 from pmc.health.check import About
 from pmc.health.cluster_facts import LIBVIRT, Facts
 from pmc.health.finding import Finding
-from pmc.model import shown
-from pmc.plain import then
+from pmc.plain import shown, then
 from pmc.units import show_size
 
 

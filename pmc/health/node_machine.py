@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pmc.command import Query, bash, command
 from pmc.health.check import About, Check, Verdict, bad, good, parse_yes
-from pmc.model import shown
+from pmc.plain import shown
 from pmc.plan import Step
 from pmc.plans import vm_steps
 from pmc.units import finite, show_size

@@ -6,21 +6,20 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 from pmc import backup, drbd, lock_files, names
 from pmc.backup import Stored
 from pmc.command import Query, bash
 from pmc.drbd_generations import Generation, parse_generation
 from pmc.facts import domain_definition, drbd_conf, drbd_files
-from pmc.facts.domain_disks import Disk, writable
+from pmc.facts.domain_disks import writable
 from pmc.facts.domain_xml import parsed
 from pmc.health import drbd_options, node_machine
 from pmc.health import node_lvm as lvm_checks
 from pmc.health.check import About
 from pmc.health.drbd_options import Said
 from pmc.health.node_lvm import Filter
-from pmc.model import NodeState
+from pmc.model import Disk, NodeState
 from pmc.settings import Settings
 from pmc.units import finite
 
@@ -67,11 +66,11 @@ class Extra:
     backups: tuple[Stored, ...] = ()
 
 
-def questions(node: NodeState, settings: Settings) -> dict[str, Query[Any]]:
+def questions(node: NodeState, settings: Settings) -> dict[str, Query[object]]:
     """By the name of the fact. Two depend on what the look found: generations are asked of resources that do not try
     to connect, and backups when they must not be old."""
     about = About(node.name, settings)
-    asked: dict[str, Query[Any]] = {
+    asked: dict[str, Query[object]] = {
         "domains": domain_files(),
         "files": resource_files(),
         "common": common(),

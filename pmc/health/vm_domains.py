@@ -8,8 +8,7 @@ from collections.abc import Iterator
 
 from pmc.health.cluster_facts import FILES, LIBVIRT, SAVED, STATUS, VOLUMES, Facts
 from pmc.health.finding import Finding
-from pmc.model import shown
-from pmc.plain import then
+from pmc.plain import shown, then
 from pmc.plans import other_disks, requirements, saved_memory
 
 

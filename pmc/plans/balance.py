@@ -3,20 +3,58 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from pmc.capacity.memory import Guest, Memory, Score, running
 from pmc.capacity.rebalance import solve
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState
 from pmc.plans import migrate
+from pmc.plans.evacuate import Result
 from pmc.settings import Settings
 from pmc.units import show_size
 
 MOVE_COLUMNS = ("vm", "from", "to", "memory")
 NODE_COLUMNS = ("node", "memory", "running", "then", "used", "used then", "lacks", "lacks then")
+
+
+@dataclass(frozen=True)
+class Share:
+    """A node: what of its memory is used, and by how many VMs, now and `then`. Bytes. `lacking`: for what may fall on
+    it when another node is lost."""
+
+    node: str
+    memory: int
+    running: int
+    running_then: int
+    used: int
+    used_then: int
+    lacking: int
+    lacking_then: int
+
+    def cells(self) -> dict[str, object]:
+        return {
+            "node": self.node, "memory": show_size(self.memory),
+            "running": str(self.running), "then": str(self.running_then),
+            "used": f"{self.used / self.memory:.0%}", "used then": f"{self.used_then / self.memory:.0%}",
+            "lacks": show_size(self.lacking) if self.lacking else "",
+            "lacks then": show_size(self.lacking_then) if self.lacking_then else "",
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A move, before it is made."""
+
+    guest: Guest
+
+    def json(self) -> dict[str, object]:
+        each = self.guest
+        return {"vm": each.name, "from": each.on, "to": each.refuge, "memory": each.memory}
+
+    def cells(self) -> dict[str, object]:
+        return self.json() | {"memory": show_size(self.guest.memory)}
 
 
 @dataclass(frozen=True)
@@ -27,7 +65,7 @@ class Balance:
     moves: tuple[Guest, ...]
     staying: dict[str, str]
     unseen: dict[str, str]
-    nodes: list[dict[str, Any]]
+    nodes: tuple[Share, ...]
     before: Score
     after: Score
 
@@ -67,50 +105,32 @@ def rounds(moves: Iterable[Guest]) -> list[list[Guest]]:
     return found
 
 
-def _nodes(before: Memory, after: Memory, guests: Iterable[Guest], moves: Iterable[Guest]) -> list[dict[str, Any]]:
+def _nodes(before: Memory, after: Memory, guests: Iterable[Guest], moves: Iterable[Guest]) -> tuple[Share, ...]:
     running = Counter(guest.on for guest in guests)
     then = Counter(running)
     for guest in moves:
         then[guest.on] -= 1
         then[guest.refuge] += 1
-    return [
-        {
-            "node": name, "memory": memory, "running": running[name], "running_then": then[name],
-            "used": before.used[name], "used_then": after.used[name],
-            "lacking": before.lacking(name), "lacking_then": after.lacking(name),
-        }
+    return tuple(
+        Share(
+            name, memory, running[name], then[name], before.used[name], after.used[name], before.lacking(name),
+            after.lacking(name),
+        )
         for name, memory in before.total.items()
-    ]  # fmt: skip
+    )  # fmt: skip
 
 
-def move_rows(moves: Iterable[Guest], text: bool) -> list[dict[str, Any]]:
-    return [
-        {"vm": each.name, "from": each.on, "to": each.refuge, "memory": show_size(each.memory) if text else each.memory}
-        for each in moves
-    ]
+def changing(nodes: Iterable[Share]) -> list[Share]:
+    """Those whose use changes, or that lack memory."""
+    return [each for each in nodes if each.used != each.used_then or each.lacking or each.lacking_then]
 
 
-def document(wanted: Balance, results: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+def document(wanted: Balance, results: Sequence[Result]) -> dict[str, object]:
     """For --json: all there is. `results`: how each move went; empty when none was begun."""
-    moves = move_rows(wanted.moves, text=False)
+    moves = [Planned(each).json() for each in wanted.moves]
     for move, result in zip(moves, results, strict=False):
-        move |= {"result": result["result"], "stood_still": result["stood still"]}
+        move |= {"result": result.result, "stood_still": result.still}
     return {**asdict(wanted), "moves": moves}
-
-
-def node_rows(nodes: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
-    """For a table: the nodes that change, or lack memory."""
-    return [
-        {
-            "node": row["node"], "memory": show_size(row["memory"]),
-            "running": str(row["running"]), "then": str(row["running_then"]),
-            "used": f"{row['used'] / row['memory']:.0%}", "used then": f"{row['used_then'] / row['memory']:.0%}",
-            "lacks": show_size(row["lacking"]) if row["lacking"] else "",
-            "lacks then": show_size(row["lacking_then"]) if row["lacking_then"] else "",
-        }
-        for row in nodes
-        if row["used"] != row["used_then"] or row["lacking"] or row["lacking_then"]
-    ]  # fmt: skip
 
 
 def told(score: Score) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from pmc.errors import NodeDown, Refused
-from pmc.model import ClusterState, shown
+from pmc.model import ClusterState
+from pmc.plain import shown
 from pmc.plan import Plan
 from pmc.plans import failover, migrate, requirements
 from pmc.settings import Settings
@@ -22,6 +23,26 @@ class Move:
     target: str
     memory: int
     plan: Plan
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a move, or a start, went. `still`: how long the guest stood still, in words."""
+
+    vm: str
+    source: str
+    target: str
+    result: str
+    still: str = ""
+
+    @property
+    def done(self) -> bool:
+        return self.result in ("moved", "started")
+
+    def cells(self) -> dict[str, object]:
+        return {
+            "vm": self.vm, "from": self.source, "to": self.target, "result": self.result, "stood still": self.still
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from pmc import drbd_generations, virsh
 from pmc.command import Command, bash, operation
 from pmc.errors import Refused
 from pmc.facts import backing
-from pmc.facts.domain_disks import RUNNING
 from pmc.model import ClusterState
 from pmc.plan import Plan, Step, plan
 
@@ -48,7 +47,7 @@ def require_known_source(name: str, state: ClusterState) -> None:
     sure: the one that is ended must be the one that has never run."""
     active = state.active_on(name)
     still = all(state.nodes[node].domains[name].state == "paused" for node in active)
-    asked = all(RUNNING in state.nodes[node].beside for node in active)
+    asked = all(state.nodes[node].running is not None for node in active)
     if len(active) == 2 and still and asked and not source_of(name, state):
         raise Refused(
             f"{name}: a migration was interrupted. It is suspended on {' and '.join(active)}, libvirt does not "
@@ -62,9 +61,7 @@ def require_known_source(name: str, state: ClusterState) -> None:
 def source_of(name: str, state: ClusterState) -> str:
     """The node on which it was before a move that is not over, when libvirt is sure: it notes at each end which way it
     moves, and the other end does not say the same. Empty: it is not known."""
-    known = {
-        node: its for node in state.active_on(name) if (its := state.nodes[node].beside.get(RUNNING, {}).get(name))
-    }
+    known = {node: its for node in state.active_on(name) if (its := (state.nodes[node].running or {}).get(name))}
     here = [node for node, its in known.items() if its.moves != "in"]
     there = [node for node, its in known.items() if its.moves == "in"]
     return here[0] if len(here) == len(there) == 1 else ""

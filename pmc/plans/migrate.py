@@ -6,8 +6,7 @@ from pmc import drbd, virsh
 from pmc.actions import Watch
 from pmc.command import Command, command, operation
 from pmc.errors import Refused
-from pmc.facts.domain_disks import RUNNING, Running
-from pmc.model import ClusterState, NodeState
+from pmc.model import ClusterState, NodeState, Running
 from pmc.plan import Plan, Step, on_each, plan
 from pmc.plans import other_disks, requirements, restore_marks, saved_memory, suspended_io, vm_steps
 from pmc.plans import room as room_check
@@ -108,5 +107,5 @@ def kind_of(name: str, source: NodeState, settings: Settings) -> str:
 
 def _running(name: str, source: NodeState) -> Running | None:
     """None: it was not asked."""
-    known: dict[str, Running] | None = source.beside.get(RUNNING)
+    known = source.running
     return None if known is None else known.get(name, Running("unknown"))

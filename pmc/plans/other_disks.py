@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pmc import drbd
 from pmc.errors import Refused
 from pmc.facts import backing, domain_disks
-from pmc.facts.domain_disks import RUNNING, Disk
-from pmc.model import ClusterState, NodeState
+from pmc.model import ClusterState, Disk, NodeState
 
 
 def outside(vm: str, found: Sequence[Disk], state: ClusterState) -> list[Disk]:
@@ -58,7 +57,7 @@ def whole(vm: str, what: str, xml: str, state: ClusterState) -> None:
 def attached(vm: str, node: NodeState) -> tuple[Disk, ...]:
     """What the guest has now, if it runs here: its definition says what it will have next time (virsh attach-disk
     --live, virsh edit). Of a look that asked for it."""
-    its = node.beside.get(RUNNING, {}).get(vm)
+    its = (node.running or {}).get(vm)
     return its.disks if its else ()
 
 

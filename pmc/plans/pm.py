@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pmc import drbd, lvm
 from pmc.actions import Relay
@@ -125,6 +124,23 @@ class Side:
     waiting: bool = False
     note: str = ""
 
+    def json(self) -> dict[str, object]:
+        row: dict[str, object] = {"node": self.node, "resource": self.resource, "note": self.note}
+        if (now := self.now) is None:
+            return row
+        return row | {
+            "role": now.role, "connection": "no peer" if self.alone else now.connection, "disk": now.disk,
+            "peer_disk": now.peer_disk, "replication": now.replication, "sync_percent": round(now.percent, 1),
+            "out_of_sync": now.out_of_sync,
+        }  # fmt: skip
+
+    def cells(self) -> dict[str, object]:
+        now, row = self.now, self.json() | {"note": self.note.partition(";")[0]}
+        if now is None:
+            return row
+        disks = now.disk if self.alone else f"{now.disk}/{now.peer_disk}"
+        return row | {"disks": disks, "in sync": "" if self.alone else f"{now.percent:.1f} %"}
+
 
 def sides(state: ClusterState, names: Sequence[str]) -> list[Side]:
     """What there is on the nodes `names`; a node that cannot be asked is a side without a resource."""
@@ -170,22 +186,3 @@ def _absent(peers: Sequence[str], name: str, state: ClusterState) -> str:
         if name in peer.resources and peer.resources[name].connection == "StandAlone":
             return f"StandAlone on {peer.name}"
     return ""
-
-
-def ready_rows(sides: Iterable[Side], text: bool) -> list[dict[str, Any]]:
-    return [_row(side, text) for side in sides]
-
-
-def _row(side: Side, text: bool) -> dict[str, Any]:
-    now, note = side.now, side.note.partition(";")[0] if text else side.note
-    row: dict[str, Any] = {"node": side.node, "resource": side.resource, "note": note}
-    if now is None:
-        return row
-    row |= {"role": now.role, "connection": "no peer" if side.alone else now.connection}
-    if text:
-        disks = now.disk if side.alone else f"{now.disk}/{now.peer_disk}"
-        return row | {"disks": disks, "in sync": "" if side.alone else f"{now.percent:.1f} %"}
-    return row | {
-        "disk": now.disk, "peer_disk": now.peer_disk, "replication": now.replication,
-        "sync_percent": round(now.percent, 1), "out_of_sync": now.out_of_sync,
-    }  # fmt: skip

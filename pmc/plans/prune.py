@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
-from pmc.backup import NOTES, Stored, moment
+from pmc.backup import NOTES, Stored
 from pmc.command import Command, bash, operation
 from pmc.errors import Refused
 from pmc.plan import Plan, Step, on_each, plan
 from pmc.plans import node_files
 from pmc.plans.backup import remove_unfinished
-from pmc.plans.retention import KEEP, LEAVE, NEEDED, REMOVE, Decision, vm_of
+from pmc.plans.retention import KEEP, LEAVE, NEEDED, REMOVE, Decision
 from pmc.settings import Keep, Settings
 from pmc.units import show_size
 
@@ -97,23 +96,3 @@ def told(name: str, decisions: Sequence[Decision]) -> str:
     only = f" ({bases} of them only as the base of a delta)" if bases else ""
     left = f"; {count[LEAVE]} that cannot be used are left as they are" if count[LEAVE] else ""
     return f"{name}: {count[REMOVE]} to remove ({show_size(size[REMOVE])}), {count[KEEP]} to keep{only}{left}"
-
-
-def rows(decisions: Sequence[Decision], text: bool) -> list[dict[str, Any]]:
-    return [_row(each, text) for each in decisions]
-
-
-def _row(each: Decision, text: bool) -> dict[str, Any]:
-    here, time = each.stored, moment(each.stored.id)
-    row = {
-        "id": here.id,
-        "kind": here.backup.kind if here.backup else "",
-        "time": time.isoformat(timespec="seconds") if time else "",
-        "node": here.node,
-        "stored": show_size(here.stored) if text else here.stored,
-        "action": each.action,
-        "why": each.why,
-    }
-    if text:
-        return row
-    return {**row, "vm": vm_of(here.id), "base": here.backup.base if here.backup else "", "broken": here.broken}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pmc import drbd, lvm, names
 from pmc.errors import NodeDown, Refused
 from pmc.facts import backing
-from pmc.model import ClusterState, NodeState, Volume, shown
-from pmc.plain import then
+from pmc.model import ClusterState, NodeState, Volume
+from pmc.plain import shown, then
 from pmc.plans import whose
 from pmc.settings import Settings
 from pmc.units import show_size

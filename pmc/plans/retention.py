@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 from pmc.backup import Stored, moment
 from pmc.settings import Keep
+from pmc.units import show_size
 
 KEEP, REMOVE, LEAVE = "keep", "remove", "leave"
 NEEDED = "needed by "  # so begins why a base stays that no rule keeps
@@ -39,6 +40,19 @@ class Decision:
     stored: Stored
     action: str
     why: str
+
+    def cells(self) -> dict[str, object]:
+        here, time = self.stored, moment(self.stored.id)
+        return {
+            "id": here.id, "kind": here.backup.kind if here.backup else "",
+            "time": time.isoformat(timespec="seconds") if time else "", "node": here.node,
+            "stored": show_size(here.stored), "action": self.action, "why": self.why,
+        }  # fmt: skip
+
+    def json(self) -> dict[str, object]:
+        here = self.stored
+        base = here.backup.base if here.backup else ""
+        return self.cells() | {"stored": here.stored, "vm": vm_of(here.id), "base": base, "broken": here.broken}
 
 
 def vm_of(id: str) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from pmc import drbd, drbd_generations, lvm, virsh
 from pmc.actions import Wait
+from pmc.drbd_generations import Past
 from pmc.facts import backing
 from pmc.model import Resource
 from pmc.plan import Step
@@ -136,28 +137,39 @@ def _won(case: RepairContext, text: str) -> Condition:
     return Condition(CODE, text, tuple(steps), ask=ask, advice="does the replication network work between the nodes?")
 
 
-def rows(case: RepairContext, text: bool) -> list[dict[str, Any]]:
-    """Both sides, with what is known about when each was written: DRBD itself does not keep it."""
-    return [_row(case, home, text) for home in case.homes]
+@dataclass(frozen=True)
+class SplitSide:
+    """What is known about when a side was written: DRBD itself does not keep it."""
 
+    case: RepairContext
+    home: str
 
-def _row(case: RepairContext, home: str, text: bool) -> dict[str, Any]:
-    node, about = case.node(home), case.about.get(home, SideFacts())
-    now, past, domain = case.resource(home) or Resource(case.name), about.past, node.domains.get(case.name)
-    row: dict[str, Any] = {
-        "node": home, "vm": domain.state if domain else "not defined", "role": now.role, "disk": now.disk,
-        "connection": now.connection,
-    }  # fmt: skip
-    until = "now" if now.role == "Primary" else moment(past.demoted)
-    if text:
+    def _facts(self) -> tuple[Resource, Past, dict[str, object], str]:
+        node, about = self.case.node(self.home), self.case.about.get(self.home, SideFacts())
+        now, domain = self.case.resource(self.home) or Resource(self.case.name), node.domains.get(self.case.name)
+        row: dict[str, object] = {
+            "node": self.home, "vm": domain.state if domain else "not defined", "role": now.role, "disk": now.disk,
+            "connection": now.connection,
+        }  # fmt: skip
+        return now, about.past, row, "now" if now.role == "Primary" else moment(about.past.demoted)
+
+    def json(self) -> dict[str, object]:
+        now, past, row, until = self._facts()
+        return row | {
+            "out_of_sync": now.out_of_sync, "size": now.size, "lost_peer": moment(past.lost),
+            "went_on_alone": moment(past.alone), "could_write_until": until, "split_found": moment(past.split),
+        }  # fmt: skip
+
+    def cells(self) -> dict[str, object]:
+        now, past, row, until = self._facts()
         return row | {
             "differs": show_size(now.out_of_sync), "lost its peer": moment(past.lost) or "not in the log",
             "went on alone": moment(past.alone) or "not in the log", "could write until": until or "not in the log",
         }  # fmt: skip
-    return row | {
-        "out_of_sync": now.out_of_sync, "size": now.size, "lost_peer": moment(past.lost),
-        "went_on_alone": moment(past.alone), "could_write_until": until, "split_found": moment(past.split),
-    }  # fmt: skip
+
+
+def sides(case: RepairContext) -> list[SplitSide]:
+    return [SplitSide(case, home) for home in case.homes]
 
 
 def clocks(case: RepairContext) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from pmc import lvm
 from pmc.errors import Refused
@@ -21,6 +20,8 @@ NAME = re.compile(r"(?P<vm>[A-Za-z0-9][A-Za-z0-9_-]*)\.lost-(?P<time>\d{8}T\d{6}
 
 @dataclass(frozen=True)
 class LostSide:
+    """It is listed beside backups, with the same columns."""
+
     node: str
     vm: str
     time: datetime
@@ -33,6 +34,21 @@ class LostSide:
         if self.volume.thin and self.volume.attributes[8:9] == "F":
             return "its thin pool failed"
         return "it overflowed and is worth nothing" if self.volume.attributes[4:5] in ("I", "S") else ""
+
+    def json(self) -> dict[str, object]:
+        return {
+            "id": self.volume.name, "node": self.node, "kind": "lost", "base": "",
+            "time": self.time.isoformat(timespec="seconds"), "vm": self.vm, "disk": self.disk,
+            "stored": self.volume.used, "room": self.volume.size, "broken": self.broken,
+        }  # fmt: skip
+
+    def cells(self) -> dict[str, object]:
+        # A thin one holds the whole disk, most of it shared with the volume.
+        of = "in the thin pool" if self.volume.thin else f"of {show_size(self.volume.size)}"
+        return self.json() | {
+            "kind": f"BROKEN: {self.broken}" if self.broken else "lost", "disk": show_size(self.disk),
+            "stored": f"{show_size(self.volume.used)} {of}",
+        }  # fmt: skip
 
 
 def name_for(vm: str, now: datetime) -> str:
@@ -56,25 +72,6 @@ def snapshots(state: ClusterState, vm: str = "") -> list[LostSide]:
                 continue
             found.append(LostSide(node.name, match["vm"], time, volume, origin.size if origin else 0))
     return sorted(found, key=lambda each: (each.volume.name, each.node))
-
-
-def rows(found: Sequence[LostSide], text: bool) -> list[dict[str, Any]]:
-    """Beside the rows of backups, with the same columns."""
-    return [_row(each, text) for each in found]
-
-
-def _row(each: LostSide, text: bool) -> dict[str, Any]:
-    used = each.volume.used
-    # A thin one holds the whole disk, most of it shared with the volume.
-    of = "in the thin pool" if each.volume.thin else f"of {show_size(each.volume.size)}"
-    row = {
-        "id": each.volume.name, "node": each.node, "kind": "lost", "base": "",
-        "time": each.time.isoformat(timespec="seconds"),
-    }  # fmt: skip
-    if text:
-        return row | {"kind": f"BROKEN: {each.broken}" if each.broken else "lost", "disk": show_size(each.disk),
-                      "stored": f"{show_size(used)} {of}"}  # fmt: skip
-    return row | {"vm": each.vm, "disk": each.disk, "stored": used, "room": each.volume.size, "broken": each.broken}
 
 
 def advice(each: LostSide, settings: Settings) -> str:

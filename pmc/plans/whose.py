@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pmc import drbd, lvm
 from pmc.errors import Refused
-from pmc.model import NodeState, shown
+from pmc.model import NodeState
+from pmc.plain import shown
 
 
 def not_foreign(node: NodeState, vm: str) -> None:

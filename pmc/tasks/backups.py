@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from invoke.context import Context
@@ -24,10 +25,19 @@ from pmc.tasks.base import carry_out, complain, listed, located_with_backups, op
 from pmc.tasks.paths import here, is_folder
 from pmc.transport.scheduler import run_limited
 from pmc.units import parse_rate
-from pmc.view.output import note, show, show_script, table
+from pmc.view.output import Plain, Row, document, note, show, show_script, table
 from pmc.view.rows import BACKUP_COLUMNS, backup_rows
 
-Row = dict[str, str]
+COLUMNS = ("vm", "backup", "result")
+
+
+@dataclass(frozen=True)
+class Result(Plain):
+    """Of one VM; without a `backup` it was not backed up, and `result` says why. Of a dry run `result` is the plan."""
+
+    vm: str
+    backup: str
+    result: str
 
 
 @task(
@@ -134,7 +144,7 @@ def _all(
     """`jobs` backups at a time on any node, which reads the disk, or keeps the backup of another node's disk."""
     state = cluster.state(beside={**lookups.backups(cluster), **lookups.RUNNING})
     stored = lookups.stored(state)
-    dry, nodes, rows = bool(dry_run or c.config.run.dry), dict[str, set[str]](), list[Row]()
+    dry, nodes, rows = bool(dry_run or c.config.run.dry), dict[str, set[str]](), list[Result]()
     there = {name for node in state for name in (*node.domains, *node.foreign) if not names.why_not(name)}
     for name in sorted(there):
         if not any(name in kind for node in state for kind in (node.resources, node.files, node.volumes)):
@@ -144,25 +154,25 @@ def _all(
             source = plans.choose_source(name, state)
             nodes[name] = {source.node, backup_request.keeper_for(wish.named(name), source.node, stored)}
         except PmcError as error:
-            rows.append(_row(name, "", str(error)))
+            rows.append(Result(name, "", str(error)))
 
-    def one(name: str) -> Row:
+    def one(name: str) -> Result:
         mine = [each for each in stored if each.id.startswith(f"{name}.")]
         wanted = wish.named(name)
         if dry:
             return _attempt(name, lambda: _shown(cluster, wanted, state, mine, directory))
         if cluster.stop.is_set():
-            return _row(name, "", "not begun: interrupted")
+            return Result(name, "", "not begun: interrupted")
         return _attempt(name, lambda: _locked(cluster, wanted, state, mine, directory))
 
     with cluster.interruptible():
         rows += run_limited(one, list(nodes), lambda name: nodes[name], jobs, most)
-    rows.sort(key=lambda row: row["vm"])
+    rows.sort(key=lambda row: row.vm)
     if dry:
-        show_script("\n".join(row["result"] if row["backup"] else comment(row["result"]) for row in rows))
-    else:
-        listed(rows, False, ("vm", "backup", "result"), state)
-    if failed := [row["vm"] for row in rows if not row["backup"]]:
+        show_script("\n".join(row.result if row.backup else comment(row.result) for row in rows))
+    elif rows or state.answering:
+        show(table(rows, COLUMNS))
+    if failed := [row.vm for row in rows if not row.backup]:
         raise PmcError(f"{len(failed)} of {len(rows)} were not backed up: {', '.join(failed)}")
     complain(state)
 
@@ -200,17 +210,13 @@ def _locked(
         return id, f"complete on {plans.kept_on(plan)}"
 
 
-def _attempt(name: str, work: Callable[[], tuple[str, str]]) -> Row:
+def _attempt(name: str, work: Callable[[], tuple[str, str]]) -> Result:
     try:
         id, result = work()
-        return _row(name, id, result)
+        return Result(name, id, result)
     except PmcError as error:
         note(str(error))
-        return _row(name, "", str(error).splitlines()[0])
-
-
-def _row(name: str, id: str, result: str) -> Row:
-    return {"vm": name, "backup": id, "result": result}
+        return Result(name, "", str(error).splitlines()[0])
 
 
 @task(place="name", name="the VM (default: all)", from_="list the copies in this directory of the manager")
@@ -220,15 +226,12 @@ def backups(c: Context, name: str = "", from_: str = "", json: bool = False, con
         if name:
             requirements.check_name("vm.backups", name)
         if from_:
-            show(
-                table(backup_rows(lookups.kept(str(here("--from", from_)), name), text=not json), json, BACKUP_COLUMNS)
-            )
+            copies = backup_rows(lookups.kept(str(here("--from", from_)), name))
+            show(document(copies) if json else table(copies, BACKUP_COLUMNS))
             return
         state = cluster.state(beside=lookups.backups(cluster, name))
         kept = split_brain_snapshot.snapshots(state, name)
-        rows = backup_rows(lookups.stored(state, partly=True), text=not json) + split_brain_snapshot.rows(
-            kept, text=not json
-        )
+        rows: list[Row] = [*backup_rows(lookups.stored(state, partly=True)), *kept]
         listed(rows, json, BACKUP_COLUMNS, state)
         for each in kept:
             note(split_brain_snapshot.advice(each, cluster.settings))

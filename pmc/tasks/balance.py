@@ -12,13 +12,13 @@ from pmc.errors import Refused
 from pmc.model import ClusterState
 from pmc.plans import balance as plans
 from pmc.plans.balance import Balance
+from pmc.plans.evacuate import Result
 from pmc.tasks.base import confirm, opened, task
 from pmc.tasks.migrate import (
     BANDWIDTH,
     COLUMNS,
     PARALLEL,
     PAUSE,
-    Row,
     attempt,
     moved_unless_stopped,
     overrides,
@@ -63,7 +63,7 @@ def balance(
             if json:
                 show(dumps(plans.document(wanted, rows), indent=2))
             elif rows:
-                show(table(rows, False, COLUMNS))
+                show(table(rows, COLUMNS))
             see_done(rows)
 
 
@@ -72,13 +72,13 @@ def _pace(wanted: Balance, most: int) -> str:
     return f"up to {most} at the same time" if most > 1 else "one after the other"
 
 
-def _carried_out(cluster: Cluster, wanted: Balance, first: ClusterState, most: int) -> list[Row]:
+def _carried_out(cluster: Cluster, wanted: Balance, first: ClusterState, most: int) -> list[Result]:
     """In the order of the moves. What is alone in its round shows its progress as vm.mv does."""
-    rows: list[Row] = []
+    rows: list[Result] = []
     for each in plans.rounds(wanted.moves):
         begun = len(rows)
 
-        def move(place: tuple[int, Guest], alone: bool = len(each) == 1 or most == 1) -> Row:
+        def move(place: tuple[int, Guest], alone: bool = len(each) == 1 or most == 1) -> Result:
             number, guest = place
             note(f"move {number} of {len(wanted.moves)}: {guest.name} from {guest.on} to {guest.refuge}")
             prefix = "" if alone else guest.name
@@ -96,12 +96,12 @@ def _show(wanted: Balance, dry: bool) -> None:
         note(f"{name} stays: {why}")
     if len(wanted.staying) > SHOWN:
         note(f"... and {len(wanted.staying) - SHOWN} more that cannot move now; fab pm.verify")
-    if nodes := plans.node_rows(wanted.nodes):
-        show(f"{table(nodes, False, plans.NODE_COLUMNS)}\n")
+    if nodes := plans.changing(wanted.nodes):
+        show(f"{table(nodes, plans.NODE_COLUMNS)}\n")
     if not wanted.moves:
         note(f"nothing to move: no VM's other node is enough less full ({plans.told(wanted.before)})")
         return
-    show(table(plans.move_rows(wanted.moves, text=True), False, plans.MOVE_COLUMNS))
+    show(table([plans.Planned(each) for each in wanted.moves], plans.MOVE_COLUMNS))
     show(f"\nnow:  {plans.told(wanted.before)}\nthen: {plans.told(wanted.after)}")
     if dry:
         show("\n" + "\n".join(f"fab vm.mv {each.name} --to {each.refuge}" for each in wanted.moves))

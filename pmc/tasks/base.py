@@ -16,7 +16,7 @@ from invoke.context import Context
 from invoke.tasks import task as invoke_task
 
 from pmc import audit, settings
-from pmc.cluster import Cluster
+from pmc.cluster import Beside, Cluster
 from pmc.errors import Interrupted, NodeDown, PmcError, Refused, at_the_end
 from pmc.model import ClusterState
 from pmc.plan import Plan
@@ -24,7 +24,7 @@ from pmc.settings import Settings
 from pmc.tasks import lookups, vm_lock
 from pmc.tasks.arguments import ClusterTask
 from pmc.transport.lock import Lock
-from pmc.view.output import note, show, show_script, table
+from pmc.view.output import Row, document, note, show, show_script, table
 
 _line: ContextVar[str] = ContextVar("line", default="a program of your own")
 # The namespace of the tasks that are not in a module of its name.
@@ -137,15 +137,15 @@ def located(
     *names: str,
     first: ClusterState | None = None,
     also: Sequence[str] = (),
-    **how: Any,
+    beside: Beside | None = None,
 ) -> ClusterState:
     """The state, with the locks of these VMs held until the task ends: one look over all nodes finds them (unless it
     was made before: `first`), then they are locked on their own nodes (and on those in `also`), and looked at again.
-    `how` one looks is said to Cluster.state."""
-    state = first or cluster.state(**how)
+    `beside`: see Cluster.state."""
+    state = first or cluster.state(beside=beside)
     if not names or dry_run or c.config.run.dry:
         return state
-    return cluster.until_closed(vm_lock.locked(cluster, _line.get(), names, state, also, **how))[1]
+    return cluster.until_closed(vm_lock.locked(cluster, _line.get(), names, state, also, beside))[1]
 
 
 def located_with_backups(c: Context, cluster: Cluster, dry_run: bool, name: str, *more: str) -> ClusterState:
@@ -178,10 +178,10 @@ def carry_out(
     return True
 
 
-def listed(rows: Sequence[dict[str, Any]], as_json: bool, columns: Sequence[str], state: ClusterState) -> None:
+def listed(rows: Sequence[Row], as_json: bool, columns: Sequence[str], state: ClusterState) -> None:
     """Shows a listing. Where no node answered there is none: an empty table would say that there is nothing."""
     if as_json or rows or state.answering:
-        show(table(rows, as_json, columns))
+        show(document(rows) if as_json else table(rows, columns))
 
 
 def complain(state: ClusterState) -> None:

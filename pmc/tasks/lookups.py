@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from pmc import backup, drbd, guest_agent, virsh
 from pmc import drbd_generations as sides_
@@ -154,7 +153,7 @@ def backups(cluster: Cluster, vm: str = "") -> Beside:
 
 
 # What a look must ask besides where a VM's disks count: what is attached to a guest that runs.
-RUNNING: Beside = {domain_disks.RUNNING: lambda node: domain_disks.running()}
+RUNNING: Beside = {"running": lambda node: domain_disks.running()}
 
 
 def stored(state: ClusterState, partly: bool = False) -> list[Stored]:
@@ -166,7 +165,7 @@ def stored(state: ClusterState, partly: bool = False) -> list[Stored]:
                 f"{node.name}: its backups are not known: {node.failures['backups']}",
                 next=f"fab pm.init {node.name}",
             )
-    return backup.dated((each for node in state for each in node.beside.get("backups", ())), now())
+    return backup.dated((each for node in state for each in node.backups or () if isinstance(each, Stored)), now())
 
 
 def stored_on(cluster: Cluster, node: str, vm: str) -> list[Stored]:
@@ -207,7 +206,7 @@ def sides(cluster: Cluster, state: ClusterState, vm: str, homes: Sequence[str]) 
 
 def _side(node: Node, state: ClusterState, vm: str) -> SideFacts:
     here = state.nodes[node.name]
-    queries: list[Query[Any]] = [sides_.generation(vm), sides_.past(vm, here.files[vm].minor)]
+    queries: list[Query[object]] = [sides_.generation(vm), sides_.past(vm, here.files[vm].minor)]
     if vm in here.domains:
         queries.append(virsh.dumpxml(vm))
     generation, past, *xml = node.ask_each(*queries)

@@ -12,7 +12,7 @@ from pmc.errors import PmcError, Refused, StepFailed
 from pmc.model import ClusterState
 from pmc.plain import then
 from pmc.plans import close_migration, interrupted_migration, migrate
-from pmc.plans.evacuate import Move
+from pmc.plans.evacuate import Move, Result
 from pmc.settings import Settings
 from pmc.tasks import vm_lock
 from pmc.tasks.lookups import RUNNING
@@ -22,7 +22,6 @@ from pmc.view.output import note, show, table
 
 # A line of the report when several move.
 COLUMNS = ("vm", "from", "to", "result", "stood still")
-Row = dict[str, str]
 Work = Callable[[Move], tuple[str, str]]  # its result and how long it stood still
 
 # Of the flags that `parse_parallel` and `with_overrides` read.
@@ -116,21 +115,17 @@ def overrides(bandwidth: str, pause: str, live: bool = True) -> Callable[[Settin
     return lambda read: with_overrides(read, bandwidth, pause) if live else read
 
 
-def row(name: str, source: str, target: str, result: str, still: str = "") -> Row:
-    return dict(zip(COLUMNS, (name, source, target, result, still), strict=True))
-
-
-def attempt(name: str, source: str, target: str, work: Callable[[], tuple[str, str]]) -> Row:
+def attempt(name: str, source: str, target: str, work: Callable[[], tuple[str, str]]) -> Result:
     """The row of the report; the whole of an error goes on the terminal when it happens."""
     try:
         result, still = work()
     except PmcError as error:
         note(str(error))
         result, still = str(error).splitlines()[0], ""
-    return row(name, source, target, result, still)
+    return Result(name, source, target, result, still)
 
 
-def move_many(cluster: Cluster, moves: Sequence[Move], parallel: int, work: Work) -> list[Row]:
+def move_many(cluster: Cluster, moves: Sequence[Move], parallel: int, work: Work) -> list[Result]:
     """So many at the same time, going on past one that fails."""
     return cluster.at_once(
         lambda each: attempt(each.name, each.source, each.target, lambda: work(each)), moves, parallel
@@ -151,17 +146,17 @@ def moved_unless_stopped(
     return "moved", moved(cluster, name, first, to, prefix).stood_still
 
 
-def failed(rows: list[Row]) -> list[str]:
-    return [each["vm"] for each in rows if each["result"] not in ("moved", "started")]
+def failed(rows: list[Result]) -> list[str]:
+    return [each.vm for each in rows if not each.done]
 
 
-def report(rows: list[Row], verb: str = "move") -> None:
+def report(rows: list[Result], verb: str = "move") -> None:
     """Raises PmcError when one failed."""
-    show(table(rows, False, COLUMNS))
+    show(table(rows, COLUMNS))
     see_done(rows, verb)
 
 
-def see_done(rows: list[Row], verb: str = "move") -> None:
+def see_done(rows: list[Result], verb: str = "move") -> None:
     if names := failed(rows):
         raise PmcError(f"{len(names)} of {len(rows)} did not {verb}: {', '.join(names)}")
 

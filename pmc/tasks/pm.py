@@ -23,7 +23,7 @@ from pmc.plans import pm as plans
 from pmc.plans.node_keys import Keys
 from pmc.tasks.base import carry_out, located, lock, opened, task
 from pmc.transport.node import WORKERS, Node
-from pmc.view.output import note, show, show_script, table
+from pmc.view.output import document, note, show, show_script, table
 from pmc.view.rows import PM_COLUMNS, pm_rows
 
 
@@ -32,7 +32,8 @@ def ls(c: Context, json: bool = False, conf: str = "") -> None:
     """List the nodes: state, VMs, memory, volume group, DRBD resources by state"""
     with opened(conf) as cluster:
         state = cluster.state(last=True)
-        show(table(pm_rows(state, text=not json), json, PM_COLUMNS))
+        rows = pm_rows(state)
+        show(document(rows) if json else table(rows, PM_COLUMNS))
         for node in state:
             if node.prints:
                 note(f"{node.name}: a login script prints {node.prints!r}; fab pm.init {node.name} says what to fix")
@@ -77,7 +78,9 @@ def _examine(cluster: Cluster, chosen: Sequence[str]) -> list[Finding]:
     the others need not try: it would cost each of them its time, and tell nothing."""
     down = {name: why for name, why in zip(cluster.nodes, cluster.on_all(_why_down), strict=True) if why}
     up = [name for name in cluster.nodes if name not in down]
-    answers = [(Seen(About(name, cluster.settings), down=why), why) for name, why in down.items()]
+    answers: list[tuple[Seen, Keys | str]] = [
+        (Seen(About(name, cluster.settings), down=why), why) for name, why in down.items()
+    ]
     answers += cluster.on_all(lambda node: _ask(node, chosen, up), up)
     seen = [seen for seen, _ in answers if seen.about.node in chosen]
     keys = {seen.about.node: keys for seen, keys in answers}
@@ -119,12 +122,7 @@ def _ask(node: Node, chosen: Sequence[str], up: Sequence[str]) -> tuple[Seen, Ke
 
 def _show(found: Sequence[Finding], json: bool) -> None:
     if json:
-        rows = [
-            {"node": f.node, "check": f.check, "ok": f.verdict.ok, "text": f.verdict.text, "advice": f.verdict.advice,
-             "fix": [str(step.do) for step in f.verdict.steps]}
-            for f in found
-        ]  # fmt: skip
-        show(table(rows, True))
+        show(document(found))
         return
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without ✓ shall still tell
@@ -163,7 +161,7 @@ def ready_drbd(c: Context, node: str = "", json: bool = False, conf: str = "", d
             return
         failures = _brought_up(cluster, todo)
         sides = _settled(cluster, state, names)
-        show(table(plans.ready_rows(sides, text=not json), json, plans.READY_COLUMNS))
+        show(document(sides) if json else table(sides, plans.READY_COLUMNS))
         late = f" (after {cluster.settings.deadlines.peer:g} s; does the link between the nodes work?)"
         troubled = [
             f"{side.node}: {side.resource or 'DRBD'}: {side.note}{late * side.waiting}" for side in sides if side.note

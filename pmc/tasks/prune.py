@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from invoke.context import Context
 
@@ -25,7 +24,7 @@ from pmc.tasks import lookups, vm_lock
 from pmc.tasks.base import carry_out, complain, heard, opened, task
 from pmc.tasks.paths import here
 from pmc.transport import local as manager
-from pmc.view.output import note, show, show_script, table
+from pmc.view.output import document, note, show, show_script, table
 
 AGAIN = "keep the newest backup of each of the last so many {}"
 
@@ -68,7 +67,7 @@ def prune(
         if from_ and broken:
             # What a delta needs may lie on a node, and need only be copied.
             raise Refused("--broken: not with --from; what cannot be used there is left as it is")
-        dry, rows, failed = bool(dry_run or c.config.run.dry), list[dict[str, Any]](), list[str]()
+        dry, rows, failed = bool(dry_run or c.config.run.dry), list[Decision](), list[str]()
         state: ClusterState | None = None
         if from_:
             directory = str(here("--from", from_))
@@ -93,14 +92,14 @@ def prune(
                 note(str(error))
                 failed.append(vm)
         if json:
-            show(table(rows, True))
+            show(document(rows))
         if failed:
             raise PmcError(f"{len(failed)} of {len(found)} were not pruned: {', '.join(failed)}")
         if state:
             complain(state)
 
 
-def _copies(cluster: Cluster, directory: str, vm: str, stored: Sequence[Stored], how: How) -> list[dict[str, Any]]:
+def _copies(cluster: Cluster, directory: str, vm: str, stored: Sequence[Stored], how: How) -> list[Decision]:
     """As `_pruned`, those in a directory of the manager."""
     decisions, settings = how.decide(stored), replace(cluster.settings, backup_dir=directory)
     if how.dry or not any(each.action == REMOVE for each in decisions):
@@ -118,7 +117,7 @@ def _copies(cluster: Cluster, directory: str, vm: str, stored: Sequence[Stored],
             for step in plan.steps:
                 cluster.go_on()
                 _here(step.do, step.note)
-    return plans.rows(decisions, text=False)
+    return decisions
 
 
 def _here(action: Action, what: str) -> None:
@@ -160,8 +159,8 @@ class How:
 
 def _pruned(
     c: Context, cluster: Cluster, state: ClusterState, vm: str, stored: Sequence[Stored], how: How
-) -> list[dict[str, Any]]:
-    """What becomes of each backup of one VM, as rows. When one goes, the VM is locked and they are looked at again."""
+) -> list[Decision]:
+    """What becomes of each backup of one VM. When one goes, the VM is locked and they are looked at again."""
     decisions = how.decide(stored)
     if how.dry or not any(each.action == REMOVE for each in decisions):
         _tell(vm, decisions, how)
@@ -179,12 +178,12 @@ def _pruned(
             decisions = how.decide(retention.by_vm(lookups.stored(now)).get(vm, []))
             _tell(vm, decisions, how)
             carry_out(c, cluster, plans.prune(vm, decisions, cluster.settings), how.dry)
-    return plans.rows(decisions, text=False)
+    return decisions
 
 
 def _tell(vm: str, decisions: Sequence[Decision], how: How) -> None:
     """The table; before a plan that is shown as commands, as comments of the shell."""
     if not how.json:
-        text = table(plans.rows(decisions, text=True), False, plans.COLUMNS)
+        text = table(decisions, plans.COLUMNS)
         show("\n".join(f"# {line}" for line in text.splitlines()) if how.dry else text)
     note(plans.told(vm, decisions))

@@ -58,13 +58,12 @@ def repair(
             note(f"{', '.join(away)} cannot be asked, so what is there of {name}, if anything, is not known")
         if json:
             facts = [{"code": a.code, "text": a.text, "refused": a.refusal, "steps": len(a.steps)} for a in found]
-            return show(
-                json_.dumps({"vm": name, "conditions": facts, "sides": split_brain.rows(case, text=False)}, indent=2)
-            )
+            sides = [side.json() for side in split_brain.sides(case)]
+            return show(json_.dumps({"vm": name, "conditions": facts, "sides": sides}, indent=2))
         if any(each.code == split_brain.CODE for each in found):
-            sides = table(split_brain.rows(case, text=True), False, split_brain.COLUMNS)
+            told = table(split_brain.sides(case), split_brain.COLUMNS)
             dry = dry_run or c.config.run.dry  # then what is no command is a comment
-            show("\n".join(f"# {line}" for line in sides.splitlines()) if dry else sides)
+            show("\n".join(f"# {line}" for line in told.splitlines()) if dry else told)
             if said := split_brain.clocks(case):
                 note(said)
             if not keep and not sure and sys.stdin is not None and sys.stdin.isatty():

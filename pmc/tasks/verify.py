@@ -14,7 +14,7 @@ from pmc.errors import CommandFailed, InDoubt, Interrupted, NodeDown, PmcError, 
 from pmc.health import deep as deeply
 from pmc.health import verify
 from pmc.health.cluster_facts import Facts
-from pmc.health.finding import COLUMNS, Finding, grave, row
+from pmc.health.finding import COLUMNS, Finding, grave
 from pmc.health.questions import Extra, questions
 from pmc.health.vm_replication import syncing
 from pmc.model import ClusterState, NodeState, Resource
@@ -23,7 +23,7 @@ from pmc.plans import requirements
 from pmc.tasks import lookups
 from pmc.tasks.base import opened, task
 from pmc.transport.node import Node
-from pmc.view.output import Progress, note, show, table
+from pmc.view.output import Progress, document, note, show, table
 
 # Seconds between the two looks that tell a resync that gets on from one that does not.
 SECOND_LOOK = 5.0
@@ -62,7 +62,7 @@ def _about(finding: Finding, vm: str, facts: Facts) -> bool:
 
 def _show(found: list[Finding], facts: Facts, json: bool) -> None:
     if json or found:
-        show(table([row(finding, text=not json) for finding in found], json, COLUMNS))
+        show(document(found) if json else table(found, COLUMNS))
     wrong = [finding for finding in found if grave(finding)]
     looked = f"{len(facts.vms)} VMs on {len(facts.state.nodes)} nodes"
     if wrong:

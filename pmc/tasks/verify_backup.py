@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from invoke.context import Context
 
@@ -19,11 +19,19 @@ from pmc.tasks import lookups
 from pmc.tasks.base import carry_out, complain, heard, opened, task
 from pmc.tasks.paths import here
 from pmc.transport.local import STREAM, need, run
-from pmc.view.output import Progress, note, show, show_script, table
+from pmc.view.output import Plain, Progress, document, note, show, show_script, table
 
-Row = dict[str, str]
 RIGHT, REMOVED = "right", "removed meanwhile"
 COLUMNS = ("backup", "node", "result")
+
+
+@dataclass(frozen=True)
+class Result(Plain):
+    """Of a backup on a node, or in a directory: RIGHT, REMOVED, or what is wrong with it."""
+
+    backup: str
+    node: str
+    result: str
 
 
 @task(
@@ -57,7 +65,7 @@ def verify_backup(
             raise Refused(f"vm.verify_backup{name and f' {name}'}: there is no backup {where}")
         if directory:
             need("xdelta3", "zstd")
-        rows = list[Row]()
+        rows = list[Result]()
         try:
             with cluster.interruptible():
                 for id in ids if all else newest or ids[-1:]:
@@ -65,12 +73,12 @@ def verify_backup(
                     rows += _proved(c, cluster, id, stored, directory, dry_run)
         except Interrupted:
             if rows:
-                show(table(rows, json, COLUMNS))
+                show(document(rows) if json else table(rows, COLUMNS))
             raise
         if not rows:
             return
-        show(table(rows, json, COLUMNS))
-        if failed := [row["backup"] for row in rows if row["result"] not in (RIGHT, REMOVED)]:
+        show(document(rows) if json else table(rows, COLUMNS))
+        if failed := [row.backup for row in rows if row.result not in (RIGHT, REMOVED)]:
             advice = (
                 "\n  If they are damaged, and not only unreadable for you: remove their files (ID.*) from "
                 f"{directory}; the next vm.backup --to copies what it needs again."
@@ -78,15 +86,15 @@ def verify_backup(
             raise PmcError(
                 f"{len(failed)} of {len(rows)} cannot be used: {', '.join(failed)}{advice if directory else ''}"
             )
-        if {row["result"] for row in rows} == {REMOVED}:
-            raise PmcError(f"nothing was proved: {rows[0]['backup']} was removed meanwhile", next="fab vm.backups")
+        if {row.result for row in rows} == {REMOVED}:
+            raise PmcError(f"nothing was proved: {rows[0].backup} was removed meanwhile", next="fab vm.backups")
         if state:
             complain(state)
 
 
 def _proved(
     c: Context, cluster: Cluster, id: str, stored: Sequence[Stored], directory: str, dry_run: bool
-) -> list[Row]:
+) -> list[Result]:
     """A row for each node that the backup lies on, or for the `directory`; none for a dry run."""
     rows = []
     nodes = [each.node for each in stored if each.id == id]
@@ -113,7 +121,7 @@ def _proved(
             else:
                 note(str(error))
                 result = next((row.strip() for row in str(error).splitlines()[1:2]), str(error))
-        rows.append({"backup": id, "node": node, "result": result})
+        rows.append(Result(id, node, result))
     return rows
 
 

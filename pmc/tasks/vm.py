@@ -122,7 +122,7 @@ def ls(c: Context, json: bool = False, conf: str = "") -> None:
     """List all VMs: state, nodes, DRBD, size, memory, minor"""
     with opened(conf) as cluster:
         state = cluster.state(last=True)
-        listed(vm_rows(state, text=not json), json, VM_COLUMNS, state)
+        listed(vm_rows(state), json, VM_COLUMNS, state)
         complain(state)
 
 

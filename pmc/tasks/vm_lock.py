@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
-from pmc.cluster import Cluster
+from pmc.cluster import Beside, Cluster
 from pmc.model import ClusterState
 from pmc.node_state import cluster_state
 from pmc.plans import clone
@@ -35,15 +34,15 @@ def involved_nodes(state: ClusterState, names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def refresh(cluster: Cluster, state: ClusterState, nodes: Sequence[str], **how: Any) -> ClusterState:
-    """The same state, with these nodes as they are now. `how` one looks is said to Cluster.state."""
+def refresh(cluster: Cluster, state: ClusterState, nodes: Sequence[str], beside: Beside | None = None) -> ClusterState:
+    """The same state, with these nodes as they are now. `beside`: see Cluster.state."""
     there = [node for node in nodes if node in cluster.nodes]
-    return cluster_state({**state.nodes, **cluster.state(there, **how).nodes})
+    return cluster_state({**state.nodes, **cluster.state(there, beside=beside).nodes})
 
 
-def refresh_vm(cluster: Cluster, state: ClusterState, name: str, **how: Any) -> ClusterState:
+def refresh_vm(cluster: Cluster, state: ClusterState, name: str, beside: Beside | None = None) -> ClusterState:
     """The same state, with the VM's nodes as they are now."""
-    return refresh(cluster, state, state.about(name), **how)
+    return refresh(cluster, state, state.about(name), beside)
 
 
 @contextmanager
@@ -53,7 +52,7 @@ def locked(
     names: Sequence[str],
     first: ClusterState,
     also: Sequence[str] = (),
-    **how: Any,
+    beside: Beside | None = None,
 ) -> Iterator[tuple[Lock, ClusterState]]:
     """The lock of these VMs and what is true under it, from a first look without it. `also`: further nodes that the
     command is about."""
@@ -61,11 +60,11 @@ def locked(
         if mine := involved_nodes(first, names):
             nodes = list(dict.fromkeys((*mine, *also)))
             taken = locks.enter_context(cluster.lock(what, *names, on=nodes))
-            state = refresh(cluster, first, nodes, **how)
+            state = refresh(cluster, first, nodes, beside)
             now = involved_nodes(state, names)
             if now and set(now) <= set(nodes):
                 yield taken, state
                 return
             locks.close()
         taken = locks.enter_context(cluster.lock(what, *names))
-        yield taken, cluster.state(**how)
+        yield taken, cluster.state(beside=beside)

@@ -17,8 +17,7 @@ import paramiko
 from pmc.errors import PmcError, Refused, SettingsError
 from pmc.health.node_machine import GUARD
 from pmc.lock_files import SILENCE
-from pmc.model import shown
-from pmc.plain import one_line
+from pmc.plain import one_line, shown
 from pmc.settings import Settings
 from pmc.transport import known_hosts
 

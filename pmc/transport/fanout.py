@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError, wait
 from contextlib import nullcontext, suppress
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import TypeVar
 
 from pmc.transport.node import WORKERS, Node
 
@@ -15,13 +15,15 @@ from pmc.transport.node import WORKERS, Node
 # who does not log in soon after that (sshd's LoginGraceTime).
 REACHED = 512
 
+T = TypeVar("T")
 
-def run_on_all(nodes: Sequence[Node], work: Callable[[Node], Any]) -> list[Any]:
+
+def run_on_all(nodes: Sequence[Node], work: Callable[[Node], T]) -> list[T]:
     """`work` on each node, in turns: for so many at a time as are good for the processor (WORKERS), once it is known
     that somebody is there."""
     busy = threading.Semaphore(0)
-    told = [Future[Any]() for _ in nodes]
-    left = SimpleQueue[tuple[Node, Future[Any]]]()
+    told = [Future[T]() for _ in nodes]
+    left = SimpleQueue[tuple[Node, Future[T]]]()
     for turn in zip(nodes, told, strict=True):
         left.put(turn)
 
@@ -47,7 +49,7 @@ def run_on_all(nodes: Sequence[Node], work: Callable[[Node], Any]) -> list[Any]:
     return [each.result() for each in told]
 
 
-def _turn(node: Node, told: Future[Any], work: Callable[[Node], Any], busy: threading.Semaphore) -> None:
+def _turn(node: Node, told: Future[T], work: Callable[[Node], T], busy: threading.Semaphore) -> None:
     try:
         # Where nobody is, `work` is told so at once.
         with busy if node.reach() else nullcontext():

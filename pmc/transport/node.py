@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import paramiko
 
-from pmc import lock_files, model
+from pmc import lock_files, plain
 from pmc.command import ENVIRONMENT, Answer, Command, Query, begun, frame, masked, unframe
 from pmc.errors import CommandFailed, Fenced, InDoubt, Interrupted, PmcError
 from pmc.paste import Way
@@ -65,7 +65,7 @@ class Node:
         """The next question connects anew, also to one that did not answer a moment ago."""
         self._sessions.close()
 
-    def ask(self, *queries: Query[Any], seconds: float | None = None) -> list[Any]:
+    def ask(self, *queries: Query[object], seconds: float | None = None) -> list[Any]:
         """The parsed answers, in one round trip. Raises CommandFailed for the first that fails."""
         answers = self.ask_each(*queries, seconds=seconds)
         for answer in answers:
@@ -73,7 +73,7 @@ class Node:
                 raise answer
         return answers
 
-    def ask_each(self, *queries: Query[Any], seconds: float | None = None) -> list[Any]:
+    def ask_each(self, *queries: Query[object], seconds: float | None = None) -> list[Any]:
         """As `ask`, but a failed question's answer is its CommandFailed, so one missing tool does not hide all."""
         limit = seconds or self.settings.deadlines.command
         mark = f"pmc-{secrets.token_hex(8)}"
@@ -92,7 +92,7 @@ class Node:
             raise CommandFailed(self.name, "the questions of pmc", got.exit, str(error)) from None
         return [self._parsed(query, answer) for query, answer in zip(queries, answers, strict=True)]
 
-    def _parsed(self, query: Query[Any], answer: Answer) -> Any:
+    def _parsed(self, query: Query[object], answer: Answer) -> Any:
         """Whatever a node says is understood, or is a CommandFailed of its own."""
         if answer.exit not in query.fine:
             return CommandFailed(self.name, str(query.command), answer.exit, masked(answer.stderr, query.command))
@@ -167,7 +167,7 @@ class Node:
         deadline, pulse = time.monotonic() + limit, Pulse(channel.get_transport())
         try:
             if printed := begin(channel, line, self.settings.deadlines.command).strip():
-                self.prints, self.prints_to = model.shown(printed), self.connection.user
+                self.prints, self.prints_to = plain.shown(printed), self.connection.user
             feeder = threading.Thread(target=_feed, args=(channel, data, source, on_sent), daemon=True)
             feeder.start()
             while True:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from tabulate import tabulate
 
@@ -19,18 +19,38 @@ from pmc.plain import advice, one_line, plain
 from pmc.plan import Plan
 
 
-def table(rows: Sequence[dict[str, Any]], as_json: bool, columns: Sequence[str] = ()) -> str:
-    """The rows as JSON (all keys, sizes in bytes), or as a table of `columns`."""
-    if as_json:
-        return json.dumps(list(rows), indent=2)
-    return tabulate(
-        [[_cell(row.get(name, "")) for name in columns] for row in rows],
-        headers=list(columns),
-        disable_numparse=True,
-    )
+class Line(Protocol):
+    """Of a table."""
+
+    def cells(self) -> dict[str, object]:
+        """By column, for people."""
 
 
-def _cell(value: Any) -> Any:
+class Row(Line, Protocol):
+    """Of a listing: also all that is known, for programs; bytes, numbers."""
+
+    def json(self) -> dict[str, object]: ...
+
+
+class Plain:
+    """Base of a dataclass whose fields are its columns."""
+
+    def json(self) -> dict[str, object]:
+        return dict(vars(self))
+
+    cells = json
+
+
+def table(rows: Sequence[Line], columns: Sequence[str]) -> str:
+    lines = [[_cell(cells.get(name, "")) for name in columns] for cells in (row.cells() for row in rows)]
+    return tabulate(lines, headers=list(columns), disable_numparse=True)
+
+
+def document(rows: Sequence[Row]) -> str:
+    return json.dumps([row.json() for row in rows], indent=2)
+
+
+def _cell(value: object) -> object:
     return one_line(value) if isinstance(value, str) else value
 
 

@@ -1,4 +1,4 @@
-"""Rows of the listings: one dict a line, as JSON (bytes, numbers) or as text for a table. Pure."""
+"""Rows of the listings of VMs, nodes and backups (pmc/view/output.py: Row). Pure."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from dataclasses import dataclass
 
 from pmc.backup import Stored
 from pmc.facts import lvm_attr
-from pmc.model import ClusterState, Domain, NodeState, Resource, shown
+from pmc.model import ClusterState, Domain, NodeState, Resource
+from pmc.plain import shown
 from pmc.plans import suspended_io
 from pmc.units import show_size
 
 VM_COLUMNS = ("vm", "state", "on", "secondary", "drbd", "size", "memory", "minor")
 PM_COLUMNS = ("node", "state", "running", "defined", "memory used", "memory", "vg free", "drbd")
 
+Fields = dict[str, object]
 
-Row = dict[str, object]
 
-
-def vm_rows(state: ClusterState, text: bool) -> list[Row]:
+def vm_rows(state: ClusterState) -> list[VmRow]:
     """Also what is not pmc's."""
     rows = [vm_row(each, name) for each in (state, state.foreign()) for name in each.vm_names()]
-    return [row.text() if text else row.json() for row in sorted(rows, key=lambda row: row.vm)]
+    return sorted(rows, key=lambda row: row.vm)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class VmRow:
     minor: int
     resource: Resource | None
 
-    def json(self) -> Row:
+    def json(self) -> Fields:
         facts = self.resource or Resource(self.vm)
         return {
             "vm": self.vm, "state": self.state, "why": self.why, "on": ",".join(self.on),
@@ -56,7 +56,7 @@ class VmRow:
             "sync_percent": round(facts.percent, 1), "two_primaries": facts.two_primaries,
         }  # fmt: skip
 
-    def text(self) -> Row:
+    def cells(self) -> Fields:
         size = self.resource.size if self.resource else 0
         saved = f" on {','.join(self.saved)}" if self.state == "saved" else ""
         old = f" (old memory saved on {','.join(self.saved)})" if self.saved and self.on else ""
@@ -134,48 +134,53 @@ def drbd_text(resource: Resource | None, single: bool) -> str:
     return f"{resource.connection} {resource.disk}/{resource.peer_disk}{percent}{opened}{still}"
 
 
-def pm_rows(state: ClusterState, text: bool) -> list[Row]:
-    return [_pm_text(node) if text else _pm_json(node) for node in state]
+def pm_rows(state: ClusterState) -> list[NodeRow]:
+    return [NodeRow(node) for node in state]
 
 
-def _pm_state(node: NodeState) -> tuple[str, str]:
-    """And why."""
-    return ("down", node.down) if node.down else ("trouble", node.trouble) if node.failures else ("up", "")
+@dataclass(frozen=True)
+class NodeRow:
+    """Of a node that is down only that is known."""
 
+    node: NodeState
 
-def _counts(node: NodeState) -> Row:
-    every = (*node.domains.values(), *node.foreign.values())
-    return {"running": sum(domain.active for domain in every), "defined": len(every)}
+    def _now(self) -> tuple[str, str]:
+        """And why."""
+        node = self.node
+        return ("down", node.down) if node.down else ("trouble", node.trouble) if node.failures else ("up", "")
 
+    def _counts(self) -> Fields:
+        every = (*self.node.domains.values(), *self.node.foreign.values())
+        return {"running": sum(domain.active for domain in every), "defined": len(every)}
 
-def _drbd_kinds(node: NodeState) -> Counter[str]:
-    return Counter(drbd_text(resource, single=False) for resource in node.resources.values())
+    def _drbd(self) -> Counter[str]:
+        return Counter(drbd_text(resource, single=False) for resource in self.node.resources.values())
 
+    def json(self) -> Fields:
+        (now, why), node = self._now(), self.node
+        row: Fields = {"node": node.name, "state": now, "why": why}
+        if node.down:
+            return row
+        return row | self._counts() | {
+            "memory_used": node.memory - node.memory_available, "memory": node.memory, "vg_size": node.group_size,
+            "vg_free": node.group_free, "vg_attr": node.group_attributes, "drbd": dict(self._drbd()),
+            "drbd_version": node.drbd,
+            "thin_pools": {
+                v.name: {"size": v.size, "data_percent": v.data_percent, "metadata_percent": v.metadata_percent}
+                for v in node.volumes.values() if v.is_pool
+            },
+        }  # fmt: skip
 
-def _pm_text(node: NodeState) -> Row:
-    now, why = _pm_state(node)
-    row: Row = {"node": node.name, "state": f"{now}: {why}" if why else now}
-    if node.down:
-        return row
-    return row | _counts(node) | {
-        "memory used": show_size(node.memory - node.memory_available), "memory": show_size(node.memory),
-        "vg free": ", ".join((show_size(node.group_free), *_group(node), *_pools(node))),
-        "drbd": ", ".join(f"{count} {kind}" for kind, count in sorted(_drbd_kinds(node).items())) or "none",
-    }  # fmt: skip
-
-
-def _pm_json(node: NodeState) -> Row:
-    now, why = _pm_state(node)
-    row: Row = {"node": node.name, "state": now, "why": why}
-    if node.down:
-        return row
-    return row | _counts(node) | {
-        "memory_used": node.memory - node.memory_available, "memory": node.memory, "vg_size": node.group_size,
-        "vg_free": node.group_free, "vg_attr": node.group_attributes, "drbd": dict(_drbd_kinds(node)),
-        "drbd_version": node.drbd,
-        "thin_pools": {v.name: {"size": v.size, "data_percent": v.data_percent, "metadata_percent": v.metadata_percent}
-                       for v in node.volumes.values() if v.is_pool},
-    }  # fmt: skip
+    def cells(self) -> Fields:
+        (now, why), node = self._now(), self.node
+        row: Fields = {"node": node.name, "state": f"{now}: {why}" if why else now}
+        if node.down:
+            return row
+        return row | self._counts() | {
+            "memory used": show_size(node.memory - node.memory_available), "memory": show_size(node.memory),
+            "vg free": ", ".join((show_size(node.group_free), *_group(node), *_pools(node))),
+            "drbd": ", ".join(f"{count} {kind}" for kind, count in sorted(self._drbd().items())) or "none",
+        }  # fmt: skip
 
 
 def _group(node: NodeState) -> list[str]:
@@ -191,32 +196,34 @@ def _pools(node: NodeState) -> list[str]:
 BACKUP_COLUMNS = ("id", "kind", "time", "disk", "stored", "base", "node", "source", "consistency", "verified")
 
 
-def backup_rows(stored: Sequence[Stored], text: bool) -> list[Row]:
-    rows = sorted(stored, key=lambda s: (s.id.split(".")[:2], s.node))
-    return [_backup_text(each) if text else _backup_json(each) for each in rows]
+def backup_rows(stored: Sequence[Stored]) -> list[BackupRow]:
+    return [BackupRow(each) for each in sorted(stored, key=lambda s: (s.id.split(".")[:2], s.node))]
 
 
-def _backup_json(each: Stored) -> Row:
-    made = each.backup
-    return {
-        "id": each.id, "node": each.node, "vm": made.vm if made else "", "kind": made.kind if made else "",
-        "time": made.time if made else "", "disk": made.size if made else 0, "stored": each.stored,
-        "read": made.read if made else 0, "base": made.base if made else "",
-        "consistency": made.consistency if made else "", "verified": each.verified, "broken": each.broken,
-        "damaged": each.damaged, "ahead": each.ahead, "sha256": made.image_sha256 if made else "",
-        "source": made.source if made else "", "role": made.role if made else "",
-    }  # fmt: skip
+@dataclass(frozen=True)
+class BackupRow:
+    stored: Stored
 
+    def json(self) -> Fields:
+        each, made = self.stored, self.stored.backup
+        return {
+            "id": each.id, "node": each.node, "vm": made.vm if made else "", "kind": made.kind if made else "",
+            "time": made.time if made else "", "disk": made.size if made else 0, "stored": each.stored,
+            "read": made.read if made else 0, "base": made.base if made else "",
+            "consistency": made.consistency if made else "", "verified": each.verified, "broken": each.broken,
+            "damaged": each.damaged, "ahead": each.ahead, "sha256": made.image_sha256 if made else "",
+            "source": made.source if made else "", "role": made.role if made else "",
+        }  # fmt: skip
 
-def _backup_text(each: Stored) -> Row:
-    made = each.backup
-    return {
-        "id": each.id, "node": each.node, "kind": f"BROKEN: {each.broken}" if each.broken else _kind(each),
-        "time": made.time.replace("+00:00", "Z") if made else "", "disk": show_size(made.size if made else 0),
-        "stored": show_size(each.stored), "base": made.base if made else "",
-        "consistency": made.consistency if made else "", "source": f"{made.source} ({made.role})" if made else "",
-        "verified": f"DAMAGED, {each.damaged}" if each.damaged else each.verified or "never",
-    }  # fmt: skip
+    def cells(self) -> Fields:
+        each, made = self.stored, self.stored.backup
+        return {
+            "id": each.id, "node": each.node, "kind": f"BROKEN: {each.broken}" if each.broken else _kind(each),
+            "time": made.time.replace("+00:00", "Z") if made else "", "disk": show_size(made.size if made else 0),
+            "stored": show_size(each.stored), "base": made.base if made else "",
+            "consistency": made.consistency if made else "", "source": f"{made.source} ({made.role})" if made else "",
+            "verified": f"DAMAGED, {each.damaged}" if each.damaged else each.verified or "never",
+        }  # fmt: skip
 
 
 def _kind(each: Stored) -> str:

@@ -179,4 +179,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.lab)
         # A hung node must fail one test with a stack, not the run.
-        item.add_marker(pytest.mark.timeout(900))
+        item.add_marker(pytest.mark.timeout(1800 if item.get_closest_marker("long") else 900))

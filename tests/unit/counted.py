@@ -15,11 +15,9 @@ from pmc.backup import Stored
 from pmc.cluster import Beside, Cluster
 from pmc.command import Command, Query
 from pmc.errors import CommandFailed, NodeDown
-from pmc.facts import domain_disks
-from pmc.facts.domain_disks import Disk, Running
 from pmc.health.node_machine import Folder
 from pmc.lock_files import Holder
-from pmc.model import NodeState
+from pmc.model import Disk, NodeState, Running
 from pmc.settings import Settings, parse
 from pmc.tasks import base
 from pmc.transport import lock
@@ -83,8 +81,10 @@ class Counted(Cluster):
             for name, its in seen.domains.items()
             if its.active
         }
-        told = {"backups": self.backups(node.name), domain_disks.RUNNING: runs}
-        return replace(seen, volumes=active, beside={what: told[what] for what in beside})
+        return replace(
+            seen, volumes=active, running=runs if "running" in beside else None,
+            backups=self.backups(node.name) if "backups" in beside else None,
+        )  # fmt: skip
 
     def named(self, line: str) -> set[str]:
         """The VMs that a command is about."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pmc.model import ClusterState, Domain, NodeState, Resource, ResourceFile, V
 from pmc.node_state import cluster_state
 from pmc.settings import Settings, parse
 from pmc.units import GiB
+from pmc.view.output import Line, Row
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -43,6 +45,16 @@ XML = """\
   </devices>
 </domain>
 """
+
+
+def cells(rows: Sequence[Line], columns: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """What a table shows of them, of these columns (all)."""
+    return [{name: cell for name, cell in row.cells().items() if not columns or name in columns} for row in rows]
+
+
+def documents(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What --json shows of them."""
+    return [row.json() for row in rows]
 
 
 def data(name: str) -> str:

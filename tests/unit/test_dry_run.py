@@ -171,7 +171,7 @@ def test_what_a_node_says_is_never_a_command(
     state = with_web().state()
     kept = Volume("web.before", evil, GiB, (lvm.TAG,), "web", "swi-a-s---")
     node = state.nodes["pm-1"]
-    node = replace(node, beside={domain_disks.RUNNING: running}, volumes={**node.volumes, "web.before": kept})
+    node = replace(node, running=running, volumes={**node.volumes, "web.before": kept})
     monkeypatch.setattr(World, "state", lambda world: ClusterState({**state.nodes, "pm-1": node}))
     try:
         shown = run(task, World(), **given, dry_run=True)

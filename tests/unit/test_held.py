@@ -13,15 +13,15 @@ from pmc import drbd, virsh
 from pmc.actions import Wait
 from pmc.cluster import Cluster
 from pmc.errors import Refused
-from pmc.facts.domain_disks import RUNNING, Running, parse_running
-from pmc.model import ClusterState, Domain
+from pmc.facts.domain_disks import parse_running
+from pmc.model import ClusterState, Domain, Running
 from pmc.plan import Plan
 from pmc.plans import close_migration, failover, interrupted_migration, peer, stop
 from pmc.tasks import vm as tasks
 from pmc.tasks import vm_lock
 from pmc.units import GiB
 from pmc.view.rows import vm_rows
-from tests.unit.samples import CLOSE, SETTINGS, changed, running, with_resource
+from tests.unit.samples import CLOSE, SETTINGS, changed, documents, running, with_resource
 
 RESUME = "drbdadm resume-io web"
 
@@ -169,7 +169,7 @@ def test_nothing_is_ended_that_runs_or_that_libvirt_ends_itself(state: ClusterSt
 def noted(state: ClusterState, source: str = "", target: str = "") -> ClusterState:
     """With what libvirt notes on each node."""
     for node, moves in (("pm-1", source), ("pm-2", target)):
-        state = changed(state, node, beside={RUNNING: {"web": Running("kvm", (), moves)}})
+        state = changed(state, node, running={"web": Running("kvm", (), moves)})
     return state
 
 
@@ -199,7 +199,7 @@ def test_one_that_runs_and_one_that_stands_still_are_no_two_that_run() -> None:
         Refused, match=r"paused on pm-2.*close it; only should that not help: on pm-2: virsh destroy web"
     ):
         close_migration.close("web", state)
-    assert [row["state"] for row in vm_rows(state, text=False)] == ["moving"]
+    assert [row["state"] for row in documents(vm_rows(state))] == ["moving"]
     with pytest.raises(Refused, match="RUNS TWICE"):
         close_migration.close("web", received("running", "running"))
 

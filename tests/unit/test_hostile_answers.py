@@ -7,7 +7,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -158,7 +158,7 @@ QUERIES = state_queries(SETTINGS, allocating=True)
 def test_a_host_name_and_a_version_are_one_short_line() -> None:
     for query in (QUERIES["hostname"], QUERIES["drbd version"], node_machine.query_hostname(ABOUT)):
         assert query.parse("pm-1\n") == "pm-1"
-        said = query.parse(f"pm-1\n  Next: {'x' * 10_000}")
+        said = str(query.parse(f"pm-1\n  Next: {'x' * 10_000}"))
         assert "\n" not in said
         assert len(said) < 100
 
@@ -173,13 +173,16 @@ def test_what_was_understood_can_be_shown(some: st.DataObject) -> None:
     state = ClusterState({
         "pm-1": node_state("pm-1", SETTINGS, odd), "pm-2": node_state("pm-2", SETTINGS, right),
     })  # fmt: skip
-    for make, columns in ((rows.vm_rows, rows.VM_COLUMNS), (rows.pm_rows, rows.PM_COLUMNS)):
-        text = output.table(make(state, True), False, columns)
+    listings: list[tuple[Sequence[output.Row], tuple[str, ...]]] = [
+        (rows.vm_rows(state), rows.VM_COLUMNS), (rows.pm_rows(state), rows.PM_COLUMNS),
+    ]  # fmt: skip
+    for made, columns in listings:
+        text = output.table(made, columns)
         assert all(len(line) < 10_000 for line in text.splitlines())
-        as_json = output.table(make(state, False), True)
+        as_json = output.document(made)
         json.loads(as_json, parse_constant=pytest.fail)
         assert as_json == plain(as_json)
-    assert "pm-2" in output.table(rows.pm_rows(state, True), False, rows.PM_COLUMNS)
+    assert "pm-2" in output.table(rows.pm_rows(state), rows.PM_COLUMNS)
 
 
 @given(some=st.data())
@@ -211,10 +214,7 @@ def test_what_cannot_be_judged_costs_its_own_line() -> None:
 def test_a_node_whose_backups_are_not_known_hides_no_other() -> None:
     good = PM_1._parsed(*samples_of("pmc.backup:listing", 0))
     bad = PM_1._parsed(SAMPLES["pmc.backup:listing"][0][0], answer("[" * 5000))
-    nodes = {
-        name: node_state(name, SETTINGS, {"backups": found}, ["backups"])
-        for name, found in (("pm-1", bad), ("pm-2", good))
-    }
+    nodes = {name: node_state(name, SETTINGS, {"backups": found}) for name, found in (("pm-1", bad), ("pm-2", good))}
     state = ClusterState(nodes)
     assert lookups.stored(state, partly=True) == good
     with pytest.raises(PmcError, match="pm-1: its backups are not known: its answer is not understood"):

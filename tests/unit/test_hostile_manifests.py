@@ -101,13 +101,11 @@ def test_any_text_in_place_of_one(text: str) -> None:
     found = parsed(text)
     assert len(found) == 1
     retention.decide(found, Keep(last=1))
-    for as_text in (True, False):
-        shown = output.table(rows.backup_rows(found, as_text), not as_text, rows.BACKUP_COLUMNS)
-        assert shown == plain(shown)
-        if as_text:
-            assert len(shown.splitlines()) == 3
-        else:
-            json.loads(shown, parse_constant=pytest.fail)
+    told = rows.backup_rows(found)
+    shown, as_json = output.table(told, rows.BACKUP_COLUMNS), output.document(told)
+    assert (shown, as_json) == (plain(shown), plain(as_json))
+    assert len(shown.splitlines()) == 3
+    json.loads(as_json, parse_constant=pytest.fail)
 
 
 @pytest.mark.parametrize("row", [

@@ -20,7 +20,7 @@ from pmc.plans import add, evacuate
 from pmc.plans import pm as plans
 from pmc.units import GiB
 from pmc.view.rows import pm_rows, vm_rows
-from tests.unit.samples import SETTINGS, cluster, home
+from tests.unit.samples import SETTINGS, cells, cluster, documents, home
 from tests.unit.test_verify import healthy
 
 HOSTILE = ["../..a script", "..", "a/b", "--help", "-web", "web.backup", "\x1b[2Jweb", "a b", "7", "x" * 64, "", "all"]
@@ -69,12 +69,12 @@ def test_a_uuid_is_no_name_however_it_is_spelled(name: str) -> None:
 
 def test_they_are_listed_in_one_line_each_and_their_numbers_are_taken() -> None:
     node = told(*HOSTILE, FOREIGN)
-    rows = {str(row["vm"]): row for row in vm_rows(cluster(node), text=True)}
+    rows = {str(row["vm"]): row for row in cells(vm_rows(cluster(node)))}
     assert len(rows) == len(HOSTILE) + 1
     assert rows[FOREIGN]["state"] == "running"
     assert rows[FOREIGN]["on"] == "pm-1"
     assert all(name.isprintable() for name in rows)
-    assert pm_rows(cluster(node), text=False)[0]["running"] == len(HOSTILE) + 1
+    assert documents(pm_rows(cluster(node)))[0]["running"] == len(HOSTILE) + 1
     assert (set(node.minors), set(node.file_ports)) == ({7, 8}, {7805})
     facts = replace(healthy(), state=cluster(node))
     found = verify.findings(facts)

@@ -13,9 +13,8 @@ from invoke.context import Context
 
 from pmc.errors import PmcError, Refused
 from pmc.facts import domain_disks
-from pmc.facts.domain_disks import Disk, Running
 from pmc.health.questions import parse_domain_files
-from pmc.model import ClusterState
+from pmc.model import ClusterState, Disk, Running
 from pmc.plans import migrate, other_disks, peer, remove, remove_steps, repair, restore, restore_in_place
 from pmc.plans.backup_request import BackupRequest
 from pmc.plans.repair_context import RepairOptions, SideFacts
@@ -117,7 +116,7 @@ def test_nothing_is_done_by_half(what: str, xml: str, said: str) -> None:
 def attached(state: ClusterState, *more: Disk) -> ClusterState:
     """To the guest as it runs on pm-1 (virsh attach-disk --live); its definition has none of it."""
     runs = {"web": Running("kvm", (Disk("vda", "/dev/drbd1"), *more))}
-    return changed(state, "pm-1", beside={domain_disks.RUNNING: runs})
+    return changed(state, "pm-1", running=runs)
 
 
 @pytest.mark.parametrize("what", [what for what, (_, state) in BY_HALF.items() if state is running])
@@ -246,7 +245,7 @@ def test_a_new_disk(xml: str) -> None:
 
 def moved(*found: Disk, state: ClusterState | None = None) -> object:
     runs = {"web": Running("kvm", (Disk("vda", "/dev/drbd1"), *found))}
-    return migrate.move("web", "", changed(state or running(), "pm-1", beside={domain_disks.RUNNING: runs}), SETTINGS)
+    return migrate.move("web", "", changed(state or running(), "pm-1", running=runs), SETTINGS)
 
 
 def test_a_vm_does_not_move_without_one_of_its_disks() -> None:

@@ -19,7 +19,20 @@ from pmc.units import GiB, MiB
 from pmc.view.rows import vm_rows
 from tests.sim.fake import Faulty, World, done
 from tests.sim.machine import Machine
-from tests.unit.samples import SETTINGS, XML, alone, changed, cluster, home, node, running, stopped, with_resource
+from tests.unit.samples import (
+    SETTINGS,
+    XML,
+    alone,
+    cells,
+    changed,
+    cluster,
+    documents,
+    home,
+    node,
+    running,
+    stopped,
+    with_resource,
+)
 from tests.unit.stories import STORIES, half_made_peer, half_peered, peered, with_stale_copy, with_web, without_pm_2
 
 NEW = ("vm.peer", "vm.peer-alone", "vm.peer-dead", "vm.peer-iso")
@@ -123,10 +136,10 @@ def test_a_stale_copy_is_not_brought_up_after_a_boot() -> None:
 
 def test_a_stale_copy_is_listed_as_what_it_is() -> None:
     state = with_stale_copy().state()
-    assert vm_rows(state, text=True)[0]["secondary"] == "pm-3 (stale copy: pm-2)"
-    assert vm_rows(state, text=False)[0]["stale_copies"] == ["pm-2"]
+    assert cells(vm_rows(state))[0]["secondary"] == "pm-3 (stale copy: pm-2)"
+    assert documents(vm_rows(state))[0]["stale_copies"] == ["pm-2"]
     silent = cluster(node("pm-1", down=DOWN), says("pm-2", "pm-1", "pm-2"), says("pm-3", "pm-1", "pm-3"))
-    assert vm_rows(silent, text=True)[0]["state"] == "CONTRADICTED"
+    assert cells(vm_rows(silent))[0]["state"] == "CONTRADICTED"
 
 
 def test_removing_the_vm_removes_its_stale_copies() -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import sys
 import unicodedata
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -77,17 +78,23 @@ def test_what_is_noted(way: str, capsys: pytest.CaptureFixture[str], monkeypatch
     assert "PWNED" in err
 
 
+@dataclass(frozen=True)
+class Shown(output.Plain):
+    a: str
+    b: int
+
+
 def test_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     output.show(f"{EVIL}\nsecond")
-    rows = [{"a": f"{EVIL}\nx", "b": 1}, {"a": "y" * 10**6, "b": 2}]
-    output.show(output.table(rows, False, ("a", "b")))
+    rows = [Shown(f"{EVIL}\nx", 1), Shown("y" * 10**6, 2)]
+    output.show(output.table(rows, ("a", "b")))
     out, _ = capsys.readouterr()
     fit(out, lines=6)
     assert len(out) < 10 * MOST
-    output.show(output.table(rows, True))
+    output.show(output.document(rows))
     out, _ = capsys.readouterr()
     fit(out)
-    assert json.loads(out) == rows, "JSON escapes it, so nothing is lost"
+    assert json.loads(out) == [row.json() for row in rows], "JSON escapes it, so nothing is lost"
 
 
 def test_a_terminal_without_the_letters_is_told_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,7 @@ import pytest
 from pmc import backup_pipeline, drbd
 from pmc.backup import Stored
 from pmc.errors import NodeDown, Refused, StepFailed
-from pmc.facts import domain_disks
-from pmc.facts.domain_disks import Running
-from pmc.model import ClusterState, Domain, NodeState, ResourceFile, Volume
+from pmc.model import ClusterState, Domain, NodeState, ResourceFile, Running, Volume
 from pmc.plan import Plan, apply
 from pmc.plans import (
     add,
@@ -238,7 +236,7 @@ def test_an_emulated_guest_stands_still_while_it_moves_unless_told_otherwise() -
     def known(**kinds: str) -> ClusterState:
         state = running()
         runs = {name: Running(kind) for name, kind in kinds.items()}
-        return ClusterState({**state.nodes, "pm-1": replace(state.nodes["pm-1"], beside={domain_disks.RUNNING: runs})})
+        return ClusterState({**state.nodes, "pm-1": replace(state.nodes["pm-1"], running=runs)})
 
     # What libvirt says counts: virt_type is for new ones, and definitions are edited.
     assert "--live" in migrating(emulated, known(web="kvm"))

@@ -16,7 +16,7 @@ from pmc.plan import Step
 from pmc.plans import pm
 from pmc.plans.node_keys import Keys, judged
 from pmc.settings import NodeSettings
-from tests.unit.samples import CLOSE, SETTINGS, changed, cluster, node, running, with_resource
+from tests.unit.samples import CLOSE, SETTINGS, cells, changed, cluster, documents, node, running, with_resource
 
 WELL = Resource("web", 1, "Secondary", "UpToDate", "Connected", "Established", "Secondary", "UpToDate", size=1 << 30)
 LONELY = replace(WELL, connection="WFConnection", replication="Off", peer_disk="DUnknown")
@@ -209,18 +209,18 @@ def test_rows() -> None:
         "pm-2": NodeState("pm-2", down="no ssh within 10 s; is it up?"),
     })  # fmt: skip
     sides = pm.sides(state, ["pm-1", "pm-2"])
-    assert pm.ready_rows(sides, text=True) == [
+    assert cells(sides, pm.READY_COLUMNS) == [
         {"node": "pm-1", "resource": "web", "note": "syncing", "role": "Secondary", "connection": "Connected",
          "disks": "UpToDate/Inconsistent", "in sync": "50.0 %"},
         {"node": "pm-2", "resource": "", "note": "down: no ssh within 10 s"},
     ]  # fmt: skip
-    first, second = pm.ready_rows(sides, text=False)
+    first, second = documents(sides)
     assert (first["sync_percent"], first["out_of_sync"], first["peer_disk"]) == (50.0, 1 << 29, "Inconsistent")
     assert second["note"] == "down: no ssh within 10 s; is it up?"
 
 
 def test_a_resource_of_one_node_has_nothing_to_be_in_sync_with() -> None:
-    [row] = pm.ready_rows([side(home("pm-1", replace(LONELY, out_of_sync=1 << 30), ALONE))], text=True)
+    [row] = cells([side(home("pm-1", replace(LONELY, out_of_sync=1 << 30), ALONE))])
     assert (row["connection"], row["disks"], row["in sync"]) == ("no peer", "UpToDate", "")
 
 

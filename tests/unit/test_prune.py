@@ -353,9 +353,8 @@ def test_a_step_that_was_lost_is_looked_at_by_its_manifest() -> None:
 def test_a_directory_is_told_as_one_word_of_the_shell(tmp_path: Path) -> None:
     folder = tmp_path / "the disk; reboot"
     folder.mkdir()
-    backups: Any = {"backups": []}
     state = running()
-    state = ClusterState({name: replace(node, beside=backups) for name, node in state.nodes.items()})
+    state = ClusterState({name: replace(node, backups=[]) for name, node in state.nodes.items()})
     context: Any = None
     for call in (
         lambda: tasks._none("web", None, str(folder)),

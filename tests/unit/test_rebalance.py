@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 
@@ -12,8 +13,10 @@ from pmc.capacity.rebalance import LEAST, Solution, _straight, fits, solve, weig
 from pmc.errors import NodeDown
 from pmc.model import ClusterState, NodeState
 from pmc.plans import balance as plans
+from pmc.plans.evacuate import Result
 from pmc.units import GiB
 from tests.unit.fleets import Kind, build, moved, settings, shares, shortages, simulated
+from tests.unit.samples import cells
 
 FLEETS = [
     *(Kind(2, 30, seed, crowded=3) for seed in range(6)),
@@ -183,7 +186,7 @@ def test_n_plus_1_is_mended_before_memory_is_evened_out() -> None:
     wanted = balanced(state)
     assert wanted.moves[0].name == "b-1"
     assert (wanted.before.lacking, wanted.after.lacking) == (7 * GiB, 0)
-    assert wanted.nodes[1]["lacking"] == 7 * GiB
+    assert wanted.nodes[1].lacking == 7 * GiB
     assert not shortages(moved(state, wanted.moves))
 
 
@@ -281,7 +284,7 @@ def test_a_silent_node_is_left_out_and_room_is_kept_for_its_vms() -> None:
     state = build(totals, [*twins(5, 10), *twins(6, 10, "pm-3", "pm-2", "gone")])
     wanted = balanced(silent(state, "pm-3"))
     assert wanted.unseen == {"pm-3": "no ssh within 10 s"}
-    assert [row["node"] for row in wanted.nodes] == ["pm-1", "pm-2"]
+    assert [row.node for row in wanted.nodes] == ["pm-1", "pm-2"]
     assert names(wanted) == []
     fewer = build(totals, [*twins(5, 10), *twins(2, 10, "pm-3", "pm-2", "gone")])
     assert names(balanced(silent(fewer, "pm-3"))) == ["vm-1", "vm-2"]
@@ -306,11 +309,11 @@ def test_a_node_whose_libvirt_fails_is_left_out() -> None:
 def test_the_tables() -> None:
     state = build({**TWO, "pm-3": 64 * GiB}, twins(4, 8))
     wanted = balanced(state)
-    assert plans.move_rows(wanted.moves, text=True) == [
+    assert cells([plans.Planned(each) for each in wanted.moves]) == [
         {"vm": "vm-1", "from": "pm-1", "to": "pm-2", "memory": "8 GiB"},
         {"vm": "vm-2", "from": "pm-1", "to": "pm-2", "memory": "8 GiB"},
     ]
-    assert plans.node_rows(wanted.nodes) == [
+    assert cells(plans.changing(wanted.nodes)) == [
         {"node": "pm-1", "memory": "64 GiB", "running": "4", "then": "2", "used": "52%", "used then": "27%",
          "lacks": "", "lacks then": ""},
         {"node": "pm-2", "memory": "64 GiB", "running": "0", "then": "2", "used": "2%", "used then": "27%",
@@ -322,10 +325,11 @@ def test_the_tables() -> None:
 
 def test_the_document() -> None:
     wanted = balanced(build(TWO, twins(4, 8)))
-    shown = plans.document(wanted, [])
+    shown = json.loads(json.dumps(plans.document(wanted, [])))
     assert sorted(shown) == ["after", "before", "moves", "nodes", "staying", "unseen"]
     assert shown["moves"][0] == {"vm": "vm-1", "from": "pm-1", "to": "pm-2", "memory": 8 * GiB}
-    done = plans.document(wanted, [{"result": "moved", "stood still": "0.17 s"}] * 2)
+    results = [Result(each.name, each.on, each.refuge, "moved", "0.17 s") for each in wanted.moves]
+    done = json.loads(json.dumps(plans.document(wanted, results)))
     assert done["moves"][1] == {**shown["moves"][1], "result": "moved", "stood_still": "0.17 s"}
     assert shown["nodes"][1] == {"node": "pm-2", "memory": 64 * GiB, "running": 0, "running_then": 2,
                                  "used": GiB, "used_then": 17 * GiB, "lacking": 0, "lacking_then": 0}  # fmt: skip

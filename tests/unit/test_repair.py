@@ -27,9 +27,11 @@ from tests.unit.samples import (
     SETTINGS,
     XML,
     alone,
+    cells,
     changed,
     cluster,
     data,
+    documents,
     home,
     running,
     stopped,
@@ -241,11 +243,11 @@ def test_both_sides_are_shown_with_what_is_known() -> None:
     }
     state = apart(running())
     case = RepairContext("web", ("pm-1", "pm-2"), state, about, SETTINGS, RepairOptions(NOW))
-    first, second = split_brain.rows(case, text=True)
+    first, second = cells(split_brain.sides(case))
     assert (first["vm"], first["could write until"], first["differs"]) == ("running", "now", "40 MiB")
     assert first["lost its peer"] == "2026-01-02T03:00:00+00:00"
     assert (second["could write until"], second["went on alone"]) == ("2026-01-02T03:01:40+00:00", "not in the log")
-    assert split_brain.rows(case, text=False)[1]["went_on_alone"] == ""
+    assert documents(split_brain.sides(case))[1]["went_on_alone"] == ""
 
 
 def test_times_that_cannot_be_compared_are_told() -> None:
@@ -549,7 +551,7 @@ def with_kept(attributes: str = "swi-a-s---", tags: tuple[str, ...] = (lvm.TAG,)
 
 def test_they_are_listed_beside_the_backups() -> None:
     [kept] = split_brain_snapshot.snapshots(with_kept())
-    [row] = split_brain_snapshot.rows([kept], text=True)
+    [row] = cells([kept])
     assert (row["id"], row["kind"], row["node"]) == (KEPT, "lost", "pm-2")
     assert (row["stored"], row["time"]) == ("512 MiB of 2 GiB", "2026-01-02T03:04:05+00:00")
     assert f"fab vm.repair web --drop {KEPT}" in split_brain_snapshot.advice(kept, SETTINGS)
@@ -560,16 +562,16 @@ def test_they_are_listed_beside_the_backups() -> None:
 def test_a_thin_one_is_listed_also_when_its_volume_is_gone() -> None:
     kept = Volume(KEPT, "vg", 2 * GiB, ("pmc",), "", "Vri-a-tz--", 25.0, pool="pool")
     [found] = split_brain_snapshot.snapshots(changed(running(), "pm-2", volumes={KEPT: kept}))
-    [row] = split_brain_snapshot.rows([found], text=True)
+    [row] = cells([found])
     assert (row["kind"], row["disk"], row["stored"]) == ("lost", "2 GiB", "512 MiB in the thin pool")
     failed = replace(found, volume=replace(kept, attributes="Vri-a-tzF-"))
-    assert split_brain_snapshot.rows([failed], text=True)[0]["kind"] == "BROKEN: its thin pool failed"
+    assert cells([failed])[0]["kind"] == "BROKEN: its thin pool failed"
 
 
 def test_one_that_overflowed_is_shown_as_such() -> None:
     [kept] = split_brain_snapshot.snapshots(with_kept("swi-I-s---"))
-    assert split_brain_snapshot.rows([kept], text=True)[0]["kind"].startswith("BROKEN: it overflowed")
-    assert split_brain_snapshot.rows([kept], text=False)[0]["broken"]
+    assert cells([kept])[0]["kind"].startswith("BROKEN: it overflowed")
+    assert documents([kept])[0]["broken"]
     assert "is read as" not in split_brain_snapshot.advice(kept, SETTINGS)
 
 

@@ -10,14 +10,14 @@ import pytest
 from pmc.backup import Stored
 from pmc.model import ClusterState, Domain, ResourceFile, Volume
 from pmc.units import GiB, MiB
-from pmc.view.output import table
+from pmc.view.output import document, table
 from pmc.view.rows import BACKUP_COLUMNS, PM_COLUMNS, VM_COLUMNS, backup_rows, pm_rows, vm_rows
-from tests.unit.samples import alone, changed, cluster, home, node, running, stopped, with_resource
+from tests.unit.samples import alone, cells, changed, cluster, documents, home, node, running, stopped, with_resource
 from tests.unit.stories import BASE, DELTA
 
 
 def web(state: ClusterState, text: bool = True) -> dict[str, Any]:
-    (row,) = vm_rows(state, text)
+    (row,) = cells(vm_rows(state)) if text else documents(vm_rows(state))
     return row
 
 
@@ -34,7 +34,7 @@ def test_why_a_state_is_so_stands_beside_it_in_json() -> None:
     assert (row["state"], row["why"]) == ("unknown", "libvirt on pm-1 gave no answer")
     twice = cluster(home("pm-1", active=True, primary=True), home("pm-2", active=True, primary=True))
     assert (web(twice, text=False)["state"], web(running(), text=False)["why"]) == ("runs twice", "")
-    [node, *_] = pm_rows(changed(running(), "pm-1", failures={"libvirt": "no"}), text=False)
+    [node, *_] = documents(pm_rows(changed(running(), "pm-1", failures={"libvirt": "no"})))
     assert (node["state"], node["why"]) == ("trouble", "libvirt: no")
 
 
@@ -82,11 +82,11 @@ def test_states_of_a_vm(state: ClusterState, shown: dict[str, str]) -> None:
 
 def test_a_bare_volume_is_no_vm() -> None:
     volumes = running().nodes["pm-1"].volumes
-    assert vm_rows(cluster(node("pm-1", volumes=volumes)), text=True) == []
+    assert cells(vm_rows(cluster(node("pm-1", volumes=volumes)))) == []
 
 
 def test_nodes() -> None:
-    rows = pm_rows(changed(changed(running(), "pm-2", failures={"libvirt": "no"}), "pm-3", down="no ssh"), text=True)
+    rows = cells(pm_rows(changed(changed(running(), "pm-2", failures={"libvirt": "no"}), "pm-3", down="no ssh")))
     assert rows[0] == {
         "node": "pm-1", "state": "up", "running": 1, "defined": 1, "memory used": "8 GiB", "memory": "16 GiB",
         "vg free": "90 GiB", "drbd": "1 Connected UpToDate/UpToDate",
@@ -98,13 +98,13 @@ def test_nodes() -> None:
 def test_a_thin_pool_is_shown_beside_the_free_space() -> None:
     pool = Volume("pool", "vg", 50 * GiB, (), "", "twi-aotz--", 43.21, 5.5)
     state = changed(running(), "pm-1", volumes={"pool": pool})
-    assert pm_rows(state, text=True)[0]["vg free"] == "90 GiB, pool 43 % full"
+    assert cells(pm_rows(state))[0]["vg free"] == "90 GiB, pool 43 % full"
     shown = {"size": 50 * GiB, "data_percent": 43.21, "metadata_percent": 5.5}
-    assert [row["thin_pools"] for row in pm_rows(state, text=False)] == [{"pool": shown}, {}, {}]
+    assert [row["thin_pools"] for row in documents(pm_rows(state))] == [{"pool": shown}, {}, {}]
 
 
 def test_nodes_as_json() -> None:
-    rows = pm_rows(changed(running(), "pm-3", down="no ssh"), text=False)
+    rows = documents(pm_rows(changed(running(), "pm-3", down="no ssh")))
     assert (rows[0]["memory_used"], rows[0]["vg_free"], rows[0]["drbd_version"]) == (8 * GiB, 90 * GiB, "8.4.11")
     assert rows[2] == {"node": "pm-3", "state": "down", "why": "no ssh"}
 
@@ -115,18 +115,18 @@ def test_backups() -> None:
         Stored("pm-2", BASE.id, GiB, BASE),
         Stored("pm-1", "x", 5, None, "bad"),
     ]
-    rows = backup_rows(stored, text=True)
+    rows = cells(backup_rows(stored))
     assert [row["id"] for row in rows] == [BASE.id, DELTA.id, "x"]
     assert (rows[0]["kind"], rows[0]["stored"], rows[0]["disk"]) == ("base", "1 GiB", "1 GiB")
     assert rows[1]["base"] == BASE.id
     assert rows[2]["kind"] == "BROKEN: bad"
-    assert backup_rows(stored, text=False)[2]["broken"] == "bad"
+    assert documents(backup_rows(stored))[2]["broken"] == "bad"
 
 
 def test_tables() -> None:
-    assert table(vm_rows(running(), text=True), False, VM_COLUMNS).splitlines()[0].split() == list(VM_COLUMNS)
-    down = table(pm_rows(changed(running(), "pm-3", down="no ssh"), text=True), False, PM_COLUMNS)
+    assert table(vm_rows(running()), VM_COLUMNS).splitlines()[0].split() == list(VM_COLUMNS)
+    down = table(pm_rows(changed(running(), "pm-3", down="no ssh")), PM_COLUMNS)
     assert "down: no ssh" in down
-    assert table([], False, BACKUP_COLUMNS).splitlines()[0].split() == list(BACKUP_COLUMNS)
-    assert json.loads(table(vm_rows(running(), text=False), True))[0]["vm"] == "web"
-    assert json.loads(table([], True)) == []
+    assert table([], BACKUP_COLUMNS).splitlines()[0].split() == list(BACKUP_COLUMNS)
+    assert json.loads(document(vm_rows(running())))[0]["vm"] == "web"
+    assert json.loads(document([])) == []

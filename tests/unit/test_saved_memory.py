@@ -25,7 +25,7 @@ from pmc.units import GiB
 from pmc.view.rows import vm_rows
 from tests.sim.fake import World, done
 from tests.unit.counted import counted
-from tests.unit.samples import SETTINGS, XML, changed, cluster, home, running, stopped
+from tests.unit.samples import SETTINGS, XML, cells, changed, cluster, documents, home, running, stopped
 from tests.unit.stories import (
     ALIKE,
     DELTA,
@@ -212,15 +212,15 @@ def test_a_new_vm_of_the_name_boots(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_is_listed() -> None:
-    (row,) = vm_rows(asleep(stopped(), "pm-1", "pm-2"), text=True)
+    (row,) = cells(vm_rows(asleep(stopped(), "pm-1", "pm-2")))
     assert row["state"] == "saved on pm-1,pm-2"
-    (row,) = vm_rows(asleep(stopped(), "pm-1"), text=False)
+    (row,) = documents(vm_rows(asleep(stopped(), "pm-1")))
     assert (row["state"], row["saved"]) == ("saved", ["pm-1"])
-    (row,) = vm_rows(asleep(running(), "pm-2"), text=True)
+    (row,) = cells(vm_rows(asleep(running(), "pm-2")))
     assert row["state"] == "running (old memory saved on pm-2)"
-    (row,) = vm_rows(asleep(running(), "pm-2"), text=False)
+    (row,) = documents(vm_rows(asleep(running(), "pm-2")))
     assert (row["state"], row["saved"]) == ("running", ["pm-2"])
-    assert [row["state"] for row in vm_rows(stopped(), text=True)] == ["shut off"]
+    assert [row["state"] for row in cells(vm_rows(stopped()))] == ["shut off"]
 
 
 def test_one_that_is_off_with_saved_memory_is_said_to_be(

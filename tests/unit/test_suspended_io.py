@@ -35,7 +35,7 @@ from pmc.plans import (
 from pmc.plans.repair_context import RepairOptions
 from pmc.units import GiB
 from pmc.view.rows import pm_rows, vm_rows
-from tests.unit.samples import SETTINGS, XML, changed, data, node, running, stopped, with_resource
+from tests.unit.samples import SETTINGS, XML, cells, changed, data, documents, node, running, stopped, with_resource
 from tests.unit.stories import ALIKE, DELTA, POOL, STORED, half_restored_web, orphaned_web, taken
 
 SUSPENDED = data("drbdsetup-handwritten-events2-suspended-user.txt")
@@ -183,9 +183,9 @@ def test_a_volume_that_only_has_the_vms_name_is_not_its_disk() -> None:
     for files in ({"web": file}, {}):
         named = changed(state, "pm-2", files=files, volumes=volumes)
         suspended_io.require_io("web", named, ["pm-2"])
-        assert vm_rows(named, text=False)[0]["unwell"] == {}
+        assert documents(vm_rows(named))[0]["unwell"] == {}
     named = changed(named, "pm-2", files={"web": replace(file, disk="/dev/vg/web")})
-    unwell = vm_rows(named, text=False)[0]["unwell"]
+    unwell = documents(vm_rows(named))[0]["unwell"]
     assert isinstance(unwell, dict)
     assert set(unwell) == {"pm-2"}
 
@@ -257,16 +257,16 @@ def test_nothing_new_is_made_in_one_that_is_not_whole() -> None:
 
 def test_listings_show_it() -> None:
     def drbd(state: ClusterState) -> Any:
-        return vm_rows(state, text=True)[0]["drbd"]
+        return cells(vm_rows(state))[0]["drbd"]
 
     assert drbd(suspended(running())) == "Connected UpToDate/UpToDate I/O SUSPENDED (user)"
-    assert vm_rows(suspended(running()), text=False)[0]["suspended"] == "user"
+    assert documents(vm_rows(suspended(running())))[0]["suspended"] == "user"
     stands = "Connected UpToDate/UpToDate; pm-2: vg/web is partial: a disk that it lies on is missing"
     assert drbd(lettered(running(), "-wi-ao--p-")) == stands
-    assert vm_rows(lettered(running(), "-wi-ao--p-"), text=False)[0]["unwell"] == {
+    assert documents(vm_rows(lettered(running(), "-wi-ao--p-")))[0]["unwell"] == {
         "pm-2": "vg/web is partial: a disk that it lies on is missing"
     }
-    assert vm_rows(running(), text=False)[0]["unwell"] == {}
-    free = [row["vg free"] for row in pm_rows(changed(running(), "pm-2", group_attributes="wz-pn-"), text=True)]
+    assert documents(vm_rows(running()))[0]["unwell"] == {}
+    free = [row["vg free"] for row in cells(pm_rows(changed(running(), "pm-2", group_attributes="wz-pn-")))]
     assert free == ["90 GiB", "90 GiB, PARTIAL", "90 GiB"]
-    assert pm_rows(suspended(running()), text=True)[0]["drbd"] == "1 Connected UpToDate/UpToDate I/O SUSPENDED (user)"
+    assert cells(pm_rows(suspended(running())))[0]["drbd"] == "1 Connected UpToDate/UpToDate I/O SUSPENDED (user)"

@@ -15,13 +15,12 @@ from pmc import lvm
 from pmc.backup import Backup, Stored, new_id
 from pmc.drbd_generations import Generation
 from pmc.errors import Refused
-from pmc.facts.domain_disks import RUNNING, Disk, Running
 from pmc.health import verify
 from pmc.health.cluster_facts import Facts
 from pmc.health.finding import CODES, NOTE, Finding, grave
 from pmc.health.node_lvm import Filter
 from pmc.health.questions import DomainFile, Extra, FileFacts
-from pmc.model import ClusterState, Domain, Odd, Resource, ResourceFile, Volume
+from pmc.model import ClusterState, Disk, Domain, Odd, Resource, ResourceFile, Running, Volume
 from pmc.plans import close_migration, migrate, remove_steps, repair, requirements, stop
 from pmc.settings import Verify
 from pmc.tasks.verify import _about
@@ -268,8 +267,8 @@ CASES: list[tuple[str, tuple[Change, ...]]] = [
     ("", (domain_on("pm-1", disks=(Disk("vda", "/dev/drbd1"),)),)),
     ("", (domain_on("pm-1", disks=(Disk("vda", "/dev/drbd/by-res/web/0"),)),)),
     ("DOMAIN_DISK", (domain_on("pm-2", disks=(Disk("vda", "/dev/drbd1"), Disk("vdb", "/dev/vg/data"))),)),
-    ("DOMAIN_DISK", (on("pm-1", beside={RUNNING: {"web": Running("kvm", (Disk("vdb", "/dev/vg/data"),))}}),)),
-    ("", (on("pm-1", beside={RUNNING: {"web": Running("kvm", (Disk("vda", "/dev/drbd1"),))}}),)),
+    ("DOMAIN_DISK", (on("pm-1", running={"web": Running("kvm", (Disk("vdb", "/dev/vg/data"),))}),)),
+    ("", (on("pm-1", running={"web": Running("kvm", (Disk("vda", "/dev/drbd1"),))}),)),
     ("DOMAIN_DISK", (lambda facts: healthy(several(facts.state)),)),
     ("DOMAIN_NO_DRBD", (on("pm-3", domains={"his": Domain("his", "running", GiB, 1)}),)),
     ("DOMAIN_AUTOSTART", (domain_on("pm-2", autostart=True),)),

@@ -15,8 +15,8 @@ import pytest
 
 from pmc import virsh
 from pmc.facts import domain_xml
-from pmc.facts.domain_disks import Disk, Running, running
-from pmc.model import Domain
+from pmc.facts.domain_disks import running
+from pmc.model import Disk, Domain, Running
 from pmc.transport import hypervisor
 from pmc.units import KiB, MiB
 from tests.unit.samples import data

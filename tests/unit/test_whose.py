@@ -25,7 +25,7 @@ from pmc.plans import add, failover, peer, remove, remove_steps, repair, start, 
 from pmc.units import GiB
 from pmc.view.rows import vm_rows
 from tests.sim.fake import World, done
-from tests.unit.samples import SETTINGS, changed, cluster, framed, home, node, running, stopped, with_resource
+from tests.unit.samples import SETTINGS, cells, changed, cluster, framed, home, node, running, stopped, with_resource
 from tests.unit.stories import peered, with_two, with_web
 
 NOT_PMCS = r"the domain web on pm-3 is not pmc's: .*Next: on pm-3: virsh domrename web NEW"
@@ -91,7 +91,7 @@ def test_a_failover_is_not_held_up_by_it() -> None:
 
 
 def test_both_are_listed() -> None:
-    rows = vm_rows(beside(running(), "running"), text=True)
+    rows = cells(vm_rows(beside(running(), "running")))
     assert [(row["vm"], row["on"]) for row in rows] == [("web", "pm-1"), ("web", "pm-3")]
 
 
