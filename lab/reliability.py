@@ -70,11 +70,11 @@ def _row(fault: str, found: Mapping[str, Row], untried: Mapping[str, str], curre
     rounds = sum(row["rounds"] for row in tests.values())
     latest = max(tests.values(), key=lambda row: (row["date"], row.get("commit", "")), default=Row())
     old = sorted(test for test, row in tests.items() if not current(row.get("commit", "")))
-    held = f"FAILED: {', '.join(failed)}" if failed else "held each time" if tests else "not tried"
+    held = f"FAILED: {_named(failed)}" if failed else "held each time" if tests else "not tried"
     if tests and never:
-        held += f"; not tried: {', '.join(never)}"
+        held += f"; not tried: {_named(never)}"
     if old:
-        held += "; on older code" + ("" if len(old) == len(tests) else f": {', '.join(old)}")
+        held += "; on older code" + ("" if len(old) == len(tests) else f": {_named(old)}")
     return [
         fault,
         str(rounds),
@@ -85,3 +85,8 @@ def _row(fault: str, found: Mapping[str, Row], untried: Mapping[str, str], curre
             f"`{name.removeprefix('tests/')}`" for name in sorted({*(t.partition("[")[0] for t in tests), *never})
         ),
     ]
+
+
+def _named(tests: list[str]) -> str:
+    """Their functions and cases: the files stand in the last column."""
+    return ", ".join(f"`{each.partition('::')[2]}`" for each in tests)

@@ -50,9 +50,9 @@ def test_what_ran_and_what_did_not() -> None:
         "tests/lab/test_x.py::test_two": "link cut",
         "tests/lab/test_y.py::test_more": "node killed",
     }
-    more = "not tried: tests/lab/test_y.py::test_more; on older code: tests/lab/test_x.py::test_one[1]"
+    more = "not tried: `test_more`; on older code: `test_one[1]`"
     assert rows(found, marks, lambda commit: commit == "new") == [
-        ["disk full", "1", "FAILED: tests/lab/test_y.py::test_old", "", "2026-01-02 new", "`lab/test_y.py::test_old`"],
+        ["disk full", "1", "FAILED: `test_old`", "", "2026-01-02 new", "`lab/test_y.py::test_old`"],
         ["disk slow", "1", "held each time; on older code", "95 %", "2026-01-02", "`lab/test_y.py::test_once`"],
         ["link cut", "0", "not tried", "", "", "`lab/test_x.py::test_two`"],
         ["node killed", "4", f"held each time; {more}", "53 %", "2026-01-02 new",
