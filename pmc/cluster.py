@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pmc import audit, lock_files, paste
 from pmc import plan as planning
@@ -36,7 +36,7 @@ from pmc.view.output import Progress
 
 T = TypeVar("T")
 R = TypeVar("R")
-Beside = Mapping[str, Callable[[str], Query[object]]]  # for the node of that name
+Beside = Mapping[Literal["running", "backups"], Callable[[str], Query[object]]]  # for the node of that name
 
 
 class Cluster:

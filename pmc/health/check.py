@@ -63,9 +63,6 @@ class Finding:
             "fix": [str(step.do) for step in its.steps],
         }  # fmt: skip
 
-    def cells(self) -> dict[str, object]:
-        return self.json()
-
 
 @dataclass(frozen=True)
 class Seen:

@@ -40,22 +40,25 @@ def base_for(wish: BackupRequest, reader: str, stored: Sequence[Stored]) -> Stor
 
 
 def passed_over(wish: BackupRequest, reader: str, stored: Sequence[Stored]) -> str:
-    """What to say of a base that is newer than the one that is taken; empty: there is none."""
-    taken = base_for(wish, reader, stored)
-    whole = {each.id for each in backup.sound(stored)}
-    newer = [
-        each
-        for each in stored
-        if each.backup and (each.backup.vm, each.backup.kind) == (wish.name, "base") and not each.ahead
-        and each.id not in whole and wish.to in ("", each.node) and (taken is None or each.id > taken.id)
-    ]  # fmt: skip
+    """What to say of a base that is newer than the one that is taken, and why it is not; empty: there is none."""
+    usable = [s for s in stored if wish.to in ("", s.node) and not s.ahead]
+    taken, whole = base_for(wish, reader, stored), {each.id for each in backup.sound(usable)}
+    bases = [each for each in usable if each.id.startswith(f"{wish.name}.") and each.id.endswith(".base")]
+    newer = [each for each in bases if each.id not in whole and (taken is None or each.id > taken.id)]
     if wish.base or not newer:
         return ""
     last = max(newer, key=lambda each: each.id)
-    return (
-        f"{wish.name}: {last.id} on {last.node} may be damaged, so no delta is made against it; whether it is: "
-        f"fab vm.verify_backup {wish.name} --all"
-    )
+    deltas = (s.id for s in usable if s.damaged and s.backup and (s.backup.base, s.node) == (last.id, last.node))
+    again = f"fab vm.verify_backup {wish.name} --backup"
+    if last.broken:
+        why = f"it is broken ({last.broken})"
+    elif last.damaged:
+        why = f"it was found damaged; {again} {last.id} reads it again"
+    else:
+        delta = next(deltas, "")
+        why = f"{delta}, which needs it, was found damaged; {again} {delta} reads both again"
+    ends = f"; fab vm.backup {wish.name} --base makes a new one" if taken else ""
+    return f"{wish.name}: no delta is made against {last.id} on {last.node}, since {why}{ends}"
 
 
 def keeper_for(wish: BackupRequest, reader: str, stored: Sequence[Stored]) -> str:

@@ -11,7 +11,7 @@ from pmc.capacity.rebalance import solve
 from pmc.errors import NodeDown, Refused
 from pmc.model import ClusterState
 from pmc.plans import migrate
-from pmc.plans.evacuate import Result
+from pmc.plans.evacuate import Outcome
 from pmc.settings import Settings
 from pmc.units import show_size
 
@@ -125,7 +125,7 @@ def changing(nodes: Iterable[Share]) -> list[Share]:
     return [each for each in nodes if each.used != each.used_then or each.lacking or each.lacking_then]
 
 
-def document(wanted: Balance, results: Sequence[Result]) -> dict[str, object]:
+def document(wanted: Balance, results: Sequence[Outcome]) -> dict[str, object]:
     """For --json: all there is. `results`: how each move went; empty when none was begun."""
     moves = [Planned(each).json() for each in wanted.moves]
     for move, result in zip(moves, results, strict=False):

@@ -26,7 +26,7 @@ class Move:
 
 
 @dataclass(frozen=True)
-class Result:
+class Outcome:
     """How a move, or a start, went. `still`: how long the guest stood still, in words."""
 
     vm: str

@@ -145,6 +145,7 @@ class SplitSide:
     home: str
 
     def _facts(self) -> tuple[Resource, Past, dict[str, object], str]:
+        """What DRBD says, its past, what both ways to show it have in common, and until when it could be written."""
         node, about = self.case.node(self.home), self.case.about.get(self.home, SideFacts())
         now, domain = self.case.resource(self.home) or Resource(self.case.name), node.domains.get(self.case.name)
         row: dict[str, object] = {

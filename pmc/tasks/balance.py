@@ -12,7 +12,7 @@ from pmc.errors import Refused
 from pmc.model import ClusterState
 from pmc.plans import balance as plans
 from pmc.plans.balance import Balance
-from pmc.plans.evacuate import Result
+from pmc.plans.evacuate import Outcome
 from pmc.tasks.base import confirm, opened, task
 from pmc.tasks.migrate import (
     BANDWIDTH,
@@ -72,13 +72,13 @@ def _pace(wanted: Balance, most: int) -> str:
     return f"up to {most} at the same time" if most > 1 else "one after the other"
 
 
-def _carried_out(cluster: Cluster, wanted: Balance, first: ClusterState, most: int) -> list[Result]:
+def _carried_out(cluster: Cluster, wanted: Balance, first: ClusterState, most: int) -> list[Outcome]:
     """In the order of the moves. What is alone in its round shows its progress as vm.mv does."""
-    rows: list[Result] = []
+    rows: list[Outcome] = []
     for each in plans.rounds(wanted.moves):
         begun = len(rows)
 
-        def move(place: tuple[int, Guest], alone: bool = len(each) == 1 or most == 1) -> Result:
+        def move(place: tuple[int, Guest], alone: bool = len(each) == 1 or most == 1) -> Outcome:
             number, guest = place
             note(f"move {number} of {len(wanted.moves)}: {guest.name} from {guest.on} to {guest.refuge}")
             prefix = "" if alone else guest.name

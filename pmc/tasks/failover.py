@@ -15,7 +15,7 @@ from pmc.paste import comment
 from pmc.plans import close_migration, failover_restore, requirements, saved_memory
 from pmc.plans import evacuate as evacuations
 from pmc.plans import failover as plans
-from pmc.plans.evacuate import Evacuation, Move, Result
+from pmc.plans.evacuate import Evacuation, Move, Outcome
 from pmc.tasks import fencing, lookups
 from pmc.tasks.base import carry_out, complain, lock, opened, task
 from pmc.tasks.migrate import (
@@ -134,8 +134,8 @@ def evacuate(
             complain(ClusterState({each.name: each for each in state if each.name != node}))
 
 
-def _report(node: str, wanted: Evacuation, rows: list[Result]) -> None:
-    rows = [*rows, *(Result(name, node, "", f"stays: {why}") for name, why in wanted.staying.items())]
+def _report(node: str, wanted: Evacuation, rows: list[Outcome]) -> None:
+    rows = [*rows, *(Outcome(name, node, "", f"stays: {why}") for name, why in wanted.staying.items())]
     if not rows:
         note(f"{node} has nothing that could leave it")
         return

@@ -12,7 +12,7 @@ from pmc.errors import PmcError, Refused, StepFailed
 from pmc.model import ClusterState
 from pmc.plain import then
 from pmc.plans import close_migration, interrupted_migration, migrate
-from pmc.plans.evacuate import Move, Result
+from pmc.plans.evacuate import Move, Outcome
 from pmc.settings import Settings
 from pmc.tasks import vm_lock
 from pmc.tasks.lookups import RUNNING
@@ -115,17 +115,17 @@ def overrides(bandwidth: str, pause: str, live: bool = True) -> Callable[[Settin
     return lambda read: with_overrides(read, bandwidth, pause) if live else read
 
 
-def attempt(name: str, source: str, target: str, work: Callable[[], tuple[str, str]]) -> Result:
+def attempt(name: str, source: str, target: str, work: Callable[[], tuple[str, str]]) -> Outcome:
     """The row of the report; the whole of an error goes on the terminal when it happens."""
     try:
         result, still = work()
     except PmcError as error:
         note(str(error))
         result, still = str(error).splitlines()[0], ""
-    return Result(name, source, target, result, still)
+    return Outcome(name, source, target, result, still)
 
 
-def move_many(cluster: Cluster, moves: Sequence[Move], parallel: int, work: Work) -> list[Result]:
+def move_many(cluster: Cluster, moves: Sequence[Move], parallel: int, work: Work) -> list[Outcome]:
     """So many at the same time, going on past one that fails."""
     return cluster.at_once(
         lambda each: attempt(each.name, each.source, each.target, lambda: work(each)), moves, parallel
@@ -146,17 +146,17 @@ def moved_unless_stopped(
     return "moved", moved(cluster, name, first, to, prefix).stood_still
 
 
-def failed(rows: list[Result]) -> list[str]:
+def failed(rows: list[Outcome]) -> list[str]:
     return [each.vm for each in rows if not each.done]
 
 
-def report(rows: list[Result], verb: str = "move") -> None:
+def report(rows: list[Outcome], verb: str = "move") -> None:
     """Raises PmcError when one failed."""
     show(table(rows, COLUMNS))
     see_done(rows, verb)
 
 
-def see_done(rows: list[Result], verb: str = "move") -> None:
+def see_done(rows: list[Outcome], verb: str = "move") -> None:
     if names := failed(rows):
         raise PmcError(f"{len(names)} of {len(rows)} did not {verb}: {', '.join(names)}")
 

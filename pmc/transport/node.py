@@ -226,8 +226,8 @@ class Node:
 
 
 def command_line(argv: Sequence[str], sudo: bool) -> str:
-    """For a login shell. bash reads ~/.bashrc whenever sshd has begun it and SHLVL is below 2 (INVOCATION in bash(1)),
-    and each exec takes one from that: what .bashrc prints would stand before every answer of a bash below it."""
+    """For a login shell. `bash -c` reads ~/.bashrc whenever sshd has begun it and SHLVL is below 2 (INVOCATION in
+    bash(1)), and each exec takes one from that: what .bashrc prints would come before every answer of a bash below."""
     return shlex.join((*(("sudo", "-n", "--") if sudo else ()), "env", "SHLVL=9", *argv))
 
 
@@ -243,7 +243,7 @@ def _feed(
             if on_sent:
                 on_sent(len(block))
         channel.shutdown_write()
-    except (TimeoutError, OSError, EOFError):
+    except (TimeoutError, OSError, EOFError, ValueError):  # ValueError: the file was closed, as all had ended
         # Ours or its: either way its stdin ends here, so that it does not wait for the rest until its deadline.
         with suppress(OSError, EOFError):
             channel.shutdown_write()

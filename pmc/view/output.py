@@ -26,10 +26,14 @@ class Line(Protocol):
         """By column, for people."""
 
 
-class Row(Line, Protocol):
-    """Of a listing: also all that is known, for programs; bytes, numbers."""
+class Fact(Protocol):
+    """For programs: all that is known; bytes, numbers."""
 
     def json(self) -> dict[str, object]: ...
+
+
+class Row(Line, Fact, Protocol):
+    """Of a listing."""
 
 
 class Plain:
@@ -46,7 +50,7 @@ def table(rows: Sequence[Line], columns: Sequence[str]) -> str:
     return tabulate(lines, headers=list(columns), disable_numparse=True)
 
 
-def document(rows: Sequence[Row]) -> str:
+def document(rows: Sequence[Fact]) -> str:
     return json.dumps([row.json() for row in rows], indent=2)
 
 

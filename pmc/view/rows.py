@@ -145,7 +145,7 @@ class NodeRow:
     node: NodeState
 
     def _now(self) -> tuple[str, str]:
-        """And why."""
+        """Its state, and why it is so."""
         node = self.node
         return ("down", node.down) if node.down else ("trouble", node.trouble) if node.failures else ("up", "")
 

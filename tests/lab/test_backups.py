@@ -7,7 +7,7 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -152,7 +152,7 @@ def test_damage_is_found_before_anything_is_overwritten(
     record_property("rounds", tried)
     # What was found damaged counts as that until it is read again.
     done = lab.fab("vm.backup", "web", "--dry-run")
-    assert f"{base['id']} on pm-2 may be damaged, so no delta is made against it" in done.stderr
+    assert f"no delta is made against {base['id']} on pm-2, since" in done.stderr
     lab.ok("vm.verify_backup", "web", "--all")
     # The index serves new deltas only: they say what to do, restores do not need it.
     lab.ssh("pm-2", f"printf xx | dd of={FOLDER}/{base['id']}.index bs=1 seek=100 conv=notrunc status=none")
@@ -162,22 +162,36 @@ def test_damage_is_found_before_anything_is_overwritten(
     lab.ok("vm.restore", "web", "--backup", delta["id"], "--as", "again")
 
 
-@pytest.mark.fault("manager killed (-9) during a restore in place, then the primary")
-def test_a_restore_in_place(lab: Pmc, clean: Clean) -> None:
+class Since(NamedTuple):
+    """web is off. It wrote more than its only backup has: `old` to `new`. `disk`: SHA-256 of what is on it, of `size`
+    bytes; `back`: the command that restores it."""
+
+    guest: witness.Guest
+    old: Tick
+    new: Tick
+    size: int
+    disk: str
+    back: tuple[str, ...]
+
+
+def written_since(lab: Pmc) -> Since:
     guest = lab.add("web")
     old = guest.ticking(10)
     lab.ok("vm.backup", "web")
     [base] = listed(lab, "vm.backups", "web")
-    done = lab.fab("vm.restore", "web", "--backup", base["id"], "--in-place", "--yes")
-    assert done.returncode == 2
-    assert "runs on pm-1" in done.stderr
     new = guest.ticking(old.counter + 50)
     lab.ok("vm.stop", "web")
     disk = hashed(lab, "pm-1", "web", base["disk"])
     back = ("vm.restore", "web", "--backup", base["id"], "--in-place", "--yes")
+    return Since(guest, old, new, base["disk"], disk, back)
+
+
+@pytest.mark.fault("manager killed (-9) during a restore in place, then the primary")
+def test_a_restore_in_place(lab: Pmc, clean: Clean) -> None:
+    guest, old, new, size, disk, back = written_since(lab)
     # Nobody confirms it.
     assert lab.fab(*back[:-1]).returncode != 0
-    assert hashed(lab, "pm-1", "web", base["disk"]) == disk
+    assert hashed(lab, "pm-1", "web", size) == disk
 
     # The manager dies while the disk is written.
     assert die_at(lab, "where it differs", *back)
@@ -195,27 +209,24 @@ def test_a_restore_in_place(lab: Pmc, clean: Clean) -> None:
     lab.lab.start("pm-1")
     lab.ok("pm.ready_drbd")
     lab.ok("vm.restore", "web", "--put-back")
-    assert [hashed(lab, node, "web", base["disk"]) for node in ("pm-1", "pm-2")] == [disk, disk]
+    assert [hashed(lab, node, "web", size) for node in ("pm-1", "pm-2")] == [disk, disk]
     assert broken_invariants(lab.state()) == []
 
     lab.ok(*back)
     guest.restored()
     assert guest.checked("pm-1").counter < new.counter
-    assert hashed(lab, "pm-2", "web", base["disk"]) == hashed(lab, "pm-1", "web", base["disk"]) != disk
+    assert hashed(lab, "pm-2", "web", size) == hashed(lab, "pm-1", "web", size) != disk
     lab.ok("vm.start", "web")
     assert guest.ticking(old.counter, boots=2).boots == 2
+    done = lab.fab(*back)
+    assert (done.returncode, "runs on pm-1" in done.stderr) == (2, True), done.stderr
 
 
 @pytest.mark.long
 @pytest.mark.fault("manager killed (-9) during a restore in place, the other node dies: vm.failover puts it back")
 def test_a_restore_that_broke_off_and_the_other_node_is_dead(lab: Pmc, clean: Clean) -> None:
-    guest = lab.add("web")
-    old = guest.ticking(10)
-    lab.ok("vm.backup", "web")
-    [base] = listed(lab, "vm.backups", "web")
-    new = guest.ticking(old.counter + 50)
-    lab.ok("vm.stop", "web")
-    assert die_at(lab, "where it differs", "vm.restore", "web", "--backup", base["id"], "--in-place", "--yes")
+    guest, _, new, _, _, back = written_since(lab)
+    assert die_at(lab, "where it differs", *back)
     lab.lab.kill("pm-2")
     assert "Next: fab vm.failover web" in lab.fab("vm.restore", "web", "--put-back").stderr
     lab.ok("vm.failover", "web", "--dead", "pm-2")
@@ -234,14 +245,7 @@ def test_a_restore_that_broke_off_and_the_other_node_is_dead(lab: Pmc, clean: Cl
 @pytest.mark.fault("DRBD loses its peer during a restore in place: the copy that lacks some of it is never started")
 def test_drbd_is_cut_off_during_a_restore_in_place(lab: Pmc, clean: Clean) -> None:
     """The write itself goes well: nothing but the look at both sides tells that only one has it."""
-    guest = lab.add("web")
-    old = guest.ticking(10)
-    lab.ok("vm.backup", "web")
-    [base] = listed(lab, "vm.backups", "web")
-    new = guest.ticking(old.counter + 50)
-    lab.ok("vm.stop", "web")
-    disk = hashed(lab, "pm-1", "web", base["disk"])
-    back = ("vm.restore", "web", "--backup", base["id"], "--in-place", "--yes")
+    guest, _, new, size, disk, back = written_since(lab)
     wait = 'touch /run/writes; until [ -e /run/cut ]; do sleep 0.2; done; exec "$real" "$@"'
     with instead(lab, "pm-1", "python3", "--compare", wait), started(lab, *back) as process:
         until(lambda: "there" in lab.ssh("pm-1", "[ -e /run/writes ] && echo there || :"), "the restore writes")
@@ -263,7 +267,7 @@ def test_drbd_is_cut_off_during_a_restore_in_place(lab: Pmc, clean: Clean) -> No
     lab.lab.start("pm-1")
     lab.ok("pm.ready_drbd")
     lab.ok("vm.restore", "web", "--put-back")
-    assert [hashed(lab, node, "web", base["disk"]) for node in ("pm-1", "pm-2")] == [disk, disk]
+    assert [hashed(lab, node, "web", size) for node in ("pm-1", "pm-2")] == [disk, disk]
     assert broken_invariants(lab.state()) == []
     lab.ok("vm.start", "web")
     assert guest.ticking(new.counter, boots=2).boots == 2
@@ -271,15 +275,10 @@ def test_drbd_is_cut_off_during_a_restore_in_place(lab: Pmc, clean: Clean) -> No
 
 @pytest.mark.long
 @pytest.mark.fault("manager killed (-9) during a restore in place, whose write goes on: nobody else writes meanwhile")
-def test_a_restore_that_nobody_watches_is_alone_on_the_disk(lab: Pmc, clean: Clean) -> None:
-    guest = lab.add("web")
-    old = guest.ticking(10)
-    lab.ok("vm.backup", "web")
-    [base] = listed(lab, "vm.backups", "web")
-    guest.ticking(old.counter + 50)
-    lab.ok("vm.stop", "web")
-    disk = hashed(lab, "pm-1", "web", base["disk"])
-    back = ("vm.restore", "web", "--backup", base["id"], "--in-place", "--yes")
+def test_a_restore_that_nobody_watches_is_alone_on_the_disk(lab: Pmc, clean: Clean, tmp_path: Path) -> None:
+    guest, _, new, size, disk, back = written_since(lab)
+    hurried = tmp_path / "pmc.conf"
+    hurried.write_text(lab.conf.read_text().replace("[deadlines]\n", "[deadlines]\nlock = 5\n"))
     # It is stopped as soon as it has DRBD's device open, and goes on when the test says so.
     stop = (
         '"$real" "$@" <&0 & p=$!; until ls -l /proc/$p/fd | grep -q /dev/drbd; do kill -0 $p || exit 9; done; '
@@ -291,19 +290,20 @@ def test_a_restore_that_nobody_watches_is_alone_on_the_disk(lab: Pmc, clean: Cle
         process.kill()
         process.wait(60)
     try:
+        half = hashed(lab, "pm-1", "web", size)
         for again in (("vm.restore", "web", "--put-back"), back, ("vm.start", "web")):
-            done = lab.fab(*again)
-            print(done.stderr)
-            assert done.returncode != 0, again
-            assert lab.ssh("pm-1", "lvs --noheadings -o lv_name vg/web.before").strip() == "web.before"
+            done = lab.fab(*again, "--conf", str(hurried))
+            assert done.returncode == 2, done.stderr
+            assert "a command of a manager that is gone still runs on pm-1" in done.stderr
+            assert hashed(lab, "pm-1", "web", size) == half, again
         lab.ssh("pm-1", "kill -CONT $(cat /run/writer)")
         until(lambda: lab.ssh("pm-1", "[ -e /run/written ] && echo there || :"), "it has come to its end")
     finally:
         lab.ssh("pm-1", "rm -f /run/writer /run/written")
     lab.ok("vm.restore", "web", "--put-back")
-    assert [hashed(lab, node, "web", base["disk"]) for node in ("pm-1", "pm-2")] == [disk, disk]
+    assert [hashed(lab, node, "web", size) for node in ("pm-1", "pm-2")] == [disk, disk]
     lab.ok("vm.start", "web")
-    guest.ticking(old.counter + 50, boots=2)
+    guest.ticking(new.counter, boots=2)
 
 
 @pytest.mark.long

@@ -159,9 +159,10 @@ def test_a_thin_clone_is_another_vms_disk(lab: Pmc, clean: Clean) -> None:
 def test_a_volume_that_was_there_before_outlives_a_vm_that_was_not_made(lab: Pmc, clean: Clean) -> None:
     tags = "lvs --noheadings -o lv_tags vg/kept"
     before = clean()
-    lab.ssh("pm-1", f"lvcreate -qq -y -W n -L 32M -n kept vg 2>&1; {filled(REAL, '/dev/vg/kept')}")
+    fill = "dd if=/dev/urandom of=/dev/vg/kept bs=1M count=32 iflag=fullblock oflag=direct status=none"
+    lab.ssh("pm-1", f"lvcreate -qq -y -W n -L 32M -n kept vg 2>&1; {fill}")
     try:
-        disk = hashed(lab, "pm-1", "kept", SIZE)
+        disk = hashed(lab, "pm-1", "kept", 2 * SIZE)
         made = ("vm.add", "kept", "--primary", "pm-1", "--secondary", "pm-2", "--memory", "16M", "--reuse")
         assert die_at(lab, "its data is the one to keep", *made)
         done = lab.fab(*made)
@@ -170,15 +171,15 @@ def test_a_volume_that_was_there_before_outlives_a_vm_that_was_not_made(lab: Pmc
         assert "vg/kept on pm-1 stays" in lab.fab("vm.rm", "kept").stderr
         lab.ok("vm.rm", "kept", "--yes")
         assert lab.ssh("pm-1", tags).strip() == ""
-        assert hashed(lab, "pm-1", "kept", SIZE) == disk
+        assert hashed(lab, "pm-1", "kept", 2 * SIZE) == disk
         assert clean() == [*before, "pm-1 volumes kept"]
         done = lab.fab("vm.rm", "kept", "--yes")
         assert done.returncode == 2, done.stderr
         lab.ok(*made)
         assert lab.ssh("pm-1", tags).strip() == "pmc", "it is the VM's disk now"
-        assert hashed(lab, "pm-1", "kept", SIZE) == disk
+        assert hashed(lab, "pm-1", "kept", 2 * SIZE) == disk
         until(lambda: lab.state().nodes["pm-1"].resources["kept"].healthy, "both sides are up to date")
-        assert hashed(lab, "pm-2", "kept", SIZE) == disk
+        assert hashed(lab, "pm-2", "kept", 2 * SIZE) == disk
         lab.ok("vm.rm", "kept", "--yes")
     finally:
         lab.ssh("pm-1", "lvremove -qq -y vg/kept 2>/dev/null || :")
@@ -191,8 +192,9 @@ def test_a_domain_of_another_programs_is_left_alone(lab: Pmc, clean: Clean) -> N
     """It runs, and bears a name like any VM."""
     xml = "<domain type='qemu'><name>db</name><memory unit='MiB'>16</memory><os><type>hvm</type></os></domain>"
     how = "virsh domstate db; virsh dumpxml db | sha256sum; virsh domid db"
-    lab.ssh("pm-1", f'virsh define /dev/stdin <<<"{xml}" >/dev/null; virsh start db')
+    before = clean()
     try:
+        lab.ssh("pm-1", f'virsh define /dev/stdin <<<"{xml}" >/dev/null; virsh start db')
         there = lab.ssh("pm-1", how)
         assert there.startswith("running")
         for words in (
@@ -200,6 +202,8 @@ def test_a_domain_of_another_programs_is_left_alone(lab: Pmc, clean: Clean) -> N
             ("vm.stop", "db", "--force"),
             ("vm.start", "db"),
             ("vm.mv", "db"),
+            ("vm.mv", "db", "--cleanup"),
+            ("vm.peer", "db", "--secondary", "pm-2"),
             ("vm.rm", "db", "--yes"),
             ("vm.repair", "db", "--yes"),
             ("vm.failover", "db", "--dead", "pm-1"),
@@ -211,6 +215,10 @@ def test_a_domain_of_another_programs_is_left_alone(lab: Pmc, clean: Clean) -> N
             assert done.returncode == 2, (words, done.stderr)
             assert "db" in done.stderr
             assert lab.ssh("pm-1", how) == there, words
+        for everything in (("pm.evacuate", "pm-1"), ("pm.balance", "--yes"), ("vm.backup", "--all")):
+            print(everything, lab.fab(*everything).stderr)
+            assert lab.ssh("pm-1", how) == there, everything
         assert "DOMAIN_NO_DRBD" in {row["code"] for row in json.loads(lab.fab("pm.verify", "--json").stdout)}
     finally:
         lab.ssh("pm-1", "virsh destroy db; virsh undefine db")
+    assert clean() == before

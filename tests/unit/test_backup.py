@@ -848,19 +848,27 @@ def test_the_newest_base_is_that_of_the_latest_time_on_any_node() -> None:
 def test_a_newer_base_that_nothing_is_made_against_is_named() -> None:
     old, new = stored("web.20260101T000000Z.base"), stored("web.20260201T000000Z.base", "pm-2")
     bad, delta = replace(new, damaged="2026-03-01"), stored("web.20260301T000000Z.delta", "pm-2")
-    said = f"web: {new.id} on pm-2 may be damaged, so no delta is made against it; whether it is: fab vm.verify_backup"
+    short = replace(new, broken="its file is missing")
+    here, there = replace(bad, node="pm-1"), new
     of_it = replace(delta, damaged="2026-03-02", backup=replace(BASE, id=delta.id, kind="delta", base=new.id))
-    for there, wish, told in (
-        ([old, bad], BackupRequest("web"), f"{said} web --all"),
-        ([bad], BackupRequest("web"), f"{said} web --all"),
-        ([old, new, of_it], BackupRequest("web"), f"{said} web --all"),
+    said, ends = f"web: no delta is made against {new.id} on", "; fab vm.backup web --base makes a new one"
+    again = "fab vm.verify_backup web --backup"
+    found = f"it was found damaged; {again} {new.id} reads it again"
+    both = f"{delta.id}, which needs it, was found damaged; {again} {delta.id} reads both again"
+    for every, wish, told in (
+        ([old, bad], BackupRequest("web"), f"{said} pm-2, since {found}{ends}"),
+        ([bad], BackupRequest("web"), f"{said} pm-2, since {found}"),
+        ([old, short], BackupRequest("web"), f"{said} pm-2, since it is broken (its file is missing){ends}"),
+        ([old, new, of_it], BackupRequest("web"), f"{said} pm-2, since {both}{ends}"),
+        ([here, there], BackupRequest("web", to="pm-1"), f"{said} pm-1, since {found}"),
+        ([here, there], BackupRequest("web"), ""),
         ([old, bad], BackupRequest("web", to="pm-1"), ""),
         ([old, bad], BackupRequest("web", base=True), ""),
         ([old, bad], BackupRequest("mail"), ""),
         ([old, new], BackupRequest("web"), ""),
-        ([bad, replace(new, node="pm-1")], BackupRequest("web"), ""),
-    ):
-        assert passed_over(wish, "pm-1", there) == told
+        ([old, replace(bad, ahead=True)], BackupRequest("web"), ""),
+    ):  # fmt: skip
+        assert passed_over(wish, "pm-1", every) == told
 
 
 def test_a_read_error_says_where(disk: Path, folder: Path) -> None:

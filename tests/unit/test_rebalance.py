@@ -13,7 +13,7 @@ from pmc.capacity.rebalance import LEAST, Solution, _straight, fits, solve, weig
 from pmc.errors import NodeDown
 from pmc.model import ClusterState, NodeState
 from pmc.plans import balance as plans
-from pmc.plans.evacuate import Result
+from pmc.plans.evacuate import Outcome
 from pmc.units import GiB
 from tests.unit.fleets import Kind, build, moved, settings, shares, shortages, simulated
 from tests.unit.samples import cells
@@ -328,7 +328,7 @@ def test_the_document() -> None:
     shown = json.loads(json.dumps(plans.document(wanted, [])))
     assert sorted(shown) == ["after", "before", "moves", "nodes", "staying", "unseen"]
     assert shown["moves"][0] == {"vm": "vm-1", "from": "pm-1", "to": "pm-2", "memory": 8 * GiB}
-    results = [Result(each.name, each.on, each.refuge, "moved", "0.17 s") for each in wanted.moves]
+    results = [Outcome(each.name, each.on, each.refuge, "moved", "0.17 s") for each in wanted.moves]
     done = json.loads(json.dumps(plans.document(wanted, results)))
     assert done["moves"][1] == {**shown["moves"][1], "result": "moved", "stood_still": "0.17 s"}
     assert shown["nodes"][1] == {"node": "pm-2", "memory": 64 * GiB, "running": 0, "running_then": 2,

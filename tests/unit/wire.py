@@ -24,7 +24,7 @@ class Shell(sshd.Open):
     def __init__(self, bashrc: Path | None = None) -> None:
         self.environment = dict(os.environ)
         if bashrc:
-            del self.environment["SHLVL"]
+            self.environment.pop("SHLVL", None)
             self.environment |= {"HOME": str(bashrc.parent), "SSH_CLIENT": "127.0.0.1 1 22"}
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
@@ -46,10 +46,11 @@ def _run(channel: paramiko.Channel, line: bytes, env: dict[str, str]) -> None:
         # What is on its way when the command ends is nobody's: its pipe is gone.
         feeder = threading.Thread(target=_feed, args=(channel, running.stdin), daemon=True)
         feeder.start()
-        for each in threads:
-            each.join()
-        if channel.closed:  # nobody hears what it has still to say
-            running.kill()
+        while any(each.is_alive() for each in threads):
+            for each in threads:
+                each.join(0.1)
+            if channel.closed:  # nobody hears what it has still to say
+                running.kill()
         status = running.wait()
         with suppress(*sshd.LEFT):
             channel.send_exit_status(status if status >= 0 else 128 - status)
@@ -103,8 +104,12 @@ class Wire:
         while True:
             try:
                 near, _ = self.listener.accept()
+            except OSError:
+                return
+            try:
                 far = socket.create_connection(("127.0.0.1", self.to))
             except OSError:
+                near.close()
                 return
             self.ends += [near, far]
             for one, other in ((near, far), (far, near)):
