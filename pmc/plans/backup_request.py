@@ -49,15 +49,15 @@ def passed_over(wish: BackupRequest, reader: str, stored: Sequence[Stored]) -> s
         return ""
     last = max(newer, key=lambda each: each.id)
     deltas = (s.id for s in usable if s.damaged and s.backup and (s.backup.base, s.node) == (last.id, last.node))
-    again = f"fab vm.verify_backup {wish.name} --backup"
     if last.broken:
         why = f"it is broken ({last.broken})"
     elif last.damaged:
-        why = f"it was found damaged; {again} {last.id} reads it again"
+        why = f"it was found damaged. To read it again: fab vm.verify_backup {wish.name} --backup {last.id}"
     else:
         delta = next(deltas, "")
-        why = f"{delta}, which needs it, was found damaged; {again} {delta} reads both again"
-    ends = f"; fab vm.backup {wish.name} --base makes a new one" if taken else ""
+        again = f"To read both again: fab vm.verify_backup {wish.name} --backup {delta}"
+        why = f"{delta}, which needs it, was found damaged. {again}"
+    ends = f". For a new base: fab vm.backup {wish.name} --base" if taken else ""
     return f"{wish.name}: no delta is made against {last.id} on {last.node}, since {why}{ends}"
 
 

@@ -851,10 +851,10 @@ def test_a_newer_base_that_nothing_is_made_against_is_named() -> None:
     short = replace(new, broken="its file is missing")
     here, there = replace(bad, node="pm-1"), new
     of_it = replace(delta, damaged="2026-03-02", backup=replace(BASE, id=delta.id, kind="delta", base=new.id))
-    said, ends = f"web: no delta is made against {new.id} on", "; fab vm.backup web --base makes a new one"
+    said, ends = f"web: no delta is made against {new.id} on", ". For a new base: fab vm.backup web --base"
     again = "fab vm.verify_backup web --backup"
-    found = f"it was found damaged; {again} {new.id} reads it again"
-    both = f"{delta.id}, which needs it, was found damaged; {again} {delta.id} reads both again"
+    found = f"it was found damaged. To read it again: {again} {new.id}"
+    both = f"{delta.id}, which needs it, was found damaged. To read both again: {again} {delta.id}"
     for every, wish, told in (
         ([old, bad], BackupRequest("web"), f"{said} pm-2, since {found}{ends}"),
         ([bad], BackupRequest("web"), f"{said} pm-2, since {found}"),
