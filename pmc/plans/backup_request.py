@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pmc import backup
 from pmc.backup import Stored
 from pmc.backup_pipeline import How
+from pmc.plain import then
 from pmc.plans import retention
 
 FEW = 60  # seconds that the clocks of two managers may be apart, without a word of it
@@ -48,17 +49,14 @@ def passed_over(wish: BackupRequest, reader: str, stored: Sequence[Stored]) -> s
     if wish.base or not newer:
         return ""
     last = max(newer, key=lambda each: each.id)
-    deltas = (s.id for s in usable if s.damaged and s.backup and (s.backup.base, s.node) == (last.id, last.node))
     if last.broken:
-        why = f"it is broken ({last.broken})"
-    elif last.damaged:
-        why = f"it was found damaged. To read it again: fab vm.verify_backup {wish.name} --backup {last.id}"
-    else:
-        delta = next(deltas, "")
-        again = f"To read both again: fab vm.verify_backup {wish.name} --backup {delta}"
-        why = f"{delta}, which needs it, was found damaged. {again}"
-    ends = f". For a new base: fab vm.backup {wish.name} --base" if taken else ""
-    return f"{wish.name}: no delta is made against {last.id} on {last.node}, since {why}{ends}"
+        said = f"{last.id} on {last.node} is broken ({last.broken}), so no delta is made against it"
+        return then(f"{wish.name}: {said}", f"fab vm.backup {wish.name} --base") if taken else f"{wish.name}: {said}"
+    # One of its own, or one that needs it: then either may be what is damaged, and both are read again.
+    bad = last if last.damaged else next(s for s in usable if s.damaged and s.backup and s.backup.base == last.id)
+    which = "it" if bad is last else f"{bad.id}, which needs it,"
+    said = f"no delta is made against {last.id} on {last.node}, as {which} was found damaged"
+    return then(f"{wish.name}: {said}", f"fab vm.verify_backup {wish.name} --backup {bad.id}")
 
 
 def keeper_for(wish: BackupRequest, reader: str, stored: Sequence[Stored]) -> str:

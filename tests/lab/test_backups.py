@@ -152,7 +152,7 @@ def test_damage_is_found_before_anything_is_overwritten(
     record_property("rounds", tried)
     # What was found damaged counts as that until it is read again.
     done = lab.fab("vm.backup", "web", "--dry-run")
-    assert f"no delta is made against {base['id']} on pm-2, since" in done.stderr
+    assert f"no delta is made against {base['id']} on pm-2, as" in done.stderr
     lab.ok("vm.verify_backup", "web", "--all")
     # The index serves new deltas only: they say what to do, restores do not need it.
     lab.ssh("pm-2", f"printf xx | dd of={FOLDER}/{base['id']}.index bs=1 seek=100 conv=notrunc status=none")

@@ -851,16 +851,17 @@ def test_a_newer_base_that_nothing_is_made_against_is_named() -> None:
     short = replace(new, broken="its file is missing")
     here, there = replace(bad, node="pm-1"), new
     of_it = replace(delta, damaged="2026-03-02", backup=replace(BASE, id=delta.id, kind="delta", base=new.id))
-    said, ends = f"web: no delta is made against {new.id} on", ". For a new base: fab vm.backup web --base"
-    again = "fab vm.verify_backup web --backup"
-    found = f"it was found damaged. To read it again: {again} {new.id}"
-    both = f"{delta.id}, which needs it, was found damaged. To read both again: {again} {delta.id}"
+    said, verify = f"web: no delta is made against {new.id} on", "Next: fab vm.verify_backup web --backup"
+    found = f"as it was found damaged. {verify} {new.id}"
+    both = f"as {delta.id}, which needs it, was found damaged. {verify} {delta.id}"
+    broken = f"web: {new.id} on pm-2 is broken (its file is missing), so no delta is made against it"
     for every, wish, told in (
-        ([old, bad], BackupRequest("web"), f"{said} pm-2, since {found}{ends}"),
-        ([bad], BackupRequest("web"), f"{said} pm-2, since {found}"),
-        ([old, short], BackupRequest("web"), f"{said} pm-2, since it is broken (its file is missing){ends}"),
-        ([old, new, of_it], BackupRequest("web"), f"{said} pm-2, since {both}{ends}"),
-        ([here, there], BackupRequest("web", to="pm-1"), f"{said} pm-1, since {found}"),
+        ([old, bad], BackupRequest("web"), f"{said} pm-2, {found}"),
+        ([bad], BackupRequest("web"), f"{said} pm-2, {found}"),
+        ([old, short], BackupRequest("web"), f"{broken}. Next: fab vm.backup web --base"),
+        ([short], BackupRequest("web"), broken),
+        ([old, new, of_it], BackupRequest("web"), f"{said} pm-2, {both}"),
+        ([here, there], BackupRequest("web", to="pm-1"), f"{said} pm-1, {found}"),
         ([here, there], BackupRequest("web"), ""),
         ([old, bad], BackupRequest("web", to="pm-1"), ""),
         ([old, bad], BackupRequest("web", base=True), ""),

@@ -118,9 +118,10 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
     made = Nodes(tmp_path, over)
     yield made
     over.set()
-    for each in made.open:  # who waits for a connection that nobody made is woken up
-        with suppress(OSError):
-            each.shutdown(socket.SHUT_RDWR)
+    for each in made.open:
+        with suppress(OSError):  # a connection's may be closed already
+            if each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):  # who waits for one is woken up
+                each.shutdown(socket.SHUT_RDWR)
     for server in made.servers:  # each closes its connection itself, before its socket is taken away
         server.join(60)
     for each in made.open:
