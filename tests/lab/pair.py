@@ -37,7 +37,8 @@ class Real:
         text = text.replace("ping-int 3;", "ping-int 3; connect-int 4;")  # peers find each other sooner again
         for node in NODES:
             volume = f"lvcreate -qq -y -Wn --addtag pmc -L {SIZE + 4 * MiB}b -n {NAME} vg; blkdiscard -z /dev/vg/{NAME}"
-            up = f"modprobe drbd; drbdadm create-md --force {NAME} 2>&1; drbdadm up {NAME}"
+            # The file must outlive a power loss that comes next, as pmc's do.
+            up = f"sync; modprobe drbd; drbdadm create-md --force {NAME} 2>&1; drbdadm up {NAME}"
             self.ssh(node, f"cat >{drbd.path(NAME)} <<'EOT'\n{text}EOT\n{volume}; {up}")
 
     def remove(self) -> None:

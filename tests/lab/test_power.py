@@ -65,7 +65,9 @@ def test_the_former_primary_dies_while_a_migration_is_closed(lab: Pmc, clean: Cl
         assert step in read_until(process, step)
         lab.lab.kill("pm-1")
         said = read_until(process, "no line has this")
-        assert process.wait(300) in (0, 1), said
+        status = process.wait(300)
+    # 3: the step came to the dead node, or did not; then it is said what closes the rest.
+    assert status in (0, 1) or (status == 3 and "Next: fab vm.mv web --cleanup" in said), f"{status}: {said}"
     assert "Traceback" not in said
     tick = guest.ticking(tick.counter)
     assert tick.boots == 1
