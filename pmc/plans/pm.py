@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from pmc import drbd, lvm
 from pmc.actions import Relay
@@ -124,6 +124,11 @@ class Side:
     waiting: bool = False
     note: str = ""
 
+    @property
+    def syncing(self) -> bool:
+        """It waits for the end of a resync."""
+        return self.waiting and _syncing(self.now)
+
     def json(self) -> dict[str, object]:
         row: dict[str, object] = {"node": self.node, "resource": self.resource, "note": self.note}
         if (now := self.now) is None:
@@ -172,8 +177,13 @@ def _side(node: NodeState, name: str, state: ClusterState) -> Side:
     peers = [host for host in (file.hosts if file else ()) if host != node.hostname]
     if now.connection != "Connected" and (why := _absent(peers, name, state)):
         return Side(node.name, name, now, note=why)
-    syncing = now.connection == "Connected" and now.out_of_sync
-    return Side(node.name, name, now, waiting=True, note="syncing" if syncing else f"waits for {', '.join(peers)}")
+    return Side(
+        node.name, name, now, waiting=True, note="syncing" if _syncing(now) else f"waits for {', '.join(peers)}"
+    )
+
+
+def _syncing(now: Resource | None) -> bool:
+    return now is not None and now.connection == "Connected" and bool(now.out_of_sync)
 
 
 def _absent(peers: Sequence[str], name: str, state: ClusterState) -> str:
@@ -186,3 +196,30 @@ def _absent(peers: Sequence[str], name: str, state: ClusterState) -> str:
         if name in peer.resources and peer.resources[name].connection == "StandAlone":
             return f"StandAlone on {peer.name}"
     return ""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best that was seen of sides that are waited for: how few of them wait without syncing (None: not seen yet),
+    and how few bytes each that syncs had to copy. What a guest writes, or a link that comes and goes, makes it no
+    better; so it can get better only so often."""
+
+    waits: int | None = None
+    left: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+    def after(self, found: Iterable[Side]) -> tuple[Best, bool]:
+        """With what was seen now, and whether anything got better by it. What begins to sync has done nothing yet."""
+        waiting = [side for side in found if side.waiting]
+        waits = sum(not side.syncing for side in waiting)
+        left = {(side.node, side.resource): side.now.out_of_sync for side in waiting if side.syncing and side.now}
+        before = waits if self.waits is None else self.waits
+        better = waits < before or any(size < self.left.get(side, size) for side, size in left.items())
+        lowest = {side: min(size, self.left.get(side, size)) for side, size in left.items()}
+        return Best(min(waits, before), {**self.left, **lowest}), better
+
+
+def late(side: Side, seconds: float) -> str:
+    """What is to be said of a side that was waited for in vain."""
+    if not side.waiting:
+        return ""
+    return f" ({'no progress for' if side.syncing else 'after'} {seconds:g} s; does the link between the nodes work?)"

@@ -135,7 +135,8 @@ def ready_drbd(c: Context, node: str = "", json: bool = False, conf: str = "", d
     """After a boot: bring DRBD up and wait until it is connected: pm.ready_drbd [NODE]
 
     On all nodes pmc loads DRBD's module, activates the volumes and brings up every resource that is not up. Then it
-    waits until both sides are Connected and UpToDate. It may be run again at any time.
+    waits until both sides are Connected and UpToDate, and gives up when nothing gets better for deadlines.peer seconds.
+    It may be run again at any time.
     """
     with opened(conf) as cluster:
         names = [cluster.settings.node("pm.ready_drbd", node).name] if node else list(cluster.nodes)
@@ -160,11 +161,15 @@ def ready_drbd(c: Context, node: str = "", json: bool = False, conf: str = "", d
                 raise PmcError("\n".join(unseen))
             return
         failures = _brought_up(cluster, todo)
+        for taken in cluster.locked:
+            taken.release()  # all that follows is looked at, and it may be for hours
         sides = _settled(cluster, state, names)
         show(document(sides) if json else table(sides, plans.READY_COLUMNS))
-        late = f" (after {cluster.settings.deadlines.peer:g} s; does the link between the nodes work?)"
+        seconds = cluster.settings.deadlines.peer
         troubled = [
-            f"{side.node}: {side.resource or 'DRBD'}: {side.note}{late * side.waiting}" for side in sides if side.note
+            f"{side.node}: {side.resource or 'DRBD'}: {side.note}{plans.late(side, seconds)}"
+            for side in sides
+            if side.note
         ]
         if failures or troubled:
             raise PmcError("\n".join([*failures, *troubled]))
@@ -193,12 +198,14 @@ def _attempt(cluster: Cluster, plan: Plan) -> str:
 
 
 def _settled(cluster: Cluster, state: ClusterState, names: Sequence[str]) -> list[plans.Side]:
-    """Asks the nodes until no side can be expected to become better, at most `deadlines.peer` seconds."""
-    deadline = time.monotonic() + cluster.settings.deadlines.peer
+    """Asks the nodes until no side can be expected to become better, or nothing did for `deadlines.peer` seconds."""
+    best, since = plans.Best(), time.monotonic()
     while True:
-        state = _looked(cluster, state, names)
-        sides = plans.sides(state, names)
-        if not any(side.waiting for side in sides) or time.monotonic() > deadline:
+        # From the first look each time: a node whose ssh failed once is asked again.
+        sides, now = plans.sides(_looked(cluster, state, names), names), time.monotonic()
+        best, better = best.after(sides)
+        since = now if better else since
+        if not any(side.waiting for side in sides) or now - since > cluster.settings.deadlines.peer:
             return sides
         cluster.go_on()
         time.sleep(0.5)

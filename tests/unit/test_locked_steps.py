@@ -13,6 +13,7 @@ from invoke.context import Context
 
 from pmc.command import command
 from pmc.errors import PmcError
+from pmc.plans.pm import Side
 from pmc.settings import Deadlines
 from pmc.tasks import peer, pm, vm
 from tests.sim.fake import World
@@ -50,6 +51,19 @@ def test_each_step_has_its_lock(monkeypatch: pytest.MonkeyPatch, name: str) -> N
     with pytest.raises(PmcError, match="waits for") if name == "pm.ready_drbd" else nullcontext():
         task(Context())
     assert sum(asked["run"] for asked in cluster.asked.values()) >= steps
+
+
+def test_nothing_is_locked_while_a_resync_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = counted(monkeypatch, asleep())
+    seen = list[dict[str, dict[str, str]]]()
+
+    def settled(*_: object) -> list[Side]:
+        seen.append({name: dict(tokens) for name, tokens in cluster.tokens.items() if tokens})
+        return []
+
+    monkeypatch.setattr(pm, "_settled", settled)
+    pm.ready_drbd(Context())
+    assert seen == [{}]
 
 
 def test_one_without_it_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pmc import drbd, lvm
 from pmc.actions import Relay
+from pmc.cluster import Cluster
 from pmc.command import command
 from pmc.health.node_checks import Finding, bad, good
 from pmc.model import ClusterState, NodeState, Resource, ResourceFile, Volume
@@ -16,6 +19,7 @@ from pmc.plan import Step
 from pmc.plans import pm
 from pmc.plans.node_keys import Keys, judged
 from pmc.settings import NodeSettings
+from pmc.tasks import pm as pm_tasks
 from tests.unit.samples import CLOSE, SETTINGS, cells, changed, cluster, documents, node, running, with_resource
 
 WELL = Resource("web", 1, "Secondary", "UpToDate", "Connected", "Established", "Secondary", "UpToDate", size=1 << 30)
@@ -201,6 +205,75 @@ def test_a_peer_outside_the_configuration_is_waited_for() -> None:
 
 def test_a_resource_without_a_file_is_shown() -> None:
     assert side(node("pm-1", resources={"web": LONELY})).waiting
+
+
+# -- pm.ready_drbd: how long it waits --
+
+SYNCS = replace(WELL, disk="Inconsistent", replication="SyncTarget")
+
+
+def looks(*copied: Resource) -> list[pm.Side]:
+    """The VMs web, web2, ... on pm-1, as they are seen at one moment."""
+    names = [f"web{number or ''}" for number in range(len(copied))]
+    files = {name: replace(FILE, name=name) for name in names}
+    up = {name: replace(now, name=name) for name, now in zip(names, copied, strict=True)}
+    state = {name: node(name, resources=up, files=files) for name in ("pm-1", "pm-2")}
+    return pm.sides(ClusterState(state), ["pm-1"])
+
+
+@pytest.mark.parametrize(
+    ("seen", "better"),
+    [
+        ([[LONELY], [LONELY]], [False, False]),
+        ([[LONELY], [replace(SYNCS, out_of_sync=9)], [replace(SYNCS, out_of_sync=8)]], [False, True, True]),
+        # A guest writes as fast as DRBD copies.
+        ([[replace(SYNCS, out_of_sync=size)] for size in (9, 10, 9, 10, 9)], [False] * 5),
+        # A link that comes and goes, and what was written meanwhile.
+        ([[LONELY], [replace(SYNCS, out_of_sync=9)], [LONELY], [replace(SYNCS, out_of_sync=9)], [LONELY]],
+         [False, True, False, False, False]),
+        # One that begins to sync with much does not hide the other one's progress, nor is it progress.
+        ([[replace(SYNCS, out_of_sync=9), WELL], [replace(SYNCS, out_of_sync=9), replace(SYNCS, out_of_sync=99)],
+          [replace(SYNCS, out_of_sync=8), replace(SYNCS, out_of_sync=99)], [WELL, replace(SYNCS, out_of_sync=98)]],
+         [False, False, True, True]),
+    ],
+)  # fmt: skip
+def test_what_is_better_than_all_that_was_seen(seen: list[list[Resource]], better: list[bool]) -> None:
+    best, told = pm.Best(), []
+    for each in seen:
+        best, got = best.after(looks(*each))
+        told.append(got)
+    assert told == better
+
+
+@pytest.mark.parametrize(
+    ("copied", "seconds", "said"),
+    [
+        # An hour's resync is waited for.
+        (lambda now: replace(SYNCS, out_of_sync=3600 - int(now)) if now < 3600 else WELL, 3600, ""),
+        # One that stands still after ten minutes is not.
+        (lambda now: replace(SYNCS, out_of_sync=4096 - min(int(now), 600)), 660,
+         "pm-1: web: syncing (no progress for 60 s; does the link between the nodes work?)"),
+        (lambda now: LONELY, 60, "pm-1: web: waits for pm-2 (after 60 s; does the link between the nodes work?)"),
+    ],
+)  # fmt: skip
+def test_a_resync_is_waited_for_as_long_as_it_gets_on(
+    monkeypatch: pytest.MonkeyPatch, copied: Callable[[float], Resource], seconds: float, said: str
+) -> None:
+    clock = [0.0]
+
+    def sleep(time: float) -> None:
+        clock[0] += time
+
+    def looked(cluster: Cluster, before: ClusterState, names: Sequence[str]) -> ClusterState:
+        now = copied(clock[0])
+        return ClusterState({"pm-1": home("pm-1", now), "pm-2": home("pm-2", now)})
+
+    monkeypatch.setattr(pm_tasks, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    monkeypatch.setattr(pm_tasks, "_looked", looked)
+    sides = pm_tasks._settled(Cluster(SETTINGS), cluster(), ["pm-1"])
+    told = [f"{side.node}: {side.resource}: {side.note}{pm.late(side, 60)}" for side in sides if side.note]
+    assert told == ([said] if said else [])
+    assert seconds <= clock[0] <= seconds + 2
 
 
 def test_rows() -> None:
