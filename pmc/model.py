@@ -6,6 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from pmc.resource import Resource, ResourceFile
+
+__all__ = [
+    "ClusterState", "Disk", "Domain", "NodeState", "Odd", "Resource", "ResourceFile", "Running", "Volume",
+]  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Domain:
@@ -42,67 +48,6 @@ class Running:
     kind: str
     disks: tuple[Disk, ...] = ()
     moves: str = ""
-
-
-@dataclass(frozen=True)
-class Resource:
-    """A DRBD resource as one node's kernel knows it, in DRBD's own words. Empty fields: not known to the kernel. With
-    several volumes or peers each field says the worst of them (pmc/facts/drbd_status.py)."""
-
-    name: str
-    minor: int = -1
-    role: str = "Unknown"  # Primary, Secondary
-    disk: str = "Unknown"  # UpToDate, Inconsistent, Diskless, ...
-    connection: str = "StandAlone"  # Connected, Connecting (9) or WFConnection (8.4), StandAlone, ...
-    replication: str = "Off"  # Established, SyncSource, SyncTarget, VerifyS, ...
-    peer_role: str = "Unknown"
-    peer_disk: str = "DUnknown"
-    size: int = 0
-    out_of_sync: int = 0
-    two_primaries: bool = False
-    more_minors: tuple[int, ...] = ()  # of further volumes (pmc makes none)
-    suspended: str = ""  # why nothing is read or written now: user, no-data, fencing, quorum; empty: it is not so
-
-    @property
-    def healthy(self) -> bool:
-        """Both sides hold the same data and see each other."""
-        return self.connection == "Connected" and self.disk == self.peer_disk == "UpToDate"
-
-    @property
-    def differs(self) -> int:
-        """Bytes that are known to differ although both sides call themselves up to date: an online verify has marked
-        them, and nothing copies them. (While a resync or a verify runs, marks are no such knowledge.)"""
-        return self.out_of_sync if self.healthy and self.replication == "Established" else 0
-
-    @property
-    def percent(self) -> float:
-        """How much of the disk is in sync."""
-        return 100.0 if not self.size else 100.0 * (1 - self.out_of_sync / self.size)
-
-
-@dataclass(frozen=True)
-class ResourceFile:
-    """What a file of /etc/drbd.d says, NAME.res if pmc wrote it: the minor, and for each host its replication address
-    and port."""
-
-    name: str
-    minor: int
-    disk: str
-    hosts: tuple[str, ...]
-    ports: tuple[int, ...]
-    more_minors: tuple[int, ...] = ()  # of further volumes (pmc makes none)
-    own_disks: tuple[tuple[str, str], ...] = ()  # (host, disk), when not all hosts have `disk`
-    more_disks: tuple[tuple[str, str], ...] = ()  # (host, disk) of further volumes
-    path: str = field(default="", compare=False)  # of the file that it is in; empty: not asked
-    beside: tuple[str, ...] = field(default=(), compare=False)  # what else is in that file, fit to be shown
-
-    def disk_on(self, host: str) -> str:
-        return dict(self.own_disks).get(host, self.disk)
-
-    def disks_on(self, host: str) -> tuple[str, ...]:
-        """Of all its volumes; those of all hosts where it does not name this one."""
-        more = (disk for each, disk in self.more_disks if each == host or host not in self.hosts)
-        return tuple(dict.fromkeys((self.disk_on(host), *more)))
 
 
 @dataclass(frozen=True)
@@ -193,6 +138,11 @@ class NodeState:
 
     def knows(self, vm: str) -> bool:
         return vm in self.names
+
+    def up(self, vm: str) -> Resource | None:
+        """The VM's resource; None when it is not up here: the kernel does not know it, or only its name."""
+        found = self.resources.get(vm)
+        return found if found and found.minor >= 0 else None
 
     @property
     def names(self) -> set[str]:
@@ -296,5 +246,17 @@ class ClusterState:
         """Two guests of it run. Of two of which one stands still, a migration left the other half."""
         return len([node for node in self.active_on(vm) if self.nodes[node].domains[vm].state != "paused"]) > 1
 
+    def resources(self, vm: str) -> dict[str, Resource]:
+        """The VM's resource as each node that knows it sees it, by node."""
+        return {node.name: node.resources[vm] for node in self.knowing(vm) if vm in node.resources}
+
     def primaries(self, vm: str) -> list[str]:
-        return [n.name for n in self.knowing(vm) if vm in n.resources and n.resources[vm].role == "Primary"]
+        return [node for node, its in self.resources(vm).items() if its.primary]
+
+    def two_allowed(self, vm: str) -> list[str]:
+        """The nodes on which two primaries are allowed: a migration goes on, or was interrupted."""
+        return [node for node, its in self.resources(vm).items() if its.two_primaries]
+
+    def differs(self, vm: str) -> int:
+        """Bytes that are known to differ between its sides, which call themselves up to date."""
+        return max((its.differs for its in self.resources(vm).values()), default=0)

@@ -43,7 +43,7 @@ def candidates(facts: Facts, vm: str = "") -> dict[str, str]:
         sides = facts.resources(name) if name in facts.whole else []
         idle = all(now.healthy and now.replication == "Established" and not now.suspended for _, now in sides)
         if len(sides) == 2 and idle:
-            primary = [node.name for node, now in sides if now.role == "Primary"]
+            primary = [node.name for node, now in sides if now.primary]
             chosen[name] = (primary or [sides[0][0].name])[0]
     return chosen
 

@@ -80,7 +80,7 @@ def questions(node: NodeState, settings: Settings) -> dict[str, Query[object]]:
         "parts": parts(settings),
         "future": backup.of_the_future(settings.backup_dir),
     }
-    if lonely := sorted(name for name, each in node.resources.items() if each.connection == "StandAlone"):
+    if lonely := sorted(name for name, each in node.resources.items() if each.standalone):
         asked["generations"] = generations(lonely)
     if settings.verify.backup_max_age_days:
         asked["backups"] = backup.listing(settings.backup_dir, node.name)

@@ -11,8 +11,6 @@ from pmc.model import NodeState, Resource
 from pmc.plain import then
 from pmc.plans import suspended_io
 
-DISKLESS = ("Diskless", "Failed", "Detaching")
-
 
 def without_file(facts: Facts) -> Iterator[Finding]:
     for node in facts.telling(STATUS, FILES):
@@ -36,7 +34,7 @@ def without_file(facts: Facts) -> Iterator[Finding]:
 def not_up(facts: Facts) -> Iterator[Finding]:
     for vm in facts.whole:
         for node in facts.sides(vm, STATUS, "drbd version"):
-            if node.drbd and (vm not in node.resources or node.resources[vm].minor < 0):
+            if node.drbd and node.up(vm) is None:
                 yield Finding("DRBD_NOT_UP", "is not up", f"fab pm.ready_drbd {node.name}", node.name, vm)
 
 
@@ -53,7 +51,7 @@ def connections(facts: Facts) -> Iterator[Finding]:
     that reason is reported."""
     for vm in facts.whole:
         sides = facts.resources(vm)
-        apart = [(node.name, now.connection) for node, now in sides if now.connection != "Connected"]
+        apart = [(node.name, now.connection) for node, now in sides if not now.connected]
         if len(facts.homes[vm]) < 2 or not apart:
             continue
         told = " and ".join(f"{state} on {node}" for node, state in apart)
@@ -88,18 +86,18 @@ def _compared(facts: Facts, vm: str) -> str:
 def disks(facts: Facts) -> Iterator[Finding]:
     for vm in facts.whole:
         for node, now in facts.resources(vm):
-            if now.minor >= 0 and (finding := _disk(facts, node, now)):
+            if node.up(vm) and (finding := _disk(facts, node, now)):
                 yield finding
 
 
 def _disk(facts: Facts, node: NodeState, now: Resource) -> Finding | None:
     repair = f"fab vm.repair {now.name}"
-    if now.disk in DISKLESS:
+    if now.diskless:
         text = f"its disk is {now.disk}: it failed, or was detached; the guest lives on the other side's"
         return Finding("DRBD_DISKLESS", text, repair, node.name, now.name)
-    if syncing(now):
+    if now.syncing:
         later = facts.later.get(node.name, {}).get(now.name)
-        if later is not None and syncing(later) and later.out_of_sync >= now.out_of_sync:
+        if later is not None and later.syncing and later.out_of_sync >= now.out_of_sync:
             text = f"{now.replication}, {now.percent:.1f} % in sync, and no progress between two looks"
             return Finding("DRBD_SYNC_STALLED", text, repair, node.name, now.name)
         text = f"{now.replication}, {now.percent:.1f} % in sync"
@@ -110,11 +108,6 @@ def _disk(facts: Facts, node: NodeState, now: Resource) -> Finding | None:
         text = f"its disk is {now.disk}: it lacks writes, or may"
         return Finding("DRBD_OUTDATED", text, repair, node.name, now.name)
     return None
-
-
-def syncing(now: Resource) -> bool:
-    """A resync is under way, or should be."""
-    return "Sync" in now.replication
 
 
 def out_of_sync(facts: Facts) -> Iterator[Finding]:

@@ -56,11 +56,11 @@ def choose_source(name: str, state: ClusterState) -> Source:
     equal = len(homes) == len(sides) == 2 and all(side.healthy for side in sides.values())
     if equal and not runs:
         requirements.in_sync(state, name, "it does not run, so neither side is known to be right")
-    if equal and not requirements.out_of_sync_bytes(state, name):
+    if equal and not state.differs(name):
         chosen = next((home for home in homes if home != primary), homes[-1])
         return Source(chosen, "standby", runs)
     side = sides.get(runs or homes[0]) if runs or len(homes) == 1 else None
-    if side is not None and side.disk == "UpToDate":
+    if side is not None and side.good:
         return Source(runs or homes[0], "primary", runs)
     requirements.reachable(state, *(home for home in homes if home in state.nodes))
     told = ", ".join(f"{side.connection} {side.disk} on {home}" for home, side in sides.items()) or "not up"

@@ -27,7 +27,7 @@ def standby(name: str, state: ClusterState) -> str:
         return homes[0]
     primaries = state.active_on(name) or state.primaries(name)
     chosen = next((home for home in homes if home not in primaries), homes[-1])
-    if requirements.out_of_sync_bytes(state, name):
+    if state.differs(name):
         if len(primaries) != 1:
             requirements.in_sync(state, name, "it does not run, so neither side is known to be right")
         chosen = primaries[0]
@@ -103,7 +103,7 @@ def copy(request: Add, size: int, state: ClusterState, settings: Settings, given
     reader = backup_pipeline.read_volume(path, size, far)
     # Looked at again: the new disk was zeroed since, which takes hours. By now a standby that the link was lost to has
     # an older disk, one that is catching up has parts of two.
-    beside = len(state.homes(request.clone)) > 1 and not requirements.out_of_sync_bytes(state, request.clone)
+    beside = len(state.homes(request.clone)) > 1 and not state.differs(request.clone)
     return [
         *([vm_steps.see_equal(source, request.clone)] if beside else []),
         *snapshot(request.clone, "clone", source, state, settings, f"{lvm.FOR}{request.name}"),

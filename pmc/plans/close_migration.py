@@ -39,9 +39,7 @@ def close(name: str, state: ClusterState) -> Plan:
     steps = [
         Step(node, f"make {name} secondary", drbd.secondary(name), pivot=True)
         for node in homes
-        if node not in active
-        and name in state.nodes[node].resources
-        and state.nodes[node].resources[name].role == "Primary"
+        if node not in active and node in state.primaries(name)
     ]
     closing = forbid_two_primaries(two_allowed(name, homes, state), name, state)
     return plan(f"vm.mv {name}: close", steps, closing, resume_writes(active, name, state))
@@ -90,7 +88,7 @@ def paused_note(name: str, state: ClusterState) -> str:
         if state.nodes[node].domains[name].state != "paused":
             continue
         its, silent = state.nodes[node].resources.get(name), _silent(name, state)
-        if silent and not (its and its.connection == "Connected" and its.peer_role == "Secondary"):
+        if silent and not (its and its.connected and its.peer_role == "Secondary"):
             return (
                 f"; but it is suspended there, and may run on {silent[0]}. Only when the power of that is really off, "
                 f"on {node}: virsh resume {name}"
@@ -113,7 +111,7 @@ def unreachable_note(name: str, state: ClusterState) -> str:
 
 def two_allowed(name: str, homes: Sequence[str], state: ClusterState) -> list[str]:
     """Where two primaries are allowed."""
-    return [home for home in homes if (r := state.nodes[home].resources.get(name)) and r.two_primaries]
+    return [home for home in homes if home in state.two_allowed(name)]
 
 
 def forbid_two_primaries(nodes: Sequence[str], name: str, state: ClusterState) -> list[Step]:

@@ -97,7 +97,7 @@ def linked(survivor: str, names: Sequence[str], state: ClusterState) -> dict[str
     """The VMs whose link is still there: the survivor has all that was written until now."""
     resources = state.nodes[survivor].resources
     known = {name: resources[name] for name in names if name in resources}
-    return {name: LostLink("", 0, r.peer_role == "Primary") for name, r in known.items() if r.connection == "Connected"}
+    return {name: LostLink("", 0, r.peer_role == "Primary") for name, r in known.items() if r.connected}
 
 
 def alive(dead: str, signs: Sequence[str], settings: Settings) -> None:
@@ -151,7 +151,7 @@ def failover(
         see_silent(dead, survivor, settings),
         vm_steps.see_apart(survivor, name),
         [replace(step, pivot=False) for step in forbid_two_primaries(opened, name, state)],
-        [vm_steps.promote(survivor, name)] if resource.role != "Primary" else [],
+        [vm_steps.promote(survivor, name)] if not resource.primary else [],
         [replace(step, pivot=False) for step in resume_writes([survivor], name, state)],
         back,
         saved_memory.discarded(name, state),
@@ -160,13 +160,13 @@ def failover(
 
 
 def _complete(name: str, dead: str, survivor: str, resource: Resource) -> None:
-    if resource.disk != "UpToDate":
+    if not resource.good:
         raise Refused(
             f"{name}: its disk on {survivor} is {resource.disk}: it lacks writes, or may lack some, that {dead} has. "
             f"Bring {dead} back, or restore a backup",
             next=f"fab vm.backups {name}",
         )
-    if resource.connection == "StandAlone":
+    if resource.standalone:
         raise Refused(
             f"{name}: DRBD on {survivor} is StandAlone: the sides were apart already (split brain, or disconnected by "
             f"hand), so this one may lack writes: fab doc failover"

@@ -78,10 +78,10 @@ def rejoin(name: str, state: ClusterState) -> Plan:
     here, there, file = source.resources.get(name), target.resources.get(name), target.files.get(name)
     if there and (there.more_minors or here is None or here.more_minors):
         return plan(title)  # the identifiers are of one volume
-    if here is None or there is None or file is None or "Connected" in (here.connection, there.connection):
+    if here is None or there is None or file is None or here.connected or there.connected:
         return plan(title)
     # DRBD 9 makes a new generation with the first write only, so there is nothing to take back.
-    if there.role != "Secondary" or there.disk != "UpToDate" or there.out_of_sync or not target.drbd.startswith("8."):
+    if there.role != "Secondary" or not there.good or there.out_of_sync or not target.drbd.startswith("8."):
         return plan(title)
     back = Step(
         target.name,

@@ -11,7 +11,6 @@ from __future__ import annotations
 from pmc import drbd_generations
 from pmc.actions import Wait
 from pmc.plan import Step
-from pmc.plans import requirements
 from pmc.plans.repair_context import Condition, RepairContext
 from pmc.units import show_size
 
@@ -20,8 +19,8 @@ CODE = "differs"
 
 def differing(case: RepairContext) -> list[Condition]:
     """What the side in use has is what the guest knows, and so it is copied to the other one."""
-    name, size = case.name, requirements.out_of_sync_bytes(case.state, case.name)
-    primaries = [home for home in case.homes if case.node(home).resources[name].role == "Primary"]
+    name, size = case.name, case.state.differs(case.name)
+    primaries = [home for home in case.homes if case.up[home].primary]
     if not size or len(primaries) > 1:
         return []  # of two primaries one is made secondary first
     text = f"{show_size(size)} of its disk differ between {' and '.join(case.homes)}, as a verify found"

@@ -112,7 +112,7 @@ def runs_on(name: str, state: ClusterState) -> str:
         )
     if state.primaries(name) != [primary]:
         raise Refused(f"{name}: DRBD is primary on {state.primaries(name)}", next=f"fab vm.mv {name} --cleanup")
-    if resource.disk != "UpToDate":
+    if not resource.good:
         raise Refused(
             f"{name}: its disk on {primary} is {resource.disk}, so it cannot be copied from. Repair that first",
             next=f"fab vm.repair {name}",
@@ -157,7 +157,7 @@ def _old_goes(change: Change, state: ClusterState) -> str:
     seen = state.nodes[change.primary].resources[change.name]
     node = state.nodes.get(change.old)
     there = node.resources.get(change.name) if node else None
-    if there and there.disk not in ("Diskless", "Failed") and "StandAlone" in (seen.connection, there.connection):
+    if there and not there.diskless and (seen.standalone or there.standalone):
         raise Refused(
             f"{change.name}: DRBD is StandAlone between {change.primary} and {change.old}, which may have writes of "
             f"its own (split brain). See to that first",

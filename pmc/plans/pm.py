@@ -82,7 +82,7 @@ def ready_all(
     """What brings up all that is down on the nodes `names` (`only` of these VMs). First what a migration left open when
     its other node died is closed: DRBD does not connect two sides of which only one allows two primaries."""
     sleeping = sorted({vm for name in names for vm in asleep(state.nodes[name]) if only is None or vm in only})
-    opened = {vm: [n.name for n in state if vm in n.resources and n.resources[vm].two_primaries] for vm in sleeping}
+    opened = {vm: state.two_allowed(vm) for vm in sleeping}
     closing = [
         plan(f"pm.ready_drbd: close {vm}", forbid_two_primaries(where, vm, state))
         for vm, where in opened.items()
@@ -105,7 +105,7 @@ def _inactive(node: NodeState, file: ResourceFile) -> bool:
 def _up(node: NodeState, file: ResourceFile) -> list[Step]:
     now, alone = node.resources.get(file.name), len(file.hosts) == 1
     # Without disk and peer: brought up before its volume was there, as drbd.service does when LVM is late.
-    if now is None or now.minor < 0 or (now.disk == "Diskless" and now.connection == "StandAlone" and not alone):
+    if now is None or now.minor < 0 or (now.disk == "Diskless" and now.standalone and not alone):
         return [Step(node.name, f"bring up {file.name}", drbd.up(file.name, alone))]
     # One that has a peer was detached, after an I/O error or by hand: vm.repair attaches it, when the peer is whole.
     if now.disk == "Diskless" and alone:
@@ -166,16 +166,16 @@ def _side(node: NodeState, name: str, state: ClusterState) -> Side:
         return Side(node.name, name, now, alone, note=f"a stale copy, no part of it now; fab vm.peer {name} --cleanup")
     if now is None:
         return Side(node.name, name, None, alone, note="not up")
-    if now.healthy or (alone and now.disk == "UpToDate"):
+    if now.healthy or (alone and now.good):
         return Side(node.name, name, now, alone)
     if alone:
         return Side(node.name, name, now, alone, note="its own disk is not usable")
-    if now.disk in ("Diskless", "Failed"):
+    if now.diskless:
         return Side(node.name, name, now, note=f"its own disk is not usable; journalctl -k, then fab vm.repair {name}")
-    if now.connection == "StandAlone":
+    if now.standalone:
         return Side(node.name, name, now, note=f"split brain, or disconnected by hand; fab vm.repair {name} tells")
     peers = [host for host in (file.hosts if file else ()) if host != node.hostname]
-    if now.connection != "Connected" and (why := _absent(peers, name, state)):
+    if not now.connected and (why := _absent(peers, name, state)):
         return Side(node.name, name, now, note=why)
     return Side(
         node.name, name, now, waiting=True, note="syncing" if _syncing(now) else f"waits for {', '.join(peers)}"
@@ -183,7 +183,7 @@ def _side(node: NodeState, name: str, state: ClusterState) -> Side:
 
 
 def _syncing(now: Resource | None) -> bool:
-    return now is not None and now.connection == "Connected" and bool(now.out_of_sync)
+    return now is not None and now.connected and bool(now.out_of_sync)
 
 
 def _absent(peers: Sequence[str], name: str, state: ClusterState) -> str:
@@ -193,7 +193,7 @@ def _absent(peers: Sequence[str], name: str, state: ClusterState) -> str:
             return f"{peer.name} is down"
         if not unknown(peer) and name not in peer.resources:
             return f"not up on {peer.name}: fab pm.ready_drbd {peer.name}"
-        if name in peer.resources and peer.resources[name].connection == "StandAlone":
+        if name in peer.resources and peer.resources[name].standalone:
             return f"StandAlone on {peer.name}"
     return ""
 

@@ -150,7 +150,7 @@ def cleanup(name: str, state: ClusterState, settings: Settings) -> Plan:
     homes = requirements.defined_everywhere(state, name)
     for home in homes if len(homes) > 1 else []:
         requirements.healthy(state.nodes[home], name)
-    if all((r := state.nodes[home].resources.get(name)) is None or r.disk != "UpToDate" for home in homes):
+    if all((r := state.nodes[home].resources.get(name)) is None or not r.good for home in homes):
         raise Refused(f"{name}: its disk is not UpToDate on {' or '.join(homes)}", next="fab pm.ready_drbd")
     requirements.in_sync(state, name, "what a stale copy has may be wanted")
     stale_copies = [node.name for node in holders(name, state) if node.name not in homes]

@@ -12,7 +12,7 @@ from pmc.plain import then
 from pmc.plan import Step, on_each
 from pmc.plans import close_migration, requirements, suspended_io
 from pmc.plans.out_of_sync import differing
-from pmc.plans.repair_context import NO_DISK, Condition, RepairContext, RepairOptions, SideFacts
+from pmc.plans.repair_context import Condition, RepairContext, RepairOptions, SideFacts
 from pmc.plans.repair_side import defined, disks, not_up
 from pmc.plans.split_brain import split
 from pmc.settings import Settings
@@ -79,10 +79,10 @@ def standing(case: RepairContext) -> list[Condition]:
 def outlook(resources: Sequence[Resource | None]) -> str:
     """Of all sides: well; broken (it does not get better by waiting); or it waits for the peer or a resync."""
     if len(resources) == 1:
-        return WELL if resources[0] and resources[0].disk == "UpToDate" else BROKEN
-    if any(r is None or r.connection == "StandAlone" for r in resources):
+        return WELL if resources[0] and resources[0].good else BROKEN
+    if any(r is None or r.standalone for r in resources):
         return BROKEN
-    if any(r and r.disk in NO_DISK for r in resources) and all(r and r.connection == "Connected" for r in resources):
+    if any(r and r.diskless for r in resources) and all(r and r.connected for r in resources):
         return BROKEN
     return WELL if all(r and r.healthy for r in resources) else WAITS
 
@@ -90,21 +90,20 @@ def outlook(resources: Sequence[Resource | None]) -> str:
 def score(resources: Sequence[Resource | None]) -> tuple[int, int, int]:
     """Rises while things get better: sides connected, disks up to date, and the less there is to copy."""
     known = [r for r in resources if r]
-    connected = sum(r.connection == "Connected" for r in known)
-    return connected, sum(r.disk == "UpToDate" for r in known), -sum(r.out_of_sync for r in known if connected)
+    connected = sum(r.connected for r in known)
+    return connected, sum(r.good for r in known), -sum(r.out_of_sync for r in known if connected)
 
 
 def between(case: RepairContext) -> list[Condition]:
     """What is wrong with the connection of two sides that are up."""
-    pairs = [(home, case.resource(home)) for home in case.homes]
-    up = {home: resource for home, resource in pairs if resource}
+    up = case.up
     if len(up) < 2:
         return []
-    if all(resource.connection == "Connected" for resource in up.values()):
+    if all(its.connected for its in up.values()):
         return _connected(case, up)
-    alone = [home for home in up if up[home].connection == "StandAlone"]
+    alone = [home for home in up if up[home].standalone]
     told = ", ".join(f"{up[home].connection} on {home}" for home in up)
-    if any(resource.disk in NO_DISK for resource in up.values()):
+    if any(its.diskless for its in up.values()):
         return [_connect(case, alone, told)]
     verdict = compare(case)
     if verdict == "split":
@@ -125,7 +124,7 @@ def between(case: RepairContext) -> list[Condition]:
             f"fab doc repair says how to give {case.other(stale)} up instead"
         )
         return [Condition("stale-kept", text, refusal=refusal)]
-    if stale and up[stale].role == "Primary":
+    if stale and up[stale].primary:
         text = f"the disk on {stale} lacks what {case.other(stale)} wrote, and {stale} is primary"
         refusal = then(f"{text}. Stop it first", f"fab vm.stop {case.name} vm.repair {case.name}")
         return [Condition("stale-primary", text, refusal=refusal)]
@@ -157,10 +156,10 @@ def _connect(case: RepairContext, alone: Sequence[str], told: str) -> Condition:
 def _connected(case: RepairContext, up: Mapping[str, Resource]) -> list[Condition]:
     """Connected, and yet not equal: a resync that goes on, waits, or does not begin."""
     name = case.name
-    if all(r.healthy for r in up.values()) or any(r.disk in NO_DISK for r in up.values()):
+    if all(r.healthy for r in up.values()) or any(r.diskless for r in up.values()):
         return []
     disks = "/".join(f"{up[home].disk} on {home}" for home in case.homes)
-    good = [home for home in up if up[home].disk == "UpToDate"]
+    good = [home for home in up if up[home].good]
     if not good:
         text = f"no side is up to date ({disks})"
         advice = "Restore a backup, or declare one side right by hand (fab doc repair)"
@@ -172,7 +171,7 @@ def _connected(case: RepairContext, up: Mapping[str, Resource]) -> list[Conditio
         return [Condition("syncing", f"not equal yet ({disks}, {up[good[0]].percent:.1f} % in sync)")]
     target = case.other(good[0])
     text = f"its resync has stalled ({disks})"
-    if up[target].role == "Primary":
+    if up[target].primary:
         refusal = f"{text}, and {target} is primary: it can only read while it is connected. Stop it first"
         refusal = then(refusal, f"fab vm.stop {name} vm.repair {name}")
         return [Condition("stalled", text, refusal=refusal)]
@@ -191,9 +190,9 @@ def _connected(case: RepairContext, up: Mapping[str, Resource]) -> list[Conditio
 
 def open_apart(case: RepairContext) -> list[Condition]:
     """Before anything is connected: DRBD leaves two sides StandAlone of which only one allows two primaries."""
-    up = {home: resource for home in case.homes if (resource := case.resource(home))}
-    opened = [home for home, r in up.items() if r.two_primaries and r.connection != "StandAlone"]
-    if not opened or (len(up) == len(case.homes) and all(r.connection == "Connected" for r in up.values())):
+    up = case.up
+    opened = [home for home, r in up.items() if r.two_primaries and not r.standalone]
+    if not opened or (len(up) == len(case.homes) and all(r.connected for r in up.values())):
         return []
     text = f"two primaries are allowed ({', '.join(opened)}), and the two sides are apart"
     return [
@@ -203,12 +202,12 @@ def open_apart(case: RepairContext) -> list[Condition]:
 
 def two_primaries(case: RepairContext) -> list[Condition]:
     """Left by a migration that was interrupted. The side where it does not run is demoted first."""
-    up = [home for home in case.homes if case.resource(home)]
-    primaries = [home for home in up if case.node(home).resources[case.name].role == "Primary"]
-    opened = [home for home in up if case.node(home).resources[case.name].two_primaries]
+    up = case.up
+    primaries = [home for home in up if up[home].primary]
+    opened = [home for home in up if up[home].two_primaries]
     if (not opened and len(primaries) < 2) or open_apart(case):
         return []
-    if any(case.node(home).resources[case.name].connection != "Connected" for home in up) and len(up) > 1:
+    if len(up) > 1 and not all(r.connected for r in up.values()):
         return []  # when they are connected again
     idle = [home for home in primaries if home != case.active] if len(primaries) > 1 else []
     steps = [Step(home, f"make {case.name} secondary", drbd.secondary(case.name), pivot=True) for home in idle]

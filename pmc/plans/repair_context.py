@@ -11,8 +11,6 @@ from pmc.model import ClusterState, NodeState, Resource
 from pmc.plan import Plan, Step, plan
 from pmc.settings import Settings
 
-NO_DISK = ("Diskless", "Failed", "Detaching")
-
 
 @dataclass(frozen=True)
 class SideFacts:
@@ -72,8 +70,12 @@ class RepairContext:
 
     def resource(self, home: str) -> Resource | None:
         """None: it is not up there."""
-        found = self.node(home).resources.get(self.name)
-        return found if found and found.minor >= 0 else None
+        return self.node(home).up(self.name)
+
+    @property
+    def up(self) -> dict[str, Resource]:
+        """The sides that are up."""
+        return {home: its for home in self.homes if (its := self.resource(home))}
 
     def other(self, home: str) -> str:
         return next(each for each in self.homes if each != home)

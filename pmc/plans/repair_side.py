@@ -12,7 +12,7 @@ from pmc.facts import backing, domain_definition
 from pmc.plain import then
 from pmc.plan import Step
 from pmc.plans import other_disks, restore_marks, room, saved_memory, unfinished_restore, vm_steps
-from pmc.plans.repair_context import NO_DISK, Condition, RepairContext
+from pmc.plans.repair_context import Condition, RepairContext
 
 
 def not_up(case: RepairContext) -> list[Condition]:
@@ -41,12 +41,12 @@ def _not_up(case: RepairContext, home: str) -> Condition:
 def disks(case: RepairContext) -> list[Condition]:
     """Detached: after an I/O error, by hand, or the volume was late. Attached again only while connected to a peer that
     is up to date, so that what it missed is copied. By itself such a disk would claim to be up to date."""
-    found = [home for home in case.homes if (r := case.resource(home)) and r.disk in NO_DISK]
+    found = [home for home, its in case.up.items() if its.diskless]
     return [_detached(case, home, len(found) == len(case.homes)) for home in found]
 
 
 def _detached(case: RepairContext, home: str, all_of_them: bool) -> Condition:
-    name, now = case.name, case.node(home).resources[case.name]
+    name, now = case.name, case.up[home]
     text = f"its disk on {home} is {now.disk}"
     attach = Step(
         home,
@@ -65,14 +65,14 @@ def _detached(case: RepairContext, home: str, all_of_them: bool) -> Condition:
         )
         return Condition("diskless", text, (attach,), advice=advice)
     peer = case.node(case.other(home)).resources.get(name)
-    if all_of_them or peer is None or peer.disk != "UpToDate":
+    if all_of_them or peer is None or not peer.good:
         state = peer.disk if peer else "not up"
         refusal = (
             f"{text}, and {state} on {case.other(home)}. Repair that side first; "
             f"nothing is attached until it is UpToDate"
         )
         return Condition("diskless", text, refusal=refusal)
-    if now.connection != "Connected" or peer.connection != "Connected":
+    if not (now.connected and peer.connected):
         # It is connected first; attached then, after another look.
         return Condition("diskless", text, advice=advice)
     path = lvm.split(backing.path_of(case.node(home), name))
@@ -108,13 +108,13 @@ def _renewed(case: RepairContext, home: str, text: str, last: Step) -> Condition
             refusal=then(f"{text}, and there is no other copy. Restore a backup", f"fab vm.backups {name}"),
         )
     peer = case.node(case.other(home))
-    there, good = backing.of(peer, name), peer.resources.get(name)
+    there, its = backing.of(peer, name), peer.resources.get(name)
     for side in (node, peer):
         if case.wishes.new_disk and not backing.usual(side, name, group):
             path = backing.path_of(side, name) or "none"
             refusal = f"--new-disk: its disk is {path}, not {group}/{name}, on {side.name}; make that anew by hand"
             return Condition("no-volume", text, refusal=refusal)
-    if there is None or good is None or good.disk != "UpToDate":
+    if there is None or its is None or not its.good:
         refusal = f"{text}, and the side on {peer.name} is not UpToDate. Repair that one first"
         return Condition("no-volume", text, refusal=refusal)
     if not case.wishes.new_disk:

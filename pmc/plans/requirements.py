@@ -111,9 +111,7 @@ def known_by_all(vm: str, state: ClusterState) -> None:
     """A node of the VM's that pmc.conf has not: when DRBD is connected to it, it lives, and the VM may run there. One
     that is gone for good is taken out of pmc.conf so that the rest can be removed."""
     unknown = [home for home in state.homes(vm) if home not in state.nodes]
-    linked = [
-        node.name for node in state.knowing(vm) if vm in node.resources and node.resources[vm].connection == "Connected"
-    ]
+    linked = [node for node, its in state.resources(vm).items() if its.connected]
     if unknown and linked:
         raise Refused(
             f"{vm}: lives on {unknown[0]} as well, which is not in pmc.conf, and DRBD on {linked[0]} is connected to "
@@ -252,9 +250,9 @@ def healthy(node: NodeState, vm: str) -> None:
         raise Refused(f"{vm}: its DRBD resource is not up on {node.name}", next=f"fab pm.ready_drbd --node {node.name}")
     if not resource.healthy:
         why, command = "Either its peer is not up, or the link between the nodes does not work", "fab pm.ready_drbd"
-        if resource.connection == "StandAlone":
+        if resource.standalone:
             why, command = "StandAlone is a split brain, or disconnected by hand", f"fab vm.repair {vm}"
-        elif resource.connection == "Connected":
+        elif resource.connected:
             why, command = "One copy is not whole", f"fab vm.repair {vm}"
         raise Refused(
             f"{vm}: DRBD on {node.name} is {resource.connection}, {resource.disk}/{resource.peer_disk}. It must be "
@@ -276,14 +274,9 @@ def quiet_login(node: NodeState, vm: str, source: str) -> None:
 
 def in_sync(state: ClusterState, vm: str, why: str) -> None:
     """No blocks of its two sides are known to differ; `why` that matters."""
-    if size := out_of_sync_bytes(state, vm):
+    if size := state.differs(vm):
         homes, start = " and ".join(state.homes(vm)), "" if state.active_on(vm) else f"vm.start {vm} "
         raise Refused(
             f"{vm}: {show_size(size)} of its disk differ between {homes}, as a verify found, and {why}",
             next=f"fab {start}vm.repair {vm}",
         )
-
-
-def out_of_sync_bytes(state: ClusterState, vm: str) -> int:
-    """Bytes that are known to differ between its sides, which call themselves up to date."""
-    return max((node.resources[vm].differs for node in state.knowing(vm) if vm in node.resources), default=0)

@@ -106,7 +106,7 @@ def in_place(found: Found, size: int, xml: str, state: ClusterState, settings: S
 
 def _alike(homes: Sequence[str], name: str, state: ClusterState) -> None:
     """Not written is what is on the first side as in the backup already, whatever the other side has there."""
-    if not (size := requirements.out_of_sync_bytes(state, name)):
+    if not (size := state.differs(name)):
         return
     way = f"fab vm.start {name} vm.repair {name} vm.stop {name}, then this again"
     if unfinished_restore.interrupted(state, name):

@@ -50,10 +50,8 @@ def _refusal(case: RepairContext) -> str:
             f"it runs on {victim}, whose disk would be overwritten under it. Keep that side (--keep {victim}), or stop "
             f"it first. Next: fab vm.stop {name}"
         )
-    for home, what in ((keep, "keep"), (victim, "overwrite")):
-        disk = case.node(home).resources[name].disk
-        if home == keep and disk != "UpToDate":
-            return f"--keep {keep}: its disk is {disk} there, so it has nothing whole to {what}"
+    if not case.up[keep].good:
+        return f"--keep {keep}: its disk is {case.up[keep].disk} there, so it has nothing whole to keep"
     if nodes := case.state.saved_on(name):
         return (
             f"its memory is saved on {' and '.join(nodes)} (virsh managedsave), and does not fit the disk any more. "
@@ -74,7 +72,7 @@ def _refusal(case: RepairContext) -> str:
 
 def differing(case: RepairContext) -> int:
     """Bytes that the resync will copy: what either side wrote."""
-    return sum(case.node(home).resources[case.name].out_of_sync for home in case.homes)
+    return sum(its.out_of_sync for its in case.up.values())
 
 
 def _won(case: RepairContext, text: str) -> Condition:
@@ -98,7 +96,7 @@ def _won(case: RepairContext, text: str) -> Condition:
                 check=lvm.exists(group, kept),
             )
         )
-    was_alone = case.node(victim).resources[name].connection == "StandAlone"
+    was_alone = case.up[victim].standalone
     steps.append(
         Step(
             victim,
@@ -107,7 +105,7 @@ def _won(case: RepairContext, text: str) -> Condition:
             undo=None if was_alone else drbd_generations.connect(name),
         )
     )
-    if case.node(keep).resources[name].connection != "StandAlone":
+    if not case.up[keep].standalone:
         # It may look for its peer as the one that gives up, since a repair that kept the other side was interrupted:
         # with two that give up DRBD finds a split brain again.
         again = drbd_generations.connect(name)
@@ -152,7 +150,7 @@ class SplitSide:
             "node": self.home, "vm": domain.state if domain else "not defined", "role": now.role, "disk": now.disk,
             "connection": now.connection,
         }  # fmt: skip
-        return now, about.past, row, "now" if now.role == "Primary" else moment(about.past.demoted)
+        return now, about.past, row, "now" if now.primary else moment(about.past.demoted)
 
     def json(self) -> dict[str, object]:
         now, past, row, until = self._facts()

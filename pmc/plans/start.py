@@ -90,5 +90,5 @@ def _usable(state: ClusterState, name: str, homes: list[str], node: str) -> None
         requirements.healthy(state.nodes[node], name)
         return
     resource = state.nodes[node].resources.get(name)
-    if resource is None or resource.disk != "UpToDate":
+    if resource is None or not resource.good:
         raise Refused(f"{name}: its disk on {node} is not up", next=f"fab pm.ready_drbd --node {node}")

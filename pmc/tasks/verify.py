@@ -16,7 +16,6 @@ from pmc.health import verify
 from pmc.health.cluster_facts import Facts
 from pmc.health.finding import COLUMNS, Finding, grave
 from pmc.health.questions import Extra, questions
-from pmc.health.vm_replication import syncing
 from pmc.model import ClusterState, NodeState, Resource
 from pmc.node_state import said_by
 from pmc.plans import requirements
@@ -75,7 +74,7 @@ def _facts(cluster: Cluster, state: ClusterState) -> Facts:
     names = [node.name for node in state.answering]
     extras = cluster.on_all(lambda node: _ask(node, state.nodes[node.name]), names)
     later: dict[str, dict[str, Resource]] = {}
-    if any(syncing(each) for node in state for each in node.resources.values()):
+    if any(each.syncing for node in state for each in node.resources.values()):
         time.sleep(SECOND_LOOK)
         later = dict(zip(names, cluster.on_all(_status, names), strict=True))
     return Facts(state, dict(zip(names, extras, strict=True)), cluster.settings, time.time(), later)

@@ -43,7 +43,7 @@ def _linked(node: Node, name: str) -> Iterator[threading.Event]:
         while not over.wait(1):
             with suppress(PmcError):  # a node that cannot be asked shows in the command itself
                 resource = node.ask(drbd.status(name))[0].get(name)
-                if resource is None or resource.connection != "Connected":
+                if resource is None or not resource.connected:
                     lost.set()
                     return
 

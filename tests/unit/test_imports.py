@@ -16,7 +16,8 @@ FILES = {
 
 # From the bottom up; a module imports from its own layer and those before it. One that is new belongs in a layer.
 LAYERS = [
-    {"pmc", "pmc.plain", "pmc.units", "pmc.errors", "pmc.command", "pmc.remote", "pmc.remote.manifest"},
+    {"pmc", "pmc.plain", "pmc.units", "pmc.errors", "pmc.command", "pmc.remote", "pmc.remote.manifest",
+     "pmc.resource"},
     {"pmc.model", "pmc.settings", "pmc.remote.vcdiff"},
     {"pmc.facts", "pmc.facts.*", "pmc.lvm"},
     {
