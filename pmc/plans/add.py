@@ -69,8 +69,7 @@ def check_cluster(name: str, state: ClusterState, settings: Settings) -> None:
 def check_node(name: str, node: NodeState, size: int, memory: int, settings: Settings, kept: bool = False) -> None:
     """`kept`: the volume is there, and is reused."""
     place = node.name
-    if not node.drbd:
-        raise Refused(f"{place}: DRBD's module is not loaded", next=f"fab pm.ready_drbd --node {place}")
+    requirements.module(node)
     requirements.own_hostname(node)
     requirements.claimed(node, name, settings)
     if left := backing.snapshots(node, name):

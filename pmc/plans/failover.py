@@ -36,9 +36,7 @@ def homes(name: str, state: ClusterState, settings: Settings, hangs: str = "") -
             requirements.own_hostname(node)
     requirements.readable(state, name)
     requirements.consistent_placement(state, name)
-    for home in found:
-        if home not in state.nodes:
-            raise Refused(f"{name}: lives on {home}, which is not in pmc.conf. Add it there")
+    requirements.configured(state, name, found)
     if active := state.active_on(name):
         how = state.nodes[active[0]].domains[name].state
         raise Refused(
@@ -134,9 +132,7 @@ def failover(
             f"{name}: is not defined on {survivor}, so it cannot start there. Define it by hand",
             next=f"on {survivor}: virsh define FILE",
         )
-    resource = node.resources.get(name)
-    if resource is None:
-        raise Refused(f"{name}: its DRBD resource is not up on {survivor}", next=f"fab pm.ready_drbd --node {survivor}")
+    resource = requirements.up(node, name)
     back = failover_restore.on(survivor, dead, name, size, state, settings)
     _complete(name, dead, survivor, resource)
     if resource.suspended != "fencing":  # held since the dead node was lost in the middle of a move

@@ -121,8 +121,7 @@ def runs_on(name: str, state: ClusterState) -> str:
 
 
 def _eight(node: NodeState) -> None:
-    if not node.drbd:
-        raise Refused(f"{node.name}: DRBD's module is not loaded", next=f"fab pm.ready_drbd --node {node.name}")
+    requirements.module(node)
     if not node.drbd.startswith("8."):
         raise Refused(
             f"{node.name}: has DRBD {node.drbd}; vm.peer is made for 8.4 and was not tried with 9. Make a new "

@@ -25,9 +25,7 @@ def homes(name: str, state: ClusterState, settings: Settings) -> tuple[str, ...]
     Other nodes may be away. A stale copy elsewhere is no side, and stays as it is: `remove_steps.cleanup` wants the VM
     whole before that goes."""
     named = tuple(requirements.known_nodes(state, name))
-    for home in named:
-        if home not in state.nodes:
-            raise Refused(f"{name}: lives on {home}, which is not in pmc.conf. Add it there")
+    requirements.configured(state, name, named)
     requirements.consistent_placement(state, name)
     there = [home for home in named if name in state.nodes[home].files]
     if not there:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pmc import drbd, lvm, names
 from pmc.errors import NodeDown, Refused
 from pmc.facts import backing
-from pmc.model import ClusterState, NodeState, Volume
+from pmc.model import ClusterState, NodeState, Resource, Volume
 from pmc.plain import shown, then
 from pmc.plans import whose
 from pmc.settings import Settings
@@ -93,9 +95,7 @@ def defined_everywhere(state: ClusterState, vm: str) -> list[str]:
     homes = found(state, vm)
     readable(state, vm)
     consistent_placement(state, vm)
-    for home in homes:
-        if home not in state.nodes:
-            raise Refused(f"{vm}: lives on {home}, which is not in pmc.conf; add it there")
+    configured(state, vm, homes)
     reachable(state, *homes)
     for home in homes:
         if vm not in state.nodes[home].domains:
@@ -105,6 +105,13 @@ def defined_everywhere(state: ClusterState, vm: str) -> list[str]:
                 next=f"fab vm.repair {vm}",
             )
     return homes
+
+
+def configured(state: ClusterState, vm: str, homes: Iterable[str]) -> None:
+    """pmc.conf has all of the VM's nodes."""
+    for home in homes:
+        if home not in state.nodes:
+            raise Refused(f"{vm}: lives on {home}, which is not in pmc.conf. Add it there")
 
 
 def known_by_all(vm: str, state: ClusterState) -> None:
@@ -243,11 +250,21 @@ def foreign(node: NodeState, name: str, ours: object, settings: Settings) -> Non
         )
 
 
+def module(node: NodeState) -> None:
+    if not node.drbd:
+        raise Refused(f"{node.name}: DRBD's module is not loaded", next=f"fab pm.ready_drbd --node {node.name}")
+
+
+def up(node: NodeState, vm: str) -> Resource:
+    """The VM's resource, which must be there."""
+    if vm not in node.resources:
+        raise Refused(f"{vm}: its DRBD resource is not up on {node.name}", next=f"fab pm.ready_drbd --node {node.name}")
+    return node.resources[vm]
+
+
 def healthy(node: NodeState, vm: str) -> None:
     """DRBD's two sides see each other and both are up to date, as this node sees it."""
-    resource = node.resources.get(vm)
-    if resource is None:
-        raise Refused(f"{vm}: its DRBD resource is not up on {node.name}", next=f"fab pm.ready_drbd --node {node.name}")
+    resource = up(node, vm)
     if not resource.healthy:
         why, command = "Either its peer is not up, or the link between the nodes does not work", "fab pm.ready_drbd"
         if resource.standalone:
