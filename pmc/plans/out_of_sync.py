@@ -20,7 +20,7 @@ CODE = "differs"
 def differing(case: RepairContext) -> list[Condition]:
     """What the side in use has is what the guest knows, and so it is copied to the other one."""
     name, size = case.name, case.state.differs(case.name)
-    primaries = [home for home in case.homes if case.up[home].primary]
+    primaries = [home for home, its in case.up.items() if its.primary]
     if not size or len(primaries) > 1:
         return []  # of two primaries one is made secondary first
     text = f"{show_size(size)} of its disk differ between {' and '.join(case.homes)}, as a verify found"
