@@ -103,9 +103,9 @@ def _inactive(node: NodeState, file: ResourceFile) -> bool:
 
 
 def _up(node: NodeState, file: ResourceFile) -> list[Step]:
-    now, alone = node.resources.get(file.name), len(file.hosts) == 1
+    now, alone = node.up(file.name), len(file.hosts) == 1
     # Without disk and peer: brought up before its volume was there, as drbd.service does when LVM is late.
-    if now is None or now.minor < 0 or (now.disk == "Diskless" and now.standalone and not alone):
+    if now is None or (now.disk == "Diskless" and now.standalone and not alone):
         return [Step(node.name, f"bring up {file.name}", drbd.up(file.name, alone))]
     # One that has a peer was detached, after an I/O error or by hand: vm.repair attaches it, when the peer is whole.
     if now.disk == "Diskless" and alone:
@@ -160,7 +160,7 @@ def sides(state: ClusterState, names: Sequence[str]) -> list[Side]:
 
 
 def _side(node: NodeState, name: str, state: ClusterState) -> Side:
-    now, file = node.resources.get(name), node.files.get(name)
+    now, file = node.up(name), node.files.get(name)
     alone = file is not None and len(file.hosts) == 1
     if node.name in state.stale_copies(name):
         return Side(node.name, name, now, alone, note=f"a stale copy, no part of it now; fab vm.peer {name} --cleanup")
@@ -191,7 +191,7 @@ def _absent(peers: Sequence[str], name: str, state: ClusterState) -> str:
     for peer in (state.nodes[peer] for peer in peers if peer in state.nodes):
         if peer.down:
             return f"{peer.name} is down"
-        if not unknown(peer) and name not in peer.resources:
+        if not unknown(peer) and peer.up(name) is None:
             return f"not up on {peer.name}: fab pm.ready_drbd {peer.name}"
         if name in peer.resources and peer.resources[name].standalone:
             return f"StandAlone on {peer.name}"

@@ -257,9 +257,9 @@ def module(node: NodeState) -> None:
 
 def up(node: NodeState, vm: str) -> Resource:
     """The VM's resource, which must be there."""
-    if vm not in node.resources:
+    if (found := node.up(vm)) is None:
         raise Refused(f"{vm}: its DRBD resource is not up on {node.name}", next=f"fab pm.ready_drbd --node {node.name}")
-    return node.resources[vm]
+    return found
 
 
 def healthy(node: NodeState, vm: str) -> None:

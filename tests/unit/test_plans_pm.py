@@ -170,6 +170,9 @@ def test_volumes_of_another_group_are_not_ours() -> None:
         (home("pm-1", replace(LONELY, disk="UpToDate"), ALONE), None, "", False),
         (home("pm-1", replace(LONELY, disk="Inconsistent"), ALONE), None, "its own disk is not usable", False),
         (home("pm-1", None), None, "not up", False),
+        # The kernel has its name and no more: drbdadm up was interrupted.
+        (home("pm-1", Resource("web")), None, "not up", False),
+        (home("pm-1", LONELY), home("pm-2", Resource("web")), "not up on pm-2: fab pm.ready_drbd pm-2", False),
         (home("pm-1", LONELY), None, "waits for pm-2", True),
         (home("pm-1", LONELY), NodeState("pm-2", down="no ssh"), "pm-2 is down", False),
         (home("pm-1", LONELY), home("pm-2", None), "not up on pm-2: fab pm.ready_drbd pm-2", False),
