@@ -16,18 +16,23 @@ is the one command that helps.
 
 from __future__ import annotations
 
+import sys
+from types import FrameType
+
 from invoke.exceptions import Exit
 
 from pmc.plain import advice, one_line, plain, then
 
 
 class PmcError(Exit):
-    """Base of all; `status` (invoke's `code`) is the exit status of the program."""
+    """Base of all; `status` (invoke's `code`) is the exit status of the program. `rule` tells errors apart without
+    reading their words, which may change: the module and the function that made it, such as `requirements.healthy`."""
 
     status = 1
 
     def __init__(self, message: str, next: str = "") -> None:
         """`next`: the command that a person pastes after reading it."""
+        self.rule = _rule(self, sys._getframe(1))
         # Here, since invoke prints it: what nodes and tools say is in it.
         super().__init__(advice(plain(then(message, next) if next else message)))
 
@@ -104,6 +109,16 @@ def at_the_end(error: PmcError, touched: bool, half: bool) -> None:
         error.status = PmcError.status
         stays = "What was done before stays. When that is put right, run the same command again."
         error.message = f"{error.message}\n  {stays}"
+
+
+def _rule(error: PmcError, made: FrameType | None) -> str:
+    while made and made.f_code.co_name == "__init__" and made.f_locals.get("self") is error:
+        made = made.f_back  # of the error's own class
+    if made is None:
+        return ""
+    module = str(made.f_globals.get("__name__", "")).rpartition(".")[2]
+    function = made.f_code.co_qualname.partition(".<locals>")[0]
+    return ".".join(part.lstrip("_") for part in (module, *function.split(".")))
 
 
 def _first(line: str) -> str:

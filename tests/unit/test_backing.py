@@ -44,6 +44,7 @@ from pmc.plans.restore import Found
 from pmc.units import GiB, MiB
 from tests.sim.metadata import Disk
 from tests.sim.world import Cloud
+from tests.unit.refusals import raises
 from tests.unit.samples import SETTINGS, XML, changed, cluster, data, node, running
 from tests.unit.stories import BASE, NEW, NOW, WEB, wanted
 from tests.unit.test_verify import healthy, made, on, volumes
@@ -216,9 +217,7 @@ def test_a_restore_that_fails_puts_back_what_was_on_that_disk() -> None:
     broken = db(False, FILE, snapshot("before"), disk=marked(lvm.RESTORING))
     assert touched(put_back(broken)) == {"db_disk0", "db.before"}
     old = db(False, FILE, snapshot("before", origin="db"), disk=marked(lvm.RESTORING))
-    with pytest.raises(
-        Refused, match=r"vg/db\.before on pm-1 is a snapshot of vg/db, and its disk is vg/db_disk0.*pm-1: lvs"
-    ):
+    with raises(Refused, "restore_in_place.of_the_disk", "vg/db.before", "pm-1", "vg/db_disk0"):
         put_back(old)
 
 
@@ -426,9 +425,7 @@ def test_a_volume_that_is_another_vms_disk_is_not_removed() -> None:
     """Half of vm.add golden was done; then another admin took the volume."""
     state = golden()
     shop = replace(state.nodes["pm-1"].files["shop"], disk="/dev/mapper/vg-golden")
-    with pytest.raises(
-        Refused, match=r"by /etc/drbd\.d/shop\.res the volume vg/golden is the disk of shop, so it is neither"
-    ):
+    with raises(Refused, "requirements.claimed", "/etc/drbd.d/shop.res", "vg/golden"):
         remove.remove("golden", changed(state, "pm-1", files={"shop": shop}), SETTINGS)
 
 
@@ -542,7 +539,7 @@ def test_a_disk_is_known_in_another_spelling(tmp_path: Path) -> None:
 
 def test_a_volume_is_in_use_by_any_volume_of_a_resource() -> None:
     two = ResourceFile("x", 9, "/dev/vg/x", ("pm-1", "pm-2"), (), (10,), (), (("pm-1", "/dev/mapper/vg-web"),))
-    with pytest.raises(Refused, match=r"pm-1: by /etc/drbd\.d/x\.res the volume vg/web is the disk of x"):
+    with raises(Refused, "requirements.claimed", "pm-1", "/etc/drbd.d/x.res", "vg/web"):
         reuse(CLONE, x=two)
 
 

@@ -14,6 +14,7 @@ from pmc.model import Volume
 from pmc.tasks import backups
 from tests.sim.fake import World
 from tests.unit.counted import counted
+from tests.unit.refusals import raises
 from tests.unit.stories import backed_up_web, with_two, with_web
 
 Said = pytest.CaptureFixture[str]
@@ -38,7 +39,7 @@ def test_one_that_lost_its_resource_is_pmcs_and_fails(monkeypatch: pytest.Monkey
     world = with_web()
     world.nodes["pm-1"].domains["mail"] = "running"
     world.nodes["pm-2"].volumes["mail"] = Volume("mail", "vg", 1 << 30, ("pmc",))
-    with pytest.raises(PmcError, match="1 of 2 were not backed up: mail"):
+    with raises(PmcError, "backups.all", "1 of 2", "mail"):
         backed_up(monkeypatch, world)
     assert "web " in capsys.readouterr().out
 

@@ -20,6 +20,7 @@ from pmc.plans.restore import Found, find
 from pmc.tasks import backups, lookups
 from pmc.tasks import restore as restores
 from pmc.units import MiB, show_size
+from tests.unit.refusals import raises
 from tests.unit.samples import SETTINGS
 from tests.unit.stories import BASE, DELTA, STORED, with_web
 
@@ -144,7 +145,7 @@ def test_a_damaged_copy_on_the_node_is_not_used_in_place_of_the_directorys(
 
 def test_a_file_that_is_missing_is_named_before_anything_is_done() -> None:
     short = {name: 7 for name in SIZES if name != BASE.file}
-    with pytest.raises(Refused, match=rf"--from /srv: {BASE.file} is missing"):
+    with raises(Refused, "backup_copies.to_node", "--from", "/srv", str(BASE.file)):
         backup_copies.to_node(FOUND, "pm-1", "/srv", short, [], SETTINGS)
 
 

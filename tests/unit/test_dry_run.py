@@ -28,6 +28,7 @@ from pmc.tasks import ns
 from pmc.tasks.fencing import PeerEvidence
 from pmc.units import GiB
 from tests.sim.fake import World
+from tests.unit.refusals import raises
 from tests.unit.samples import XML
 from tests.unit.stories import (
     ALIKE,
@@ -238,7 +239,7 @@ def test_what_moves_nothing_live_does_not_care_for_how_long_that_may_take(
 ) -> None:
     conf = tmp_path / "pmc.conf"
     conf.write_text("migration_pause = 3600\n" + conf.read_text())
-    with pytest.raises(Refused, match=r"migration_pause in pmc\.conf, 3600"):
+    with raises(Refused, "migrate.with_overrides", "migration_pause", "pmc.conf", "3600"):
         run("vm.mv", with_web(), names="web", dry_run=True)
     run(task, begin(), **given, dry_run=True)
 

@@ -11,6 +11,7 @@ from pmc.command import command
 from pmc.errors import CommandFailed, InDoubt, Interrupted, NodeDown, PmcError, Refused, SettingsError, StepFailed
 from pmc.plan import Plan, Step, plan
 from pmc.tasks.base import opened
+from tests.unit.refusals import raises
 
 
 @pytest.mark.parametrize(
@@ -83,3 +84,30 @@ def test_ctrl_c_while_looking_is_a_line(tmp_path: Path) -> None:
         with pytest.raises(PmcError) as caught:
             ends(applied)
         assert (str(caught.value), caught.value.code) == (said, 1)
+
+
+def _refuse(names: list[str]) -> None:
+    for _ in (refuse(name) for name in names for refuse in [lambda name: _named(name)]):
+        pass
+
+
+def _named(name: str) -> None:
+    raise NodeDown(f"{name}: down", answered=True)
+
+
+class _Rules:
+    def _all(self) -> list[PmcError]:
+        return [error for error in map(Refused, ["one"])] + [CommandFailed("pm-1", "true", 1, "")]
+
+
+def test_an_error_knows_what_made_it() -> None:
+    with raises(NodeDown, "test_errors.named", "pm-1"):
+        _refuse(["pm-1"])
+    assert {error.rule for error in _Rules()._all()} == {"test_errors.Rules.all"}
+    assert [error.rule for error in (Refused(each) for each in "a")] == ["test_errors.test_an_error_knows_what_made_it"]
+
+
+def test_another_rule_or_another_fact_is_noticed() -> None:
+    for rule, fact in (("test_errors.refuse", "pm-1"), ("test_errors.named", "pm-2")):
+        with pytest.raises(AssertionError), raises(NodeDown, rule, fact):
+            _named("pm-1")

@@ -22,6 +22,7 @@ from pmc.settings import Settings
 from pmc.tasks import migrate, vm_lock
 from pmc.units import GiB, MiB
 from tests.sim.fake import done
+from tests.unit.refusals import raises
 from tests.unit.samples import SETTINGS, alone, changed, cluster, home, running, stopped, with_resource
 from tests.unit.stories import STORIES
 
@@ -102,11 +103,11 @@ def test_signs_of_life(text: str) -> None:
     """Also a refusal, or what is not understood: only a timeout is silence."""
     seen = dead_node.parse_peer(text)
     assert len(seen.life) == 1
-    with pytest.raises(Refused, match="pm-1: does not answer the manager, but lives: pm-2 reaches it"):
+    with raises(Refused, "failover.alive", "pm-1", "pm-2"):
         alive(orphan(), seen)
-    with pytest.raises(Refused, match="If it hangs: configure fence for it, or cut its power and try again"):
+    with raises(Refused, "failover.alive", "fence"):
         alive(orphan(), seen)
-    with pytest.raises(Refused, match="If it hangs: give --dead pm-1, and its fence command cuts its power first"):
+    with raises(Refused, "failover.alive", "--dead", "pm-1"):
         alive(orphan(), seen, fenced())
 
 
@@ -127,7 +128,7 @@ def test_a_peer_that_lets_in_and_hangs_is_told_in_time(tmp_path: Path) -> None:
 
 def test_drbd_that_is_connected_is_a_sign_of_life() -> None:
     alive(orphan(), PeerSigns())
-    with pytest.raises(Refused, match="DRBD of web is Connected to it"):
+    with raises(Refused, "failover.alive", "web", "Connected"):
         alive(orphan(connection="Connected"), PeerSigns())
 
 
@@ -152,9 +153,9 @@ def test_one_that_hangs_may_speak_when_a_person_says_so_and_it_can_be_fenced() -
     wanted = evacuate.start_all("pm-1", (), state, fenced(), hangs=hangs)
     assert [each.name for each in wanted.leaving] == ["web"]
     for other in ("", failover.hangs("pm-2", fenced("pm-2"))):
-        with pytest.raises(Refused, match=r"pm-1 is alive .*\. If it hangs: give --dead pm-1"):
+        with raises(Refused, "failover.homes", "pm-1", "--dead"):
             failover.homes("web", state, fenced(), other)
-    with pytest.raises(Refused, match=r"pm-1 is alive .*\. If it hangs: configure fence for it"):
+    with raises(Refused, "failover.homes", "configure", "pm-1"):
         failover.homes("web", state, SETTINGS)
 
 
@@ -320,9 +321,7 @@ def test_refused(state: ClusterState, words: str) -> None:
 def test_a_vm_without_a_second_copy_that_another_node_still_knows() -> None:
     state = dead(cluster(), "pm-1")
     file = alone(active=False).nodes["pm-1"].files["web"]
-    with pytest.raises(
-        Refused, match=r"has its disk on pm-1 only, and no second copy. Restore a backup. Next: fab vm.backups web"
-    ):
+    with raises(Refused, "failover.homes", "pm-1", "fab vm.backups web"):
         plan(changed(state, "pm-2", files={"web": file}))
 
 
@@ -435,9 +434,7 @@ def test_a_dead_nodes_vms_start_elsewhere_but_for_those_that_were_off_or_run() -
 
 
 def test_the_way_to_evacuate_must_fit_the_node() -> None:
-    with pytest.raises(
-        NodeDown, match=r"When it is dead, start its VMs elsewhere. Next: fab pm.evacuate pm-1 --failover"
-    ):
+    with raises(NodeDown, "evacuate.move_all", "fab pm.evacuate pm-1 --failover"):
         evacuate.move_all("pm-1", orphan(), SETTINGS)
     with pytest.raises(Refused, match="pm-1: libvirt: no answer"):
         evacuate.move_all("pm-1", changed(running(), "pm-1", failures={"libvirt": "no answer"}), SETTINGS)
@@ -454,7 +451,7 @@ def test_a_dead_node_of_which_nobody_knows_a_vm_is_no_success_while_others_are_s
 def test_homes_that_are_not_configured() -> None:
     state = cluster(home("pm-1", active=False, primary=False))
     elsewhere = replace(state.nodes["pm-1"].files["web"], hosts=("pm-1", "pm-9"))
-    with pytest.raises(Refused, match=r"lives on pm-9, which is not in pmc\.conf"):
+    with raises(Refused, "requirements.configured", "pm-9", "pmc.conf"):
         plan(changed(state, "pm-1", files={"web": elsewhere}))
 
 

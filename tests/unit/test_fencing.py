@@ -16,6 +16,7 @@ from pmc.errors import PmcError, Refused
 from pmc.facts.dead_node import FRESH, LostLink
 from pmc.settings import Settings
 from pmc.tasks.fencing import PeerEvidence, how, off, prove
+from tests.unit.refusals import raises
 from tests.unit.samples import SETTINGS, running
 
 SINCE = "2026-11-23T08:20:31+0000"
@@ -63,7 +64,7 @@ def test_without_a_fence_command_a_person_says_so(typed: Any, capsys: pytest.Cap
 
 def test_dead_says_it_without_a_terminal_and_must_name_the_node(typed: Any) -> None:
     proved(SETTINGS, "pm-1")
-    with pytest.raises(Refused, match="--dead pm-2: the node that does not answer is pm-1; nothing was touched"):
+    with raises(Refused, "fencing.prove", "--dead", "pm-2", "pm-1"):
         proved(SETTINGS, "pm-2")
 
 
@@ -110,7 +111,7 @@ def test_a_disk_that_is_known_to_differ_needs_a_persons_word_beside_it(
 
 def test_one_that_fails_stops_everything_but_for_a_persons_word(typed: Any, tmp_path: Path) -> None:
     typed("pm-1\n")
-    with pytest.raises(PmcError, match="its fence command fence_test failed") as caught:
+    with raises(PmcError, "fence_command.failed", "fence_test") as caught:
         proved(fenced(tmp_path, 1))
     assert caught.value.code == 1
     proved(fenced(tmp_path, 1), "pm-1")
@@ -144,7 +145,7 @@ def test_of_a_node_that_lives_only_its_fence_command_is_a_proof(
     signs = ("pm-2 reaches it: it answers ping",)
     proved(fenced(tmp_path, 0), "pm-1", signs=signs)
     assert "pm-1 gives signs of life: pm-2 reaches it: it answers ping" in capsys.readouterr().err
-    with pytest.raises(PmcError, match="its fence command fence_test failed"):
+    with raises(PmcError, "fence_command.failed", "fence_test"):
         proved(fenced(tmp_path, 1), "pm-1", signs=signs)
     with pytest.raises(Refused, match=r"the disk of ago may be old.*take the power of pm-1 away by hand"):
         proved(fenced(tmp_path, 0), "pm-1", names=("web", "ago"), signs=signs)

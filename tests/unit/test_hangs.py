@@ -21,6 +21,7 @@ from pmc.plan import Plan
 from pmc.tasks import ns
 from tests.sim.fake import World, done
 from tests.sim.machine import Machine
+from tests.unit.refusals import raises
 from tests.unit.stories import with_web
 
 CONF = """\
@@ -132,7 +133,7 @@ def test_it_is_fenced_looked_at_again_and_then_its_vm_starts(
 def test_signs_that_do_not_go_start_nothing(site: Site, task: str, given: dict[str, Any]) -> None:
     """Another plug was pulled."""
     site.power = lambda: None
-    with pytest.raises(PmcError, match=r"pm-1: still gives signs of life") as caught:
+    with raises(PmcError, "fencing.silent", "pm-1") as caught:
         site.run(task, **given, dead="pm-1")
     assert caught.value.code == 1, "its power may be away: not nothing was touched"
     assert site.did == ["fence pm-1"]
@@ -152,11 +153,11 @@ def test_what_is_seen_after_the_fence_counts(site: Site, task: str, given: dict[
 
     site.power = power
     if task == "vm.failover":
-        with pytest.raises(PmcError, match="its disk on pm-2 is Inconsistent") as caught:
+        with raises(PmcError, "failover.complete", "pm-2", "Inconsistent") as caught:
             site.run(task, **given, dead="pm-1")
         assert caught.value.code == 1
     else:
-        with pytest.raises(PmcError, match="1 of 1 did not leave pm-1: web"):
+        with raises(PmcError, "migrate.see_done", "1 of 1", "pm-1", "web"):
             site.run(task, **given, dead="pm-1")
     assert site.did == ["fence pm-1"]
 
@@ -168,7 +169,7 @@ def test_without_the_word_or_without_the_command_it_is_left_alone(
 ) -> None:
     if not fence:
         site.conf.write_text(site.conf.read_text().replace('fence = "fence_test"\n', ""))
-    with pytest.raises(Refused, match="lives: pm-2 reaches it") as caught:
+    with raises(Refused, "failover.alive", "pm-2") as caught:
         site.run(task, **given, dead="" if fence else "pm-1")
     assert ("configure fence for it" in str(caught.value)) == (not fence)
     assert ("give --dead pm-1" in str(caught.value)) == fence

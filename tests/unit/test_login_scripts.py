@@ -26,6 +26,7 @@ from pmc.transport.fetch import fetched
 from pmc.transport.lock import Hold
 from pmc.transport.node import Node
 from tests.unit import sshd, wire
+from tests.unit.refusals import raises
 from tests.unit.samples import SETTINGS, changed, cluster, node, running
 from tests.unit.test_verify import healthy
 
@@ -177,7 +178,7 @@ def test_login_shells(shell: str, ok: bool) -> None:
 
 def test_a_vm_does_not_move_where_libvirt_would_take_it_for_an_answer() -> None:
     state = changed(running(), "pm-2", prints="Welcome")
-    with pytest.raises(Refused, match="pm-2: a login script there prints 'Welcome'") as caught:
+    with raises(Refused, "requirements.quiet_login", "pm-2", "'Welcome'") as caught:
         migrate.move("web", "", state, SETTINGS)
     assert str(caught.value).endswith("fab pm.init pm-2")
     assert migrate.move("web", "", changed(running(), "pm-1", prints="Welcome"), SETTINGS).steps, "nobody logs in there"

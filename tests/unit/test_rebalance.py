@@ -16,6 +16,7 @@ from pmc.plans import balance as plans
 from pmc.plans.evacuate import Outcome
 from pmc.units import GiB
 from tests.unit.fleets import Kind, build, moved, settings, shares, shortages, simulated
+from tests.unit.refusals import raises
 from tests.unit.samples import cells
 
 FLEETS = [
@@ -292,7 +293,7 @@ def test_a_silent_node_is_left_out_and_room_is_kept_for_its_vms() -> None:
 
 def test_a_cluster_that_tells_nothing_is_refused() -> None:
     state = build(TWO, twins(2, 8))
-    with pytest.raises(NodeDown, match="no node tells: pm-1: no ssh within 10 s; pm-2: no ssh"):
+    with raises(NodeDown, "balance.balance", "pm-1", "ssh within 10 s", "pm-2"):
         balanced(silent(silent(state, "pm-1"), "pm-2"))
 
 

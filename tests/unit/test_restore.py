@@ -31,6 +31,7 @@ from pmc.plans.backup import bring
 from pmc.plans.repair_context import RepairContext, RepairOptions
 from pmc.units import GiB
 from tests.sim.fake import World, done
+from tests.unit.refusals import raises
 from tests.unit.samples import SETTINGS, with_resource
 from tests.unit.stories import ALIKE, NOW, half_restored_web, restored_in_place, stopped_web
 
@@ -160,9 +161,7 @@ def dead(world: World, node: str) -> World:
 def test_the_other_side_is_not_started_when_the_node_with_the_snapshot_dies() -> None:
     """A backup is what is left then, and what says so names no command that refuses in its turn."""
     world = dead(half_restored_web(), "pm-1")
-    with pytest.raises(
-        Refused, match=r"dead for good.* --backup ID --as NEW. Else bring pm-1 back. Next: .* --put-back"
-    ):
+    with raises(Refused, "failover_restore.on", "--backup", "--as", "pm-1", "--put-back"):
         failed_over(world)
 
 
@@ -170,7 +169,7 @@ def test_nobody_else_goes_on_alone() -> None:
     """All others name vm.failover, which proves that the other node is dead."""
     for node in ("pm-1", "pm-2"):
         state = dead(half_restored_web(), node).state()
-        with pytest.raises(NodeDown, match=r"when it is dead, fail over. Next: fab vm\.failover web"):
+        with raises(NodeDown, "start.seen", "fab vm.failover web"):
             start.start("web", "", state, SETTINGS)
         # What pm-1 keeps a failover to pm-2 cannot put back.
         way = r"a failover puts it back on the other node. Next: fab vm\.failover web"
@@ -221,7 +220,7 @@ def test_a_new_restore_is_marked_by_itself() -> None:
 
 
 def test_the_put_back_of_an_evacuation_is_a_failovers() -> None:
-    with pytest.raises(Refused, match=r"A failover puts it back first. Next: fab vm\.failover web"):
+    with raises(Refused, "failover_restore.on", "fab vm.failover web"):
         failover.failover("web", dead(half_restored_web(), "pm-2").state(), SETTINGS)
 
 
@@ -269,7 +268,7 @@ def test_the_other_side_keeps_its_mark_when_the_disk_cannot_be_put_back() -> Non
     with pytest.raises(StepFailed, match="pm-2: stays until that is done: mark vg/web"):
         apply(restored_in_place(world), world.carry_out)
     assert lvm.RESTORING_THERE in world.nodes["pm-2"].volumes["web"].tags
-    with pytest.raises(Refused, match=r"a restore into its disk was interrupted.* --put-back"):
+    with raises(Refused, "failover_restore.on", "--put-back"):
         failed_over(world)
 
 
@@ -280,7 +279,7 @@ def test_what_was_lost_with_its_disk_is_not_put_back() -> None:
     del mine["web.before"]
     mine["web"] = replace(mine["web"], tags=(lvm.TAG,))
     for refused in (put_back, lambda world: start.start("web", "", world.state(), SETTINGS)):
-        with pytest.raises(Refused, match=r"is lost with a disk. Restore it again. Next: .* --in-place"):
+        with raises(Refused, "unfinished_restore.none", "--in-place"):
             refused(world)
     again = done(world, restored_in_place(world))
     assert disks(again) == disks(stopped_web())
@@ -326,7 +325,7 @@ def test_a_snapshot_beside_a_disk_that_is_not_marked_is_never_put_back() -> None
         start.start("web", "", world.state(), SETTINGS)
     with pytest.raises(Refused, match=said):
         failover.failover("web", dead(world.copy(), "pm-2").state(), SETTINGS, size=GiB)
-    with pytest.raises(Refused, match=r"its disk was in use on its other node"):
+    with raises(Refused, "failover_restore.not_in_use"):
         failover_restore.not_in_use("web", "pm-1", half_restored_web().state(), True)
     failover_restore.not_in_use("web", "pm-1", half_restored_web().state(), False)
 
@@ -352,7 +351,7 @@ def test_marks_stay_until_both_sides_are_equal(how: dict[str, str]) -> None:
     world.dead.clear()
     off = done(world, stop.stop("web", False, world.state(), SETTINGS)).state()
     assert restore_in_place.undo_in_place("web", GiB, off, SETTINGS).steps
-    with pytest.raises(Refused, match="must be Connected, UpToDate/UpToDate"):
+    with raises(Refused, "requirements.healthy", "Connected", "UpToDate/UpToDate"):
         restore_in_place.undo_in_place("web", GiB, with_resource(off, "pm-2", **how), SETTINGS)
 
 
@@ -366,8 +365,5 @@ def test_a_new_disk_beside_a_half_restored_one_is_marked_as_well() -> None:
 def test_nothing_new_is_made_where_something_of_a_former_vm_is_left() -> None:
     left = Volume("web.before", "vg", GiB, (lvm.TAG,), "", "Vri-a-tz--")
     node = replace(stopped_web().state().nodes["pm-3"], volumes={"web.before": left})
-    with pytest.raises(
-        Refused,
-        match=r"pm-3: has vg/web\.before of a former VM web. Choose another name, or remove it. Next: fab vm\.rm web",
-    ):
+    with raises(Refused, "add.check_node", "pm-3", "vg/web.before", "fab vm.rm web"):
         add.check_node("web", node, GiB, GiB, SETTINGS)

@@ -25,6 +25,7 @@ from pmc.units import GiB
 from pmc.view.rows import vm_rows
 from tests.sim.fake import World, done
 from tests.unit.counted import counted
+from tests.unit.refusals import raises
 from tests.unit.samples import SETTINGS, XML, cells, changed, cluster, documents, home, running, stopped
 from tests.unit.stories import (
     ALIKE,
@@ -93,7 +94,7 @@ def test_memory_of_a_domain_that_is_gone_is_removed_as_well(tmp_path: Path) -> N
 def test_nothing_starts_beside_saved_memory(at: str, on: str) -> None:
     """On whatever node it is, and wherever one would start it."""
     again = f"fab vm.start web{f' --on {on}' if on else ''} --discard-saved"
-    with pytest.raises(Refused, match=rf"web: its memory is saved on {at} \(virsh managedsave\).*: {again}$"):
+    with raises(Refused, "saved_memory.start", "web", "virsh managedsave", at, again):
         start.start("web", on, asleep(stopped(), at), SETTINGS)
 
 
@@ -117,9 +118,7 @@ def test_no_start_goes_on_with_memory_that_came_after_one_looked() -> None:
 
 def test_a_failover_is_refused_until_that_is_thrown_away() -> None:
     state = orphaned_saved_web().state()
-    with pytest.raises(
-        Refused, match=r"web: its memory is saved on pm-2 .*. Next: fab vm.failover web --discard-saved$"
-    ):
+    with raises(Refused, "saved_memory.start", "pm-2", "fab vm.failover web --discard-saved"):
         failover.failover("web", state, SETTINGS)
     wanted = evacuate.start_all("pm-1", (), state, SETTINGS)
     assert not wanted.leaving
@@ -136,10 +135,10 @@ def test_the_tasks_have_the_flag(discard: bool, monkeypatch: pytest.MonkeyPatch)
         ns["vm.start"](Context(), name="web", discard_saved=True)
         assert not any(machine.saved for machine in cluster.world.nodes.values())
     else:
-        with pytest.raises(Refused, match="--discard-saved"):
+        with raises(Refused, "saved_memory.start", "--discard-saved"):
             ns["vm.start"](Context(), name="web")
         assert cluster.world.nodes["pm-1"].saved == {"web"}
-    with pytest.raises(Refused, match="--discard-saved: goes with --failover"):
+    with raises(Refused, "failover.evacuate", "--discard-saved", "--failover"):
         ns["pm.evacuate"](Context(), node="pm-1", discard_saved=True)
 
 
@@ -149,7 +148,7 @@ def test_the_tasks_have_the_flag(discard: bool, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("at", ["pm-1", "pm-2", "pm-3"])
 def test_it_does_not_move_to_where_old_memory_of_it_is(at: str) -> None:
     remove = REMOVE if at != "pm-3" else "rm /var/lib/libvirt/qemu/save/web.save"  # no domain is defined there
-    with pytest.raises(Refused, match=rf"web: old memory of it is saved on {at}, .*: on {at}: {remove}$"):
+    with raises(Refused, "saved_memory.beside", "web", "old", at, at, remove):
         migrate.move("web", "", asleep(running(), at), SETTINGS)
 
 
@@ -161,7 +160,7 @@ CHANGES: list[Callable[[], object]] = [
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_the_disk_is_not_changed_under_it(change: Callable[[], object]) -> None:
-    with pytest.raises(Refused, match=rf"web: its memory is saved on pm-2, and does not fit .*: on pm-2: {REMOVE}$"):
+    with raises(Refused, "saved_memory.written", "web", "pm-2", REMOVE):
         change()
 
 
@@ -235,7 +234,7 @@ def test_one_that_is_off_with_saved_memory_is_said_to_be(
 def test_a_node_that_cannot_tell_is_not_taken_for_one_without() -> None:
     state = stopped()
     for name in ("pm-1", "pm-2"):
-        with pytest.raises(PmcError, match="saved memory: no such folder"):
+        with raises(PmcError, "requirements.answering", "memory"):
             start.start("web", "", changed(state, name, failures={"saved memory": "no such folder"}), SETTINGS)
 
 

@@ -10,6 +10,7 @@ import pytest
 from pmc import drbd, settings
 from pmc.errors import Refused, SettingsError
 from pmc.settings import Deadlines, Keep, Verify, load, parse
+from tests.unit.refusals import raises
 from tests.unit.samples import parsed_files
 
 SHIPPED = Path(__file__).parents[2] / "etc" / "pmc.conf"
@@ -246,7 +247,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_a_file_without_end(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"/dev/zero: cannot be read: it is larger than 1 MiB"):
+    with raises(SettingsError, "settings.load", "/dev/zero", "1 MiB"):
         load("/dev/zero")
     reading, writing = os.pipe()  # of bash's <( ... )
     os.write(writing, NODES.encode())
@@ -264,7 +265,7 @@ def test_a_host_as_fabric_takes_it(host: str) -> None:
 def test_a_flag_that_names_no_node() -> None:
     found = parse(NODES, "pmc.conf")
     assert found.node("--on", "pm-1").name == "pm-1"
-    with pytest.raises(Refused, match=r"--on 'pm-9': no such node; pmc\.conf has pm-1, pm-2"):
+    with raises(Refused, "settings.Settings.node", "--on", "'pm-9'", "pmc.conf", "pm-1", "pm-2"):
         found.node("--on", "pm-9")
 
 
