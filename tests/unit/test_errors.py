@@ -87,8 +87,7 @@ def test_ctrl_c_while_looking_is_a_line(tmp_path: Path) -> None:
 
 
 def _refuse(names: list[str]) -> None:
-    for _ in (refuse(name) for name in names for refuse in [lambda name: _named(name)]):
-        pass
+    list(map(_named, names))
 
 
 def _named(name: str) -> None:
