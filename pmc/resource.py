@@ -1,5 +1,5 @@
-"""A DRBD resource as one node has it: what its kernel says, and what its file says. How a side stands is judged here,
-nowhere else by comparing DRBD's words. Part of pmc/model.py. Pure."""
+"""A DRBD resource as one node has it: what its kernel says, and what its file says. What more than one
+place asks of a side (connected, good, diskless, ...) is answered here, once. Part of pmc/model.py. Pure."""
 
 from __future__ import annotations
 

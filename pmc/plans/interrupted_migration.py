@@ -90,7 +90,7 @@ def rejoin(name: str, state: ClusterState) -> Plan:
         pivot=True,
     )
     connect = Step(source.name, f"connect {name}", drbd_generations.connect(name), pivot=True)
-    return plan(title, back, [connect] if here.connection == "StandAlone" else [])
+    return plan(title, back, [connect] if here.standalone else [])
 
 
 @operation

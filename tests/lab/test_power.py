@@ -66,7 +66,7 @@ def test_the_former_primary_dies_while_a_migration_is_closed(lab: Pmc, clean: Cl
         lab.lab.kill("pm-1")
         said = read_until(process, "no line has this")
         status = process.wait(300)
-    # 3: the step came to the dead node, or did not; then it is said what closes the rest.
+    # 3: nobody knows whether the step took effect on the node that died. pmc then names the command that closes it.
     assert status in (0, 1) or (status == 3 and "Next: fab vm.mv web --cleanup" in said), f"{status}: {said}"
     assert "Traceback" not in said
     tick = guest.ticking(tick.counter)

@@ -217,7 +217,7 @@ def test_a_restore_that_fails_puts_back_what_was_on_that_disk() -> None:
     broken = db(False, FILE, snapshot("before"), disk=marked(lvm.RESTORING))
     assert touched(put_back(broken)) == {"db_disk0", "db.before"}
     old = db(False, FILE, snapshot("before", origin="db"), disk=marked(lvm.RESTORING))
-    with raises(Refused, "restore_in_place.of_the_disk", "vg/db.before", "pm-1", "vg/db_disk0"):
+    with raises(Refused, "restore_in_place.of_the_disk", "vg/db.before on pm-1", "vg/db_disk0", "on pm-1: lvs"):
         put_back(old)
 
 
@@ -425,7 +425,7 @@ def test_a_volume_that_is_another_vms_disk_is_not_removed() -> None:
     """Half of vm.add golden was done; then another admin took the volume."""
     state = golden()
     shop = replace(state.nodes["pm-1"].files["shop"], disk="/dev/mapper/vg-golden")
-    with raises(Refused, "requirements.claimed", "/etc/drbd.d/shop.res", "vg/golden"):
+    with raises(Refused, "requirements.claimed", "/etc/drbd.d/shop.res", "vg/golden", "the disk of shop"):
         remove.remove("golden", changed(state, "pm-1", files={"shop": shop}), SETTINGS)
 
 
@@ -539,7 +539,7 @@ def test_a_disk_is_known_in_another_spelling(tmp_path: Path) -> None:
 
 def test_a_volume_is_in_use_by_any_volume_of_a_resource() -> None:
     two = ResourceFile("x", 9, "/dev/vg/x", ("pm-1", "pm-2"), (), (10,), (), (("pm-1", "/dev/mapper/vg-web"),))
-    with raises(Refused, "requirements.claimed", "pm-1", "/etc/drbd.d/x.res", "vg/web"):
+    with raises(Refused, "requirements.claimed", "pm-1", "/etc/drbd.d/x.res", "vg/web", "the disk of x"):
         reuse(CLONE, x=two)
 
 

@@ -176,7 +176,7 @@ def test_a_vm_whose_own_file_cannot_be_read_is_refused_by_name_and_others_go_on(
     odd = (Odd("/etc/drbd.d/nfs.res", "line 2: a quote without its end", "nfs"),)
     state = changed(running(), "pm-1", odd=odd)
     assert requirements.defined_everywhere(state, "web") == ["pm-1", "pm-2"]
-    with raises(Refused, "requirements.readable", "pm-2", "/etc/drbd.d/web.res"):
+    with raises(Refused, "requirements.readable", "web: on pm-2", "/etc/drbd.d/web.res: line 2: a quote"):
         requirements.defined_everywhere(
             changed(state, "pm-2", odd=(Odd("/etc/drbd.d/web.res", "line 2: a quote", "web"),)), "web"
         )

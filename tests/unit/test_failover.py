@@ -103,11 +103,11 @@ def test_signs_of_life(text: str) -> None:
     """Also a refusal, or what is not understood: only a timeout is silence."""
     seen = dead_node.parse_peer(text)
     assert len(seen.life) == 1
-    with raises(Refused, "failover.alive", "pm-1", "pm-2"):
+    with raises(Refused, "failover.alive", "pm-1: ", "lives: pm-2"):
         alive(orphan(), seen)
-    with raises(Refused, "failover.alive", "fence"):
+    with raises(Refused, "failover.alive", "configure fence"):
         alive(orphan(), seen)
-    with raises(Refused, "failover.alive", "--dead", "pm-1"):
+    with raises(Refused, "failover.alive", "--dead pm-1"):
         alive(orphan(), seen, fenced())
 
 
@@ -153,9 +153,9 @@ def test_one_that_hangs_may_speak_when_a_person_says_so_and_it_can_be_fenced() -
     wanted = evacuate.start_all("pm-1", (), state, fenced(), hangs=hangs)
     assert [each.name for each in wanted.leaving] == ["web"]
     for other in ("", failover.hangs("pm-2", fenced("pm-2"))):
-        with raises(Refused, "failover.homes", "pm-1", "--dead"):
+        with raises(Refused, "failover.homes", "pm-1 is alive", "--dead pm-1"):
             failover.homes("web", state, fenced(), other)
-    with raises(Refused, "failover.homes", "configure", "pm-1"):
+    with raises(Refused, "failover.homes", "pm-1 is alive", "configure fence"):
         failover.homes("web", state, SETTINGS)
 
 
@@ -321,7 +321,7 @@ def test_refused(state: ClusterState, words: str) -> None:
 def test_a_vm_without_a_second_copy_that_another_node_still_knows() -> None:
     state = dead(cluster(), "pm-1")
     file = alone(active=False).nodes["pm-1"].files["web"]
-    with raises(Refused, "failover.homes", "pm-1", "fab vm.backups web"):
+    with raises(Refused, "failover.homes", "on pm-1 only", "fab vm.backups web"):
         plan(changed(state, "pm-2", files={"web": file}))
 
 

@@ -64,7 +64,7 @@ def test_without_a_fence_command_a_person_says_so(typed: Any, capsys: pytest.Cap
 
 def test_dead_says_it_without_a_terminal_and_must_name_the_node(typed: Any) -> None:
     proved(SETTINGS, "pm-1")
-    with raises(Refused, "fencing.prove", "--dead", "pm-2", "pm-1"):
+    with raises(Refused, "fencing.prove", "--dead pm-2", "pm-1", "nothing was touched"):
         proved(SETTINGS, "pm-2")
 
 

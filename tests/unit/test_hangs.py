@@ -153,11 +153,11 @@ def test_what_is_seen_after_the_fence_counts(site: Site, task: str, given: dict[
 
     site.power = power
     if task == "vm.failover":
-        with raises(PmcError, "failover.complete", "pm-2", "Inconsistent") as caught:
+        with raises(PmcError, "failover.complete", "on pm-2 is Inconsistent") as caught:
             site.run(task, **given, dead="pm-1")
         assert caught.value.code == 1
     else:
-        with raises(PmcError, "migrate.see_done", "1 of 1", "pm-1", "web"):
+        with raises(PmcError, "migrate.see_done", "1 of 1", "pm-1: web"):
             site.run(task, **given, dead="pm-1")
     assert site.did == ["fence pm-1"]
 
@@ -169,7 +169,7 @@ def test_without_the_word_or_without_the_command_it_is_left_alone(
 ) -> None:
     if not fence:
         site.conf.write_text(site.conf.read_text().replace('fence = "fence_test"\n', ""))
-    with raises(Refused, "failover.alive", "pm-2") as caught:
+    with raises(Refused, "failover.alive", "lives: pm-2") as caught:
         site.run(task, **given, dead="" if fence else "pm-1")
     assert ("configure fence for it" in str(caught.value)) == (not fence)
     assert ("give --dead pm-1" in str(caught.value)) == fence

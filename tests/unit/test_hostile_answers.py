@@ -218,9 +218,9 @@ def test_a_node_whose_backups_are_not_known_hides_no_other() -> None:
     nodes = {name: node_state(name, SETTINGS, {"backups": found}) for name, found in (("pm-1", bad), ("pm-2", good))}
     state = ClusterState(nodes)
     assert lookups.stored(state, partly=True) == good
-    with raises(PmcError, "lookups.stored", "pm-1"):
+    with raises(PmcError, "lookups.stored", "pm-1: its backups", "not understood"):
         lookups.stored(state)
-    with raises(PmcError, "base.complain", "pm-1"):
+    with raises(PmcError, "base.complain", "pm-1: backups: ", "not understood"):
         complain(state)
 
 

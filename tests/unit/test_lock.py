@@ -121,7 +121,7 @@ def test_who_waits_is_told_for_whom_once_and_goes_on(
 
 def test_who_waits_gives_up_and_has_touched_nothing(sessions: type[Session]) -> None:
     sessions.answers["pm-2"] = [HELD] * 1_000_000
-    with raises(Refused, "lock.Lock.taken", "pm-2", "vm.rm", "web", "0.1 s"):
+    with raises(Refused, "lock.Lock.taken", "on pm-2 by bob@there", "for: vm.rm web", "0.1 s", "nothing"):
         hold(0.1, lambda lock, cluster: pytest.fail("it was not given"))
 
 

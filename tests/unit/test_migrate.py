@@ -110,7 +110,7 @@ def test_two_do_where_nothing_is_said(lab: Lab, way: Callable[..., None]) -> Non
 def test_it_goes_on_past_one_that_fails(lab: Lab, way: Callable[..., None], capsys: Said) -> None:
     """Also past one that is refused meanwhile, which is status 1 then: something was touched."""
     lab.failing = {"a": Refused("a: needs 1 GiB of memory"), "b": StepFailed("b runs on pm-1\n  virsh failed")}
-    with raises(PmcError, "migrate.see_done", "2 of 3") as caught:
+    with raises(PmcError, "migrate.see_done", "2 of 3", ": a, b") as caught:
         way(lab)
     assert caught.value.code == 1
     out, err = capsys.readouterr()
@@ -140,7 +140,7 @@ def test_ctrl_c_at_the_last_one_is_told_all_the_same(lab: Lab, way: Callable[...
 @several
 def test_what_fits_alone_but_not_together_is_refused_before_the_first(lab: Lab, way: Callable[..., None]) -> None:
     lab.state = build(NODES, GUESTS, {"pm-2": 2 * GiB})
-    with raises(Refused, "evacuate.room", "1 GiB", "pm-2", "2 GiB"):
+    with raises(Refused, "evacuate.room", "c (1 GiB) on pm-2", "pm-2 2 GiB"):
         way(lab)
     assert lab.moves == []
 
@@ -152,7 +152,7 @@ def test_room_is_counted_on_each_target(lab: Lab) -> None:
     lab.mv("b,c,a", parallel="1")
     assert lab.moves == [("b", "pm-1", "b"), ("c", "pm-3", "c"), ("a", "pm-2", "a")]
     lab.state = build(NODES, swap, {"pm-2": GiB // 2})
-    with raises(Refused, "evacuate.room", "pm-2", "pm-1", "61 GiB", "512 MiB", "pm-3"):
+    with raises(Refused, "evacuate.room", "a (1 GiB) on pm-2", "pm-1 61 GiB, pm-2 512 MiB, pm-3"):
         lab.mv("b,c,a")
 
 
@@ -181,7 +181,7 @@ def test_a_single_one_is_a_line_and_no_table(lab: Lab, capsys: Said, way: dict[s
     with pytest.raises(Refused, match="a: is locked"):
         lab.mv(**way)
     lab.state = build(NODES, GUESTS[:1], {"pm-2": GiB // 2})
-    with raises(Refused, "room.memory", "1 GiB", "pm-2", "512 MiB"):
+    with raises(Refused, "room.memory", "a: needs 1 GiB", "pm-2 has 512 MiB"):
         lab.mv(**way)
 
 

@@ -124,14 +124,14 @@ def attached(state: ClusterState, *more: Disk) -> ClusterState:
 def test_a_disk_that_only_the_running_guest_has_counts_too(what: str) -> None:
     build, _ = BY_HALF[what]
     build(XML, attached(running()))
-    with raises(Refused, "other_disks.whole", "web", "/dev/vg/data", what):
+    with raises(Refused, "other_disks.whole", f"web: {what} ", "vdb (/dev/vg/data)"):
         build(XML, attached(running(), Disk("vdb", "/dev/vg/data")))
 
 
 @pytest.mark.parametrize("what", BY_HALF)
 def test_nor_is_a_resource_with_several_volumes(what: str) -> None:
     build, state = BY_HALF[what]
-    with raises(Refused, "other_disks.one_volume", "web", "/dev/drbd1", "/dev/drbd9", what):
+    with raises(Refused, "other_disks.one_volume", f"web: {what} ", "/dev/drbd1, /dev/drbd9"):
         build(XML, several(state()))
     # Also where only one of the nodes says so, or only the kernel.
     with raises(Refused, "other_disks.one_volume"):
@@ -139,9 +139,9 @@ def test_nor_is_a_resource_with_several_volumes(what: str) -> None:
 
 
 def test_nor_are_its_volumes_removed_by_half() -> None:
-    with raises(Refused, "other_disks.one_volume", "web", "vm.rm", "/dev/drbd1", "/dev/drbd9"):
+    with raises(Refused, "other_disks.one_volume", "web: vm.rm ", "/dev/drbd1, /dev/drbd9"):
         remove.remove("web", several(stopped()), SETTINGS)
-    with raises(Refused, "other_disks.one_volume", "web", "vm.peer", "--cleanup", "/dev/drbd1", "/dev/drbd9"):
+    with raises(Refused, "other_disks.one_volume", "web: vm.peer --cleanup ", "/dev/drbd1, /dev/drbd9"):
         remove_steps.cleanup("web", several(stopped()), SETTINGS)
 
 
@@ -173,7 +173,7 @@ def told(monkeypatch: pytest.MonkeyPatch, world: Any, vm: str, xml: str) -> Any:
 
 def test_all_others_are_backed_up(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     cluster = told(monkeypatch, with_two(), "web", SECOND)
-    with raises(PmcError, "backups.all", "1 of 2", "web"):
+    with raises(PmcError, "backups.all", "1 of 2", ": web"):
         backups.backup(Context(), all=True)
     out, err = capsys.readouterr()
     assert "vdb (/dev/vg/data) is not in it" in err
@@ -184,7 +184,7 @@ def test_all_others_are_backed_up(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 def test_a_clone_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = told(monkeypatch, with_web(), "web", SECOND)
     before = cluster.world.copy()
-    with raises(Refused, "other_disks.whole", "web", "/dev/vg/data"):
+    with raises(Refused, "other_disks.whole", "web: a clone ", "vdb (/dev/vg/data)"):
         ns["vm.add"](Context(), name="new", clone="web", primary="pm-1", memory="1G", address="10.0.0.9")
     assert cluster.world == before
 
@@ -221,7 +221,7 @@ def test_each_task_asks_what_the_running_guest_has(
 def test_no_new_vm_of_a_backup_that_has_one_of_two_disks() -> None:
     """Those that pmc made before it looked."""
     old = replace(BASE, xml=SECOND)
-    with raises(Refused, "other_disks.manifest", "--backup", "web", "/dev/vg/data", "--to", old.id):
+    with raises(Refused, "other_disks.manifest", f"--backup {old.id}: web", "vdb (/dev/vg/data)", "--to FILE"):
         restore.as_new(Found("pm-2", old, None), "new", ("pm-1",), stopped(), SETTINGS, NEW, UUID)
     restore.as_new(Found("pm-2", replace(BASE, xml=HARMLESS), None), "new", ("pm-1",), stopped(), SETTINGS, NEW, UUID)
     restore.to_file(Found("pm-2", old, None), "/tmp/x", SETTINGS)
@@ -253,7 +253,7 @@ def test_a_vm_does_not_move_without_one_of_its_disks() -> None:
     moved()
     moved(Disk("vdb", "network rbd pool/x", network=True))
     moved(Disk("vdb", "/dev/drbd9"), state=several(running()))  # replicated too
-    with raises(Refused, "other_disks.there_too", "web", "/dev/vg/data", "pm-2"):
+    with raises(Refused, "other_disks.there_too", "web: vdb (/dev/vg/data)", "pm-2"):
         moved(Disk("vdb", "/dev/vg/data"))
 
 

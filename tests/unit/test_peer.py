@@ -95,7 +95,7 @@ def test_what_contradicts_itself_is_not_started_nor_moved() -> None:
         migrate.move("web", "", state, SETTINGS)
     with raises(Refused, "requirements.consistent_placement", "disagree"):
         close_migration.close("web", state)
-    with raises(NodeDown, "start.seen", "pm-1"):
+    with raises(NodeDown, "start.seen", "may run on pm-1"):
         start.start("web", "", state, SETTINGS)
     answering = changed(state, "pm-1", down="")
     with raises(Refused, "requirements.consistent_placement", "disagree"):
@@ -118,7 +118,7 @@ def test_a_vm_that_is_off_and_has_an_old_copy_may_have_run_there_last() -> None:
 def test_a_stale_copy_is_not_started() -> None:
     world = with_stale_copy()
     world = done(world, stop.stop("web", False, world.state(), SETTINGS))
-    with raises(Refused, "start.start", "--on", "pm-2", "web", "pm-1", "pm-3", "--cleanup"):
+    with raises(Refused, "start.start", "--on pm-2", "web lives on pm-1 and pm-3", "fab vm.peer web --cleanup"):
         start.start("web", "pm-2", world.state(), SETTINGS)
     assert [step.node for step in start.start("web", "", world.state(), SETTINGS).steps] == ["pm-1", "pm-1"]
 
@@ -264,7 +264,7 @@ def test_what_a_new_side_has_lost_since_it_was_connected_is_made_again(finished:
 def test_a_new_side_that_is_complete_and_not_equal_is_not_called_whole() -> None:
     world = half_peered()
     state = with_resource(done(world, peered(world)).state(), "pm-1", connection="Connecting", peer_disk="DUnknown")
-    with raises(Refused, "requirements.healthy", "pm-1", "Connecting"):
+    with raises(Refused, "requirements.healthy", "DRBD on pm-1 is Connecting"):
         peer.peer(choose(state), XML, "hunter2", state, SETTINGS)
 
 

@@ -542,7 +542,7 @@ def test_a_reused_volume_and_a_new_one_may_differ_in_kind() -> None:
 def test_a_reused_thin_volume_needs_its_own_pool() -> None:
     thin = Volume("web", "vg", GiB, attributes="Vwi-a-tz--", data_percent=50, pool="pool")
     full = {"web": thin, "pool": replace(POOL, data_percent=81.0)}
-    with raises(Refused, "add.check_node", "pm-1", "vg/pool", "81"):
+    with raises(Refused, "add.check_node", "pm-1 has a thin pool vg/pool", "81 % full"):
         make(cluster(node("pm-1", volumes=full)), reuse=True)
 
 
@@ -587,7 +587,7 @@ EXCHANGED = changed(changed(running(), "pm-1", hostname="pm-2"), "pm-2", hostnam
     ],
 )  # fmt: skip
 def test_nodes_that_are_exchanged_in_the_configuration_are_refused(build: Callable[[ClusterState], object]) -> None:
-    with raises(Refused, "requirements.own_hostname"):
+    with raises(Refused, "requirements.own_hostname", "host name is 'pm-", "DRBD looks for 'pm-"):
         build(EXCHANGED)
 
 
@@ -631,7 +631,7 @@ def test_a_vm_is_removed_without_a_node_that_is_none_of_its_own_and_the_same_aga
     ],
 )
 def test_what_is_not_known_to_live_elsewhere_is_not_removed_without_a_node(state: ClusterState, stored: Any) -> None:
-    with raises(Refused, "requirements.answering", "pm-3", "ssh within 10 s"):
+    with raises(Refused, "requirements.answering", "pm-3: no ssh within 10 s"):
         remove_plan.remove("web", away(state, "pm-3"), SETTINGS, stored, backups=True)
 
 

@@ -293,7 +293,7 @@ def test_a_silent_node_is_left_out_and_room_is_kept_for_its_vms() -> None:
 
 def test_a_cluster_that_tells_nothing_is_refused() -> None:
     state = build(TWO, twins(2, 8))
-    with raises(NodeDown, "balance.balance", "pm-1", "ssh within 10 s", "pm-2"):
+    with raises(NodeDown, "balance.balance", "pm-1: no ssh within 10 s", "pm-2: no ssh"):
         balanced(silent(silent(state, "pm-1"), "pm-2"))
 
 

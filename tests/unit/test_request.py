@@ -185,7 +185,7 @@ def test_isos_by_name(tmp_path: Path) -> None:
             str(tmp_path / "debian.iso"), "iso", 2, 2, identity((tmp_path / "debian.iso").stat())
         )
     for name in ("ubuntu", str(tmp_path / "debian.iso"), ".", ".."):
-        with raises(Refused, "request.iso"):
+        with raises(Refused, "request.iso", "there: debian.iso"):
             request.add(with_isos, {**GOOD, "iso": name})
 
 

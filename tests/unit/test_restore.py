@@ -161,7 +161,9 @@ def dead(world: World, node: str) -> World:
 def test_the_other_side_is_not_started_when_the_node_with_the_snapshot_dies() -> None:
     """A backup is what is left then, and what says so names no command that refuses in its turn."""
     world = dead(half_restored_web(), "pm-1")
-    with raises(Refused, "failover_restore.on", "--backup", "--as", "pm-1", "--put-back"):
+    with raises(
+        Refused, "failover_restore.on", "--backup ID --as NEW", "bring pm-1 back", "fab vm.restore web --put-back"
+    ):
         failed_over(world)
 
 
@@ -268,7 +270,7 @@ def test_the_other_side_keeps_its_mark_when_the_disk_cannot_be_put_back() -> Non
     with pytest.raises(StepFailed, match="pm-2: stays until that is done: mark vg/web"):
         apply(restored_in_place(world), world.carry_out)
     assert lvm.RESTORING_THERE in world.nodes["pm-2"].volumes["web"].tags
-    with raises(Refused, "failover_restore.on", "--put-back"):
+    with raises(Refused, "failover_restore.on", "interrupted", "fab vm.restore web --put-back"):
         failed_over(world)
 
 
@@ -279,7 +281,9 @@ def test_what_was_lost_with_its_disk_is_not_put_back() -> None:
     del mine["web.before"]
     mine["web"] = replace(mine["web"], tags=(lvm.TAG,))
     for refused in (put_back, lambda world: start.start("web", "", world.state(), SETTINGS)):
-        with raises(Refused, "unfinished_restore.none", "--in-place"):
+        with raises(
+            Refused, "unfinished_restore.none", "lost with a disk", "fab vm.restore web --backup ID --in-place"
+        ):
             refused(world)
     again = done(world, restored_in_place(world))
     assert disks(again) == disks(stopped_web())

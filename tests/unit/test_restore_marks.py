@@ -187,7 +187,7 @@ def started(world: World) -> object:
 
 @pytest.mark.parametrize("command", [put_back, started])
 def test_a_half_written_disk_without_its_snapshot_is_restored_again(command: Callable[[World], object]) -> None:
-    with raises(Refused, "unfinished_restore.none", "Restore"):
+    with raises(Refused, "unfinished_restore.none", "lost with a disk", "Restore it again"):
         command(without_snapshot())
 
 
@@ -195,7 +195,7 @@ def test_nor_does_a_failover_start_it() -> None:
     world = without_snapshot()
     world.nodes["pm-1"].resources["web"].role = "Secondary"
     world.dead.add("pm-2")
-    with raises(Refused, "failover_restore.on", "snapshot", "--backup", "--as"):
+    with raises(Refused, "failover_restore.on", "snapshot", "gone", "--backup ID --as NEW"):
         failover.failover("web", world.state(), SETTINGS, size=GiB)
 
 

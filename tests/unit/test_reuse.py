@@ -101,7 +101,7 @@ def test_a_vm_that_was_made_has_no_mark_and_its_disk_goes_with_it() -> None:
 
 
 def test_the_same_command_again_is_told_what_removes_what_is_half_made() -> None:
-    with raises(Refused, "add.check_cluster", "fab vm.rm web"):
+    with raises(Refused, "add.check_cluster", "--reuse", "leaves the volume", "fab vm.rm web"):
         _add(wanted(reuse=True), half(LAST - 3))
 
 
@@ -121,7 +121,7 @@ def test_the_question_names_what_goes_and_what_stays() -> None:
 
 def test_no_second_copy_takes_its_place() -> None:
     state = changed(running(), "pm-3", volumes={"web": MARKED})
-    with raises(Refused, "whose.not_reused", "vg/web", "pm-3"):
+    with raises(Refused, "whose.not_reused", "vg/web on pm-3", "on pm-3: lvrename vg/web NEW"):
         peer.choose("web", "pm-3", state, SETTINGS)
 
 

@@ -94,7 +94,7 @@ def test_memory_of_a_domain_that_is_gone_is_removed_as_well(tmp_path: Path) -> N
 def test_nothing_starts_beside_saved_memory(at: str, on: str) -> None:
     """On whatever node it is, and wherever one would start it."""
     again = f"fab vm.start web{f' --on {on}' if on else ''} --discard-saved"
-    with raises(Refused, "saved_memory.start", "web", "virsh managedsave", at, again):
+    with raises(Refused, "saved_memory.start", f"web: its memory is saved on {at}", again):
         start.start("web", on, asleep(stopped(), at), SETTINGS)
 
 
@@ -118,7 +118,7 @@ def test_no_start_goes_on_with_memory_that_came_after_one_looked() -> None:
 
 def test_a_failover_is_refused_until_that_is_thrown_away() -> None:
     state = orphaned_saved_web().state()
-    with raises(Refused, "saved_memory.start", "pm-2", "fab vm.failover web --discard-saved"):
+    with raises(Refused, "saved_memory.start", "saved on pm-2", "fab vm.failover web --discard-saved"):
         failover.failover("web", state, SETTINGS)
     wanted = evacuate.start_all("pm-1", (), state, SETTINGS)
     assert not wanted.leaving
@@ -148,7 +148,7 @@ def test_the_tasks_have_the_flag(discard: bool, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("at", ["pm-1", "pm-2", "pm-3"])
 def test_it_does_not_move_to_where_old_memory_of_it_is(at: str) -> None:
     remove = REMOVE if at != "pm-3" else "rm /var/lib/libvirt/qemu/save/web.save"  # no domain is defined there
-    with raises(Refused, "saved_memory.beside", "web", "old", at, at, remove):
+    with raises(Refused, "saved_memory.beside", f"web: old memory of it is saved on {at}", f"on {at}: {remove}"):
         migrate.move("web", "", asleep(running(), at), SETTINGS)
 
 
@@ -160,7 +160,7 @@ CHANGES: list[Callable[[], object]] = [
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_the_disk_is_not_changed_under_it(change: Callable[[], object]) -> None:
-    with raises(Refused, "saved_memory.written", "web", "pm-2", REMOVE):
+    with raises(Refused, "saved_memory.written", "saved on pm-2", f"on pm-2: {REMOVE}"):
         change()
 
 
@@ -234,7 +234,7 @@ def test_one_that_is_off_with_saved_memory_is_said_to_be(
 def test_a_node_that_cannot_tell_is_not_taken_for_one_without() -> None:
     state = stopped()
     for name in ("pm-1", "pm-2"):
-        with raises(PmcError, "requirements.answering", "memory"):
+        with raises(PmcError, "requirements.answering", "saved memory: no such folder"):
             start.start("web", "", changed(state, name, failures={"saved memory": "no such folder"}), SETTINGS)
 
 

@@ -149,9 +149,9 @@ def test_a_volume_that_stands_or_is_not_whole(task: str, attributes: str) -> Non
 @pytest.mark.parametrize("attributes", STAND)
 def test_it_is_not_read(attributes: str) -> None:
     """Of the side that is read; what its other side has is no reason to make no backup."""
-    with raises(Refused, "suspended_io.readable", "pm-2", "vg/web"):
+    with raises(Refused, "suspended_io.readable", "web: on pm-2 vg/web"):
         taken(lettered(running(), attributes))
-    with raises(Refused, "suspended_io.readable", "pm-2", "vg/web"):
+    with raises(Refused, "suspended_io.readable", "web: on pm-2 vg/web"):
         clone.snapshot("web", "clone", "pm-2", lettered(running(), attributes), SETTINGS)
     assert backup.choose_source("web", running()).node == "pm-2"
     assert taken(lettered(running(), attributes, at="pm-1"))[1].steps
@@ -196,7 +196,7 @@ def test_any_volume_of_the_resource_counts() -> None:
     file = replace(state.nodes["pm-2"].files["web"], more_disks=(("pm-2", "/dev/vg/web_log"),))
     log = Volume("web_log", "vg", GiB, attributes="-wi-so----")
     state = changed(state, "pm-2", files={"web": file}, volumes={**state.nodes["pm-2"].volumes, "web_log": log})
-    with raises(Refused, "suspended_io.readable", "pm-2", "vg/web_log"):
+    with raises(Refused, "suspended_io.readable", "web: on pm-2 vg/web_log is suspended"):
         suspended_io.require_io("web", state, ["pm-2"])
 
 
@@ -216,7 +216,7 @@ def test_a_thin_volume_stands_with_its_pool() -> None:
         state = lettered(stopped(), "Vwi-aotz--")
         web = replace(state.nodes["pm-2"].volumes["web"], pool="pool")
         state = changed(state, "pm-2", volumes={"web": web, "pool": replace(POOL, attributes=letters)})
-        with raises(Refused, "suspended_io.readable", "web", "pm-2", "vg/pool") as caught:
+        with raises(Refused, "suspended_io.readable", "web: on pm-2", "vg/pool", "Next: on pm-2: ") as caught:
             start.start("web", "", state, SETTINGS)
         assert way in str(caught.value)
 
@@ -245,9 +245,9 @@ def test_a_volume_group_that_is_not_whole(letters: str, says: str) -> None:
 
 def test_nothing_new_is_made_in_one_that_is_not_whole() -> None:
     broken = node("pm-1", group_attributes="wz-pn-")
-    with raises(Refused, "add.check_node", "--size", "pm-1"):
+    with raises(Refused, "add.check_node", "--size: pm-1", "vg is partial"):
         add.check_node("new", broken, GiB, GiB, SETTINGS)
-    with raises(Refused, "room.snapshot_room", "pm-2"):
+    with raises(Refused, "room.snapshot_room", "pm-2: ", "vg is partial"):
         taken(changed(running(), "pm-2", group_attributes="wz-pn-"))
 
 

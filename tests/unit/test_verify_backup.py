@@ -96,13 +96,13 @@ def test_the_copies_in_a_directory_of_the_manager_are_read_back_there(
     assert rows == [{"backup": each.id, "node": "manager", "result": "right"} for each in (BASE, DELTA)]
     assert {path.name for path in copies.glob("*.verified")} == {f"{each.id}.verified" for each in (BASE, DELTA)}
     assert not any(sum(asked.values()) for asked in cluster.asked.values()), "no node is asked"
-    with raises(Refused, "verify_backup.verify_backup", "vm.verify_backup", "mail", "/copies"):
+    with raises(Refused, "verify_backup.verify_backup", "vm.verify_backup mail: ", "/copies, all"):
         vm.verify_backup(Context(), "mail", from_=str(copies))
-    with raises(Refused, "lookups.kept", "machine"):
+    with raises(Refused, "lookups.kept", "no directory on this machine"):
         vm.verify_backup(Context(), "web", from_=str(copies / "none"))
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.setattr("pmc.tasks.lookups.kept", lambda *_: [Stored("manager", BASE.id, 1, BASE)])
-    with raises(Refused, "local.need"):
+    with raises(Refused, "local.need", "apt install xdelta3 zstd"):
         vm.verify_backup(Context(), "web", from_=str(copies))
 
 
@@ -116,7 +116,7 @@ def test_a_damaged_copy_on_the_manager_is_told(
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     (copies / f"{DELTA.id}.verified").write_text("2026-11-26T23:42:27Z\n")
-    with raises(PmcError, "verify_backup.verify_backup", "cannot", "2", DELTA.id) as told:
+    with raises(PmcError, "verify_backup.verify_backup", "of 2 cannot be used", DELTA.id) as told:
         vm.verify_backup(Context(), "web", all=True, from_=str(copies))
     assert "remove their files (ID.*) from" in str(told.value)
     results = {row.split()[0]: row.split(None, 2)[2] for row in capsys.readouterr().out.splitlines()[2:]}
@@ -158,13 +158,13 @@ def test_no_module_of_the_folder_where_one_happens_to_be_is_run(
 
 def test_what_is_odd_in_the_directory_is_told(copies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counted(monkeypatch, World())
-    with raises(Refused, "verify_backup.proved", "--backup", "web", "20200101T000000Z.base", "/copies"):
+    with raises(Refused, "verify_backup.proved", "--backup web.20200101T000000Z.base", "/copies, all", "Next: fab"):
         vm.verify_backup(Context(), "web", backup="web.20200101T000000Z.base", from_=str(copies))
     os.mkfifo(copies / "web.20300101T000000Z.base.json")
     (copies / f"{BASE.id}.index").unlink()  # which only new deltas need
     vm.verify_backup(Context(), "web", all=True, from_=str(copies))
     monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith(BASE.file))
-    with raises(PmcError, "verify_backup.verify_backup", "2 of 2"):
+    with raises(PmcError, "verify_backup.verify_backup", "2 of 2 cannot be used"):
         vm.verify_backup(Context(), "web", all=True, from_=str(copies))
     monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith(f"{BASE.id}.json"))
     with pytest.raises(Refused, match=rf"you may not read {BASE.id}.json"):
@@ -188,5 +188,5 @@ def test_a_directory_that_goes_meanwhile_is_not_bad(copies: Path, monkeypatch: p
 
     counted(monkeypatch, World())
     monkeypatch.setattr("pmc.tasks.verify_backup.run", gone)
-    with raises(PmcError, "verify_backup.verify_backup", "meanwhile", BASE.id):
+    with raises(PmcError, "verify_backup.verify_backup", "nothing was proved", f"{BASE.id} was removed meanwhile"):
         vm.verify_backup(Context(), "web", backup=BASE.id, from_=str(copies))

@@ -172,7 +172,7 @@ def test_nor_one_of_another_name() -> None:
         files = world.nodes[name].files
         files["/etc/drbd.d/shop.res"] = files.pop("/etc/drbd.d/web.res")
     for build in CHANGES[:2]:
-        with raises(Refused, "whose.own_file", "pm-1", "/etc/drbd.d/shop.res"):
+        with raises(Refused, "whose.own_file", "on pm-1 is /etc/drbd.d/shop.res", "cat /etc/drbd.d/shop.res"):
             build(world)
 
 
